@@ -1,0 +1,248 @@
+import { type DType, type TypedArray } from "../base/dtype.js";
+import { LineageError } from "../base/errors.js";
+import { type AttributeValue, type NodeOptions, OnnxBuilder, encodeModel } from "../onnx/builder.js";
+import { type Dim, type Shape, isStatic, parseDim } from "./dims.js";
+import type { Node } from "./op.js";
+import { type InputSource, inputSource } from "./ops/leaf.js";
+import type { Tensor } from "./tensor.js";
+
+/** What a lowering rule writes with: an ONNX graph, the names of values, and symbolic dimensions at run time. */
+export class Lowering {
+  private readonly names = new Map<Tensor, string>();
+  private readonly dims = new Map<Dim, string>();
+  private readonly symbols = new Map<string, { input: string; axis: number }>();
+  private scopeName = "";
+
+  constructor(
+    readonly builder: OnnxBuilder,
+    /** Whether composites are written as the engine's fused operators. */
+    readonly fused: boolean,
+  ) {}
+
+  /** The ONNX value that holds `tensor`. */
+  nameOf(tensor: Tensor): string {
+    const name = this.names.get(tensor);
+    if (name === undefined) throw new LineageError("internal", `${tensor.node.op.name} was not lowered`);
+    return name;
+  }
+
+  op(
+    type: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, AttributeValue | undefined>> = {},
+    options: NodeOptions = {},
+  ): string {
+    return this.ops(type, inputs, attributes, options)[0]!;
+  }
+
+  ops(
+    type: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, AttributeValue | undefined>> = {},
+    options: NodeOptions = {},
+  ): string[] {
+    return this.builder.nodes(type, inputs, attributes, { ...options, name: this.scopeName });
+  }
+
+  constant(dtype: DType, shape: readonly number[], data: TypedArray): string {
+    return this.builder.constant(dtype, shape, data);
+  }
+
+  ints(values: readonly number[]): string {
+    return this.builder.ints(values);
+  }
+
+  scalar(dtype: DType, value: number): string {
+    return this.builder.scalar(dtype, value);
+  }
+
+  /** A 1-D int64 value holding a shape: a constant where the shape is static. */
+  shape(shape: Shape): string {
+    if (isStatic(shape)) return this.ints(shape);
+    // Runs of static dimensions are one constant each, so that the engine folds what it can.
+    const parts: string[] = [];
+    let fixed: number[] = [];
+    for (const dim of shape) {
+      if (typeof dim === "number") fixed.push(dim);
+      else {
+        if (fixed.length > 0) parts.push(this.ints(fixed));
+        fixed = [];
+        parts.push(this.dim(dim));
+      }
+    }
+    if (fixed.length > 0) parts.push(this.ints(fixed));
+    return parts.length === 1 ? parts[0]! : this.op("Concat", parts, { axis: 0 });
+  }
+
+  /** A one-element int64 value holding a dimension. */
+  dim(dim: Dim): string {
+    if (typeof dim === "number") return this.ints([dim]);
+    const known = this.dims.get(dim);
+    if (known !== undefined) return known;
+    let sum: string | undefined;
+    for (const [monomial, coefficient] of parseDim(dim)) {
+      let product: string | undefined =
+        coefficient === 1 && monomial !== "" ? undefined : this.ints([coefficient]);
+      for (const symbol of monomial.split("*").filter(Boolean)) {
+        const value = this.symbol(symbol);
+        product = product === undefined ? value : this.op("Mul", [product, value]);
+      }
+      sum = sum === undefined ? product! : this.op("Add", [sum, product!]);
+    }
+    this.dims.set(dim, sum!);
+    return sum!;
+  }
+
+  /** Writes `roots` and all that they need. */
+  emit(roots: readonly Tensor[]): void {
+    const order = schedule(roots, this.fused);
+    for (const node of order) {
+      const source = inputSource(node);
+      if (source) this.declareInput(node, source);
+    }
+    for (const node of order) if (!inputSource(node)) this.write(node);
+  }
+
+  private declareInput(node: Node, source: InputSource): void {
+    const tensor = node.outputs[0]!;
+    const name = source.name;
+    this.builder.input(name, tensor.dtype, tensor.shape);
+    this.names.set(tensor, name);
+    tensor.shape.forEach((dim, axis) => {
+      if (typeof dim !== "string" || !/^\w+$/.test(dim)) return;
+      if (!this.symbols.has(dim)) this.symbols.set(dim, { input: name, axis });
+    });
+  }
+
+  private write(node: Node): void {
+    const path = node.scope?.path;
+    this.scopeName = path ? `${path}/${node.op.name}` : node.op.name;
+    const outputs = usesDecomposition(node, this.fused) ? undefined : node.op.lower?.(node, this);
+    const names =
+      outputs === undefined
+        ? this.writeDecomposition(node)
+        : typeof outputs === "string"
+          ? [outputs]
+          : outputs;
+    node.outputs.forEach((tensor, index) => {
+      const name = names[index];
+      if (name !== undefined) this.names.set(tensor, name);
+    });
+  }
+
+  private writeDecomposition(node: Node): string[] {
+    const parts = decompositionOf(node);
+    for (const inner of schedule(parts, this.fused, (tensor) => this.names.has(tensor))) this.write(inner);
+    return parts.map((part) => this.nameOf(part));
+  }
+
+  private symbol(symbol: string): string {
+    const known = this.dims.get(symbol);
+    if (known !== undefined) return known;
+    const place = this.symbols.get(symbol);
+    if (!place) {
+      throw new LineageError(
+        "shape",
+        `the dimension "${symbol}" is needed when the program runs, but no input of the program has it alone as a dimension`,
+      );
+    }
+    const value = this.builder.node(
+      "Shape",
+      [place.input],
+      { start: place.axis, end: place.axis + 1 },
+      { name: `dim/${symbol}` },
+    );
+    this.dims.set(symbol, value);
+    return value;
+  }
+}
+
+/** The primitives of a composite, built once per node. */
+export function decompositionOf(node: Node): readonly Tensor[] {
+  if (!node.decomposition) {
+    if (!node.op.decompose) {
+      throw new LineageError(
+        "internal",
+        `${node.op.name} has neither a lowering for its inputs nor a decomposition`,
+      );
+    }
+    node.decomposition = node.op.decompose(node);
+  }
+  return node.decomposition;
+}
+
+/**
+ * A composite goes through its decomposition when primitives are asked for, or when its gradient has been taken through
+ * the decomposition: forward and backward then share what they both need.
+ */
+function usesDecomposition(node: Node, fused: boolean): boolean {
+  return (
+    node.decomposition !== undefined ||
+    (!fused && node.op.decompose !== undefined) ||
+    node.op.lower === undefined
+  );
+}
+
+/** The nodes that `roots` need, each after what it needs itself. */
+function schedule(
+  roots: readonly Tensor[],
+  fused: boolean,
+  done: (tensor: Tensor) => boolean = () => false,
+): Node[] {
+  const order: Node[] = [];
+  const state = new Map<Node, "open" | "written">();
+  const stack: Node[] = [];
+  const dependencies = (node: Node): readonly Tensor[] =>
+    node.decomposition !== undefined && usesDecomposition(node, fused)
+      ? [...node.inputs, ...node.decomposition]
+      : node.inputs;
+  for (const root of roots) {
+    if (done(root)) continue;
+    stack.push(root.node);
+    while (stack.length > 0) {
+      const node = stack.at(-1)!;
+      const status = state.get(node);
+      if (status === "written") {
+        stack.pop();
+        continue;
+      }
+      if (status === "open") {
+        stack.pop();
+        state.set(node, "written");
+        order.push(node);
+        continue;
+      }
+      state.set(node, "open");
+      for (const dependency of dependencies(node)) {
+        if (!done(dependency) && !state.has(dependency.node)) stack.push(dependency.node);
+      }
+    }
+  }
+  return order;
+}
+
+export interface LowerOptions {
+  /** Name of the ONNX graph. */
+  readonly name?: string;
+  /** `true` (default) writes composites as fused operators where the engine has them; `false` writes primitives alone. */
+  readonly fused?: boolean;
+}
+
+/** Writes the program that computes `outputs` from the inputs that they depend on. */
+export function lower(
+  outputs: Readonly<Record<string, Tensor>>,
+  { name = "lineage", fused = true }: LowerOptions = {},
+): OnnxBuilder {
+  const builder = new OnnxBuilder(name);
+  const lowering = new Lowering(builder, fused);
+  lowering.emit(Object.values(outputs));
+  for (const [key, tensor] of Object.entries(outputs)) {
+    builder.output(key, lowering.nameOf(tensor), tensor.dtype, tensor.shape);
+  }
+  return builder;
+}
+
+/** The serialised ONNX model that computes `outputs`. */
+export function toOnnx(outputs: Readonly<Record<string, Tensor>>, options: LowerOptions = {}): Uint8Array {
+  return encodeModel(lower(outputs, options).build());
+}

@@ -1,0 +1,221 @@
+import { ShapeError } from "../../base/errors.js";
+import { type Dim, formatShape } from "../dims.js";
+import { defineOp } from "../op.js";
+import type { Tensor } from "../tensor.js";
+import { add, greaterEqual, mul, neg, sub, where } from "./elementwise.js";
+import { range, scalar } from "./leaf.js";
+import { softmax } from "./activation.js";
+import { matmul } from "./matmul.js";
+import { type RandomStream, dropout } from "./random.js";
+import { concat, reshape, slice, stack, unsqueeze } from "./shape.js";
+
+export interface AttentionOptions {
+  /** Whether a query sees only the keys up to its own position, the last query being at the last key. */
+  readonly causal?: boolean;
+  /** Bool, broadcast to `[batch, numHeads, queryLength, keyLength]`: true where a query may look. */
+  readonly mask?: Tensor;
+  /** Added to the scores, broadcast like the mask: position biases. */
+  readonly bias?: Tensor;
+  /** Factor of the scores. Default `1 / sqrt(headSize)`. */
+  readonly scale?: number;
+  readonly dropout?: number;
+  readonly random?: RandomStream | undefined;
+}
+
+/** A score that softmax turns into exactly 0; finite, so that a row with nothing to look at gives no NaN. */
+const maskedScore = (dtype: Tensor["dtype"]): number => (dtype === "float16" ? -6e4 : -1e30);
+
+/** 0 where a mask allows, the masked score elsewhere: one broadcast addition instead of a choice per score. */
+const maskBias = (mask: Tensor, dtype: Tensor["dtype"]): Tensor =>
+  where(mask, scalar(0, dtype), scalar(maskedScore(dtype), dtype));
+
+/** Bool `[queryLength, keyLength]`: key `j` is not after query `i`, when the last query is at the last key. */
+export function causalMask(queryLength: Dim, keyLength: Dim, queryOffset: Dim = 0): Tensor {
+  const queries = unsqueeze(range(queryLength, "int64"), 1);
+  const keys = unsqueeze(range(keyLength, "int64"), 0);
+  if (typeof queryOffset === "number")
+    return greaterEqual(queryOffset === 0 ? queries : add(queries, queryOffset), keys);
+  throw new ShapeError(
+    "causalMask: the offset of the first query must be a number; pass a mask for a symbolic one",
+  );
+}
+
+/**
+ * Scaled dot-product attention, Vaswani et al. 2017, equation 1. Query `[batch, numHeads, queryLength, headSize]`, key
+ * and value `[batch, numKeyValueHeads, keyLength, headSize]` -> `[batch, numHeads, queryLength, headSize]`. Fewer
+ * key-value heads than heads are shared by groups of queries, Ainslie et al. 2023; no key is copied for it.
+ */
+export function attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions = {}): Tensor {
+  const [batch, numHeads, queryLength, headSize] = query.shape;
+  const [, numKeyValueHeads, keyLength] = key.shape;
+  const shapes = `query ${formatShape(query.shape)}, key ${formatShape(key.shape)}, value ${formatShape(value.shape)}`;
+  if (query.rank !== 4 || key.rank !== 4 || value.rank !== 4 || key.shape[3] !== headSize) {
+    throw new ShapeError(
+      `attention: needs [batch, heads, length, headSize] of one headSize each, not ${shapes}`,
+    );
+  }
+  if (
+    typeof numHeads !== "number" ||
+    typeof numKeyValueHeads !== "number" ||
+    numHeads % numKeyValueHeads !== 0
+  ) {
+    throw new ShapeError(
+      `attention: the heads of the query must be a multiple of the key-value heads: ${shapes}`,
+    );
+  }
+  const group = numHeads / numKeyValueHeads;
+  const grouped = group > 1;
+  const scale = options.scale ?? 1 / Math.sqrt(headSize as number);
+  const queries = grouped
+    ? reshape(query, [batch!, numKeyValueHeads, group, queryLength!, headSize!])
+    : query;
+  const keys = grouped ? unsqueeze(key, 2) : key;
+  const values = grouped ? unsqueeze(value, 2) : value;
+  const inGroups = (x: Tensor): Tensor => {
+    if (!grouped || x.rank < 3) return x;
+    const heads = x.shape.at(-3)!;
+    const lead = x.shape.slice(0, -3);
+    return heads === 1
+      ? unsqueeze(x, -4)
+      : reshape(x, [...lead, numKeyValueHeads, group, ...x.shape.slice(-2)]);
+  };
+
+  let scores = matmul(queries, keys, { transposeB: true, alpha: scale });
+  if (options.bias) scores = add(scores, inGroups(options.bias));
+  if (options.causal) {
+    const offset =
+      typeof keyLength === "number" && typeof queryLength === "number" ? keyLength - queryLength : 0;
+    scores = add(scores, maskBias(causalMask(queryLength!, keyLength!, offset), scores.dtype));
+  }
+  if (options.mask) scores = add(scores, maskBias(inGroups(options.mask), scores.dtype));
+  const probabilities = dropout(softmax(scores), options.dropout ?? 0, options.random);
+  const result = matmul(probabilities, values);
+  return grouped ? reshape(result, [batch!, numHeads, queryLength!, value.shape[3]!]) : result;
+}
+
+interface RotaryAttributes {
+  readonly interleaved: boolean;
+}
+
+const rotaryOp: (inputs: readonly Tensor[], attributes: RotaryAttributes) => Tensor =
+  defineOp<RotaryAttributes>("rotary", {
+    shape: ([x, cosine, sine]) => {
+      const half = (x!.shape.at(-1) as number) / 2;
+      for (const table of [cosine!, sine!]) {
+        if (table.shape.at(-1) !== half || table.rank > x!.rank) {
+          throw new ShapeError(
+            `the table ${formatShape(table.shape)} does not fit ${formatShape(x!.shape)}: its last dimension must be ${half}`,
+          );
+        }
+      }
+      return { dtype: x!.dtype, shape: x!.shape };
+    },
+    // The inverse of a rotation is the rotation by the negative angle.
+    derivative: ({ inputs: [, cosine, sine], gradient, attributes }) => [
+      rotaryOp([gradient, cosine!, neg(sine!)], attributes),
+      undefined,
+      undefined,
+    ],
+    decompose: ([x, cosine, sine], { interleaved }) => {
+      const size = x!.shape.at(-1) as number;
+      const pairs = interleaved ? reshape(x!, [...x!.shape.slice(0, -1), size / 2, 2]) : x!;
+      const part = (index: number): Tensor =>
+        interleaved
+          ? reshape(slice(pairs, -1, index, index + 1), [...x!.shape.slice(0, -1), size / 2])
+          : slice(x!, -1, (index * size) / 2, ((index + 1) * size) / 2);
+      const [a, b] = [part(0), part(1)];
+      const first = sub(mul(a, cosine!), mul(b, sine!));
+      const second = add(mul(b, cosine!), mul(a, sine!));
+      return interleaved ? reshape(stack([first, second], -1), x!.shape) : concat([first, second], -1);
+    },
+  });
+
+/**
+ * Rotary position embedding, Su et al. 2021, equation 34: pairs of channels turned by an angle that grows with the
+ * position. `x` `[batch, heads, sequence, headSize]`; cosine and sine broadcast from `[sequence, headSize / 2]`. Pairs
+ * are channels `i` and `i + headSize / 2` (LLaMA), or neighbours when `interleaved` (GPT-J).
+ */
+export const rotary = (x: Tensor, cosine: Tensor, sine: Tensor, { interleaved = false } = {}): Tensor =>
+  rotaryOp([x, cosine, sine], { interleaved });
+
+interface CachedAttentionAttributes {
+  readonly numHeads: number;
+  readonly numKeyValueHeads: number;
+  readonly scale: number;
+  /** Keys that a query looks back on, itself included; -1 for all. */
+  readonly window: number;
+}
+
+const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention", {
+  shape: (
+    [query, key, value, pastKey, pastValue, lastPosition, totalLength],
+    { numHeads, numKeyValueHeads },
+  ) => {
+    const headSize = pastKey!.shape[3];
+    const [batch, sequence, width] = query!.shape;
+    const inputs = `query ${query!.describe()}, key ${key!.describe()}, value ${value!.describe()}, cache ${pastKey!.describe()}`;
+    const fits =
+      typeof headSize === "number" &&
+      width === numHeads * headSize &&
+      key!.shape[2] === numKeyValueHeads * headSize &&
+      value!.shape[2] === numKeyValueHeads * headSize &&
+      pastKey!.shape[1] === numKeyValueHeads &&
+      pastKey!.shape[0] === batch &&
+      formatShape(pastKey!.shape) === formatShape(pastValue!.shape);
+    if (!fits)
+      throw new ShapeError(`the heads do not fit: ${inputs} with ${numHeads} heads over ${numKeyValueHeads}`);
+    if (lastPosition!.dtype !== "int32" || totalLength!.dtype !== "int32") {
+      throw new ShapeError(
+        `the positions must be int32, not ${lastPosition!.describe()} and ${totalLength!.describe()}`,
+      );
+    }
+    return [
+      { dtype: query!.dtype, shape: [batch!, sequence!, width] },
+      { dtype: pastKey!.dtype, shape: pastKey!.shape },
+      { dtype: pastValue!.dtype, shape: pastValue!.shape },
+    ];
+  },
+  lower: ({ names: [query, key, value, pastKey, pastValue, lastPosition, totalLength], attributes }, onnx) =>
+    onnx.ops(
+      "GroupQueryAttention",
+      [query!, key!, value!, pastKey!, pastValue!, lastPosition!, totalLength!],
+      {
+        num_heads: attributes.numHeads,
+        kv_num_heads: attributes.numKeyValueHeads,
+        scale: { float: attributes.scale },
+        local_window_size: attributes.window,
+      },
+      { domain: "com.microsoft", outputs: 3 },
+    ),
+});
+
+export interface KeyValueCache {
+  /** `[batch, numKeyValueHeads, capacity, headSize]`; a run binds one buffer as the past and as the present. */
+  readonly key: Tensor;
+  readonly value: Tensor;
+  /** Int32 `[batch]`: each row's number of keys after this step, less one. */
+  readonly lastPosition: Tensor;
+  /** Int32 scalar: the largest number of keys after this step of any row. */
+  readonly totalLength: Tensor;
+}
+
+/**
+ * Causal attention that keeps its keys and values in a cache of fixed capacity: query `[batch, sequence, numHeads *
+ * headSize]`, key and value `[batch, sequence, numKeyValueHeads * headSize]`. With the cache's buffers bound as inputs and
+ * outputs, a step writes the new positions in place and copies nothing. It has no derivative.
+ */
+export function cachedAttention(
+  query: Tensor,
+  key: Tensor,
+  value: Tensor,
+  cache: KeyValueCache,
+  options: { numHeads: number; numKeyValueHeads: number; scale?: number; window?: number },
+): { output: Tensor; key: Tensor; value: Tensor } {
+  const { numHeads, numKeyValueHeads, window = -1 } = options;
+  const scale = options.scale ?? 1 / Math.sqrt(Number(cache.key.shape[3]));
+  const [output, presentKey, presentValue] = cachedAttentionOp(
+    [query, key, value, cache.key, cache.value, cache.lastPosition, cache.totalLength],
+    { numHeads, numKeyValueHeads, scale, window },
+  ).node.outputs;
+  return { output: output!, key: presentKey!, value: presentValue! };
+}

@@ -1,0 +1,18 @@
+import type { KeyValueCache, RandomStream, Tensor } from "../graph/index.js";
+
+/** What a forward pass carries through every layer besides the hidden states. */
+export interface ForwardContext {
+  /** Random numbers for dropout; absent in evaluation. */
+  readonly random?: RandomStream | undefined;
+  /** Bool, broadcast to `[batch, numHeads, sequence, sequence]`: true where a query may look, besides causality. */
+  readonly attentionMask?: Tensor | undefined;
+  /** Keys and values of earlier positions, when the pass continues a sequence. */
+  readonly cache?: CacheContext | undefined;
+}
+
+/** The caches of all layers during one pass; attention layers take theirs and leave the new state. */
+export interface CacheContext {
+  readonly layers: readonly KeyValueCache[];
+  /** Filled by the attention layers, by layer. */
+  readonly present: { key: Tensor; value: Tensor }[];
+}

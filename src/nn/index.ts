@@ -1,0 +1,5 @@
+export * from "./context.js";
+export * from "./initializers.js";
+export * from "./layers.js";
+export * from "./module.js";
+export * from "./weights.js";

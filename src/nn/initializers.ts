@@ -1,0 +1,32 @@
+import type { Random } from "../base/random.js";
+
+/** Fills fresh memory with a parameter's first values. */
+export type Initializer = (data: Float32Array, random: Random, shape: readonly number[]) => void;
+
+export const constantInit =
+  (value: number): Initializer =>
+  (data) => {
+    data.fill(value);
+  };
+export const zerosInit = constantInit(0);
+export const onesInit = constantInit(1);
+
+/** Normal with mean 0. */
+export const normalInit =
+  (standardDeviation: number): Initializer =>
+  (data, random) => {
+    random.fillNormal(data, 0, standardDeviation);
+  };
+
+/** Uniform in `[-bound, bound]`. */
+export const uniformInit =
+  (bound: number): Initializer =>
+  (data, random) => {
+    random.fillUniform(data, -bound, bound);
+  };
+
+/** Glorot & Bengio 2010, equation 16: uniform with bound `sqrt(6 / (fanIn + fanOut))`. */
+export const xavierUniformInit: Initializer = (data, random, shape) => {
+  const [fanIn = 1, fanOut = 1] = shape;
+  uniformInit(Math.sqrt(6 / (fanIn + fanOut)))(data, random, shape);
+};

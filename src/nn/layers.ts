@@ -1,0 +1,111 @@
+import {
+  type Dim,
+  type RandomStream,
+  type Tensor,
+  dropout,
+  gather,
+  gelu,
+  layerNorm,
+  linear,
+  relu,
+  silu,
+} from "../graph/index.js";
+import { type Initializer, normalInit, onesInit, zerosInit } from "./initializers.js";
+import { Module, Parameter } from "./module.js";
+
+export interface LinearOptions {
+  readonly bias?: boolean;
+  /** How the weight is stored: `out,in` as PyTorch's `nn.Linear` (default), or `in,out` as GPT-2's `Conv1D`. */
+  readonly layout?: "out,in" | "in,out";
+  readonly initializer?: Initializer;
+}
+
+/** `[..., inSize]` -> `[..., outSize]`: a matrix product and a bias. */
+export class Linear extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+  private readonly transposeWeight: boolean;
+
+  constructor(inSize: number, outSize: number, options: LinearOptions = {}) {
+    super();
+    const { bias = true, layout = "out,in", initializer = normalInit(0.02) } = options;
+    this.transposeWeight = layout === "out,in";
+    this.weight = new Parameter(this.transposeWeight ? [outSize, inSize] : [inSize, outSize], initializer);
+    this.bias = bias ? new Parameter([outSize], zerosInit) : undefined;
+  }
+
+  override forward(x: Tensor): Tensor {
+    return linear(x, this.weight.tensor, this.bias?.tensor, { transposeWeight: this.transposeWeight });
+  }
+}
+
+/** Rows of a table by integer ids: `[...]` -> `[..., hiddenSize]`. */
+export class Embedding extends Module {
+  readonly weight: Parameter;
+
+  constructor(
+    readonly count: number,
+    readonly hiddenSize: number,
+    initializer: Initializer = normalInit(0.02),
+  ) {
+    super();
+    this.weight = new Parameter([count, hiddenSize], initializer);
+  }
+
+  override forward(ids: Tensor): Tensor {
+    return gather(this.weight.tensor, ids);
+  }
+}
+
+/** Layer normalisation over the last axis, Ba et al. 2016. */
+export class LayerNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+
+  constructor(
+    hiddenSize: number,
+    private readonly epsilon = 1e-5,
+  ) {
+    super();
+    this.weight = new Parameter([hiddenSize], onesInit);
+    this.bias = new Parameter([hiddenSize], zerosInit);
+  }
+
+  override forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight.tensor, this.bias.tensor, this.epsilon);
+  }
+}
+
+/** Zeroes elements while training; the identity where the context has no random numbers. */
+export class Dropout extends Module {
+  constructor(private readonly probability: number) {
+    super();
+  }
+
+  override forward(x: Tensor, random: RandomStream | undefined): Tensor {
+    return dropout(x, this.probability, random);
+  }
+}
+
+/** Activation functions by the names of Hugging Face's `config.json`. */
+export const activations = {
+  relu,
+  gelu: (x: Tensor) => gelu(x, "none"),
+  gelu_new: (x: Tensor) => gelu(x, "tanh"),
+  gelu_pytorch_tanh: (x: Tensor) => gelu(x, "tanh"),
+  silu,
+} as const;
+
+export type ActivationName = keyof typeof activations;
+
+/** `[batch, sequence, numHeads * headSize]` -> `[batch, numHeads, sequence, headSize]`. */
+export function splitHeads(x: Tensor, numHeads: number): Tensor {
+  const [batch, sequence, width] = x.shape as readonly [Dim, Dim, number];
+  return x.reshape([batch, sequence, numHeads, width / numHeads]).transpose([0, 2, 1, 3]);
+}
+
+/** `[batch, numHeads, sequence, headSize]` -> `[batch, sequence, numHeads * headSize]`. */
+export function mergeHeads(x: Tensor): Tensor {
+  const [batch, numHeads, sequence, headSize] = x.shape as readonly [Dim, number, Dim, number];
+  return x.transpose([0, 2, 1, 3]).reshape([batch, sequence, numHeads * headSize]);
+}

@@ -1,0 +1,106 @@
+import { LineageError } from "../base/errors.js";
+import { Random } from "../base/random.js";
+import type { DeviceTensor, Runtime } from "../runtime/types.js";
+import { type Module, type Parameter, namedParameters } from "./module.js";
+
+/** Slices start at multiples of this many elements: one 64-byte line of float32. */
+const alignment = 16;
+
+/** A parameter's place in the flat buffer. */
+export interface Placement {
+  readonly parameter: Parameter;
+  readonly offset: number;
+  readonly size: number;
+}
+
+/**
+ * Which parameters lie next to which. Weight decay applies to matrices and not to biases and norms, so each kind is one
+ * run of the buffer: an optimiser walks over a run without looking at single parameters.
+ */
+export interface FlatLayout {
+  readonly placements: ReadonlyMap<string, Placement>;
+  /** Elements of the buffer, the gaps included. */
+  readonly size: number;
+  readonly groups: readonly {
+    readonly name: "matrices" | "vectors";
+    readonly offset: number;
+    readonly size: number;
+  }[];
+}
+
+/** Lays out the parameters of a model: matrices first, then vectors. */
+export function flatLayout(parameters: ReadonlyMap<string, Parameter>): FlatLayout {
+  const placements = new Map<string, Placement>();
+  let offset = 0;
+  const groups = (["matrices", "vectors"] as const).map((name) => {
+    const start = offset;
+    for (const [key, parameter] of parameters) {
+      if (parameter.shape.length >= 2 !== (name === "matrices")) continue;
+      placements.set(key, { parameter, offset, size: parameter.size });
+      offset += Math.ceil(parameter.size / alignment) * alignment;
+    }
+    return { name, offset: start, size: offset - start };
+  });
+  return { placements, size: offset, groups };
+}
+
+/** The numbers of a model's parameters: one buffer of native memory, and a tensor over each parameter's part of it. */
+export class Weights implements Disposable {
+  /** By dotted name; what programs bind. */
+  readonly tensors: Readonly<Record<string, DeviceTensor<"float32">>>;
+
+  private constructor(
+    readonly runtime: Runtime,
+    readonly layout: FlatLayout,
+    readonly flat: DeviceTensor<"float32">,
+  ) {
+    this.tensors = sliceByName(flat, layout);
+  }
+
+  /** Memory for a model's weights, all zero. */
+  static allocate(runtime: Runtime, model: Module): Weights {
+    const layout = flatLayout(namedParameters(model));
+    return new Weights(runtime, layout, runtime.createTensor("float32", [layout.size]));
+  }
+
+  /** A model's first weights by its initialisers. Each parameter draws from its own stream, so that the order of definition does not matter. */
+  static initialize(runtime: Runtime, model: Module, seed: number): Weights {
+    const weights = Weights.allocate(runtime, model);
+    const random = new Random(seed);
+    for (const [name, { parameter }] of weights.layout.placements) {
+      const data = new Float32Array(parameter.size);
+      parameter.initializer(data, random.fork(name), parameter.shape);
+      weights.tensors[name]!.write(data);
+    }
+    return weights;
+  }
+
+  /** A second buffer with the same layout: gradients, moments, an average. */
+  like(): Weights {
+    return new Weights(this.runtime, this.layout, this.runtime.createTensor("float32", [this.layout.size]));
+  }
+
+  get(name: string): DeviceTensor<"float32"> {
+    const tensor = this.tensors[name];
+    if (!tensor) throw new LineageError("argument", `the model has no parameter named ${name}`);
+    return tensor;
+  }
+
+  dispose(): void {
+    for (const tensor of Object.values(this.tensors)) tensor.dispose();
+    this.flat.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function sliceByName(
+  flat: DeviceTensor<"float32">,
+  layout: FlatLayout,
+): Record<string, DeviceTensor<"float32">> {
+  const tensors: Record<string, DeviceTensor<"float32">> = {};
+  for (const [name, { parameter, offset }] of layout.placements)
+    tensors[name] = flat.slice(offset, parameter.shape);
+  return tensors;
+}

@@ -1,0 +1,249 @@
+import proto, { type onnx as Onnx } from "onnx-proto";
+import { type DType, type TypedArray, allocate, elementCount, onnxDataType } from "../base/dtype.js";
+import { LineageError } from "../base/errors.js";
+
+// The package is CommonJS: Node offers its names only through the default import.
+const { onnx } = proto;
+
+/** Operator sets of every model that lineage writes. */
+export const opsetVersion = 21;
+const irVersion = 10;
+
+export type AttributeValue =
+  | number
+  | string
+  | { readonly float: number }
+  | { readonly ints: readonly number[] }
+  | { readonly floats: readonly number[] };
+
+/** A dimension of a graph input or output: a number, or the name of a symbolic one. */
+export type OnnxDim = number | string;
+
+export interface NodeOptions {
+  /** `com.microsoft` for ONNX Runtime's own operators. */
+  readonly domain?: string;
+  /** How many outputs the node has. */
+  readonly outputs?: number;
+  /** Names an error message can be traced by: `transformer.h.0.attn/matmul`. */
+  readonly name?: string;
+}
+
+/** Writes one graph, node by node, as an ONNX `ModelProto`. Values are known by name. */
+export class OnnxBuilder {
+  private readonly graph = new onnx.GraphProto();
+  private readonly constants = new Map<string, string>();
+  private readonly names = new Map<string, number>();
+  private usesContrib = false;
+
+  constructor(name: string) {
+    this.graph.name = name;
+  }
+
+  /** Adds a node; the name of its first output. */
+  node(
+    type: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, AttributeValue | undefined>> = {},
+    options: NodeOptions = {},
+  ): string {
+    return this.nodes(type, inputs, attributes, options)[0]!;
+  }
+
+  /** Adds a node; the names of all its outputs. */
+  nodes(
+    type: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, AttributeValue | undefined>> = {},
+    { domain = "", outputs = 1, name = type }: NodeOptions = {},
+  ): string[] {
+    const unique = this.unique(name);
+    const outputNames = Array.from({ length: outputs }, (_, index) =>
+      outputs === 1 ? unique : `${unique}:${index}`,
+    );
+    if (domain !== "") this.usesContrib = true;
+    this.graph.node.push(
+      new onnx.NodeProto({
+        name: unique,
+        opType: type,
+        domain,
+        input: [...inputs],
+        output: outputNames,
+        attribute: Object.entries(attributes).flatMap(([key, value]) =>
+          value === undefined ? [] : [attributeProto(key, value)],
+        ),
+      }),
+    );
+    return outputNames;
+  }
+
+  /** An initializer; equal small ones are written once. */
+  constant(dtype: DType, shape: readonly number[], data: TypedArray): string {
+    if (data.length !== elementCount(shape)) {
+      throw new LineageError(
+        "internal",
+        `constant: ${data.length} elements for the shape [${shape.join(", ")}]`,
+      );
+    }
+    const key =
+      data.length <= 64
+        ? `${dtype}[${shape.join()}]${Array.from(data as ArrayLike<number | bigint>).join()}`
+        : undefined;
+    const known = key === undefined ? undefined : this.constants.get(key);
+    if (known !== undefined) return known;
+    const name = this.unique("constant");
+    this.graph.initializer.push(tensorProto(name, dtype, shape, data));
+    if (key !== undefined) this.constants.set(key, name);
+    return name;
+  }
+
+  /** A 1-D int64 constant: shapes, axes, starts. */
+  ints(values: readonly number[]): string {
+    return this.constant("int64", [values.length], BigInt64Array.from(values, BigInt));
+  }
+
+  /** A scalar constant. */
+  scalar(dtype: DType, value: number): string {
+    return this.constant(dtype, [], fillScalar(dtype, value));
+  }
+
+  /** A named initializer: the weights of an exported model. */
+  weight(name: string, dtype: DType, shape: readonly number[], data: TypedArray): void {
+    this.reserve(name);
+    this.graph.initializer.push(tensorProto(name, dtype, shape, data));
+  }
+
+  input(name: string, dtype: DType, shape: readonly OnnxDim[]): void {
+    this.reserve(name);
+    this.graph.input.push(valueInfo(name, dtype, shape));
+  }
+
+  /** Gives the value `value` the public name `name`, which no other value may have. */
+  output(name: string, value: string, dtype: DType, shape: readonly OnnxDim[]): void {
+    this.reserve(name);
+    const producer = this.graph.node.find((node) => node.output!.includes(value));
+    const isOutput = this.graph.output.some((output) => output.name === value);
+    if (producer && !isOutput) this.rename(value, name);
+    else
+      this.graph.node.push(
+        new onnx.NodeProto({ name: `${name}/Identity`, opType: "Identity", input: [value], output: [name] }),
+      );
+    this.graph.output.push(valueInfo(name, dtype, shape));
+  }
+
+  build(): Onnx.ModelProto {
+    return new onnx.ModelProto({
+      irVersion,
+      producerName: "lineage",
+      opsetImport: [
+        new onnx.OperatorSetIdProto({ domain: "", version: opsetVersion }),
+        ...(this.usesContrib ? [new onnx.OperatorSetIdProto({ domain: "com.microsoft", version: 1 })] : []),
+      ],
+      graph: this.graph,
+    });
+  }
+
+  private rename(from: string, to: string): void {
+    const swap = (names: string[]) => {
+      names.forEach((name, index) => {
+        if (name === from) names[index] = to;
+      });
+    };
+    for (const node of this.graph.node as Onnx.NodeProto[]) {
+      swap(node.output);
+      swap(node.input);
+    }
+  }
+
+  private unique(name: string): string {
+    const count = this.names.get(name) ?? 0;
+    this.names.set(name, count + 1);
+    return count === 0 ? name : `${name}_${count}`;
+  }
+
+  private reserve(name: string): void {
+    if (this.names.has(name))
+      throw new LineageError("internal", `the graph already has a value named ${name}`);
+    this.names.set(name, 1);
+  }
+}
+
+/** The serialised model. */
+export function encodeModel(model: Onnx.ModelProto): Uint8Array {
+  return onnx.ModelProto.encode(model).finish();
+}
+
+export type ModelProto = Onnx.ModelProto;
+
+function fillScalar(dtype: DType, value: number): TypedArray {
+  const data = allocate(dtype, 1);
+  if (data instanceof BigInt64Array) data[0] = BigInt(value);
+  else
+    data[0] = dtype === "float16" ? float16Bits(value) : dtype === "bfloat16" ? bfloat16Bits(value) : value;
+  return data;
+}
+
+/** The IEEE half-precision bits nearest to `value`, ties to even. */
+export function float16Bits(value: number): number {
+  const [bits] = new Uint32Array(Float32Array.of(value).buffer) as unknown as [number];
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude >= 0x38800000) {
+    return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
+  }
+  // Below the smallest normal half, the value is a multiple of 2^-24; adding 0.5 lets the hardware round it to one.
+  const scaled = Math.abs(value) * 2 ** 24;
+  const floor = Math.floor(scaled);
+  const rest = scaled - floor;
+  return sign | (floor + (rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? 1 : 0));
+}
+
+/** The bfloat16 bits nearest to `value`, ties to even. */
+export function bfloat16Bits(value: number): number {
+  const [bits] = new Uint32Array(Float32Array.of(value).buffer) as unknown as [number];
+  if (Number.isNaN(value)) return ((bits >>> 16) | 0x40) & 0xffff;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+function attributeProto(name: string, value: AttributeValue): Onnx.AttributeProto {
+  const type = onnx.AttributeProto.AttributeType;
+  if (typeof value === "number") return new onnx.AttributeProto({ name, type: type.INT, i: value });
+  if (typeof value === "string") {
+    return new onnx.AttributeProto({ name, type: type.STRING, s: new TextEncoder().encode(value) });
+  }
+  if ("float" in value) return new onnx.AttributeProto({ name, type: type.FLOAT, f: value.float });
+  if ("ints" in value) return new onnx.AttributeProto({ name, type: type.INTS, ints: [...value.ints] });
+  return new onnx.AttributeProto({ name, type: type.FLOATS, floats: [...value.floats] });
+}
+
+function tensorProto(
+  name: string,
+  dtype: DType,
+  shape: readonly number[],
+  data: TypedArray,
+): Onnx.TensorProto {
+  return new onnx.TensorProto({
+    name,
+    dataType: onnxDataType(dtype),
+    dims: [...shape],
+    rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+  });
+}
+
+function valueInfo(name: string, dtype: DType, shape: readonly OnnxDim[]): Onnx.ValueInfoProto {
+  const dim = shape.map((value) =>
+    typeof value === "number"
+      ? new onnx.TensorShapeProto.Dimension({ dimValue: value })
+      : new onnx.TensorShapeProto.Dimension({ dimParam: value }),
+  );
+  return new onnx.ValueInfoProto({
+    name,
+    type: new onnx.TypeProto({
+      tensorType: new onnx.TypeProto.Tensor({
+        elemType: onnxDataType(dtype),
+        shape: new onnx.TensorShapeProto({ dim }),
+      }),
+    }),
+  });
+}

@@ -1,0 +1,274 @@
+import koffi from "koffi";
+import { type DType, bytesPerElement, dtypeOfOnnx, elementCount } from "../../base/dtype.js";
+import { LineageError } from "../../base/errors.js";
+import type { Binding, DeviceTensor, Program, RunOptions, Tensors, ValueInfo } from "../types.js";
+import type { Api, Pointer } from "./api.js";
+import { Allocation, type Memory, NativeTensor } from "./tensor.js";
+
+/** NUL-terminated names and the array of their addresses, kept together. */
+class NameList {
+  readonly pointers: BigUint64Array;
+  private readonly texts: Buffer[];
+
+  constructor(names: readonly string[]) {
+    this.texts = names.map((name) => Buffer.from(`${name}\0`, "utf8"));
+    this.pointers = BigUint64Array.from(this.texts, (text) => koffi.address(text) as Pointer);
+  }
+}
+
+const released = new FinalizationRegistry<() => void>((free) => {
+  free();
+});
+
+/** A session of ONNX Runtime. */
+export class NativeProgram implements Program {
+  readonly inputs: readonly ValueInfo[];
+  readonly outputs: readonly ValueInfo[];
+  private readonly inputNames: NameList;
+  private readonly outputNames: NameList;
+  private disposed = false;
+  private running = 0;
+
+  /** @param kept what has to outlive the session: weights that it shares */
+  constructor(
+    private readonly memory: Memory,
+    private readonly session: Pointer,
+    private readonly name: string,
+    private readonly kept: unknown,
+  ) {
+    const { api, allocator } = memory;
+    this.inputs = signature(api, allocator, session, "Input");
+    this.outputs = signature(api, allocator, session, "Output");
+    this.inputNames = new NameList(this.inputs.map((input) => input.name));
+    this.outputNames = new NameList(this.outputs.map((output) => output.name));
+    released.register(
+      this,
+      () => {
+        api.release("ReleaseSession", session);
+      },
+      this,
+    );
+  }
+
+  async run(
+    inputs: Tensors,
+    outputs: Tensors = {},
+    options: RunOptions = {},
+  ): Promise<Record<string, DeviceTensor>> {
+    const call = this.prepare(inputs, outputs);
+    await this.execute(call, options);
+    const results: Record<string, DeviceTensor> = {};
+    this.outputs.forEach(({ name }, index) => {
+      results[name] = outputs[name] ?? this.adopt(call.outputValues[index]!);
+    });
+    return results;
+  }
+
+  bind(inputs: Tensors, outputs: Tensors): Binding {
+    for (const { name } of this.outputs) {
+      if (!outputs[name])
+        throw new LineageError("argument", `${this.name}: bind needs a tensor for the output ${name}`);
+    }
+    return new NativeBinding(this, this.prepare(inputs, outputs));
+  }
+
+  /** @internal */
+  async execute(call: Call, { signal }: RunOptions): Promise<void> {
+    signal?.throwIfAborted();
+    const { api } = this.memory;
+    const runOptions = signal ? api.out("CreateRunOptions") : null;
+    const terminate = () => {
+      if (runOptions) api.call("RunOptionsSetTerminate", runOptions);
+    };
+    signal?.addEventListener("abort", terminate, { once: true });
+    this.running++;
+    try {
+      await api.callAsync("Run", ...this.arguments(call, runOptions));
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", terminate);
+      if (runOptions) api.release("ReleaseRunOptions", runOptions);
+      this.running--;
+      if (this.disposed && this.running === 0) this.release();
+    }
+  }
+
+  /** @internal */
+  executeSync(call: Call): void {
+    this.memory.api.call("Run", ...this.arguments(call, null));
+  }
+
+  /** @internal The tensor's value at its place in `call`, once it is known to fit. */
+  place(call: Call, name: string, tensor: DeviceTensor): void {
+    const input = this.inputs.findIndex((info) => info.name === name);
+    const output = this.outputs.findIndex((info) => info.name === name);
+    const info = this.inputs[input] ?? this.outputs[output];
+    if (!info)
+      throw new LineageError(
+        "argument",
+        `${this.name} has no input or output named ${name}; it has ${this.signatureText()}`,
+      );
+    if (!(tensor instanceof NativeTensor)) {
+      throw new LineageError("argument", `${this.name}: ${name} is a tensor of another runtime`);
+    }
+    if (!fits(info, tensor)) {
+      throw new LineageError(
+        "shape",
+        `${this.name}: ${name} must be ${describe(info)}, not ${tensor.dtype} [${tensor.shape.join(", ")}]`,
+      );
+    }
+    if (input >= 0) call.inputValues[input] = tensor.value;
+    else call.outputValues[output] = tensor.value;
+    call.tensors.set(name, tensor);
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    if (this.running === 0) this.release();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  private release(): void {
+    released.unregister(this);
+    this.memory.api.release("ReleaseSession", this.session);
+  }
+
+  private prepare(inputs: Tensors, outputs: Tensors): Call {
+    const call: Call = {
+      inputValues: new BigUint64Array(this.inputs.length),
+      outputValues: new BigUint64Array(this.outputs.length),
+      tensors: new Map(),
+    };
+    for (const { name } of this.inputs) {
+      const tensor = inputs[name];
+      if (!tensor)
+        throw new LineageError(
+          "argument",
+          `${this.name}: the input ${name} is missing; it needs ${this.signatureText()}`,
+        );
+      this.place(call, name, tensor);
+    }
+    for (const [name, tensor] of Object.entries(outputs)) {
+      if (!this.outputs.some((info) => info.name === name)) {
+        throw new LineageError(
+          "argument",
+          `${this.name} has no output named ${name}; it has ${this.signatureText()}`,
+        );
+      }
+      this.place(call, name, tensor);
+    }
+    return call;
+  }
+
+  private arguments({ inputValues, outputValues }: Call, runOptions: Pointer | null) {
+    if (this.disposed) throw new LineageError("disposed", `${this.name} was run after it was disposed`);
+    const { session, inputNames, outputNames } = this;
+    return [
+      session,
+      runOptions,
+      inputNames.pointers,
+      inputValues,
+      inputValues.length,
+      outputNames.pointers,
+      outputValues.length,
+      outputValues,
+    ] as const;
+  }
+
+  /** A tensor over the OrtValue that the engine made for an output. */
+  private adopt(value: Pointer): DeviceTensor {
+    const { api } = this.memory;
+    const info = api.out("GetTensorTypeAndShape", value);
+    const { dtype, dims } = readTensorInfo(api, info);
+    api.release("ReleaseTensorTypeAndShapeInfo", info);
+    const allocation = Allocation.ofValue(this.memory, value, elementCount(dims) * bytesPerElement(dtype));
+    return new NativeTensor(this.memory, allocation, dtype, dims, 0);
+  }
+
+  private signatureText(): string {
+    const list = (infos: readonly ValueInfo[]) =>
+      infos
+        .slice(0, 8)
+        .map((info) => `${info.name} (${describe(info)})`)
+        .join(", ") + (infos.length > 8 ? `, and ${infos.length - 8} more` : "");
+    return `the inputs ${list(this.inputs)} and the outputs ${list(this.outputs)}`;
+  }
+}
+
+/** The values of one run, in the order of the signature, and the tensors that keep them alive. */
+interface Call {
+  readonly inputValues: BigUint64Array;
+  readonly outputValues: BigUint64Array;
+  readonly tensors: Map<string, DeviceTensor>;
+}
+
+class NativeBinding implements Binding {
+  constructor(
+    private readonly program: NativeProgram,
+    private readonly call: Call,
+  ) {}
+
+  set(name: string, tensor: DeviceTensor): void {
+    this.program.place(this.call, name, tensor);
+  }
+  async run(options: RunOptions = {}): Promise<void> {
+    await this.program.execute(this.call, options);
+  }
+  runSync(): void {
+    this.program.executeSync(this.call);
+  }
+  dispose(): void {
+    this.call.tensors.clear();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const describe = ({ dtype, shape }: ValueInfo): string =>
+  `${dtype} [${shape.map((dim) => dim ?? "?").join(", ")}]`;
+
+const fits = ({ dtype, shape }: ValueInfo, tensor: DeviceTensor): boolean =>
+  dtype === tensor.dtype &&
+  shape.length === tensor.shape.length &&
+  shape.every((dim, axis) => typeof dim !== "number" || dim === tensor.shape[axis]);
+
+function signature(api: Api, allocator: Pointer, session: Pointer, kind: "Input" | "Output"): ValueInfo[] {
+  const count = Number(api.out(`SessionGet${kind}Count`, session));
+  return Array.from({ length: count }, (_, index) => {
+    const text = api.out(`SessionGet${kind}Name`, session, index, allocator);
+    const name = koffi.decode(text, "char", -1) as string;
+    api.call("AllocatorFree", allocator, text);
+    const type = api.out(`SessionGet${kind}TypeInfo`, session, index);
+    const { dtype, shape } = readTensorInfo(api, api.out("CastTypeInfoToTensorInfo", type));
+    api.release("ReleaseTypeInfo", type);
+    return { name, dtype, shape };
+  });
+}
+
+function readTensorInfo(
+  api: Api,
+  info: Pointer,
+): { dtype: DType; dims: number[]; shape: (number | string | null)[] } {
+  const type = new Int32Array(1);
+  api.call("GetTensorElementType", info, type);
+  const rank = Number(api.out("GetDimensionsCount", info));
+  const sizes = new BigInt64Array(rank);
+  const names = new BigUint64Array(rank);
+  if (rank > 0) {
+    api.call("GetDimensions", info, sizes, rank);
+    api.call("GetSymbolicDimensions", info, names, rank);
+  }
+  const dims = Array.from(sizes, Number);
+  const shape = dims.map((dim, axis) => {
+    if (dim >= 0) return dim;
+    const name = names[axis] ? (koffi.decode(names[axis]!, "char", -1) as string) : "";
+    return name === "" ? null : name;
+  });
+  return { dtype: dtypeOfOnnx(type[0]!), dims, shape };
+}

@@ -1,0 +1,124 @@
+import type { DType, TypedArray, TypedArrayOf } from "../base/dtype.js";
+
+/** Where programs run. What a machine has is `Runtime.devices`. */
+export type Device = "cpu" | "webgpu" | "cuda" | "wasm";
+
+/**
+ * A tensor that lives in the engine's memory and stays there: parameters, gradients, moments, KV caches.
+ * A run binds it as an input or as an output, and writes in place.
+ */
+export interface DeviceTensor<D extends DType = DType> extends Disposable {
+  readonly dtype: D;
+  readonly shape: readonly number[];
+  /** Number of elements. */
+  readonly size: number;
+  readonly byteLength: number;
+  /**
+   * The tensor's own memory as a typed array, without a copy; valid until `dispose`. Throws `unsupported` on a device
+   * whose memory JavaScript cannot see (WebGPU): use `read` and `write`, which work everywhere.
+   */
+  view(): TypedArrayOf[D];
+  /** A copy of the contents. */
+  read(): Promise<TypedArrayOf[D]>;
+  /** Replaces the contents; `data` has `size` elements. */
+  write(data: TypedArrayOf[D]): void;
+  /**
+   * A tensor over part of this one's memory, from element `offset`, without a copy. It keeps the memory alive; the
+   * memory is freed when every tensor over it is disposed.
+   */
+  slice(offset: number, shape: readonly number[]): DeviceTensor<D>;
+  dispose(): void;
+}
+
+/** A dimension in a program's signature: a number, or the name of a symbolic one (null when it has none). */
+export interface ValueInfo {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly (number | string | null)[];
+}
+
+export interface RunOptions {
+  /** Aborting stops the run within the engine; the promise rejects with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/** Tensors by input or output name. */
+export type Tensors = Readonly<Record<string, DeviceTensor>>;
+
+/** A fixed set of inputs and outputs of one program, bound once and run many times. The cheapest way to run. */
+export interface Binding extends Disposable {
+  /** Replaces the tensor of one input or output; its dtype must match, its shape must fit. */
+  set(name: string, tensor: DeviceTensor): void;
+  /** Runs without blocking the event loop. Outputs that no tensor was bound to are not returned: `Program.run` does. */
+  run(options?: RunOptions): Promise<void>;
+  /** Runs on the calling thread. Throws `unsupported` in the browser. */
+  runSync(): void;
+  dispose(): void;
+}
+
+/** A compiled ONNX model. */
+export interface Program extends Disposable {
+  readonly inputs: readonly ValueInfo[];
+  readonly outputs: readonly ValueInfo[];
+  /**
+   * Runs once. `outputs` says where results go: a tensor to write in place; results that it leaves out come back as new
+   * tensors, which the caller disposes. Every output is in the result, given or new.
+   */
+  run(inputs: Tensors, outputs?: Tensors, options?: RunOptions): Promise<Record<string, DeviceTensor>>;
+  /** Binds every input and every output. A tensor may be bound as an input and as an output: the run updates it. */
+  bind(inputs: Tensors, outputs: Tensors): Binding;
+  dispose(): void;
+}
+
+export interface ProgramOptions {
+  /** Graph optimisation of the engine. Default `all`. */
+  readonly optimization?: "none" | "basic" | "extended" | "all";
+  /** Weights by initializer or input name that the program takes from existing tensors, shared and not copied. */
+  readonly weights?: Tensors;
+  /** Where the model's external data files are, if it has any. Default: the program has none. */
+  readonly directory?: string;
+  /** Writes a Chrome-trace profile of every run with this file name prefix (Node only). */
+  readonly profile?: string;
+  /** Signals a program that is still being made to stop. */
+  readonly signal?: AbortSignal;
+  /** Name for error messages. */
+  readonly name?: string;
+  /**
+   * Memory arena of this program's temporaries: `true` (default) keeps freed memory for the next run,
+   * `false` returns it to the system at once.
+   */
+  readonly arena?: boolean;
+}
+
+export interface RuntimeOptions {
+  /** Default: `cpu` in Node; `wasm` in the browser. */
+  readonly device?: Device;
+  /** Threads of one operation. Default: the machine's cores. */
+  readonly threads?: number;
+}
+
+/** The engine on one device: the only way to memory and to execution that the floors above know. */
+export interface Runtime extends Disposable {
+  readonly device: Device;
+  /** Devices that this build of the engine offers on this machine. */
+  readonly devices: readonly Device[];
+  /** Version of the engine. */
+  readonly version: string;
+  readonly threads: number;
+  /** Whether `DeviceTensor.view` works. */
+  readonly viewable: boolean;
+  /** A tensor of zeros, or of a copy of `data`. */
+  createTensor<D extends DType>(dtype: D, shape: readonly number[], data?: TypedArrayOf[D]): DeviceTensor<D>;
+  /**
+   * A tensor over memory that somebody else owns and keeps in place for as long as the tensor lives (a memory-mapped
+   * file). Node only; elsewhere it copies.
+   */
+  wrapTensor<D extends DType>(dtype: D, shape: readonly number[], memory: TypedArrayOf[D]): DeviceTensor<D>;
+  /** Compiles a serialised ONNX model. Throws RuntimeError with the node and module path that the engine refused. */
+  createProgram(model: Uint8Array, options?: ProgramOptions): Promise<Program>;
+  /** Bytes of tensors created here and not yet disposed. */
+  readonly allocatedBytes: number;
+  dispose(): void;
+}
+
+export type { DType, TypedArray, TypedArrayOf };
