@@ -33,6 +33,7 @@ export class OnnxBuilder {
   private readonly graph = new onnx.GraphProto();
   private readonly constants = new Map<string, string>();
   private readonly names = new Map<string, number>();
+  private readonly publicNames = new Set<string>();
   private usesContrib = false;
 
   constructor(name: string) {
@@ -157,13 +158,14 @@ export class OnnxBuilder {
   private unique(name: string): string {
     const count = this.names.get(name) ?? 0;
     this.names.set(name, count + 1);
-    return count === 0 ? name : `${name}_${count}`;
+    // The mark keeps values of the graph apart from the names that people give to inputs and outputs.
+    return `${name}#${count}`;
   }
 
   private reserve(name: string): void {
-    if (this.names.has(name))
+    if (this.publicNames.has(name))
       throw new LineageError("internal", `the graph already has a value named ${name}`);
-    this.names.set(name, 1);
+    this.publicNames.add(name);
   }
 }
 

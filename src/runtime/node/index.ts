@@ -127,7 +127,7 @@ class NativeRuntime implements Runtime {
   }
 
   // Asynchronous for the browser's sake; here the engine compiles on the calling thread.
-   
+
   async createProgram(model: Uint8Array, options: ProgramOptions = {}): Promise<Program> {
     options.signal?.throwIfAborted();
     const { api, env, memory, threads } = this.engine;

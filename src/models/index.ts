@@ -1,0 +1,1 @@
+export * from "./gpt2.js";
