@@ -1,0 +1,2 @@
+export * from "./loader.js";
+export { stories, story } from "./stories/index.js";

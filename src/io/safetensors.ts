@@ -1,0 +1,208 @@
+import { open } from "node:fs/promises";
+import { type DType, bytesPerElement } from "../base/dtype.js";
+import { FormatError, messageOf } from "../base/errors.js";
+import { storageError, writeAtomically } from "../base/files.js";
+
+/** https://huggingface.co/docs/safetensors: 8 bytes of header length, a JSON header, the tensors' bytes. */
+const dtypeNames: Readonly<Record<string, DType>> = {
+  F64: "float64",
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+  I64: "int64",
+  I32: "int32",
+  I8: "int8",
+  U8: "uint8",
+  U32: "uint32",
+  BOOL: "bool",
+};
+const namesOfDtypes = new Map(Object.entries(dtypeNames).map(([name, dtype]) => [dtype, name]));
+
+/** The reference implementation refuses longer headers, too. */
+const maxHeaderLength = 100_000_000;
+
+export interface SafetensorsEntry {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** From the start of the file. */
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
+export interface SafetensorsHeader {
+  readonly tensors: ReadonlyMap<string, SafetensorsEntry>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/**
+ * Reads and checks a header: every dtype known, every shape as long as its bytes, all bytes of the file used once.
+ * @param head the file's first bytes: at least its header
+ * @param fileSize bytes of the whole file
+ */
+export function parseSafetensors(file: string, head: Uint8Array, fileSize: number): SafetensorsHeader {
+  const headerLength = readHeaderLength(file, head, fileSize);
+  const start = 8 + headerLength;
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(head.subarray(8, start)));
+  } catch (error) {
+    throw new FormatError(file, `the header is not JSON: ${messageOf(error)}`, { cause: error });
+  }
+  if (!isRecord(parsed)) throw new FormatError(file, "the header must be a JSON object");
+  const tensors = new Map<string, SafetensorsEntry>();
+  const metadata: Record<string, string> = {};
+  for (const [name, value] of Object.entries(parsed)) {
+    if (name !== "__metadata__") tensors.set(name, parseEntry(file, name, value, start, fileSize));
+    else if (isRecord(value)) for (const [key, text] of Object.entries(value)) metadata[key] = String(text);
+  }
+  let end = start;
+  for (const [name, entry] of [...tensors].sort(
+    ([, a], [, b]) => a.byteOffset - b.byteOffset || a.byteLength - b.byteLength,
+  )) {
+    if (entry.byteOffset !== end) {
+      throw new FormatError(
+        file,
+        `the tensor ${name} starts at byte ${entry.byteOffset - start} of the data, but the one before it ends at ${end - start}`,
+      );
+    }
+    end += entry.byteLength;
+  }
+  if (end !== fileSize)
+    throw new FormatError(
+      file,
+      `the tensors end at byte ${end}, but the file has ${fileSize}: it is cut short or carries something else`,
+    );
+  return { tensors, metadata };
+}
+
+function readHeaderLength(file: string, head: Uint8Array, fileSize: number): number {
+  if (fileSize < 8 || head.byteLength < 8)
+    throw new FormatError(file, `${fileSize} bytes are too few for a safetensors file`);
+  const length = Number(new DataView(head.buffer, head.byteOffset).getBigUint64(0, true));
+  if (length > maxHeaderLength || 8 + length > fileSize) {
+    throw new FormatError(
+      file,
+      `the header claims ${length} bytes in a file of ${fileSize}; this is not a safetensors file, or it is cut short`,
+    );
+  }
+  return length;
+}
+
+function parseEntry(
+  file: string,
+  name: string,
+  value: unknown,
+  start: number,
+  fileSize: number,
+): SafetensorsEntry {
+  const fail = (reason: string): never => {
+    throw new FormatError(file, `the tensor ${JSON.stringify(name)} ${reason}`);
+  };
+  if (!isRecord(value)) return fail("has no description");
+  const dtype = dtypeNames[String(value["dtype"])];
+  if (!dtype || !Object.hasOwn(dtypeNames, String(value["dtype"])))
+    return fail(`has the dtype ${JSON.stringify(value["dtype"])}, which lineage does not know`);
+  const { shape, data_offsets: offsets } = value;
+  if (!isSizes(shape)) return fail("has a shape that is not a list of sizes");
+  if (!isSizes(offsets) || offsets.length !== 2) return fail("has data_offsets that are not two positions");
+  const [from, to] = offsets as [number, number];
+  const byteLength = shape.reduce((product, dim) => product * dim, 1) * bytesPerElement(dtype);
+  if (to < from || start + to > fileSize)
+    return fail(`lies at bytes ${from} to ${to} of the data, outside the file`);
+  if (to - from !== byteLength)
+    return fail(`has ${to - from} bytes, but ${dtype} [${shape.join(", ")}] needs ${byteLength}`);
+  return { dtype, shape, byteOffset: start + from, byteLength };
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+const isSizes = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && (size as number) >= 0);
+
+/** A safetensors file, open for reading tensors one at a time. */
+export class SafetensorsFile {
+  private constructor(
+    readonly path: string,
+    readonly header: SafetensorsHeader,
+  ) {}
+
+  /** Reads and checks the header. Throws FormatError for a malformed file, LineageError `storage` for one that cannot be read. */
+  static async open(path: string): Promise<SafetensorsFile> {
+    const handle = await open(path, "r").catch((error: unknown) => {
+      throw storageError("read", path, error);
+    });
+    try {
+      const { size } = await handle.stat();
+      const prefix = new Uint8Array(8);
+      await handle.read(prefix, 0, 8, 0);
+      const head = new Uint8Array(8 + readHeaderLength(path, prefix, size));
+      await handle.read(head, 0, head.byteLength, 0);
+      return new SafetensorsFile(path, parseSafetensors(path, head, size));
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** Reads a tensor's bytes straight into `target`, which has as many. Throws FormatError when there is no such tensor. */
+  async readInto(name: string, target: Uint8Array): Promise<void> {
+    const entry = this.header.tensors.get(name);
+    if (!entry) throw new FormatError(this.path, `there is no tensor ${name}`);
+    if (target.byteLength !== entry.byteLength) {
+      throw new FormatError(
+        this.path,
+        `the tensor ${name} has ${entry.byteLength} bytes, not ${target.byteLength}`,
+      );
+    }
+    const handle = await open(this.path, "r");
+    try {
+      for (let done = 0; done < target.byteLength;) {
+        const { bytesRead } = await handle.read(
+          target,
+          done,
+          Math.min(target.byteLength - done, 2 ** 26),
+          entry.byteOffset + done,
+        );
+        if (bytesRead === 0) throw new FormatError(this.path, `the file ended within the tensor ${name}`);
+        done += bytesRead;
+      }
+    } finally {
+      await handle.close();
+    }
+  }
+}
+
+export interface TensorToSave {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Bytes in memory order. */
+  readonly bytes: Uint8Array;
+}
+
+/** Writes a safetensors file, whole or not at all. */
+export async function writeSafetensors(
+  file: string,
+  tensors: readonly TensorToSave[],
+  metadata: Readonly<Record<string, string>> = { format: "pt" },
+): Promise<void> {
+  let offset = 0;
+  const header: Record<string, unknown> = { __metadata__: metadata };
+  for (const { name, dtype, shape, bytes } of tensors) {
+    header[name] = {
+      dtype: namesOfDtypes.get(dtype),
+      shape,
+      data_offsets: [offset, (offset += bytes.byteLength)],
+    };
+  }
+  const json = Buffer.from(JSON.stringify(header));
+  // Spaces bring the data to a multiple of 8 bytes, as the reference implementation does.
+  const padded = Math.ceil(json.byteLength / 8) * 8;
+  const prefix = new DataView(new ArrayBuffer(8));
+  prefix.setBigUint64(0, BigInt(padded), true);
+  await writeAtomically(file, [
+    new Uint8Array(prefix.buffer),
+    json,
+    " ".repeat(padded - json.byteLength),
+    ...tensors.map(({ bytes }) => bytes),
+  ]);
+}
