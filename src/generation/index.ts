@@ -1,0 +1,3 @@
+export * from "./decoder.js";
+export * from "./generate.js";
+export * from "./sampling.js";
