@@ -1,3 +1,4 @@
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import {
   type Dim,
@@ -75,6 +76,64 @@ export const gpt2Sizes = {
   "gpt2-large": gpt2Config({ hiddenSize: 1280, numLayers: 36, numHeads: 20 }),
   "gpt2-xl": gpt2Config({ hiddenSize: 1600, numLayers: 48, numHeads: 25 }),
 } as const;
+
+const huggingFaceConfig = z.object({
+  model_type: z.literal("gpt2"),
+  vocab_size: z.int().positive(),
+  n_positions: z.int().positive(),
+  n_embd: z.int().positive(),
+  n_layer: z.int().positive(),
+  n_head: z.int().positive(),
+  n_inner: z.int().positive().nullish(),
+  activation_function: z
+    .enum(Object.keys(activations) as [ActivationName, ...ActivationName[]])
+    .default("gelu_new"),
+  resid_pdrop: z.number().min(0).lt(1).default(0.1),
+  layer_norm_epsilon: z.number().positive().default(1e-5),
+  initializer_range: z.number().positive().default(0.02),
+});
+
+/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
+export function gpt2FromHuggingFace(json: unknown): Gpt2Config {
+  const parsed = huggingFaceConfig.safeParse(json);
+  if (!parsed.success)
+    throw new LineageError(
+      "config",
+      `this is not the configuration of a GPT-2: ${z.prettifyError(parsed.error)}`,
+    );
+  const config = parsed.data;
+  return gpt2Config({
+    vocabSize: config.vocab_size,
+    contextLength: config.n_positions,
+    hiddenSize: config.n_embd,
+    numLayers: config.n_layer,
+    numHeads: config.n_head,
+    intermediateSize: config.n_inner ?? 4 * config.n_embd,
+    activation: config.activation_function,
+    dropout: config.resid_pdrop,
+    layerNormEpsilon: config.layer_norm_epsilon,
+    initializerRange: config.initializer_range,
+  });
+}
+
+/** The `config.json` that Hugging Face transformers reads. */
+export const gpt2ToHuggingFace = (config: Gpt2Config): Record<string, unknown> => ({
+  architectures: ["GPT2LMHeadModel"],
+  model_type: "gpt2",
+  vocab_size: config.vocabSize,
+  n_positions: config.contextLength,
+  n_embd: config.hiddenSize,
+  n_layer: config.numLayers,
+  n_head: config.numHeads,
+  n_inner: config.intermediateSize,
+  activation_function: config.activation,
+  resid_pdrop: config.dropout,
+  embd_pdrop: config.dropout,
+  attn_pdrop: config.dropout,
+  layer_norm_epsilon: config.layerNormEpsilon,
+  initializer_range: config.initializerRange,
+  tie_word_embeddings: true,
+});
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 

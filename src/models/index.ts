@@ -1,1 +1,2 @@
 export * from "./gpt2.js";
+export * from "./load.js";

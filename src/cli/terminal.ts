@@ -1,0 +1,48 @@
+import { createLogUpdate } from "log-update";
+import colors from "picocolors";
+
+/** Where a command reports: a line that renews itself on a terminal, one JSON object a line for programs. */
+export class Reporter {
+  private readonly live = createLogUpdate(process.stderr, { showCursor: true });
+  private lastLine = 0;
+
+  constructor(private readonly json: boolean) {}
+
+  /** A fact worth keeping on the screen. */
+  say(message: string, data: Record<string, unknown> = {}): void {
+    if (this.json) process.stdout.write(`${JSON.stringify({ message, ...data })}\n`);
+    else {
+      if (process.stderr.isTTY) this.live.clear();
+      process.stderr.write(`${message}\n`);
+    }
+  }
+
+  /** The state of something that goes on. Without a terminal it appears every few seconds. */
+  progress(message: string, data: Record<string, unknown>): void {
+    if (this.json) process.stdout.write(`${JSON.stringify(data)}\n`);
+    else if (process.stderr.isTTY) this.live(message);
+    else if (performance.now() - this.lastLine > 5000) {
+      this.lastLine = performance.now();
+      process.stderr.write(`${message}\n`);
+    }
+  }
+
+  done(): void {
+    if (!this.json && process.stderr.isTTY) this.live.done();
+  }
+}
+
+/** `1:05:09` or `4:07`. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  return h > 0
+    ? `${h}:${String(m).padStart(2, "0")}:${String(s).padStart(2, "0")}`
+    : `${m}:${String(s).padStart(2, "0")}`;
+}
+
+/** `[████░░░░]` */
+export function bar(fraction: number, width = 24): string {
+  const full = Math.round(Math.min(1, fraction) * width);
+  return colors.cyan("█".repeat(full)) + colors.dim("░".repeat(width - full));
+}
