@@ -81,6 +81,21 @@ export class Decoder implements Disposable {
     this.lengths.fill(0);
   }
 
+  /** Makes row `i` continue what row `rows[i]` held. */
+  reorder(rows: readonly number[]): void {
+    if (rows.every((row, index) => row === index)) return;
+    for (const tensor of Object.values(this.caches)) {
+      const view = tensor.view();
+      const size = view.length / this.batch;
+      const before = view.slice();
+      rows.forEach((row, index) => {
+        if (row !== index) view.set(before.subarray(row * size, (row + 1) * size), index * size);
+      });
+    }
+    const lengths = [...this.lengths];
+    rows.forEach((row, index) => (this.lengths[index] = lengths[row]!));
+  }
+
   /** Logits of the token after each prompt, a `[vocabSize]` array for each row. The cache must be empty. */
   async prefill(prompts: readonly (readonly number[])[], options: RunOptions = {}): Promise<Float32Array[]> {
     if (this.lengths.some((length) => length > 0))

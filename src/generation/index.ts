@@ -1,3 +1,4 @@
+export * from "./beam.js";
 export * from "./decoder.js";
 export * from "./generate.js";
 export * from "./sampling.js";

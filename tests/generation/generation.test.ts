@@ -1,0 +1,142 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { Random } from "../../src/base/random.js";
+import {
+  Decoder,
+  StopStrings,
+  distribution,
+  generate,
+  penalize,
+  sample,
+} from "../../src/generation/index.js";
+import { Gpt2, gpt2Config } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+
+const runtime = createRuntime();
+const model = new Gpt2(
+  gpt2Config({
+    hiddenSize: 48,
+    numLayers: 2,
+    numHeads: 3,
+    vocabSize: 61,
+    contextLength: 32,
+    initializerRange: 0.3,
+  }),
+);
+const weights = Weights.initialize(runtime, model, 4);
+
+async function write(prompts: number[][], options = {}): Promise<number[][]> {
+  using decoder = await Decoder.create(model, weights, { batch: prompts.length, capacity: 32 });
+  const rows: number[][] = prompts.map(() => []);
+  for await (const { row, id } of generate(decoder, prompts, { maxNewTokens: 15, ...options }))
+    if (id !== undefined) rows[row]!.push(id);
+  return rows;
+}
+
+describe("generation", () => {
+  const prompts = [[1, 2, 3, 4, 5, 6, 7, 8], [9], [10, 11, 12]];
+
+  it.each([{ temperature: 0 }, { temperature: 1, seed: 8 }, { temperature: 1.2, topK: 5, seed: 2 }])(
+    "gives every row of a padded batch what it gives alone (%o)",
+    async (options) => {
+      const alone = await Promise.all(prompts.map(async (prompt) => (await write([prompt], options))[0]));
+      expect(await write(prompts, options)).toEqual(alone);
+    },
+  );
+
+  it("ends when the context is full, and says so", async () => {
+    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 32 });
+    const events = [];
+    for await (const event of generate(decoder, [[1, 2, 3]])) events.push(event);
+    expect(events.at(-1)).toEqual({ row: 0, finish: "context" });
+    expect(events).toHaveLength(31);
+  });
+
+  it("refuses a prompt that does not fit, with both numbers", async () => {
+    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 32 });
+    const long = Array.from({ length: 40 }, () => 1);
+    await expect(generate(decoder, [long]).next()).rejects.toThrow(
+      "a prompt of 40 tokens does not fit the 32 tokens of the context",
+    );
+  });
+
+  it("stops when its signal is aborted", async () => {
+    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 32 });
+    const controller = new AbortController();
+    const tokens = generate(decoder, [[1]], { signal: controller.signal });
+    await tokens.next();
+    controller.abort(new Error("enough"));
+    await expect(tokens.next()).rejects.toThrow("enough");
+  });
+});
+
+describe("sampling", () => {
+  const logits = Float32Array.from([0.7, 0.1, 0.15, 0.05].map(Math.log));
+
+  it("keeps what top-k, top-p and min-p leave, scaled to sum to 1", () => {
+    expect([...distribution(logits, { topK: 2 }).ids]).toEqual([0, 2]);
+    const nucleus = distribution(logits, { topP: 0.84 });
+    expect([...nucleus.ids]).toEqual([0, 2]);
+    expect(nucleus.probabilities[0]).toBeCloseTo(0.7 / 0.85, 5);
+    expect([...distribution(logits, { minP: 0.2 }).ids]).toEqual([0, 2]);
+    expect([...distribution(logits, { topP: 0.01 }).ids]).toEqual([0]);
+  });
+
+  it("follows the distribution", () => {
+    const random = new Random(1);
+    const counts = [0, 0, 0, 0];
+    for (let i = 0; i < 20_000; i++) counts[sample(logits, {}, random)]!++;
+    counts.forEach((count, id) => {
+      expect(Math.abs(count / 20_000 - Math.exp(logits[id]!))).toBeLessThan(0.015);
+    });
+  });
+
+  it("applies penalties by their definitions", () => {
+    const scores = Float32Array.of(2, -1, 3, 0);
+    penalize(scores, [0], [1, 2, 2], {
+      repetitionPenalty: 2,
+      frequencyPenalty: 0.5,
+      presencePenalty: 0.25,
+      logitBias: { 3: 4 },
+    });
+    expect([...scores]).toEqual([1, -2.75, 0.25, 4]);
+  });
+
+  it("refuses options out of range", async () => {
+    await expect(write([[1]], { topP: 0 })).rejects.toThrow("topP must lie in (0, 1], not 0");
+    await expect(write([[1]], { temperature: -1 })).rejects.toThrow("temperature must be 0 or more, not -1");
+  });
+});
+
+describe("stop strings", () => {
+  it("never let out what they cut, however the text is cut into pieces", () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.stringMatching(/^[abc]{0,3}$/)),
+        fc.array(fc.stringMatching(/^[abc]{1,3}$/), { maxLength: 2 }),
+        (pieces, stops) => {
+          const filter = new StopStrings(stops);
+          const streamed = pieces.map((piece) => filter.push(piece)).join("") + filter.flush();
+          const whole = pieces.join("");
+          // The text up to the first moment at which a stop string has been completed.
+          let cut = whole.length;
+          for (let end = 1; end <= whole.length; end++) {
+            const places = stops
+              .map((stop) => whole.slice(0, end).indexOf(stop))
+              .filter((place) => place >= 0);
+            if (places.length > 0) {
+              cut = Math.min(...places);
+              break;
+            }
+          }
+          // A piece may complete two stop strings at once; the earlier one in the text wins.
+          expect(whole.startsWith(streamed)).toBe(true);
+          expect(streamed.length).toBeLessThanOrEqual(cut);
+          for (const stop of stops) expect(streamed.includes(stop)).toBe(false);
+          if (!stops.some((stop) => whole.includes(stop))) expect(streamed).toBe(whole);
+        },
+      ),
+    );
+  });
+});

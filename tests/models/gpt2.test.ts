@@ -1,0 +1,196 @@
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+import { Decoder, beamSearch, generate } from "../../src/generation/index.js";
+import { compile, gradients, input, sum } from "../../src/graph/index.js";
+import { SafetensorsFile, loadWeights } from "../../src/io/index.js";
+import {
+  Gpt2,
+  gpt2Config,
+  gpt2FromHuggingFace,
+  gpt2Sizes,
+  gpt2ToHuggingFace,
+} from "../../src/models/index.js";
+import { Weights, countParameters, namedParameters, summary } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { GradientNorm, TrainingStep, adamW, clippingFactor, sgd } from "../../src/training/index.js";
+
+interface Values {
+  inputIds: number[][];
+  labels: number[][];
+  loss: number;
+  steps: Record<"adamw" | "sgd", { losses: number[]; norms: number[] }>;
+  prompt: number[];
+  greedy: number[];
+  repetitionPenalty: number[];
+  beams: { lengthPenalty: number; earlyStopping: boolean; ids: number[] }[];
+}
+
+const folder = new URL("../reference/values/gpt2-tiny/", import.meta.url);
+const path = (name: string) => fileURLToPath(new URL(name, folder));
+const json = (name: string): unknown => JSON.parse(readFileSync(path(name), "utf8"));
+const values = json("values.json") as Values;
+const runtime = createRuntime();
+const model = new Gpt2(gpt2FromHuggingFace(json("config.json")));
+const load = () => loadWeights(runtime, model, path("model.safetensors"));
+const batch = {
+  inputIds: Int32Array.from(values.inputIds.flat()),
+  labels: Int32Array.from(values.labels.flat()),
+};
+const counted = values.labels.flat().filter((label) => label !== -100).length;
+
+async function reference(name: string): Promise<Map<string, Float32Array>> {
+  const file = await SafetensorsFile.open(path(name));
+  const tensors = new Map<string, Float32Array>();
+  for (const [key, { byteLength }] of file.header.tensors) {
+    const bytes = new Uint8Array(byteLength);
+    await file.readInto(key, bytes);
+    tensors.set(key, new Float32Array(bytes.buffer));
+  }
+  return tensors;
+}
+
+/** The largest difference relative to the largest reference value. */
+function relativeError(got: ArrayLike<number>, wanted: Float32Array): number {
+  let [worst, scale] = [0, 0];
+  wanted.forEach((value, index) => {
+    worst = Math.max(worst, Math.abs(got[index]! - value));
+    scale = Math.max(scale, Math.abs(value));
+  });
+  return worst / scale;
+}
+
+describe("GPT-2 agrees with Hugging Face transformers on random weights", () => {
+  it.each([true, false])("in its logits and loss (fused operators: %s)", async (fused) => {
+    using weights = await load();
+    const ids = input("inputIds", "int32", [2, 16]);
+    const labels = input("labels", "int32", [2, 16]);
+    using program = await compile(
+      runtime,
+      { logits: model.forward(ids), loss: sum(model.losses(ids, labels)) },
+      { fused },
+    );
+    const results = await program.run({
+      ...weights.tensors,
+      inputIds: runtime.createTensor("int32", [2, 16], batch.inputIds),
+      labels: runtime.createTensor("int32", [2, 16], batch.labels),
+    });
+    const wanted = (await reference("logits.safetensors")).get("logits")!;
+    expect(relativeError((await results["logits"]!.read()) as Float32Array, wanted)).toBeLessThan(1e-5);
+    expect(Number((await results["loss"]!.read())[0]) / counted).toBeCloseTo(values.loss, 5);
+  });
+
+  it("in the gradient of every parameter", async () => {
+    using weights = await load();
+    using found = weights.like();
+    using step = await TrainingStep.create(model, weights, found, { batch: 2, sequence: 16 });
+    await step.run(batch, { accumulate: false, lossScale: 1 / counted, seed: 0 });
+    const wanted = await reference("gradients.safetensors");
+    expect([...wanted.keys()].sort()).toEqual([...namedParameters(model).keys()].sort());
+    for (const [name, gradient] of wanted) {
+      expect(relativeError(found.get(name).view(), gradient), name).toBeLessThan(1e-4);
+    }
+  });
+
+  it.each([
+    ["adamw", (w: Weights, g: Weights) => adamW(w, g, { betas: [0.9, 0.95], weightDecay: 0.1 }), 1e-3],
+    ["sgd", (w: Weights, g: Weights) => sgd(w, g, { momentum: 0.9 }), 1e-2],
+  ] as const)("in ten steps of %s", async (name, make, learningRate) => {
+    using weights = await load();
+    using found = weights.like();
+    using step = await TrainingStep.create(model, weights, found, { batch: 2, sequence: 16 });
+    using optimizer = await make(weights, found);
+    using norm = await GradientNorm.create(runtime, found);
+    for (const [index, loss] of values.steps[name].losses.entries()) {
+      expect(await step.run(batch, { accumulate: false, lossScale: 1 / counted, seed: 0 })).toBeCloseTo(
+        loss,
+        4,
+      );
+      const length = await norm.measure();
+      expect(length).toBeCloseTo(values.steps[name].norms[index]!, 3);
+      await optimizer.update({ learningRate, gradientScale: clippingFactor(length, 1) });
+    }
+  });
+
+  it.each([
+    ["greedy", {}],
+    ["repetitionPenalty", { repetitionPenalty: 1.3 }],
+  ] as const)("in the ids that it generates: %s", async (name, options) => {
+    using weights = await load();
+    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64 });
+    const ids: number[] = [];
+    for await (const { id } of generate(decoder, [values.prompt], {
+      temperature: 0,
+      maxNewTokens: 40,
+      ...options,
+    })) {
+      if (id !== undefined) ids.push(id);
+    }
+    expect(ids).toEqual(values[name]);
+  });
+
+  it.each(values.beams)(
+    "in beam search: penalty $lengthPenalty, early stopping $earlyStopping",
+    async (beams) => {
+      using weights = await load();
+      using decoder = await Decoder.create(model, weights, { batch: 4, capacity: 64 });
+      const { lengthPenalty, earlyStopping } = beams;
+      const best = await beamSearch(decoder, values.prompt, {
+        maxNewTokens: 40,
+        lengthPenalty,
+        earlyStopping,
+        stopIds: [9],
+      });
+      expect(best.ids).toEqual(beams.ids);
+    },
+  );
+});
+
+describe("GPT-2", () => {
+  it("has the published numbers of parameters", () => {
+    const counts = Object.values(gpt2Sizes).map((config) => countParameters(new Gpt2(config)));
+    expect(counts).toEqual([124_439_808, 354_823_168, 774_030_080, 1_557_611_200]);
+  });
+
+  it("starts with the published distribution of weights", () => {
+    const config = gpt2Config({ hiddenSize: 256, numLayers: 2, numHeads: 4, vocabSize: 512 });
+    using weights = Weights.initialize(runtime, new Gpt2(config), 1);
+    const deviation = (name: string) =>
+      Math.sqrt(
+        weights
+          .get(name)
+          .view()
+          .reduce((s, x) => s + x * x, 0) / weights.get(name).size,
+      );
+    expect(deviation("transformer.wte.weight")).toBeCloseTo(0.02, 3);
+    expect(deviation("transformer.h.0.attn.c_proj.weight")).toBeCloseTo(0.02 / Math.sqrt(4), 3);
+    expect([...new Set(weights.get("transformer.h.1.ln_1.weight").view())]).toEqual([1]);
+    expect([...new Set(weights.get("transformer.h.1.mlp.c_fc.bias").view())]).toEqual([0]);
+  });
+
+  it("keeps its configuration through Hugging Face's", () => {
+    expect(gpt2FromHuggingFace(gpt2ToHuggingFace(gpt2Sizes["gpt2-xl"]))).toEqual(gpt2Sizes["gpt2-xl"]);
+    expect(() => gpt2FromHuggingFace({ model_type: "gpt2", vocab_size: "many" })).toThrow("vocab_size");
+  });
+
+  it("lists its parameters", () => {
+    expect(summary(new Gpt2(gpt2Sizes.gpt2))).toMatch(
+      /transformer\.h\.11\.mlp\.c_proj\.weight +float32 \[3072, 768\] +2,359,296/,
+    );
+  });
+
+  it("differentiates a loss that does not depend on position 63 of the positions", async () => {
+    using weights = await load();
+    const ids = input("inputIds", "int32", [1, 4]);
+    const position = namedParameters(model).get("transformer.wpe.weight")!.tensor;
+    const [gradient] = gradients(sum(model.losses(ids, ids)), [position]);
+    using program = await compile(runtime, { gradient: gradient! });
+    const { gradient: found } = await program.run({
+      ...weights.tensors,
+      inputIds: runtime.createTensor("int32", [1, 4], Int32Array.of(1, 2, 3, 4)),
+    });
+    const data = (await found!.read()) as Float32Array;
+    expect(data.subarray(63 * 24).every((value) => value === 0)).toBe(true);
+    expect(data.subarray(0, 24).some((value) => value !== 0)).toBe(true);
+  });
+});

@@ -1,0 +1,37 @@
+import { describe, expect, it } from "vitest";
+import { schedule } from "../../src/training/index.js";
+
+describe("schedules", () => {
+  const options = { learningRate: 1, warmupSteps: 10, totalSteps: 50 };
+
+  it("rise linearly and fall as they are defined", () => {
+    const cosine = schedule("cosine", options);
+    expect(cosine(5)).toBeCloseTo(0.5);
+    expect(cosine(10)).toBe(1);
+    expect(cosine(30)).toBeCloseTo(0.5);
+    expect(cosine(50)).toBeCloseTo(0);
+    expect(cosine(99)).toBeCloseTo(0);
+    const linear = schedule("linear", { ...options, minimum: 0.2 });
+    expect(linear(30)).toBeCloseTo(0.6);
+    expect(schedule("inverse-root", options)(40)).toBeCloseTo(0.5);
+    expect(schedule("constant", options)(40)).toBe(1);
+  });
+
+  it("are those of the original Transformer for its rate and warm-up", () => {
+    const [hiddenSize, warmupSteps] = [512, 4000];
+    const peak = 1 / Math.sqrt(hiddenSize * warmupSteps);
+    const rate = schedule("inverse-root", { learningRate: peak, warmupSteps });
+    for (const step of [1, 100, 4000, 4001, 100_000]) {
+      expect(rate(step)).toBeCloseTo(
+        hiddenSize ** -0.5 * Math.min(step ** -0.5, step * warmupSteps ** -1.5),
+        10,
+      );
+    }
+  });
+
+  it("refuse a cosine without an end", () => {
+    expect(() => schedule("cosine", { learningRate: 1 })).toThrow(
+      "the cosine schedule needs totalSteps beyond its 0 warm-up steps",
+    );
+  });
+});

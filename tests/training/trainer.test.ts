@@ -1,0 +1,157 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { DataLoader } from "../../src/data/index.js";
+import { Gpt2, gpt2Config } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import {
+  Trainer,
+  TrainingStep,
+  evaluate,
+  lockFolder,
+  restoreTraining,
+  saveTraining,
+  schedule,
+} from "../../src/training/index.js";
+
+const runtime = createRuntime();
+const config = gpt2Config({
+  hiddenSize: 32,
+  numLayers: 2,
+  numHeads: 2,
+  vocabSize: 50,
+  contextLength: 16,
+  dropout: 0.2,
+});
+const model = new Gpt2(config);
+const tokens = Int32Array.from({ length: 2000 }, (_, i) => (i * i + (i >> 3)) % 50);
+const shape = { batchSize: 4, sequenceLength: 16 };
+
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage é-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function start(learningRate = 1e-2) {
+  const weights = Weights.initialize(runtime, model, 3);
+  const loader = new DataLoader(tokens, { ...shape, seed: 5 });
+  const rates = schedule("cosine", { learningRate, warmupSteps: 3, totalSteps: 60 });
+  const trainer = await Trainer.create({
+    model,
+    weights,
+    loader,
+    ...shape,
+    accumulation: 2,
+    seed: 9,
+    schedule: rates,
+  });
+  return { weights, trainer };
+}
+
+describe("training", () => {
+  it("goes on after a resume, in the middle of an epoch with dropout and accumulation, to bit-equal losses", async () => {
+    const whole = await start();
+    const losses: number[] = [];
+    for (let i = 0; i < 30; i++) losses.push((await whole.trainer.step()).loss);
+
+    const first = await start();
+    for (let i = 0; i < 17; i++) await first.trainer.step();
+    await saveTraining(folder, first.trainer, first.weights, 1.5);
+    const second = await start();
+    expect(await restoreTraining(folder, second.trainer, second.weights)).toBe(1.5);
+    const resumed: number[] = [];
+    for (let i = 17; i < 30; i++) resumed.push((await second.trainer.step()).loss);
+    expect(resumed).toEqual(losses.slice(17));
+    expect(losses.at(-1)!).toBeLessThan(losses[0]!);
+  });
+
+  it("gives accumulated micro-batches the loss and gradient of one big batch, whatever the labels left out", async () => {
+    const quiet = new Gpt2({ ...config, dropout: 0 });
+    using weights = Weights.initialize(runtime, quiet, 3);
+    const [big, small] = [weights.like(), weights.like()];
+    const inputIds = tokens.slice(0, 64);
+    const labels = tokens.slice(1, 65).map((label, i) => (i < 20 ? -100 : label));
+    using one = await TrainingStep.create(quiet, weights, big, { batch: 4, sequence: 16 });
+    using two = await TrainingStep.create(quiet, weights, small, { batch: 2, sequence: 16 });
+    const lossScale = 1 / 44;
+    const loss = await one.run({ inputIds, labels }, { accumulate: false, lossScale, seed: 0 });
+    let sum = 0;
+    for (const part of [0, 1]) {
+      const cut = (data: Int32Array) => data.slice(part * 32, part * 32 + 32);
+      sum += await two.run(
+        { inputIds: cut(inputIds), labels: cut(labels) },
+        { accumulate: part > 0, lossScale, seed: 0 },
+      );
+    }
+    expect(sum).toBeCloseTo(loss, 5);
+    const [a, b] = [big.flat.view(), small.flat.view()];
+    expect(Math.max(...a.map((value, i) => Math.abs(value - b[i]!)))).toBeLessThan(1e-6);
+  });
+
+  it("stops at a loss that is not finite, naming step and gradient, and keeps the weights", async () => {
+    const { weights, trainer } = await start();
+    await trainer.step();
+    const bad = weights.get("transformer.h.1.mlp.c_fc.weight").view();
+    bad[0] = NaN;
+    const before = weights.flat.view().slice();
+    await expect(trainer.step()).rejects.toThrow(
+      /step 2: the loss is NaN and the gradient of transformer\.\S+ is not finite/,
+    );
+    expect(weights.flat.view()).toEqual(before);
+    expect(trainer.state.step).toBe(1);
+  });
+
+  it("leaves weights and position alone when a step is aborted", async () => {
+    const { weights, trainer } = await start();
+    await trainer.step();
+    const [before, state] = [weights.flat.view().slice(), trainer.state];
+    await expect(trainer.step({ signal: AbortSignal.abort(new Error("enough")) })).rejects.toThrow("enough");
+    expect(weights.flat.view()).toEqual(before);
+    expect(trainer.state).toEqual(state);
+  });
+
+  it("keeps native memory flat over a thousand steps", async () => {
+    const { trainer } = await start();
+    for (let i = 0; i < 50; i++) await trainer.step();
+    const [native, resident] = [runtime.allocatedBytes, process.memoryUsage().rss];
+    for (let i = 0; i < 1000; i++) await trainer.step();
+    expect(runtime.allocatedBytes).toBe(native);
+    expect(process.memoryUsage().rss - resident).toBeLessThan(48 * 2 ** 20);
+  });
+
+  it("evaluates every token once, the last short batch included", async () => {
+    using weights = Weights.initialize(runtime, new Gpt2({ ...config, dropout: 0 }), 3);
+    const whole = await evaluate(model, weights, tokens.slice(0, 150), { batchSize: 3, sequenceLength: 16 });
+    const parts = await evaluate(model, weights, tokens.slice(0, 150), { batchSize: 1, sequenceLength: 16 });
+    expect(whole.tokens).toBe(149);
+    expect(whole.loss).toBeCloseTo(parts.loss, 5);
+  });
+});
+
+describe("a checkpoint folder", () => {
+  it("lets one process in at a time", async () => {
+    const unlock = await lockFolder(folder);
+    await expect(lockFolder(folder)).rejects.toThrow(/another process is training in .*lineage é-/);
+    await unlock();
+    await (
+      await lockFolder(folder)
+    )();
+  });
+
+  it("keeps the old file when a write fails half-way", async () => {
+    const { weights, trainer } = await start();
+    await saveTraining(folder, trainer, weights, undefined);
+    const file = path.join(folder, "training.safetensors");
+    const before = await readFile(file);
+    const { writeAtomically } = await import("../../src/base/files.js");
+    const failing = (function* () {
+      yield "half";
+      throw Object.assign(new Error("no space"), { code: "ENOSPC" });
+    })();
+    await expect(writeAtomically(file, failing)).rejects.toThrow(/cannot write .*: the disk is full/);
+    expect(await readFile(file)).toEqual(before);
+  });
+});
