@@ -38,7 +38,8 @@ export const trainOptions = z.object({
   accumulate: z.int().positive().default(1),
   steps: z.int().positive().default(1000),
   learningRate: z.number().positive().default(1e-3),
-  warmup: z.int().nonnegative().default(50),
+  /** Default: a tenth of the steps, at most 100. */
+  warmup: z.int().nonnegative().optional(),
   schedule: z.enum(["constant", "linear", "cosine", "inverse-root"]).default("cosine"),
   weightDecay: z.number().nonnegative().default(0.1),
   beta2: z.number().positive().lt(1).default(0.99),
@@ -81,7 +82,10 @@ export async function train(
     );
   }
   const parsed = trainOptions.safeParse(resuming ? await readJson(optionsFile(out)) : given);
-  if (!parsed.success) throw new LineageError("argument", z.prettifyError(parsed.error));
+  if (!parsed.success) {
+    const problems = parsed.error.issues.map(({ path: place, message }) => `${place.join(".")}: ${message}`);
+    throw new LineageError("argument", `the options do not fit: ${problems.join("; ")}`);
+  }
   const options = parsed.data;
   const unlock = await lockFolder(out);
   const controller = new AbortController();
@@ -148,7 +152,7 @@ async function run(
     seed: options.seed,
     schedule: schedule(options.schedule, {
       learningRate: options.learningRate,
-      warmupSteps: options.warmup,
+      warmupSteps: options.warmup ?? Math.min(100, Math.floor(options.steps / 10)),
       totalSteps: options.steps,
       minimum: options.learningRate / 10,
     }),

@@ -12,7 +12,7 @@ interface Word {
 
 /**
  * The merges that byte-pair encoding learns: again and again the pair of neighbours that occurs most often, the
- * alphabetically first of equals, until there are `count` or none occurs twice. Each is `"left right"`.
+ * alphabetically first of equals, until they make `count` tokens or none occurs twice. Each is `"left right"`.
  */
 export function learnMerges(
   documents: Iterable<string>,
@@ -36,7 +36,9 @@ export function learnMerges(
   for (const word of words) tally(word, 1);
 
   const merges: string[] = [];
-  while (merges.length < count) {
+  // Two merges may spell the same token, which then counts once.
+  const tokens = new Set<string>();
+  while (tokens.size < count) {
     let best = "";
     let most = 1;
     for (const [pair, occurrences] of pairCounts) {
@@ -46,6 +48,7 @@ export function learnMerges(
     if (best === "") break;
     merges.push(best);
     const [left, right] = best.split(" ") as [string, string];
+    tokens.add(left + right);
     for (const word of wordsOfPair.get(best)!) {
       tally(word, -1);
       word.symbols = mergePair(word.symbols, left, right);

@@ -1,0 +1,200 @@
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+
+const main = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
+const lineage = (...args: string[]) => spawnSync(process.execPath, [main, ...args], { encoding: "utf8" });
+
+let folder = "";
+let text = "";
+let run = "";
+const small = [
+  "--tokenizer",
+  "characters",
+  "--layers",
+  "1",
+  "--hidden",
+  "32",
+  "--heads",
+  "2",
+  "--context",
+  "16",
+  "--batch",
+  "4",
+];
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage naïve folder "));
+  text = path.join(folder, "my text.txt");
+  run = path.join(folder, "run é");
+  await writeFile(text, "the cat sat on the mat and the dog sat on the log.\n".repeat(60));
+  const trained = lineage(
+    "train",
+    "--data",
+    text,
+    "--out",
+    run,
+    ...small,
+    "--steps",
+    "60",
+    "--eval-every",
+    "30",
+    "--json",
+  );
+  expect(trained.stderr).toBe("");
+  expect(trained.status).toBe(0);
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+describe("lineage", () => {
+  it("leaves a model, its tokenizer, metrics and a picture behind", async () => {
+    for (const name of [
+      "config.json",
+      "model.safetensors",
+      "tokenizer.json",
+      "training.safetensors",
+      "run.json",
+    ]) {
+      expect(existsSync(path.join(run, name)), name).toBe(true);
+    }
+    const lines = (await readFile(path.join(run, "metrics.jsonl"), "utf8"))
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { loss?: number });
+    const losses = lines.flatMap(({ loss }) => loss ?? []);
+    expect(losses).toHaveLength(60);
+    expect(losses.at(-1)!).toBeLessThan(losses[0]! - 0.5);
+    expect(await readFile(path.join(run, "loss.svg"), "utf8")).toMatch(/^<svg [\s\S]*<\/svg>\n$/);
+  });
+
+  it("writes the same text for the same seed, and counts it", () => {
+    const write = () =>
+      JSON.parse(
+        lineage("generate", "--checkpoint", run, "--prompt", "the ", "--max-new-tokens", "10", "--json")
+          .stdout,
+      ) as Record<string, unknown>;
+    const first = write();
+    expect(first).toMatchObject({ prompt: "the ", promptTokens: 4, newTokens: 10, finish: "length" });
+    expect(write()["text"]).toBe(first["text"]);
+  });
+
+  it("tells the perplexity of a text", () => {
+    const { stdout, status } = lineage("eval", "--checkpoint", run, "--data", text, "--json");
+    expect(status).toBe(0);
+    expect((JSON.parse(stdout) as { perplexity: number }).perplexity).toBeLessThan(20);
+  });
+
+  it("saves on Ctrl-C and goes on to the losses of an uninterrupted run", async () => {
+    const losses = async (out: string) =>
+      (await readFile(path.join(out, "metrics.jsonl"), "utf8"))
+        .trim()
+        .split("\n")
+        .flatMap((line) => (JSON.parse(line) as { loss?: number }).loss ?? []);
+    const args = [
+      "--data",
+      text,
+      ...small,
+      "--dropout",
+      "0.1",
+      "--steps",
+      "400",
+      "--eval-every",
+      "400",
+      "--json",
+    ];
+    const whole = path.join(folder, "whole");
+    expect(lineage("train", "--out", whole, ...args).status).toBe(0);
+    const out = path.join(folder, "interrupted");
+    const child = spawn(process.execPath, [main, "train", "--out", out, ...args]);
+    let seen = "";
+    const code = await new Promise((resolve) => {
+      child.stdout.on("data", (data: Buffer) => {
+        seen += data.toString();
+        // Once: a second Ctrl-C ends the process at once.
+        if (!child.killed && seen.includes('"step":20,')) child.kill("SIGINT");
+      });
+      child.on("exit", resolve);
+    });
+    expect(code).toBe(0);
+    expect((await losses(out)).length).toBeLessThan(400);
+    expect(lineage("train", "--resume", "--out", out, "--json").status).toBe(0);
+    expect(await losses(out)).toEqual(await losses(whole));
+  });
+});
+
+describe("lineage refuses in one sentence, with a non-zero exit:", () => {
+  const refused = (args: string[], message: string | RegExp) => {
+    const { stderr, status } = lineage(...args);
+    expect(stderr).toMatch(message);
+    expect(stderr.trim().split("\n").at(-1)).toMatch(/^error: /);
+    expect(stderr).not.toMatch(/\n\s+at /);
+    expect(status).toBe(1);
+  };
+
+  it("a checkpoint that is not there", () => {
+    refused(
+      ["generate", "--checkpoint", path.join(folder, "nowhere")],
+      "is not a checkpoint: it has no config.json",
+    );
+  });
+
+  it("a damaged checkpoint", async () => {
+    const broken = path.join(folder, "broken");
+    lineage("train", "--data", text, "--out", broken, ...small, "--steps", "2", "--json");
+    await truncate(path.join(broken, "model.safetensors"), 5000);
+    refused(
+      ["generate", "--checkpoint", broken, "--prompt", "a"],
+      /model\.safetensors: .*(cut short|outside the file)/,
+    );
+  });
+
+  it("a tokenizer that is too large for the model", async () => {
+    const broken = path.join(folder, "other tokenizer");
+    lineage("train", "--data", text, "--out", broken, ...small, "--steps", "2", "--json");
+    const file = path.join(broken, "config.json");
+    await writeFile(file, (await readFile(file, "utf8")).replace(/"vocab_size": \d+/, '"vocab_size": 5'));
+    refused(
+      ["generate", "--checkpoint", broken, "--prompt", "a"],
+      /the tokenizer of .* has \d+ tokens, but the model has embeddings for 5/,
+    );
+  });
+
+  it("an empty corpus, and one shorter than the context", async () => {
+    const file = path.join(folder, "empty.txt");
+    await writeFile(file, " \n");
+    refused(
+      ["train", "--data", file, "--out", path.join(folder, "e")],
+      "is empty: there is nothing to learn from",
+    );
+    await writeFile(file, "too short");
+    refused(
+      ["train", "--data", file, "--out", path.join(folder, "f"), ...small],
+      /which make 0 rows of 16 tokens/,
+    );
+  });
+
+  it("a prompt longer than the context", () => {
+    refused(
+      ["generate", "--checkpoint", run, "--prompt", "the cat sat on the mat and the dog"],
+      "the prompt has 34 tokens, but the model's context holds 16",
+    );
+  });
+
+  it("a second run in the same folder", () => {
+    refused(
+      ["train", "--data", text, "--out", run],
+      "already holds a training run; continue it with --resume",
+    );
+  });
+
+  it("options out of range", () => {
+    refused(["train", "--data", text, "--out", path.join(folder, "g"), "--layers", "0"], "layers");
+    refused(
+      ["generate", "--checkpoint", run, "--prompt", "a", "--top-p", "2"],
+      /topP must lie in \(0, 1\], not 2/,
+    );
+  });
+});
