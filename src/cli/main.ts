@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError } from "commander";
 import colors from "picocolors";
 import { LineageError } from "../base/errors.js";
 import { generateText } from "./generate.js";
+import { exportOnnx } from "./export.js";
 import { evaluateCheckpoint, train } from "./train.js";
 
 const number = (text: string): number => {
@@ -93,6 +94,13 @@ program
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object")
   .action((options: unknown) => evaluateCheckpoint(options as Parameters<typeof evaluateCheckpoint>[0]));
+
+program
+  .command("export")
+  .description("write a checkpoint as an ONNX model: inputIds [batch, sequence] -> logits")
+  .requiredOption("--checkpoint <folder>", "what train wrote")
+  .requiredOption("--out <file>", "model.onnx; large tensors go to model.onnx.data beside it")
+  .action((options: unknown) => exportOnnx(options as Parameters<typeof exportOnnx>[0]));
 
 program
   .command("demo")

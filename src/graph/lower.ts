@@ -17,6 +17,8 @@ export class Lowering {
     readonly builder: OnnxBuilder,
     /** Whether composites are written as the engine's fused operators. */
     readonly fused: boolean,
+    /** Values of inputs that become part of the program, by name. */
+    private readonly initializers: Readonly<Record<string, TypedArray>> = {},
   ) {}
 
   /** The ONNX value that holds `tensor`. */
@@ -106,8 +108,13 @@ export class Lowering {
   private declareInput(node: Node, source: InputSource): void {
     const tensor = node.outputs[0]!;
     const name = source.name;
-    this.builder.input(name, tensor.dtype, tensor.shape);
     this.names.set(tensor, name);
+    const value = this.initializers[name];
+    if (value) {
+      this.builder.weight(name, tensor.dtype, tensor.shape as readonly number[], value);
+      return;
+    }
+    this.builder.input(name, tensor.dtype, tensor.shape);
     tensor.shape.forEach((dim, axis) => {
       if (typeof dim !== "string" || !/^\w+$/.test(dim)) return;
       if (!this.symbols.has(dim)) this.symbols.set(dim, { input: name, axis });
@@ -226,15 +233,17 @@ export interface LowerOptions {
   readonly name?: string;
   /** `true` (default) writes composites as fused operators where the engine has them; `false` writes primitives alone. */
   readonly fused?: boolean;
+  /** Values of inputs that become part of the program instead, by name. */
+  readonly initializers?: Readonly<Record<string, TypedArray>>;
 }
 
 /** Writes the program that computes `outputs` from the inputs that they depend on. */
 export function lower(
   outputs: Readonly<Record<string, Tensor>>,
-  { name = "lineage", fused = true }: LowerOptions = {},
+  { name = "lineage", fused = true, initializers }: LowerOptions = {},
 ): OnnxBuilder {
   const builder = new OnnxBuilder(name);
-  const lowering = new Lowering(builder, fused);
+  const lowering = new Lowering(builder, fused, initializers);
   lowering.emit(Object.values(outputs));
   for (const [key, tensor] of Object.entries(outputs)) {
     builder.output(key, lowering.nameOf(tensor), tensor.dtype, tensor.shape);
