@@ -47,6 +47,8 @@ export type Tensors = Readonly<Record<string, DeviceTensor>>;
 
 /** A fixed set of inputs and outputs of one program, bound once and run many times. The cheapest way to run. */
 export interface Binding extends Disposable {
+  /** Whether `runSync` works. */
+  readonly synchronous: boolean;
   /** Replaces the tensor of one input or output; its dtype must match, its shape must fit. */
   set(name: string, tensor: DeviceTensor): void;
   /** Runs without blocking the event loop. Outputs that no tensor was bound to are not returned: `Program.run` does. */

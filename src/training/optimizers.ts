@@ -129,6 +129,10 @@ class ElementwiseOptimizer implements Optimizer {
 async function runAll(bindings: readonly Binding[]): Promise<void> {
   let pause = performance.now() + 8;
   for (const binding of bindings) {
+    if (!binding.synchronous) {
+      await binding.run();
+      continue;
+    }
     binding.runSync();
     if (performance.now() > pause) {
       await new Promise((resolve) => setImmediate(resolve));

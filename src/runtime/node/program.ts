@@ -208,6 +208,8 @@ interface Call {
 }
 
 class NativeBinding implements Binding {
+  readonly synchronous = true;
+
   constructor(
     private readonly program: NativeProgram,
     private readonly call: Call,

@@ -1,0 +1,11 @@
+/** Everything that runs in a browser, in one entry: nothing here reaches for Node. */
+export { type WebRuntimeOptions, createRuntime } from "./runtime/web.js";
+export type * from "./runtime/types.js";
+export * as graph from "./graph/index.js";
+export * from "./nn/index.js";
+export * from "./models/gpt2.js";
+export * from "./training/optimizers.js";
+export * from "./training/schedules.js";
+export * from "./training/step.js";
+export * from "./generation/index.js";
+export { stories, story } from "./data/stories/index.js";

@@ -1,0 +1,228 @@
+import * as ort from "onnxruntime-web";
+import {
+  type DType,
+  type TypedArrayOf,
+  allocate,
+  bytesPerElement,
+  dtypes,
+  elementCount,
+  viewOf,
+} from "../base/dtype.js";
+import { LineageError, RuntimeError, messageOf } from "../base/errors.js";
+import type {
+  Binding,
+  Device,
+  DeviceTensor,
+  Program,
+  ProgramOptions,
+  RunOptions,
+  Runtime,
+  RuntimeOptions,
+  Tensors,
+  ValueInfo,
+} from "./types.js";
+
+export interface WebRuntimeOptions extends RuntimeOptions {
+  /** Folder of onnxruntime-web's `.wasm` files, when the bundler does not serve them beside the script. */
+  readonly wasmPaths?: string;
+}
+
+/** The engine in a browser: onnxruntime-web's WebAssembly build behind the interface of the Node runtime. */
+export function createRuntime({ device = "wasm", threads = 1, wasmPaths }: WebRuntimeOptions = {}): Runtime {
+  if (device !== "wasm")
+    throw new LineageError("unsupported", `the browser runtime has the device wasm, not ${device}`);
+  if (wasmPaths !== undefined) ort.env.wasm.wasmPaths = wasmPaths;
+  ort.env.wasm.numThreads = threads;
+  return new WebRuntime(threads);
+}
+
+class WebRuntime implements Runtime {
+  readonly device: Device = "wasm";
+  readonly devices: readonly Device[] = ["wasm"];
+  readonly viewable = true;
+  allocatedBytes = 0;
+
+  constructor(readonly threads: number) {}
+
+  get version(): string {
+    return ort.env.versions.web ?? ort.env.versions.common;
+  }
+
+  createTensor<D extends DType>(dtype: D, shape: readonly number[], data?: TypedArrayOf[D]): DeviceTensor<D> {
+    const tensor = new WebTensor(this, allocate(dtype, elementCount(shape)), dtype, shape);
+    if (data) tensor.write(data);
+    return tensor;
+  }
+
+  wrapTensor<D extends DType>(dtype: D, shape: readonly number[], memory: TypedArrayOf[D]): DeviceTensor<D> {
+    return this.createTensor(dtype, shape, memory);
+  }
+
+  async createProgram(model: Uint8Array, options: ProgramOptions = {}): Promise<Program> {
+    options.signal?.throwIfAborted();
+    try {
+      const session = await ort.InferenceSession.create(model, {
+        executionProviders: ["wasm"],
+        graphOptimizationLevel:
+          options.optimization === "none" ? "disabled" : (options.optimization ?? "all"),
+      });
+      return new WebProgram(this, session, options.name ?? "program");
+    } catch (error) {
+      throw new RuntimeError(
+        `the engine refused ${options.name ?? "the program"}: ${messageOf(error)}`,
+        {},
+        { cause: error },
+      );
+    }
+  }
+
+  dispose(): void {
+    // Tensors are ordinary memory, and sessions have lifetimes of their own.
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+class WebTensor<D extends DType = DType> implements DeviceTensor<D> {
+  readonly size: number;
+  readonly byteLength: number;
+  private disposed = false;
+
+  constructor(
+    private readonly runtime: WebRuntime,
+    private readonly memory: TypedArrayOf[D],
+    readonly dtype: D,
+    readonly shape: readonly number[],
+    private readonly owner = true,
+  ) {
+    this.size = memory.length;
+    this.byteLength = memory.byteLength;
+    if (owner) runtime.allocatedBytes += this.byteLength;
+  }
+
+  view(): TypedArrayOf[D] {
+    if (this.disposed)
+      throw new LineageError(
+        "disposed",
+        `a ${this.dtype} tensor of [${this.shape.join(", ")}] was used after it was disposed`,
+      );
+    return this.memory;
+  }
+  read(): Promise<TypedArrayOf[D]> {
+    return Promise.resolve(this.view().slice() as TypedArrayOf[D]);
+  }
+  write(data: TypedArrayOf[D]): void {
+    if (data.length !== this.size) {
+      throw new LineageError(
+        "argument",
+        `write: ${data.length} elements for a tensor of [${this.shape.join(", ")}], which has ${this.size}`,
+      );
+    }
+    (this.view() as Uint8Array).set(data as Uint8Array);
+  }
+  slice(offset: number, shape: readonly number[]): DeviceTensor<D> {
+    const size = elementCount(shape);
+    if (offset < 0 || offset + size > this.size) {
+      throw new LineageError(
+        "argument",
+        `slice: elements ${offset} to ${offset + size} do not lie within the ${this.size} of the tensor`,
+      );
+    }
+    const start = this.memory.byteOffset + offset * bytesPerElement(this.dtype);
+    return new WebTensor(
+      this.runtime,
+      viewOf(this.dtype, this.memory.buffer, start, size),
+      this.dtype,
+      shape,
+      false,
+    );
+  }
+  dispose(): void {
+    if (!this.disposed && this.owner) this.runtime.allocatedBytes -= this.byteLength;
+    this.disposed = true;
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+class WebProgram implements Program {
+  readonly inputs: readonly ValueInfo[];
+  readonly outputs: readonly ValueInfo[];
+
+  constructor(
+    private readonly runtime: WebRuntime,
+    private readonly session: ort.InferenceSession,
+    private readonly name: string,
+  ) {
+    this.inputs = session.inputMetadata.map(valueInfo);
+    this.outputs = session.outputMetadata.map(valueInfo);
+  }
+
+  async run(
+    inputs: Tensors,
+    outputs: Tensors = {},
+    { signal }: RunOptions = {},
+  ): Promise<Record<string, DeviceTensor>> {
+    signal?.throwIfAborted();
+    const feeds: Record<string, ort.Tensor> = {};
+    for (const { name } of this.inputs) {
+      const tensor = inputs[name];
+      if (!tensor) throw new LineageError("argument", `${this.name}: the input ${name} is missing`);
+      feeds[name] = new ort.Tensor(tensor.dtype as "float32", tensor.view() as Float32Array, tensor.shape);
+    }
+    let results: ort.InferenceSession.OnnxValueMapType;
+    try {
+      results = await this.session.run(feeds);
+    } catch (error) {
+      throw new RuntimeError(`the engine failed in ${this.name}: ${messageOf(error)}`, {}, { cause: error });
+    }
+    signal?.throwIfAborted();
+    const found: Record<string, DeviceTensor> = {};
+    for (const { name, dtype } of this.outputs) {
+      const value = results[name] as ort.Tensor;
+      const target = outputs[name] ?? this.runtime.createTensor(dtype, value.dims);
+      target.write(value.data as Float32Array);
+      value.dispose();
+      found[name] = target;
+    }
+    return found;
+  }
+
+  bind(inputs: Tensors, outputs: Tensors): Binding {
+    const bound = { inputs: { ...inputs }, outputs: { ...outputs } };
+    return {
+      synchronous: false,
+      set: (name, tensor) => {
+        if (this.inputs.some((info) => info.name === name)) bound.inputs[name] = tensor;
+        else bound.outputs[name] = tensor;
+      },
+      run: async (options) => {
+        await this.run(bound.inputs, bound.outputs, options);
+      },
+      runSync: () => {
+        throw new LineageError(
+          "unsupported",
+          "the browser's engine has no synchronous runs; await run instead",
+        );
+      },
+      dispose: () => undefined,
+      [Symbol.dispose]: () => undefined,
+    };
+  }
+
+  dispose(): void {
+    void this.session.release();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function valueInfo(metadata: ort.InferenceSession.ValueMetadata): ValueInfo {
+  if (!metadata.isTensor || !dtypes.includes(metadata.type as DType)) {
+    throw new LineageError("unsupported", `${metadata.name} is not a tensor of a dtype that lineage knows`);
+  }
+  return { name: metadata.name, dtype: metadata.type as DType, shape: metadata.shape };
+}

@@ -1,0 +1,36 @@
+import {
+  Decoder,
+  Gpt2,
+  TrainingStep,
+  Weights,
+  adamW,
+  createRuntime,
+  generate,
+  gpt2Config,
+} from "../../src/browser.js";
+
+/** Trains on a text that repeats five tokens, then continues it. */
+async function run(): Promise<{ losses: number[]; ids: number[]; version: string }> {
+  const runtime = createRuntime({ wasmPaths: "/wasm/" });
+  const model = new Gpt2(
+    gpt2Config({ hiddenSize: 32, numLayers: 1, numHeads: 2, vocabSize: 8, contextLength: 16, dropout: 0 }),
+  );
+  const weights = Weights.initialize(runtime, model, 1);
+  const gradients = weights.like();
+  const step = await TrainingStep.create(model, weights, gradients, { batch: 2, sequence: 16 });
+  const optimizer = await adamW(weights, gradients);
+  const tokens = Int32Array.from({ length: 33 }, (_, index) => index % 5);
+  const batch = { inputIds: tokens.slice(0, 32), labels: tokens.slice(1) };
+  const losses: number[] = [];
+  for (let seed = 0; seed < 60; seed++) {
+    losses.push(await step.run(batch, { accumulate: false, lossScale: 1 / 32, seed }));
+    await optimizer.update({ learningRate: 1e-2 });
+  }
+  const decoder = await Decoder.create(model, weights, { batch: 1, capacity: 16 });
+  const ids: number[] = [];
+  for await (const { id } of generate(decoder, [[0, 1, 2]], { temperature: 0, maxNewTokens: 7 }))
+    if (id !== undefined) ids.push(id);
+  return { losses, ids, version: runtime.version };
+}
+
+Object.assign(globalThis, { run });
