@@ -46,6 +46,8 @@ export const trainOptions = z.object({
   clip: z.number().positive().default(1),
   validation: z.number().positive().lt(1).default(0.1),
   evalEvery: z.int().positive().default(250),
+  /** Evaluations without a better held-out loss after which training ends. Default: never. */
+  patience: z.int().positive().optional(),
   seed: z.int().nonnegative().default(1),
 });
 export type TrainOptions = z.infer<typeof trainOptions>;
@@ -167,6 +169,7 @@ async function run(
   const metrics = path.join(out, "metrics.jsonl");
   const learned: StepReport[] = [];
   const held: { step: number; loss: number }[] = [];
+  let worse = 0;
   const save = () => saveTraining(out, trainer, weights, bestLoss);
   const chart = () =>
     writeAtomically(path.join(out, "loss.svg"), [
@@ -188,8 +191,9 @@ async function run(
     );
     if (bestLoss === undefined || result.loss < bestLoss) {
       bestLoss = result.loss;
+      worse = 0;
       await saveModel(out, { model, weights, tokenizer });
-    }
+    } else worse++;
   };
   const started = performance.now();
   const firstStep = trainer.state.step;
@@ -212,6 +216,10 @@ async function run(
         await validate();
         await save();
         await chart();
+      }
+      if (options.patience !== undefined && worse >= options.patience) {
+        report.say(`stopped early: ${worse} evaluations without a better held-out loss`);
+        break;
       }
     }
   } catch (error) {

@@ -1,5 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { monitorEventLoopDelay } from "node:perf_hooks";
+import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { RuntimeError } from "../../src/base/errors.js";
 import { compile, input, matmul, scalar, withScope, reshape, range, gather } from "../../src/graph/index.js";
@@ -105,6 +106,30 @@ describe("memory", () => {
     for (let i = 0; i < 200; i++) await round();
     // Each round handles 2 MiB: keeping any of it would add 400 MiB.
     expect(process.memoryUsage().rss - before).toBeLessThan(64 * 2 ** 20);
+  });
+});
+
+describe("a worker thread", () => {
+  it("runs programs of its own", async () => {
+    const dist = (name: string) =>
+      JSON.stringify(new URL(`../../dist/src/${name}/index.js`, import.meta.url).href);
+    const worker = new Worker(
+      `(async () => {
+        const { createRuntime } = await import(${dist("runtime")});
+        const { compile, input } = await import(${dist("graph")});
+        const runtime = createRuntime();
+        const program = await compile(runtime, { y: input("x", "float32", [2]).mul(3) });
+        const { y } = await program.run({ x: runtime.createTensor("float32", [2], Float32Array.of(1, 2)) });
+        require("node:worker_threads").parentPort.postMessage([...y.view()]);
+      })()`,
+      { eval: true },
+    );
+    const message = await new Promise((resolve, reject) => {
+      worker.on("message", resolve);
+      worker.on("error", reject);
+    });
+    expect(message).toEqual([3, 6]);
+    await worker.terminate();
   });
 });
 
