@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { appendFile } from "node:fs/promises";
+import os from "node:os";
 import path from "node:path";
 import colors from "picocolors";
 import { z } from "zod";
@@ -12,6 +13,7 @@ import { Weights, countParameters } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
   type StepReport,
+  TensorBoardWriter,
   Trainer,
   evaluate,
   lockFolder,
@@ -167,6 +169,9 @@ async function run(
   } else await writeJson(optionsFile(out), options);
 
   const metrics = path.join(out, "metrics.jsonl");
+  const board = new TensorBoardWriter(
+    path.join(out, `events.out.tfevents.${Math.floor(Date.now() / 1000)}.${os.hostname()}`),
+  );
   const learned: StepReport[] = [];
   const held: { step: number; loss: number }[] = [];
   let worse = 0;
@@ -185,6 +190,7 @@ async function run(
       metrics,
       `${JSON.stringify({ step: trainer.state.step, validationLoss: result.loss })}\n`,
     );
+    await board.scalars(trainer.state.step, { "loss/heldOut": result.loss });
     report.say(
       `step ${trainer.state.step}: held-out loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)}`,
       { step: trainer.state.step, validationLoss: result.loss },
@@ -205,6 +211,11 @@ async function run(
         metrics,
         `${JSON.stringify({ step: step.step, loss: step.loss, learningRate: step.learningRate, gradientNorm: step.gradientNorm, tokens: step.tokens, seconds: step.seconds })}\n`,
       );
+      await board.scalars(step.step, {
+        "loss/training": step.loss,
+        learningRate: step.learningRate,
+        gradientNorm: step.gradientNorm,
+      });
       const done = step.step - firstStep;
       const left = ((performance.now() - started) / 1000 / done) * (options.steps - step.step);
       const rate = Math.round(step.tokens / step.seconds);

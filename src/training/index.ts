@@ -4,3 +4,4 @@ export * from "./optimizers.js";
 export * from "./schedules.js";
 export * from "./step.js";
 export * from "./trainer.js";
+export * from "./tensorboard.js";
