@@ -52,6 +52,7 @@ program
   .option("--clip <x>", "limit of the gradient norm", number)
   .option("--validation <p>", "share of the text that is held out", number)
   .option("--eval-every <n>", "steps between evaluations", number)
+  .option("--ema <decay>", "evaluate and save the moving average of the weights", number)
   .option("--patience <n>", "end after this many evaluations without a better held-out loss", number)
   .option("--seed <n>", "everything random follows from it", number)
   .option("--threads <n>", "threads of the engine", number)

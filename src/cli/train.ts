@@ -48,6 +48,8 @@ export const trainOptions = z.object({
   clip: z.number().positive().default(1),
   validation: z.number().positive().lt(1).default(0.1),
   evalEvery: z.int().positive().default(250),
+  /** Evaluates and saves the exponential moving average of the weights with this decay. Default: the weights themselves. */
+  ema: z.number().positive().lt(1).optional(),
   /** Evaluations without a better held-out loss after which training ends. Default: never. */
   patience: z.int().positive().optional(),
   seed: z.int().nonnegative().default(1),
@@ -154,6 +156,7 @@ async function run(
     accumulation: options.accumulate,
     clipNorm: options.clip,
     seed: options.seed,
+    averageDecay: options.ema,
     schedule: schedule(options.schedule, {
       learningRate: options.learningRate,
       warmupSteps: options.warmup ?? Math.min(100, Math.floor(options.steps / 10)),
@@ -162,6 +165,7 @@ async function run(
     }),
     optimizer: { betas: [0.9, options.beta2], weightDecay: options.weightDecay },
   });
+  const kept = trainer.average?.weights ?? weights;
   let bestLoss: number | undefined;
   if (resuming) {
     bestLoss = await restoreTraining(out, trainer, weights);
@@ -184,7 +188,7 @@ async function run(
       ]),
     ]);
   const validate = async (): Promise<void> => {
-    const result = await evaluate(model, weights, validation, { ...shape, signal });
+    const result = await evaluate(model, kept, validation, { ...shape, signal });
     held.push({ step: trainer.state.step, loss: result.loss });
     await appendFile(
       metrics,
@@ -198,7 +202,7 @@ async function run(
     if (bestLoss === undefined || result.loss < bestLoss) {
       bestLoss = result.loss;
       worse = 0;
-      await saveModel(out, { model, weights, tokenizer });
+      await saveModel(out, { model, weights: kept, tokenizer });
     } else worse++;
   };
   const started = performance.now();
@@ -236,7 +240,8 @@ async function run(
   } catch (error) {
     if (!signal.aborted) throw error;
     await save();
-    if (!existsSync(path.join(out, "model.safetensors"))) await saveModel(out, { model, weights, tokenizer });
+    if (!existsSync(path.join(out, "model.safetensors")))
+      await saveModel(out, { model, weights: kept, tokenizer });
     await chart();
     report.say(
       `stopped after step ${trainer.state.step} and saved; go on with: lineage train --resume --out ${out}`,

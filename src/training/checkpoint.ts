@@ -30,6 +30,7 @@ export async function saveTraining(
       tensorsToSave(moments, `${name}/`),
     ),
   ];
+  if (trainer.average) tensors.push(...tensorsToSave(trainer.average.weights, "average/"));
   const state = { ...trainer.state, bestLoss: bestLoss ?? null };
   await writeSafetensors(trainingFile(folder), tensors, { lineage: JSON.stringify(state) });
 }
@@ -47,6 +48,7 @@ export async function restoreTraining(
   await readWeights(file, weights, "weights/");
   for (const [name, moments] of Object.entries(trainer.optimizer.state))
     await readWeights(file, moments, `${name}/`);
+  if (trainer.average) await readWeights(file, trainer.average.weights, "average/");
   trainer.restore(parsed.data);
   return parsed.data.bestLoss ?? undefined;
 }

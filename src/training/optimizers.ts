@@ -254,3 +254,50 @@ export function clippingFactor(norm: number, limit: number | undefined): number 
     throw new LineageError("argument", `the limit of the gradient norm must be positive, not ${limit}`);
   return Math.min(1, limit / (norm + 1e-6));
 }
+
+/**
+ * Exponential moving average of the weights, Polyak & Juditsky 1992: `average = decay average + (1 - decay) weights` after
+ * every step. It starts as the weights are.
+ */
+export class WeightAverage implements Disposable {
+  private constructor(
+    /** The averaged weights. */
+    readonly weights: Weights,
+    private readonly program: Program,
+    private readonly binding: Binding,
+  ) {}
+
+  static async create(weights: Weights, decay: number): Promise<WeightAverage> {
+    if (!(decay > 0 && decay < 1))
+      throw new LineageError("argument", `the decay of the average must lie in (0, 1), not ${decay}`);
+    const average = weights.like();
+    average.flat.write(weights.flat.view());
+    const [old, current] = [
+      input("average", "float32", ["elements"]),
+      input("weights", "float32", ["elements"]),
+    ];
+    const program = await compile(
+      weights.runtime,
+      { "average.new": add(old, mul(sub(current, old), 1 - decay)) },
+      { name: "weightAverage" },
+    );
+    const binding = program.bind(
+      { average: average.flat, weights: weights.flat },
+      { "average.new": average.flat },
+    );
+    return new WeightAverage(average, program, binding);
+  }
+
+  update(): Promise<void> {
+    return this.binding.run();
+  }
+
+  dispose(): void {
+    this.binding.dispose();
+    this.program.dispose();
+    this.weights.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,7 +1,14 @@
 import { LineageError } from "../base/errors.js";
 import { type DataLoader, type LoaderState, evaluationBatches } from "../data/index.js";
 import type { Weights } from "../nn/index.js";
-import { type AdamWOptions, GradientNorm, type Optimizer, adamW, clippingFactor } from "./optimizers.js";
+import {
+  type AdamWOptions,
+  GradientNorm,
+  type Optimizer,
+  WeightAverage,
+  adamW,
+  clippingFactor,
+} from "./optimizers.js";
 import type { Schedule } from "./schedules.js";
 import { EvaluationStep, type LanguageModel, TrainingStep, labelCount } from "./step.js";
 
@@ -19,6 +26,8 @@ export interface TrainerOptions {
   readonly clipNorm?: number;
   readonly seed: number;
   readonly optimizer?: AdamWOptions;
+  /** Keeps an exponential moving average of the weights with this decay. Default: none. */
+  readonly averageDecay?: number;
 }
 
 export interface StepReport {
@@ -46,6 +55,7 @@ export class Trainer implements Disposable {
     private readonly trainingStep: TrainingStep,
     readonly optimizer: Optimizer,
     private readonly norm: GradientNorm,
+    readonly average: WeightAverage | undefined,
   ) {}
 
   static async create(options: TrainerOptions): Promise<Trainer> {
@@ -56,13 +66,11 @@ export class Trainer implements Disposable {
       sequence: sequenceLength,
     });
     const optimizer = await adamW(weights, gradients, options.optimizer);
-    return new Trainer(
-      options,
-      gradients,
-      step,
-      optimizer,
-      await GradientNorm.create(weights.runtime, gradients),
-    );
+    const norm = await GradientNorm.create(weights.runtime, gradients);
+    const { averageDecay } = options;
+    const average =
+      averageDecay === undefined ? undefined : await WeightAverage.create(weights, averageDecay);
+    return new Trainer(options, gradients, step, optimizer, norm, average);
   }
 
   get state(): TrainerState {
@@ -105,6 +113,7 @@ export class Trainer implements Disposable {
         gradientScale: clippingFactor(gradientNorm, clipNorm),
         signal,
       });
+      await this.average?.update();
       return {
         step,
         loss,
@@ -131,7 +140,8 @@ export class Trainer implements Disposable {
   }
 
   dispose(): void {
-    for (const part of [this.trainingStep, this.optimizer, this.norm, this.gradients]) part.dispose();
+    for (const part of [this.trainingStep, this.optimizer, this.norm, this.gradients, this.average])
+      part?.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();

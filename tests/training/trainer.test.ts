@@ -39,7 +39,9 @@ async function start(learningRate = 1e-2) {
   const weights = Weights.initialize(runtime, model, 3);
   const loader = new DataLoader(tokens, { ...shape, seed: 5 });
   const rates = schedule("cosine", { learningRate, warmupSteps: 3, totalSteps: 60 });
+  const averageDecay = 0.9;
   const trainer = await Trainer.create({
+    averageDecay,
     model,
     weights,
     loader,
@@ -65,6 +67,7 @@ describe("training", () => {
     const resumed: number[] = [];
     for (let i = 17; i < 30; i++) resumed.push((await second.trainer.step()).loss);
     expect(resumed).toEqual(losses.slice(17));
+    expect(second.trainer.average!.weights.flat.view()).toEqual(whole.trainer.average!.weights.flat.view());
     expect(losses.at(-1)!).toBeLessThan(losses[0]!);
   });
 
@@ -89,6 +92,18 @@ describe("training", () => {
     expect(sum).toBeCloseTo(loss, 5);
     const [a, b] = [big.flat.view(), small.flat.view()];
     expect(Math.max(...a.map((value, i) => Math.abs(value - b[i]!)))).toBeLessThan(1e-6);
+  });
+
+  it("averages the weights of its steps exponentially", async () => {
+    const { weights, trainer } = await start();
+    let expected = Array.from(weights.flat.view());
+    for (let i = 0; i < 3; i++) {
+      await trainer.step();
+      const now = weights.flat.view();
+      expected = expected.map((value, index) => 0.9 * value + 0.1 * now[index]!);
+    }
+    const average = trainer.average!.weights.flat.view();
+    expect(Math.max(...expected.map((value, index) => Math.abs(value - average[index]!)))).toBeLessThan(1e-6);
   });
 
   it("stops at a loss that is not finite, naming step and gradient, and keeps the weights", async () => {
