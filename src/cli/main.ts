@@ -108,7 +108,7 @@ program
   .command("demo")
   .description("the whole path in minutes: embedded stories, tokenizer, training, perplexity, a story")
   .option("--out <folder>", "checkpoint folder, replaced", "runs/demo")
-  .option("--steps <n>", "steps to train", number, 1000)
+  .option("--steps <n>", "steps to train", number, 1500)
   .action(async ({ out, steps }: { out: string; steps: number }) => {
     await rm(out, { recursive: true, force: true });
     await train(
