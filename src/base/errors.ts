@@ -63,11 +63,6 @@ export class RuntimeError extends LineageError {
   }
 }
 
-/** Throws the reason of a signal that has been aborted; an `AbortError` where it has none of its own. */
-export function throwIfAborted(signal: AbortSignal | undefined): void {
-  signal?.throwIfAborted();
-}
-
 /** The message of anything that was thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

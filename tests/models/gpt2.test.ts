@@ -149,6 +149,11 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
 describe("GPT-2", () => {
   it("has the published numbers of parameters", () => {
     const counts = Object.values(gpt2Sizes).map((config) => countParameters(new Gpt2(config)));
+    const file = fileURLToPath(new URL("../reference/values/gpt2-init.json", import.meta.url));
+    const { sizes } = JSON.parse(readFileSync(file, "utf8")) as {
+      sizes: Record<string, { parameters: number }>;
+    };
+    expect(counts).toEqual(Object.values(sizes).map(({ parameters }) => parameters));
     expect(counts).toEqual([124_439_808, 354_823_168, 774_030_080, 1_557_611_200]);
   });
 

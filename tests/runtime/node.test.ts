@@ -86,6 +86,16 @@ describe("a tensor", () => {
     expect(() => part.view()).toThrow("after it was disposed");
   });
 
+  it("stands over memory of somebody else without a copy", async () => {
+    const owner = Float32Array.of(0, 1, 2, 3, 4, 5);
+    using tensor = runtime.wrapTensor("float32", [3], owner.subarray(2, 5));
+    using program = await compile(runtime, { y: input("x", "float32", [3]).mul(2) });
+    owner[2] = 7;
+    const { y } = await program.run({ x: tensor });
+    expect([...(y!.view() as Float32Array)]).toEqual([14, 6, 8]);
+    expect([...tensor.slice(1, [2]).view()]).toEqual([3, 4]);
+  });
+
   it("refuses a slice beyond its end", () => {
     using tensor = runtime.createTensor("float32", [4]);
     expect(() => tensor.slice(3, [2])).toThrow("elements 3 to 5 do not lie within the 4");

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { schedule } from "../../src/training/index.js";
 
@@ -15,6 +16,23 @@ describe("schedules", () => {
     expect(linear(30)).toBeCloseTo(0.6);
     expect(schedule("inverse-root", options)(40)).toBeCloseTo(0.5);
     expect(schedule("constant", options)(40)).toBe(1);
+  });
+
+  const reference = JSON.parse(
+    readFileSync(new URL("../reference/values/schedules.json", import.meta.url), "utf8"),
+  ) as {
+    learningRate: number;
+    warmupSteps: number;
+    trainingSteps: number;
+    schedules: Record<string, { rates: number[] }>;
+  };
+  it.each(["linear", "cosine"] as const)("are those of Hugging Face transformers: %s", (name) => {
+    const { learningRate, warmupSteps, trainingSteps, schedules } = reference;
+    const rate = schedule(name, { learningRate, warmupSteps, totalSteps: trainingSteps });
+    // Theirs count from 0, so that the first step of a warm-up learns nothing; ours from 1.
+    schedules[name]!.rates.slice(1, trainingSteps + 1).forEach((wanted, index) => {
+      expect(rate(index + 1)).toBeCloseTo(wanted, 10);
+    });
   });
 
   it("are those of the original Transformer for its rate and warm-up", () => {

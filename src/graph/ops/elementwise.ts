@@ -1,6 +1,6 @@
 import { type DType, isFloating, onnxDataType } from "../../base/dtype.js";
 import { ShapeError } from "../../base/errors.js";
-import { broadcastShapes, equalShapes, formatShape } from "../dims.js";
+import { broadcastShapes, formatShape } from "../dims.js";
 import { type DerivativeContext, type TensorSpec, defineOp } from "../op.js";
 import { Tensor } from "../tensor.js";
 import { scalar, uniformValue } from "./leaf.js";
@@ -212,7 +212,3 @@ const stopGradientOp = defineOp("stopGradient", {
 });
 /** The same value, through which no gradient flows. */
 export const stopGradient = (x: Tensor): Tensor => stopGradientOp([x]);
-
-/** Whether the two have the same dtype and shape. */
-export const sameSpec = (a: Tensor, b: Tensor): boolean =>
-  a.dtype === b.dtype && equalShapes(a.shape, b.shape);

@@ -13,7 +13,6 @@ import {
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { normalizeAxis, sumTo } from "./reduce.js";
-import { add } from "./elementwise.js";
 import { zeros } from "./leaf.js";
 
 const reshapeOp = defineOp<{ readonly shape: Shape }>("reshape", {
@@ -278,6 +277,3 @@ export const stack = (tensors: readonly Tensor[], axis = 0): Tensor =>
     tensors.map((x) => unsqueeze(x, axis)),
     axis,
   );
-
-/** The sum of several tensors. */
-export const addAll = (tensors: readonly Tensor[]): Tensor => tensors.reduce((total, x) => add(total, x));
