@@ -15,11 +15,11 @@ export interface LoadedModel {
 
 /** Reads a checkpoint folder: `config.json`, `model.safetensors` and the tokenizer. Throws where one is missing or they do not fit. */
 export async function loadModel(runtime: Runtime, folder: string): Promise<LoadedModel> {
-  for (const name of ["config.json", "model.safetensors"]) {
-    if (!existsSync(path.join(folder, name)))
-      throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no ${name}`);
+  const configFile = path.join(folder, "config.json");
+  if (!existsSync(configFile)) {
+    throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
   }
-  const model = new Gpt2(gpt2FromHuggingFace(await readJson(path.join(folder, "config.json"))));
+  const model = new Gpt2(gpt2FromHuggingFace(await readJson(configFile)));
   const tokenizer = await Tokenizer.load(folder);
   if (tokenizer.vocabSize > model.config.vocabSize) {
     throw new LineageError(
@@ -30,7 +30,7 @@ export async function loadModel(runtime: Runtime, folder: string): Promise<Loade
   return {
     model,
     tokenizer,
-    weights: await loadWeights(runtime, model, path.join(folder, "model.safetensors")),
+    weights: await loadWeights(runtime, model, folder),
   };
 }
 

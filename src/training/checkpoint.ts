@@ -45,10 +45,10 @@ export async function restoreTraining(
   const parsed = stateSchema.safeParse(JSON.parse(file.header.metadata["lineage"] ?? "null"));
   if (!parsed.success)
     throw new LineageError("checkpoint", `${file.path} does not hold the state of a training run`);
-  await readWeights(file, weights, "weights/");
+  await readWeights([file], weights, "weights/");
   for (const [name, moments] of Object.entries(trainer.optimizer.state))
-    await readWeights(file, moments, `${name}/`);
-  if (trainer.average) await readWeights(file, trainer.average.weights, "average/");
+    await readWeights([file], moments, `${name}/`);
+  if (trainer.average) await readWeights([file], trainer.average.weights, "average/");
   trainer.restore(parsed.data);
   return parsed.data.bestLoss ?? undefined;
 }

@@ -32,7 +32,7 @@ const json = (name: string): unknown => JSON.parse(readFileSync(path(name), "utf
 const values = json("values.json") as Values;
 const runtime = createRuntime();
 const model = new Gpt2(gpt2FromHuggingFace(json("config.json")));
-const load = () => loadWeights(runtime, model, path("model.safetensors"));
+const load = () => loadWeights(runtime, model, fileURLToPath(folder));
 const batch = {
   inputIds: Int32Array.from(values.inputIds.flat()),
   labels: Int32Array.from(values.labels.flat()),
