@@ -1,3 +1,4 @@
+import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
 import {
   Decoder,
@@ -9,6 +10,7 @@ import {
 import { StreamDecoder, Tokenizer } from "../io/index.js";
 import { type LoadedModel, loadModel } from "../models/index.js";
 import { createRuntime } from "../runtime/index.js";
+import { examples, list, number } from "./options.js";
 
 export interface GenerateCommand extends SamplingOptions {
   readonly checkpoint: string;
@@ -101,3 +103,29 @@ export async function generateText(command: GenerateCommand): Promise<void> {
     if (!command.json) process.stdout.write(next.value);
   }
 }
+
+export const generateCommand = new Command("generate")
+  .description("continue a prompt")
+  .requiredOption("--checkpoint <folder>", "what train wrote, or a GPT-2 of Hugging Face")
+  .option("--prompt <text>", "what to continue", "")
+  .option("--max-new-tokens <n>", "tokens to write at most", number, 200)
+  .option("--temperature <x>", "0 takes the most probable token every time", number, 0.8)
+  .option("--top-k <n>", "keep the k most probable tokens", number)
+  .option("--top-p <p>", "keep the most probable tokens up to this probability", number)
+  .option("--min-p <p>", "keep tokens this probable beside the first", number)
+  .option("--repetition-penalty <x>", "above 1 avoids tokens seen before", number)
+  .option("--frequency-penalty <x>", "subtracted for every time that a token was written", number)
+  .option("--presence-penalty <x>", "subtracted from tokens that were written", number)
+  .option("--stop <text>", "end before this text; may be given again", list)
+  .option("--seed <n>", "the same seed writes the same text", number, 0)
+  .option("--threads <n>", "threads of the engine", number)
+  .option("--json", "one JSON object with the text and its counts")
+  .addHelpText(
+    "after",
+    examples(
+      ['lineage generate --checkpoint runs/mine --prompt "Once"', "write, streaming"],
+      ['lineage generate --checkpoint runs/mine --prompt "Once" --temperature 0', "the most probable text"],
+      ['lineage generate --checkpoint runs/mine --prompt "Q: why?" --stop "Q:" --json', "for a program"],
+    ),
+  )
+  .action(generateText);

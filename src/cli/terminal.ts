@@ -1,5 +1,15 @@
 import { createLogUpdate } from "log-update";
-import colors from "picocolors";
+import picocolors from "picocolors";
+
+/** Colours for standard error: on a terminal, or where FORCE_COLOR asks for them; never where NO_COLOR is set. */
+function coloured({ NO_COLOR, FORCE_COLOR, TERM }: NodeJS.ProcessEnv): boolean {
+  if (NO_COLOR) return false;
+  if (FORCE_COLOR) return FORCE_COLOR !== "0";
+  // Undefined, not false, where there is no terminal.
+  return process.stderr.isTTY === true && TERM !== "dumb";
+}
+
+export const colors = picocolors.createColors(coloured(process.env));
 
 /** Where a command reports: a line that renews itself on a terminal, one JSON object a line for programs. */
 export class Reporter {
@@ -46,3 +56,6 @@ export function bar(fraction: number, width = 24): string {
   const full = Math.round(Math.min(1, fraction) * width);
   return colors.cyan("█".repeat(full)) + colors.dim("░".repeat(width - full));
 }
+
+/** `12,345` */
+export const count = (value: number): string => value.toLocaleString("en-US");

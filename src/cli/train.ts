@@ -2,13 +2,13 @@ import { existsSync } from "node:fs";
 import { appendFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
-import colors from "picocolors";
+import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readJson, readText, writeAtomically, writeJson } from "../base/files.js";
 import { DataLoader, stories } from "../data/index.js";
 import { Tokenizer, characterTokenizer, trainByteLevelBpe } from "../io/index.js";
-import { Gpt2, gpt2Config, loadModel, saveModel } from "../models/index.js";
+import { Gpt2, gpt2Config, saveModel } from "../models/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
@@ -23,7 +23,8 @@ import {
   schedule,
   trainingFile,
 } from "../training/index.js";
-import { Reporter, bar, duration } from "./terminal.js";
+import { examples, number } from "./options.js";
+import { Reporter, bar, colors, count, duration } from "./terminal.js";
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const trainOptions = z.object({
@@ -293,36 +294,54 @@ const cutText = (text: string, held: number): [string[], string[]] => {
   return [[text.slice(0, place)], [text.slice(place)]];
 };
 
-const count = (value: number): string => value.toLocaleString("en-US");
-
-export interface EvaluateCommand {
-  readonly checkpoint: string;
-  readonly data: string;
-  readonly batch: number;
-  readonly json?: boolean;
-  readonly threads?: number;
-}
-
-/** Perplexity of a checkpoint on a text. */
-export async function evaluateCheckpoint({
-  checkpoint,
-  data,
-  batch,
-  json,
-  threads,
-}: EvaluateCommand): Promise<void> {
-  const report = new Reporter(json ?? false);
-  const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), checkpoint);
-  const text = await readText(data);
-  const tokens = Int32Array.from(tokenizer.encode(text));
-  if (tokens.length < 2)
-    throw new LineageError("data", `${data} has ${tokens.length} tokens; a loss needs two or more`);
-  const result = await evaluate(model, weights, tokens, {
-    batchSize: batch,
-    sequenceLength: model.config.contextLength,
+export const trainCommand = new Command("train")
+  .description("train a GPT-2 from scratch on a text file")
+  .option("--data <file>", 'UTF-8 text, or "stories" for the embedded corpus')
+  .option("--out <folder>", "checkpoint folder", "runs/gpt2")
+  .option("--resume", "go on with the run in --out; its own options apply")
+  .option("--model <name>", "architecture", "gpt2")
+  .option("--tokenizer <kind>", "bpe, characters, or a folder with a tokenizer", "bpe")
+  .option("--vocab-size <n>", "tokens that bpe learns", number)
+  .option("--layers <n>", "blocks", number)
+  .option("--hidden <n>", "width of the hidden states", number)
+  .option("--heads <n>", "attention heads", number)
+  .option("--context <n>", "tokens that the model sees at once", number)
+  .option("--dropout <p>", "probability", number)
+  .option("--batch <n>", "rows of a micro-batch", number)
+  .option("--accumulate <n>", "micro-batches of a step", number)
+  .option("--steps <n>", "steps to train", number)
+  .option("--learning-rate <x>", "peak of the schedule", number)
+  .option("--warmup <n>", "steps of rising learning rate", number)
+  .option("--schedule <name>", "constant, linear, cosine or inverse-root")
+  .option("--weight-decay <x>", "decay of matrices", number)
+  .option("--beta2 <x>", "AdamW's memory of squared gradients", number)
+  .option("--clip <x>", "limit of the gradient norm", number)
+  .option("--validation <p>", "share of the text that is held out", number)
+  .option("--eval-every <n>", "steps between evaluations", number)
+  .option("--ema <decay>", "evaluate and save the moving average of the weights", number)
+  .option("--patience <n>", "end after this many evaluations without a better held-out loss", number)
+  .option("--seed <n>", "everything random follows from it", number)
+  .option("--threads <n>", "threads of the engine", number)
+  .option("--json", "one JSON object a line, for programs")
+  .addHelpText(
+    "after",
+    examples(
+      ["lineage train --data my.txt --out runs/mine", "learn your own text"],
+      ["lineage train --resume --out runs/mine", "go on after Ctrl-C, to the same losses"],
+      [
+        "lineage train --data my.txt --tokenizer characters",
+        "one token a character, as nanoGPT's small recipes",
+      ],
+      ["lineage train --data my.txt --layers 6 --hidden 384 --heads 6", "a larger model"],
+    ),
+  )
+  .action(async ({ out, resume, json, threads, model, ...options }: Record<string, unknown>) => {
+    if (model !== "gpt2")
+      throw new LineageError(
+        "argument",
+        `there is no architecture ${String(model)} yet; this version trains gpt2`,
+      );
+    if (!resume && options["data"] === undefined)
+      throw new LineageError("argument", "train needs --data FILE, or --data stories");
+    await train(options as { data: string }, { out, resume, json, threads } as never);
   });
-  report.say(
-    `loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)} over ${count(result.tokens)} tokens of ${data}`,
-    { ...result },
-  );
-}

@@ -3,11 +3,8 @@ import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-
-const main = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
-const lineage = (...args: string[]) => spawnSync(process.execPath, [main, ...args], { encoding: "utf8" });
+import { environment, lineage, main } from "../support/cli.js";
 
 let folder = "";
 let text = "";
@@ -50,6 +47,25 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 describe("lineage", () => {
+  it("colours its errors on a terminal or where it is asked to, never against NO_COLOR", () => {
+    const stderr = (extra: NodeJS.ProcessEnv) =>
+      spawnSync(process.execPath, [main, "generate", "--checkpoint", "nowhere"], {
+        encoding: "utf8",
+        env: { ...environment, ...extra },
+      }).stderr;
+    expect(stderr({ NO_COLOR: undefined })).toMatch(/^error: /);
+    expect(stderr({ NO_COLOR: "1", FORCE_COLOR: "1" })).toMatch(/^error: /);
+    expect(stderr({ NO_COLOR: undefined, FORCE_COLOR: "1" })).toContain("\u001b[31merror");
+  });
+
+  it("teaches: every command has examples", () => {
+    for (const command of [[], ["train"], ["generate"], ["eval"], ["export"]]) {
+      const { stdout, status } = lineage(...command, "--help");
+      expect(status).toBe(0);
+      expect(stdout, command.join()).toMatch(/Examples:\n {2}lineage /);
+    }
+  });
+
   it("leaves a model, its tokenizer, metrics and a picture behind", async () => {
     for (const name of [
       "config.json",
@@ -108,7 +124,7 @@ describe("lineage", () => {
     const whole = path.join(folder, "whole");
     expect(lineage("train", "--out", whole, ...args).status).toBe(0);
     const out = path.join(folder, "interrupted");
-    const child = spawn(process.execPath, [main, "train", "--out", out, ...args]);
+    const child = spawn(process.execPath, [main, "train", "--out", out, ...args], { env: environment });
     let seen = "";
     const code = await new Promise((resolve) => {
       child.stdout.on("data", (data: Buffer) => {

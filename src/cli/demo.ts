@@ -1,0 +1,39 @@
+import { rm } from "node:fs/promises";
+import { Command } from "commander";
+import { generateText } from "./generate.js";
+import { number } from "./options.js";
+import { colors } from "./terminal.js";
+import { train } from "./train.js";
+
+/** From nothing to a story: corpus, tokenizer, training, perplexity, text. */
+async function demo({ out, steps }: { out: string; steps: number }): Promise<void> {
+  await rm(out, { recursive: true, force: true });
+  await train(
+    {
+      data: "stories",
+      vocabSize: 2048,
+      steps,
+      evalEvery: Math.max(1, Math.ceil(steps / 4)),
+      learningRate: 2e-3,
+      validation: 0.02,
+    },
+    { out },
+  );
+  process.stderr.write(`\n${colors.bold("A story by the model:")}\n\n`);
+  await generateText({
+    checkpoint: out,
+    prompt: "Once upon a time, there was a",
+    maxNewTokens: 110,
+    temperature: 0.7,
+    seed: 3,
+  });
+  process.stderr.write(
+    `\nWrite more: npm run lineage -- generate --checkpoint ${out} --prompt "Long ago" --seed 4\n`,
+  );
+}
+
+export const demoCommand = new Command("demo")
+  .description("the whole path in minutes: embedded stories, tokenizer, training, perplexity, a story")
+  .option("--out <folder>", "checkpoint folder, replaced", "runs/demo")
+  .option("--steps <n>", "steps to train", number, 1500)
+  .action(demo);
