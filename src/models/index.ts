@@ -1,2 +1,4 @@
 export * from "./gpt2.js";
+export * from "./llama.js";
 export * from "./load.js";
+export * from "./mistral.js";

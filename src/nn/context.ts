@@ -15,4 +15,6 @@ export interface CacheContext {
   readonly layers: readonly KeyValueCache[];
   /** Filled by the attention layers, by layer. */
   readonly present: { key: Tensor; value: Tensor }[];
+  /** Int64 scalar: tokens of the longest sequence once the whole prompt is in; a pass may see a part of it. */
+  readonly length?: Tensor | undefined;
 }

@@ -8,6 +8,7 @@ import {
   layerNorm,
   linear,
   relu,
+  rmsNorm,
   silu,
 } from "../graph/index.js";
 import { type Initializer, normalInit, onesInit, zerosInit } from "./initializers.js";
@@ -73,6 +74,46 @@ export class LayerNorm extends Module {
 
   override forward(x: Tensor): Tensor {
     return layerNorm(x, this.weight.tensor, this.bias.tensor, this.epsilon);
+  }
+}
+
+/** Root-mean-square normalisation over the last axis, Zhang & Sennrich 2019: no mean, no bias. */
+export class RMSNorm extends Module {
+  readonly weight: Parameter;
+
+  constructor(
+    hiddenSize: number,
+    private readonly epsilon = 1e-6,
+  ) {
+    super();
+    this.weight = new Parameter([hiddenSize], onesInit);
+  }
+
+  override forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight.tensor, this.epsilon);
+  }
+}
+
+/**
+ * Gated feed-forward layer with SiLU, Shazeer 2020, "GLU Variants Improve Transformer": `down(silu(gate(x)) * up(x))`,
+ * without biases. `[..., hiddenSize]` in and out. The names are those that the LLaMA family publishes.
+ */
+export class SwiGLU extends Module {
+  static override readonly names = { gate: "gate_proj", up: "up_proj", down: "down_proj" };
+  readonly gate: Linear;
+  readonly up: Linear;
+  readonly down: Linear;
+
+  constructor(hiddenSize: number, intermediateSize: number, initializer?: Initializer) {
+    super();
+    const options = { bias: false, ...(initializer && { initializer }) };
+    this.gate = new Linear(hiddenSize, intermediateSize, options);
+    this.up = new Linear(hiddenSize, intermediateSize, options);
+    this.down = new Linear(intermediateSize, hiddenSize, options);
+  }
+
+  override forward(x: Tensor): Tensor {
+    return this.down.forward(silu(this.gate.forward(x)).mul(this.up.forward(x)));
   }
 }
 

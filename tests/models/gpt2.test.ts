@@ -1,9 +1,7 @@
-import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { Decoder, beamSearch, generate } from "../../src/generation/index.js";
 import { compile, gradients, input, sum } from "../../src/graph/index.js";
-import { SafetensorsFile, loadWeights } from "../../src/io/index.js";
+import { loadWeights } from "../../src/io/index.js";
 import {
   Gpt2,
   gpt2Config,
@@ -14,6 +12,7 @@ import {
 import { Weights, countParameters, namedParameters, summary } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { GradientNorm, TrainingStep, adamW, clippingFactor, sgd } from "../../src/training/index.js";
+import { Reference, relativeError } from "../support/reference.js";
 
 interface Values {
   inputIds: number[][];
@@ -26,39 +25,16 @@ interface Values {
   beams: { lengthPenalty: number; earlyStopping: boolean; ids: number[] }[];
 }
 
-const folder = new URL("../reference/values/gpt2-tiny/", import.meta.url);
-const path = (name: string) => fileURLToPath(new URL(name, folder));
-const json = (name: string): unknown => JSON.parse(readFileSync(path(name), "utf8"));
-const values = json("values.json") as Values;
+const reference = new Reference("gpt2-tiny");
+const values = reference.json("values.json") as Values;
 const runtime = createRuntime();
-const model = new Gpt2(gpt2FromHuggingFace(json("config.json")));
-const load = () => loadWeights(runtime, model, fileURLToPath(folder));
+const model = new Gpt2(gpt2FromHuggingFace(reference.json("config.json")));
+const load = () => loadWeights(runtime, model, reference.path());
 const batch = {
   inputIds: Int32Array.from(values.inputIds.flat()),
   labels: Int32Array.from(values.labels.flat()),
 };
 const counted = values.labels.flat().filter((label) => label !== -100).length;
-
-async function reference(name: string): Promise<Map<string, Float32Array>> {
-  const file = await SafetensorsFile.open(path(name));
-  const tensors = new Map<string, Float32Array>();
-  for (const [key, { byteLength }] of file.header.tensors) {
-    const bytes = new Uint8Array(byteLength);
-    await file.readInto(key, bytes);
-    tensors.set(key, new Float32Array(bytes.buffer));
-  }
-  return tensors;
-}
-
-/** The largest difference relative to the largest reference value. */
-function relativeError(got: ArrayLike<number>, wanted: Float32Array): number {
-  let [worst, scale] = [0, 0];
-  wanted.forEach((value, index) => {
-    worst = Math.max(worst, Math.abs(got[index]! - value));
-    scale = Math.max(scale, Math.abs(value));
-  });
-  return worst / scale;
-}
 
 describe("GPT-2 agrees with Hugging Face transformers on random weights", () => {
   it.each([true, false])("in its logits and loss (fused operators: %s)", async (fused) => {
@@ -75,7 +51,7 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
       inputIds: runtime.createTensor("int32", [2, 16], batch.inputIds),
       labels: runtime.createTensor("int32", [2, 16], batch.labels),
     });
-    const wanted = (await reference("logits.safetensors")).get("logits")!;
+    const wanted = (await reference.tensors("logits.safetensors")).get("logits")!;
     expect(relativeError((await results["logits"]!.read()) as Float32Array, wanted)).toBeLessThan(1e-5);
     expect(Number((await results["loss"]!.read())[0]) / counted).toBeCloseTo(values.loss, 5);
   });
@@ -85,7 +61,7 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
     using found = weights.like();
     using step = await TrainingStep.create(model, weights, found, { batch: 2, sequence: 16 });
     await step.run(batch, { accumulate: false, lossScale: 1 / counted, seed: 0 });
-    const wanted = await reference("gradients.safetensors");
+    const wanted = await reference.tensors("gradients.safetensors");
     expect([...wanted.keys()].sort()).toEqual([...namedParameters(model).keys()].sort());
     for (const [name, gradient] of wanted) {
       expect(relativeError(found.get(name).view(), gradient), name).toBeLessThan(1e-4);
@@ -149,8 +125,7 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
 describe("GPT-2", () => {
   it("has the published numbers of parameters", () => {
     const counts = Object.values(gpt2Sizes).map((config) => countParameters(new Gpt2(config)));
-    const file = fileURLToPath(new URL("../reference/values/gpt2-init.json", import.meta.url));
-    const { sizes } = JSON.parse(readFileSync(file, "utf8")) as {
+    const { sizes } = new Reference(".").json("gpt2-init.json") as {
       sizes: Record<string, { parameters: number }>;
     };
     expect(counts).toEqual(Object.values(sizes).map(({ parameters }) => parameters));

@@ -2,7 +2,7 @@ import { ShapeError } from "../../base/errors.js";
 import { type Dim, formatShape } from "../dims.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
-import { add, greaterEqual, mul, neg, sub, where } from "./elementwise.js";
+import { add, greaterEqual, less, logicalAnd, mul, neg, sub, where } from "./elementwise.js";
 import { range, scalar } from "./leaf.js";
 import { softmax } from "./activation.js";
 import { matmul } from "./matmul.js";
@@ -12,6 +12,8 @@ import { concat, reshape, slice, stack, unsqueeze } from "./shape.js";
 export interface AttentionOptions {
   /** Whether a query sees only the keys up to its own position, the last query being at the last key. */
   readonly causal?: boolean;
+  /** Keys that a causal query looks back on, itself included; undefined for all. */
+  readonly window?: number | undefined;
   /** Bool, broadcast to `[batch, numHeads, queryLength, keyLength]`: true where a query may look. */
   readonly mask?: Tensor;
   /** Added to the scores, broadcast like the mask: position biases. */
@@ -29,12 +31,18 @@ const maskedScore = (dtype: Tensor["dtype"]): number => (dtype === "float16" ? -
 const maskBias = (mask: Tensor, dtype: Tensor["dtype"]): Tensor =>
   where(mask, scalar(0, dtype), scalar(maskedScore(dtype), dtype));
 
-/** Bool `[queryLength, keyLength]`: key `j` is not after query `i`, when the last query is at the last key. */
-export function causalMask(queryLength: Dim, keyLength: Dim, queryOffset: Dim = 0): Tensor {
+/**
+ * Bool `[queryLength, keyLength]`: key `j` is not after query `i`, when the last query is at the last key; nor `window` or
+ * more before it.
+ */
+export function causalMask(queryLength: Dim, keyLength: Dim, queryOffset: Dim = 0, window?: number): Tensor {
   const queries = unsqueeze(range(queryLength, "int64"), 1);
   const keys = unsqueeze(range(keyLength, "int64"), 0);
-  if (typeof queryOffset === "number")
-    return greaterEqual(queryOffset === 0 ? queries : add(queries, queryOffset), keys);
+  if (typeof queryOffset === "number") {
+    const places = queryOffset === 0 ? queries : add(queries, queryOffset);
+    const past = greaterEqual(places, keys);
+    return window === undefined ? past : logicalAnd(past, less(sub(places, keys), window));
+  }
   throw new ShapeError(
     "causalMask: the offset of the first query must be a number; pass a mask for a symbolic one",
   );
@@ -85,7 +93,10 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
   if (options.causal) {
     const offset =
       typeof keyLength === "number" && typeof queryLength === "number" ? keyLength - queryLength : 0;
-    scores = add(scores, maskBias(causalMask(queryLength!, keyLength!, offset), scores.dtype));
+    scores = add(
+      scores,
+      maskBias(causalMask(queryLength!, keyLength!, offset, options.window), scores.dtype),
+    );
   }
   if (options.mask) scores = add(scores, maskBias(inGroups(options.mask), scores.dtype));
   const probabilities = dropout(softmax(scores), options.dropout ?? 0, options.random);

@@ -1,0 +1,223 @@
+import { z } from "zod";
+import { LineageError } from "../base/errors.js";
+import { type Tensor, constant, cos, exp, log, max, maximum, mul, sin, unsqueeze } from "../graph/index.js";
+
+/** How rotary positions reach beyond the context of pretraining, by the names of Hugging Face's `rope_scaling`. */
+export type RotaryScaling =
+  /** Positions divided by `factor`, Chen et al. 2023, "Extending Context Window of Large Language Models via Positional Interpolation". */
+  | { readonly kind: "linear"; readonly factor: number }
+  /** A base that grows with the sequence once it is longer than the context: "dynamic NTK-aware" scaling. */
+  | { readonly kind: "dynamic"; readonly factor: number }
+  /** LLaMA-3.1: low frequencies are divided by `factor`, high ones kept, those between interpolated. */
+  | {
+      readonly kind: "llama3";
+      readonly factor: number;
+      readonly lowFrequencyFactor: number;
+      readonly highFrequencyFactor: number;
+      readonly originalContextLength: number;
+    }
+  /** YaRN, Peng et al. 2023: interpolation by parts, and attention scaled by `attentionFactor`. */
+  | {
+      readonly kind: "yarn";
+      readonly factor: number;
+      readonly originalContextLength: number;
+      readonly betaFast: number;
+      readonly betaSlow: number;
+      readonly attentionFactor: number;
+      /** Whether the bounds of the interpolated range are whole channels. */
+      readonly truncate: boolean;
+    };
+
+export interface RotaryConfig {
+  readonly headSize: number;
+  /** Base of the geometric progression of wavelengths. */
+  readonly ropeTheta: number;
+  readonly ropeScaling?: RotaryScaling | undefined;
+  readonly contextLength: number;
+}
+
+/** Cosine and sine of every position's angles, `[batch, sequence, 1, headSize / 2]`: they broadcast over heads. */
+export interface RotaryTables {
+  readonly cosine: Tensor;
+  readonly sine: Tensor;
+}
+
+const exponents = (headSize: number): number[] =>
+  Array.from({ length: headSize / 2 }, (_, pair) => (2 * pair) / headSize);
+
+/** Radians that each pair of channels turns by from one position to the next, Su et al. 2021, section 3.2.2, with the scaling applied. */
+export function rotaryFrequencies({ headSize, ropeTheta, ropeScaling }: RotaryConfig): number[] {
+  const plain = exponents(headSize).map((exponent) => ropeTheta ** -exponent);
+  switch (ropeScaling?.kind) {
+    case undefined:
+    case "dynamic":
+      return plain;
+    case "linear":
+      return plain.map((frequency) => frequency / ropeScaling.factor);
+    case "llama3": {
+      const {
+        factor,
+        lowFrequencyFactor: low,
+        highFrequencyFactor: high,
+        originalContextLength,
+      } = ropeScaling;
+      return plain.map((frequency) => {
+        const turns = (originalContextLength * frequency) / (2 * Math.PI);
+        const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
+        return kept * frequency + ((1 - kept) * frequency) / factor;
+      });
+    }
+    case "yarn": {
+      const { factor, originalContextLength, betaFast, betaSlow, truncate } = ropeScaling;
+      const channelOf = (turns: number): number =>
+        (headSize * Math.log(originalContextLength / (turns * 2 * Math.PI))) / (2 * Math.log(ropeTheta));
+      const [from, to] = [channelOf(betaFast), channelOf(betaSlow)];
+      const low = Math.max(truncate ? Math.floor(from) : from, 0);
+      const high = Math.min(truncate ? Math.ceil(to) : to, headSize - 1);
+      return plain.map((frequency, pair) => {
+        const interpolated = Math.min(1, Math.max(0, (pair - low) / (high === low ? 0.001 : high - low)));
+        return (interpolated * frequency) / factor + (1 - interpolated) * frequency;
+      });
+    }
+  }
+}
+
+/**
+ * The tables of `positions`, int64 `[batch, sequence]`. All layers of a model share them.
+ * @param length int64 scalar: tokens of the whole sequence where the pass sees a part of it. Only dynamic scaling depends
+ * on it; default: the largest position and one.
+ */
+export function rotaryTables(config: RotaryConfig, positions: Tensor, length?: Tensor): RotaryTables {
+  const half = config.headSize / 2;
+  const frequencies =
+    config.ropeScaling?.kind === "dynamic"
+      ? dynamicFrequencies(config, config.ropeScaling.factor, length ?? max(positions).add(1))
+      : constant("float32", [half], rotaryFrequencies(config));
+  const angles = mul(unsqueeze(unsqueeze(positions.cast("float32"), -1), -1), frequencies);
+  const scale = config.ropeScaling?.kind === "yarn" ? config.ropeScaling.attentionFactor : 1;
+  return { cosine: mul(cos(angles), scale), sine: mul(sin(angles), scale) };
+}
+
+/** Frequencies of a base that lets the lowest of them reach `length` tokens; `[headSize / 2]`. */
+function dynamicFrequencies(
+  { headSize, ropeTheta, contextLength }: RotaryConfig,
+  factor: number,
+  length: Tensor,
+): Tensor {
+  const reach = maximum(length.cast("float32"), contextLength);
+  const growth = reach.mul(factor / contextLength).sub(factor - 1);
+  const logBase = log(growth)
+    .mul(headSize / (headSize - 2))
+    .add(Math.log(ropeTheta));
+  const negative = exponents(headSize).map((exponent) => -exponent);
+  return exp(mul(constant("float32", [headSize / 2], negative), logBase));
+}
+
+const factor = z.number().min(1);
+const scalingSchema = z.discriminatedUnion("rope_type", [
+  z.object({ rope_type: z.literal("default") }),
+  z.object({ rope_type: z.literal("linear"), factor }),
+  z.object({ rope_type: z.literal("dynamic"), factor }),
+  z.object({
+    rope_type: z.literal("llama3"),
+    factor,
+    low_freq_factor: z.number().positive(),
+    high_freq_factor: z.number().positive(),
+    original_max_position_embeddings: z.int().positive(),
+  }),
+  z.object({
+    rope_type: z.literal("yarn"),
+    factor,
+    original_max_position_embeddings: z.int().positive().nullish(),
+    beta_fast: z.number().positive().nullish(),
+    beta_slow: z.number().positive().nullish(),
+    attention_factor: z.number().positive().nullish(),
+    mscale: z.number().nullish(),
+    mscale_all_dim: z.number().nullish(),
+    truncate: z.boolean().default(true),
+  }),
+]);
+
+/** The scaling in the `rope_scaling` of a `config.json`. Throws `config` saying which entry is wrong. */
+export function rotaryScalingFromHuggingFace(
+  json: unknown,
+  contextLength: number,
+): RotaryScaling | undefined {
+  if (json === undefined || json === null) return undefined;
+  // Configurations written before transformers 4.43 call it `type`.
+  const { type, ...entries } = json as Record<string, unknown>;
+  const parsed = scalingSchema.safeParse({ rope_type: type, ...entries });
+  if (!parsed.success)
+    throw new LineageError(
+      "config",
+      `rope_scaling is none that lineage knows (linear, dynamic, llama3, yarn): ${z.prettifyError(parsed.error)}`,
+    );
+  const scaling = parsed.data;
+  switch (scaling.rope_type) {
+    case "default":
+      return undefined;
+    case "linear":
+    case "dynamic":
+      return { kind: scaling.rope_type, factor: scaling.factor };
+    case "llama3": {
+      if (scaling.high_freq_factor <= scaling.low_freq_factor)
+        throw new LineageError(
+          "config",
+          `rope_scaling: high_freq_factor ${scaling.high_freq_factor} must be more than low_freq_factor ${scaling.low_freq_factor}`,
+        );
+      return {
+        kind: "llama3",
+        factor: scaling.factor,
+        lowFrequencyFactor: scaling.low_freq_factor,
+        highFrequencyFactor: scaling.high_freq_factor,
+        originalContextLength: scaling.original_max_position_embeddings,
+      };
+    }
+    case "yarn": {
+      const magnitude = (weight = 1): number => 0.1 * weight * Math.log(scaling.factor) + 1;
+      const { mscale, mscale_all_dim: mscaleAll } = scaling;
+      return {
+        kind: "yarn",
+        factor: scaling.factor,
+        originalContextLength: scaling.original_max_position_embeddings ?? contextLength,
+        betaFast: scaling.beta_fast ?? 32,
+        betaSlow: scaling.beta_slow ?? 1,
+        attentionFactor:
+          scaling.attention_factor ??
+          (mscale && mscaleAll ? magnitude(mscale) / magnitude(mscaleAll) : magnitude()),
+        truncate: scaling.truncate,
+      };
+    }
+  }
+}
+
+/** The `rope_scaling` of a `config.json`. */
+export function rotaryScalingToHuggingFace(
+  scaling: RotaryScaling | undefined,
+): Record<string, unknown> | null {
+  switch (scaling?.kind) {
+    case undefined:
+      return null;
+    case "linear":
+    case "dynamic":
+      return { rope_type: scaling.kind, factor: scaling.factor };
+    case "llama3":
+      return {
+        rope_type: "llama3",
+        factor: scaling.factor,
+        low_freq_factor: scaling.lowFrequencyFactor,
+        high_freq_factor: scaling.highFrequencyFactor,
+        original_max_position_embeddings: scaling.originalContextLength,
+      };
+    case "yarn":
+      return {
+        rope_type: "yarn",
+        factor: scaling.factor,
+        original_max_position_embeddings: scaling.originalContextLength,
+        beta_fast: scaling.betaFast,
+        beta_slow: scaling.betaSlow,
+        attention_factor: scaling.attentionFactor,
+        truncate: scaling.truncate,
+      };
+  }
+}

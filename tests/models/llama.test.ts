@@ -1,0 +1,172 @@
+import { describe, expect, it } from "vitest";
+import { Decoder, generate } from "../../src/generation/index.js";
+import { compile, input, sum } from "../../src/graph/index.js";
+import { loadWeights } from "../../src/io/index.js";
+import {
+  Llama,
+  Mistral,
+  llamaConfig,
+  llamaFromHuggingFace,
+  llamaSizes,
+  llamaToHuggingFace,
+  mistralFromHuggingFace,
+  mistralSizes,
+  mistralToHuggingFace,
+} from "../../src/models/index.js";
+import { countParameters, namedParameters } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { TrainingStep } from "../../src/training/index.js";
+import { Reference, relativeError } from "../support/reference.js";
+
+interface Values {
+  inputIds: number[][];
+  labels: number[][];
+  loss: number;
+  prompt: number[];
+  greedy: number[];
+}
+
+const runtime = createRuntime();
+
+describe.each([
+  ["llama-tiny", (json: unknown) => new Llama(llamaFromHuggingFace(json))],
+  ["llama-grouped-tiny", (json: unknown) => new Llama(llamaFromHuggingFace(json))],
+  ["mistral-tiny", (json: unknown) => new Mistral(mistralFromHuggingFace(json))],
+])("%s agrees with Hugging Face transformers on random weights", (name, create) => {
+  const reference = new Reference(name);
+  const values = reference.json("values.json") as Values;
+  const model = create(reference.json("config.json"));
+  const load = () => loadWeights(runtime, model, reference.path());
+  const batch = {
+    inputIds: Int32Array.from(values.inputIds.flat()),
+    labels: Int32Array.from(values.labels.flat()),
+  };
+  const counted = values.labels.flat().filter((label) => label !== -100).length;
+
+  it.each([true, false])("in its logits and loss (fused operators: %s)", async (fused) => {
+    using weights = await load();
+    const ids = input("inputIds", "int32", [2, 16]);
+    const labels = input("labels", "int32", [2, 16]);
+    using program = await compile(
+      runtime,
+      { logits: model.forward(ids), loss: sum(model.losses(ids, labels)) },
+      { fused },
+    );
+    const results = await program.run({
+      ...weights.tensors,
+      inputIds: runtime.createTensor("int32", [2, 16], batch.inputIds),
+      labels: runtime.createTensor("int32", [2, 16], batch.labels),
+    });
+    const wanted = (await reference.tensors("logits.safetensors")).get("logits")!;
+    expect(relativeError((await results["logits"]!.read()) as Float32Array, wanted)).toBeLessThan(1e-5);
+    expect(Number((await results["loss"]!.read())[0]) / counted).toBeCloseTo(values.loss, 4);
+  });
+
+  it("in the gradient of every parameter", async () => {
+    using weights = await load();
+    using found = weights.like();
+    using step = await TrainingStep.create(model, weights, found, { batch: 2, sequence: 16 });
+    await step.run(batch, { accumulate: false, lossScale: 1 / counted, seed: 0 });
+    const wanted = await reference.tensors("gradients.safetensors");
+    expect([...wanted.keys()].sort()).toEqual([...namedParameters(model).keys()].sort());
+    for (const [parameter, gradient] of wanted) {
+      expect(relativeError(found.get(parameter).view(), gradient), parameter).toBeLessThan(1e-4);
+    }
+  });
+
+  it("in the ids that it generates", async () => {
+    using weights = await load();
+    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64 });
+    const ids: number[] = [];
+    for await (const { id } of generate(decoder, [values.prompt], { temperature: 0, maxNewTokens: 48 })) {
+      if (id !== undefined) ids.push(id);
+    }
+    expect(ids).toEqual(values.greedy);
+  });
+});
+
+describe("every scaling of rotary positions gives transformers' logits beyond the context", () => {
+  const reference = new Reference("llama-rope");
+  const { inputIds, configs } = reference.json("values.json") as {
+    inputIds: number[][];
+    configs: Record<string, Record<string, unknown>>;
+  };
+  it.each(Object.entries(configs))("%s", async (kind, json) => {
+    const model = new Llama(llamaFromHuggingFace(json));
+    expect(model.config.ropeScaling?.kind).toBe(kind);
+    using weights = await loadWeights(runtime, model, reference.path());
+    using program = await compile(runtime, { logits: model.forward(input("inputIds", "int32", [1, 40])) });
+    const { logits } = await program.run({
+      ...weights.tensors,
+      inputIds: runtime.createTensor("int32", [1, 40], Int32Array.from(inputIds.flat())),
+    });
+    const wanted = (await reference.tensors("logits.safetensors")).get(kind)!;
+    expect(relativeError((await logits!.read()) as Float32Array, wanted)).toBeLessThan(1e-5);
+  });
+});
+
+describe("the catalogue", () => {
+  const { parameters } = new Reference(".").json("llama-sizes.json") as {
+    parameters: Record<string, number>;
+  };
+  /** Billions, as the papers and model cards state them. */
+  const published: Record<string, number> = {
+    "llama-7b": 6.7,
+    "llama-13b": 13.0,
+    "llama-30b": 32.5,
+    "llama-65b": 65.2,
+    "llama-2-7b": 6.7,
+    "llama-2-13b": 13.0,
+    "llama-2-70b": 69.0,
+    "llama-3-8b": 8.0,
+    "llama-3-70b": 70.6,
+    "llama-3.1-8b": 8.0,
+    "llama-3.2-1b": 1.2,
+    "mistral-7b-v0.1": 7.2,
+    "mistral-7b-v0.2": 7.2,
+    "mistral-7b-v0.3": 7.2,
+  };
+
+  it("has the published numbers of parameters, and takes no memory for it", () => {
+    const before = runtime.allocatedBytes;
+    const counts = Object.fromEntries([
+      ...Object.entries(llamaSizes).map(([name, config]) => [name, countParameters(new Llama(config))]),
+      ...Object.entries(mistralSizes).map(([name, config]) => [name, countParameters(new Mistral(config))]),
+    ]) as Record<string, number>;
+    expect(counts).toEqual(parameters);
+    // Some papers round and some cut.
+    for (const [name, billions] of Object.entries(published))
+      expect(Math.abs(counts[name]! / 1e9 - billions), name).toBeLessThan(0.1);
+    expect(runtime.allocatedBytes).toBe(before);
+  });
+
+  it("keeps its configurations through Hugging Face's", () => {
+    for (const config of Object.values(llamaSizes))
+      expect(llamaFromHuggingFace(llamaToHuggingFace(config))).toEqual(config);
+    for (const config of Object.values(mistralSizes))
+      expect(mistralFromHuggingFace(mistralToHuggingFace(config))).toEqual(config);
+  });
+});
+
+describe("a configuration that contradicts itself is refused in words", () => {
+  const sizes = { hiddenSize: 64, numLayers: 1, numHeads: 4 };
+  it.each([
+    [{ ...sizes, numHeads: 5 }, "hiddenSize 64 does not divide into 5 heads"],
+    [{ ...sizes, numKeyValueHeads: 3 }, "4 heads do not divide among 3 key-value heads"],
+    [{ ...sizes, headSize: 15 }, "headSize 15 must be even"],
+  ])("%o", (given, message) => {
+    expect(() => llamaConfig(given)).toThrow(message);
+  });
+
+  it("names the entry of a config.json that it cannot follow", () => {
+    const json = llamaToHuggingFace(llamaConfig(sizes));
+    expect(() => llamaFromHuggingFace({ ...json, hidden_act: "gelu" })).toThrow("hidden_act");
+    expect(() => llamaFromHuggingFace({ ...json, attention_bias: true })).toThrow("attention_bias");
+    expect(() => llamaFromHuggingFace({ ...json, rope_scaling: { type: "longrope" } })).toThrow(
+      "rope_scaling is none that lineage knows",
+    );
+    expect(() =>
+      llamaFromHuggingFace({ ...json, rope_scaling: { rope_type: "linear", factor: 0.5 } }),
+    ).toThrow("factor");
+  });
+});
