@@ -1,4 +1,6 @@
 export * from "./safetensors.js";
 export * from "./tokenizer.js";
+export { type UnigramOptions, type UnigramStyle, trainUnigram } from "./unigram.js";
 export * from "./weights.js";
 export * from "./onnx.js";
+export { type WordPieceOptions, trainWordPiece } from "./wordpiece.js";

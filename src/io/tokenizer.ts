@@ -3,7 +3,7 @@ import path from "node:path";
 import { Tokenizer as Runner } from "@huggingface/tokenizers";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { readJson, readText, writeJson } from "../base/files.js";
-import { learnMerges } from "./bpe.js";
+import { countWords, learnMerges } from "./bpe.js";
 
 interface TokenizerJson {
   readonly model: { readonly vocab: Readonly<Record<string, number>> };
@@ -167,6 +167,9 @@ for (let byte = 0, next = 256; byte < 256; byte++) {
   characterOfByte.push(character);
 }
 
+/** GPT-2's cut of a text into words, each with the space before it; merges never cross a cut. */
+const wordPattern = /'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
+
 /**
  * Trains a byte-level BPE, Sennrich et al. 2016 over bytes as in Radford et al. 2019. Id 0 is `<|endoftext|>`, then come
  * the 256 bytes, then the merges in the order in which they were learned. Throws `data` for an empty text.
@@ -176,7 +179,13 @@ export function trainByteLevelBpe(
   { vocabSize }: { vocabSize: number },
 ): Tokenizer {
   const alphabet = [...byteOfCharacter.keys()].sort();
-  const merges = learnMerges(documents, vocabSize - alphabet.length - 1, (byte) => characterOfByte[byte]!);
+  const counts = countWords(documents, (document) => document.match(wordPattern) ?? []);
+  if (counts.size === 0) throw new LineageError("data", "there is no text to train a tokenizer on");
+  const words = Array.from(counts, ([word, count]) => ({
+    symbols: Array.from(new TextEncoder().encode(word), (byte) => characterOfByte[byte]!),
+    count,
+  }));
+  const merges = learnMerges(words, vocabSize - alphabet.length - 1);
   const vocab: Record<string, number> = {};
   for (const token of [endOfText, ...alphabet, ...merges.map((merge) => merge.replace(" ", ""))]) {
     vocab[token] ??= Object.keys(vocab).length;
