@@ -175,6 +175,11 @@ const rules: Rule[] = [
       [4, 5],
     ],
   ],
+  [
+    "linearTokenLosses with a bias",
+    (h, w, b) => g.linearTokenLosses(h!, w!, labels, { bias: b! }),
+    [[3, 5], [4, 5], [4]],
+  ],
 ];
 
 describe("derivative rules agree with central differences in float64", () => {

@@ -5,7 +5,7 @@ import type { Tensor } from "../tensor.js";
 import { softmax } from "./activation.js";
 import { add, cast, div, equal, exp, log, logicalNot, mul, neg, sub, where } from "./elementwise.js";
 import { addRows, gather, gatherElements, scatterAdd } from "./indexing.js";
-import { matmul } from "./matmul.js";
+import { linear, matmul } from "./matmul.js";
 import { max, mean, sum } from "./reduce.js";
 import { logSoftmax } from "./activation.js";
 import { reshape, squeeze, unsqueeze } from "./shape.js";
@@ -110,15 +110,16 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
  * of a language model is written twice and no more.
  */
 const linearRowLossesOp = defineOp("linearCrossEntropy", {
-  shape: ([hidden, weight, labels]) => {
+  shape: ([hidden, weight, labels, bias]) => {
     if (
       hidden!.rank !== 2 ||
       weight!.rank !== 2 ||
       hidden!.shape[1] !== weight!.shape[1] ||
-      !equalShapes(labels!.shape, [hidden!.shape[0]!])
+      !equalShapes(labels!.shape, [hidden!.shape[0]!]) ||
+      (bias && !equalShapes(bias.shape, [weight!.shape[0]!]))
     ) {
       throw new ShapeError(
-        `hidden states ${hidden!.describe()}, output embeddings ${weight!.describe()} and labels ${labels!.describe()} do not fit`,
+        `hidden states ${hidden!.describe()}, output embeddings ${weight!.describe()}${bias ? `, bias ${bias.describe()}` : ""} and labels ${labels!.describe()} do not fit`,
       );
     }
     const rows = hidden!.shape[0]!;
@@ -127,18 +128,28 @@ const linearRowLossesOp = defineOp("linearCrossEntropy", {
       { dtype: hidden!.dtype, shape: [rows, weight!.shape[0]!] },
     ];
   },
-  derivative: ({ inputs: [hidden, weight, labels], outputs: [, probabilities], gradients: [gradient] }) => {
-    if (!gradient) return [undefined, undefined, undefined];
+  derivative: ({
+    inputs: [hidden, weight, labels, bias],
+    outputs: [, probabilities],
+    gradients: [gradient],
+  }) => {
+    if (!gradient) return [];
     const scale = unsqueeze(gradient, 1);
     const scaled = mul(hidden!, scale);
     return [
       mul(sub(matmul(probabilities!, weight!), gather(weight!, labels!)), scale),
       addRows(matmul(probabilities!, scaled, { transposeA: true }), labels!, neg(scaled)),
       undefined,
+      bias &&
+        addRows(
+          reshape(matmul(probabilities!, scale, { transposeA: true }), bias.shape),
+          labels!,
+          neg(gradient),
+        ),
     ];
   },
-  decompose: ([hidden, weight, labels]) => {
-    const logits = matmul(hidden!, weight!, { transposeB: true });
+  decompose: ([hidden, weight, labels, bias]) => {
+    const logits = linear(hidden!, weight!, bias, { transposeWeight: true });
     const probabilities = softmax(logits, 1);
     // log sum exp, from the largest logit and its probability: that one is never below 1 / vocabSize.
     const normalizer = sub(max(logits, { axes: 1 }), log(max(probabilities, { axes: 1 })));
@@ -148,17 +159,23 @@ const linearRowLossesOp = defineOp("linearCrossEntropy", {
 });
 
 /**
- * Cross-entropy of every position under the logits `hidden weightᵀ`: hidden `[..., hiddenSize]`, weight `[vocabSize,
- * hiddenSize]`, labels `[...]` -> `[...]`, 0 where a label is ignored. The same as `tokenLosses` of the product, for less.
+ * Cross-entropy of every position under the logits `hidden weightᵀ + bias`: hidden `[..., hiddenSize]`, weight
+ * `[vocabSize, hiddenSize]`, bias `[vocabSize]` or none, labels `[...]` -> `[...]`, 0 where a label is ignored. The same as
+ * `tokenLosses` of the product, for less.
  */
 export function linearTokenLosses(
   hidden: Tensor,
   weight: Tensor,
   labels: Tensor,
-  { ignoreIndex = ignoredLabel } = {},
+  { ignoreIndex = ignoredLabel, bias }: { ignoreIndex?: number; bias?: Tensor } = {},
 ): Tensor {
   const flat = reshape(labels, [-1]);
   const { counted, safe } = countedLabels(flat, hidden.dtype, ignoreIndex);
-  const losses = linearRowLossesOp([reshape(hidden, [-1, hidden.shape.at(-1)!]), weight, safe]);
+  const losses = linearRowLossesOp([
+    reshape(hidden, [-1, hidden.shape.at(-1)!]),
+    weight,
+    safe,
+    ...(bias ? [bias] : []),
+  ]);
   return reshape(mul(losses, counted), labels.shape);
 }
