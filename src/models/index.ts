@@ -1,3 +1,4 @@
+export * from "./bert.js";
 export * from "./gpt2.js";
 export * from "./llama.js";
 export * from "./load.js";

@@ -10,6 +10,7 @@ import {
   relu,
   rmsNorm,
   silu,
+  slice,
 } from "../graph/index.js";
 import { type Initializer, normalInit, onesInit, zerosInit } from "./initializers.js";
 import { Module, Parameter } from "./module.js";
@@ -55,6 +56,11 @@ export class Embedding extends Module {
 
   override forward(ids: Tensor): Tensor {
     return gather(this.weight.tensor, ids);
+  }
+
+  /** Rows `start` to `end`, which is left out: `[end - start, hiddenSize]`. */
+  rows(start: Dim, end: Dim): Tensor {
+    return slice(this.weight.tensor, 0, start, end);
   }
 }
 
@@ -135,6 +141,7 @@ export const activations = {
   gelu_new: (x: Tensor) => gelu(x, "tanh"),
   gelu_pytorch_tanh: (x: Tensor) => gelu(x, "tanh"),
   silu,
+  tanh: (x: Tensor) => x.tanh(),
 } as const;
 
 export type ActivationName = keyof typeof activations;

@@ -59,11 +59,16 @@ export abstract class Module {
   }
 
   abstract forward(...inputs: never): unknown;
+
+  /** Published names of this module's properties, where they are not the same for every instance of its class. */
+  get partNames(): Readonly<Record<string, string>> {
+    return (this.constructor as typeof Module).names;
+  }
 }
 
 /** Every module and parameter directly in `module`, by its part of the dotted name. */
 function* children(module: Module): Generator<[string, Module | Parameter]> {
-  const { names } = module.constructor as typeof Module;
+  const names = module.partNames;
   for (const [key, value] of Object.entries(module) as [string, unknown][]) {
     const name = names[key] ?? key;
     if (value instanceof Module || value instanceof Parameter) yield [name, value];

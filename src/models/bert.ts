@@ -1,0 +1,313 @@
+import { z } from "zod";
+import type { Tensor } from "../graph/index.js";
+import {
+  type ActivationName,
+  ChoiceHead,
+  Dropout,
+  Embedding,
+  Encoder,
+  type EncoderInputs,
+  EncoderWithHead,
+  type ForwardContext,
+  LayerNorm,
+  Linear,
+  MaskedLmHead,
+  Module,
+  PooledHead,
+  PostNormLayer,
+  SpanHead,
+  TokenHead,
+  attentionMaskOf,
+  checkHeads,
+  configEntries,
+  firstToken,
+  normalInit,
+  parseConfig,
+} from "../nn/index.js";
+
+// ---- Configuration ------------------------------------------------------------------------------------------------
+
+/** BERT, Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding". */
+export interface BertConfig {
+  readonly vocabSize: number;
+  /** Positions that the model knows. */
+  readonly contextLength: number;
+  /** Segments that it tells apart: sentence A and sentence B. */
+  readonly typeVocabSize: number;
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
+  readonly intermediateSize: number;
+  readonly activation: ActivationName;
+  /** Probability of dropout after the embeddings and before each residual sum. */
+  readonly hiddenDropout: number;
+  /** Probability of dropout of the attention probabilities. */
+  readonly attentionDropout: number;
+  /** Probability of dropout before a task's classifier. */
+  readonly classifierDropout: number;
+  readonly layerNormEpsilon: number;
+  /** Standard deviation of the first weights. */
+  readonly initializerRange: number;
+  readonly padTokenId: number;
+}
+
+/** A configuration with BERT's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
+export function bertConfig(
+  sizes: Partial<BertConfig> & Pick<BertConfig, "hiddenSize" | "numLayers" | "numHeads">,
+): BertConfig {
+  const config: BertConfig = {
+    vocabSize: 30_522,
+    contextLength: 512,
+    typeVocabSize: 2,
+    intermediateSize: 4 * sizes.hiddenSize,
+    activation: "gelu",
+    hiddenDropout: 0.1,
+    attentionDropout: 0.1,
+    classifierDropout: sizes.hiddenDropout ?? 0.1,
+    layerNormEpsilon: 1e-12,
+    initializerRange: 0.02,
+    padTokenId: 0,
+    ...sizes,
+  };
+  checkHeads(config);
+  return config;
+}
+
+/** The two published sizes, section 3. */
+export const bertSizes = {
+  "bert-base-uncased": bertConfig({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "bert-large-uncased": bertConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+} as const;
+
+const { size, activation, dropout, epsilon } = configEntries;
+const huggingFaceConfig = z.object({
+  model_type: z.literal("bert"),
+  vocab_size: size.default(30_522),
+  max_position_embeddings: size.default(512),
+  type_vocab_size: size.default(2),
+  hidden_size: size.default(768),
+  num_hidden_layers: size.default(12),
+  num_attention_heads: size.default(12),
+  intermediate_size: size.default(3072),
+  hidden_act: activation.default("gelu"),
+  hidden_dropout_prob: dropout.default(0.1),
+  attention_probs_dropout_prob: dropout.default(0.1),
+  classifier_dropout: dropout.nullish(),
+  layer_norm_eps: epsilon.default(1e-12),
+  initializer_range: z.number().positive().default(0.02),
+  pad_token_id: z.int().nonnegative().nullish(),
+  position_embedding_type: z.literal("absolute").default("absolute"),
+});
+
+/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
+export function bertFromHuggingFace(json: unknown): BertConfig {
+  const config = parseConfig(huggingFaceConfig, json, "BERT");
+  return bertConfig({
+    vocabSize: config.vocab_size,
+    contextLength: config.max_position_embeddings,
+    typeVocabSize: config.type_vocab_size,
+    hiddenSize: config.hidden_size,
+    numLayers: config.num_hidden_layers,
+    numHeads: config.num_attention_heads,
+    intermediateSize: config.intermediate_size,
+    activation: config.hidden_act,
+    hiddenDropout: config.hidden_dropout_prob,
+    attentionDropout: config.attention_probs_dropout_prob,
+    classifierDropout: config.classifier_dropout ?? config.hidden_dropout_prob,
+    layerNormEpsilon: config.layer_norm_eps,
+    initializerRange: config.initializer_range,
+    padTokenId: config.pad_token_id ?? 0,
+  });
+}
+
+/** The `config.json` that Hugging Face transformers reads. */
+export const bertToHuggingFace = (config: BertConfig): Record<string, unknown> => ({
+  model_type: "bert",
+  vocab_size: config.vocabSize,
+  max_position_embeddings: config.contextLength,
+  type_vocab_size: config.typeVocabSize,
+  hidden_size: config.hiddenSize,
+  num_hidden_layers: config.numLayers,
+  num_attention_heads: config.numHeads,
+  intermediate_size: config.intermediateSize,
+  hidden_act: config.activation,
+  hidden_dropout_prob: config.hiddenDropout,
+  attention_probs_dropout_prob: config.attentionDropout,
+  classifier_dropout: config.classifierDropout,
+  layer_norm_eps: config.layerNormEpsilon,
+  initializer_range: config.initializerRange,
+  pad_token_id: config.padTokenId,
+  position_embedding_type: "absolute",
+});
+
+// ---- Parts --------------------------------------------------------------------------------------------------------
+
+/** The sum of token, segment and position embeddings, figure 2: `[batch, sequence]` -> `[batch, sequence, hiddenSize]`. */
+class BertEmbeddings extends Module {
+  static override readonly names = {
+    token: "word_embeddings",
+    position: "position_embeddings",
+    segment: "token_type_embeddings",
+    norm: "LayerNorm",
+  };
+  readonly token: Embedding;
+  readonly position: Embedding;
+  readonly segment: Embedding;
+  readonly norm: LayerNorm;
+  private readonly dropout: Dropout;
+
+  constructor(config: BertConfig) {
+    super();
+    const initializer = normalInit(config.initializerRange);
+    this.token = new Embedding(config.vocabSize, config.hiddenSize, initializer);
+    this.position = new Embedding(config.contextLength, config.hiddenSize, initializer);
+    this.segment = new Embedding(config.typeVocabSize, config.hiddenSize, initializer);
+    this.norm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
+    this.dropout = new Dropout(config.hiddenDropout);
+  }
+
+  override forward(
+    { inputIds, tokenTypeIds, positionIds }: EncoderInputs,
+    { random }: ForwardContext,
+  ): Tensor {
+    const segments = tokenTypeIds ? this.segment.forward(tokenTypeIds) : this.segment.rows(0, 1);
+    const positions = positionIds
+      ? this.position.forward(positionIds)
+      : this.position.rows(0, inputIds.dim(1));
+    const sum = this.token.forward(inputIds).add(segments).add(positions);
+    return this.dropout.forward(this.norm.forward(sum), random);
+  }
+}
+
+/** The layers; `[batch, sequence, hiddenSize]` in and out. */
+class BertLayers extends Module {
+  static override readonly names = { layers: "layer" };
+  readonly layers: readonly PostNormLayer[];
+
+  constructor(config: BertConfig) {
+    super();
+    this.layers = Array.from({ length: config.numLayers }, () => new PostNormLayer(config));
+  }
+
+  override forward(x: Tensor, context: ForwardContext): Tensor {
+    return this.layers.reduce((h, layer) => layer.forward(h, context), x);
+  }
+}
+
+/** What next-sentence prediction reads, section 3.1: a tanh layer over the state of `[CLS]`; `[batch, hiddenSize]`. */
+class BertPooler extends Module {
+  readonly dense: Linear;
+
+  constructor(config: BertConfig) {
+    super();
+    this.dense = new Linear(config.hiddenSize, config.hiddenSize, {
+      initializer: normalInit(config.initializerRange),
+    });
+  }
+
+  override forward(hidden: Tensor): Tensor {
+    return this.dense.forward(firstToken(hidden)).tanh();
+  }
+}
+
+// ---- Model --------------------------------------------------------------------------------------------------------
+
+/** BERT: embeddings, layers and, unless it is left out, the pooler. */
+export class Bert extends Encoder {
+  static override readonly names = { layers: "encoder" };
+  readonly embeddings: BertEmbeddings;
+  readonly layers: BertLayers;
+  readonly pooler: BertPooler | undefined;
+
+  /** @param pooler whether the model has the pooler, which masked language modelling and token tasks do without */
+  constructor(
+    readonly config: BertConfig,
+    { pooler = true } = {},
+  ) {
+    super();
+    this.embeddings = new BertEmbeddings(config);
+    this.layers = new BertLayers(config);
+    this.pooler = pooler ? new BertPooler(config) : undefined;
+  }
+
+  override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
+    const mask = attentionMaskOf(inputs);
+    return this.layers.forward(this.embeddings.forward(inputs, context), { ...context, attentionMask: mask });
+  }
+}
+
+// ---- Heads --------------------------------------------------------------------------------------------------------
+
+/** The masked language model's head under BERT's published names. */
+export class BertMaskedLmHead extends MaskedLmHead {
+  static override readonly names = { dense: "transform.dense", norm: "transform.LayerNorm" };
+
+  constructor(config: BertConfig, embedding: Tensor) {
+    super({ ...config, embeddingSize: config.hiddenSize }, embedding);
+  }
+}
+
+/** The two heads of pretraining, section 3.1. */
+export class BertPretrainingHeads extends Module {
+  static override readonly names = { nextSentence: "seq_relationship" };
+  readonly predictions: BertMaskedLmHead;
+  readonly nextSentence: Linear;
+
+  constructor(private readonly bert: Bert) {
+    super();
+    const { config } = bert;
+    this.predictions = new BertMaskedLmHead(config, bert.embeddings.token.weight.tensor);
+    this.nextSentence = new Linear(config.hiddenSize, 2, {
+      initializer: normalInit(config.initializerRange),
+    });
+  }
+
+  /** Masked-LM logits `[batch, sequence, vocabSize]` and next-sentence logits `[batch, 2]`: 0 says that B follows A. */
+  override forward(hidden: Tensor): { maskedLm: Tensor; nextSentence: Tensor } {
+    return {
+      maskedLm: this.predictions.forward(hidden),
+      nextSentence: this.nextSentence.forward(this.bert.pooler!.forward(hidden)),
+    };
+  }
+}
+
+/** BERT as it is pretrained: masked language modelling and next-sentence prediction. */
+export function bertForPretraining(config: BertConfig) {
+  const bert = new Bert(config);
+  return new EncoderWithHead(bert, new BertPretrainingHeads(bert), { encoder: "bert", head: "cls" });
+}
+
+/** Masked language modelling alone: logits `[batch, sequence, vocabSize]`. */
+export function bertForMaskedLm(config: BertConfig) {
+  const bert = new Bert(config, { pooler: false });
+  const head = new BertMaskedLmHead(config, bert.embeddings.token.weight.tensor);
+  return new EncoderWithHead(bert, head, { encoder: "bert", head: "cls.predictions" });
+}
+
+const pooledHead = (bert: Bert, numLabels: number) =>
+  new PooledHead(bert.config, numLabels, (hidden) => bert.pooler!.forward(hidden));
+
+/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. Figure 4 (a, b). */
+export function bertForSequenceClassification(config: BertConfig, numLabels: number) {
+  const bert = new Bert(config);
+  return new EncoderWithHead(bert, pooledHead(bert, numLabels), { encoder: "bert", head: "" });
+}
+
+/** A class for each token: logits `[batch, sequence, numLabels]`. Figure 4 (d). */
+export function bertForTokenClassification(config: BertConfig, numLabels: number) {
+  const bert = new Bert(config, { pooler: false });
+  return new EncoderWithHead(bert, new TokenHead(config, numLabels), { encoder: "bert", head: "" });
+}
+
+/** Start and end of an answer: logits `[batch, sequence, 2]`. Figure 4 (c). */
+export function bertForQuestionAnswering(config: BertConfig) {
+  const bert = new Bert(config, { pooler: false });
+  return new EncoderWithHead(bert, new SpanHead(config), { encoder: "bert", head: "" });
+}
+
+/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. Section 4.4. */
+export function bertForMultipleChoice(config: BertConfig) {
+  const bert = new Bert(config);
+  return new EncoderWithHead(bert, new ChoiceHead(pooledHead(bert, 1)), { encoder: "bert", head: "" });
+}
