@@ -10,6 +10,7 @@ const floors = [
   ["nn"],
   ["io", "data"],
   ["training", "generation"],
+  ["objectives"],
   ["models"],
   ["cli"],
 ];

@@ -1,0 +1,122 @@
+import {
+  type Tensor,
+  abs,
+  add,
+  argMax,
+  cast,
+  equal,
+  exp,
+  gather,
+  log,
+  logicalNot,
+  maximum,
+  mul,
+  neg,
+  scatterAdd,
+  stopGradient,
+  sub,
+  sum,
+  tokenLosses,
+  where,
+} from "../graph/index.js";
+import { type EncoderInputs, type ForwardContext, type Module, statesAt } from "../nn/index.js";
+import type { Batch, Objective } from "./contract.js";
+import { maskedInputs } from "./masked-lm.js";
+import { type MaskedRow, maskedBatch, maskedLm } from "./rows.js";
+
+// Clark et al. 2020, "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators".
+
+/** Weight of the discriminator's loss beside the generator's, section 3.1. */
+export const discriminatorWeight = 50;
+
+/** Loss of telling replaced tokens, over all real tokens. */
+export const replacedTokens = "replacedTokens";
+
+/** How ELECTRA hides tokens: all that are chosen become the mask, section 3.1. */
+export const electraMasking = { rate: 0.15, maskShare: 1, randomShare: 0 } as const;
+
+export interface ReplacedTokenParts {
+  /** Both networks, what they share counted once. */
+  readonly model: Module;
+  readonly generator: {
+    readonly encode: (inputs: EncoderInputs, context: ForwardContext) => Tensor;
+    /** Logits `[masked, vocabSize]` of hidden states `[masked, hiddenSize]`. */
+    readonly logits: (hidden: Tensor, context: ForwardContext) => Tensor;
+  };
+  readonly discriminator: {
+    readonly encode: (inputs: EncoderInputs, context: ForwardContext) => Tensor;
+    /** Logits `[batch, sequence]` that a token was replaced. */
+    readonly logits: (hidden: Tensor, context: ForwardContext) => Tensor;
+  };
+}
+
+/**
+ * Replaced-token detection: a small generator learns to fill the hidden places, a draw from it stands there instead, and the
+ * discriminator tells for every token whether it is the original. No gradient passes through the draw. A draw that hits the
+ * original counts as original. Without random numbers, in evaluation, the likeliest token stands for the draw.
+ */
+export function replacedTokenObjective({ model, generator, discriminator }: ReplacedTokenParts): Objective {
+  return {
+    model,
+    inputs: maskedInputs,
+    lossWeights: { [replacedTokens]: discriminatorWeight },
+    losses({ maskedPositions, maskedLabels, ...rest }, context) {
+      const inputs = rest as unknown as EncoderInputs;
+      const hidden = generator.encode(inputs, context);
+      const logits = generator.logits(statesAt(hidden, maskedPositions!), context);
+      const drawn = sampleTokens(stopGradient(logits), context);
+      const { corrupted, replaced } = replaceTokens(inputs.inputIds, maskedPositions!, maskedLabels!, drawn);
+      const states = discriminator.encode({ ...inputs, inputIds: corrupted }, context);
+      const real = cast(inputs.attentionMask!, "float32");
+      const losses = binaryLosses(discriminator.logits(states, context), cast(replaced, "float32"));
+      return {
+        [maskedLm]: sum(tokenLosses(logits, maskedLabels!)),
+        [replacedTokens]: sum(mul(losses, real)),
+      };
+    },
+  };
+}
+
+/** A token drawn from each row of logits, `[rows, vocabSize]` -> int32 `[rows]`, by the Gumbel-max trick. */
+export function sampleTokens(logits: Tensor, { random }: ForwardContext): Tensor {
+  if (!random) return cast(argMax(logits, -1), "int32");
+  const uniform = add(mul(random.uniform(logits.shape), 1 - 2 ** -20), 2 ** -21);
+  return cast(argMax(sub(logits, log(neg(log(uniform)))), -1), "int32");
+}
+
+/** The ids with drawn tokens at the hidden places, and where they differ from the original. */
+export function replaceTokens(
+  inputIds: Tensor,
+  places: Tensor,
+  labels: Tensor,
+  drawn: Tensor,
+): { corrupted: Tensor; replaced: Tensor } {
+  const flat = inputIds.reshape([-1]);
+  const standing = gather(flat, places);
+  // A label that counts for nothing leaves its place alone.
+  const counts = logicalNot(equal(labels, -100));
+  const put = (tokens: Tensor) =>
+    scatterAdd(flat, places, where(counts, sub(tokens, standing), 0), 0).reshape(inputIds.shape);
+  const [corrupted, original] = [put(drawn), put(labels)];
+  return { corrupted, replaced: logicalNot(equal(corrupted, original)) };
+}
+
+/** Cross-entropy of a yes-or-no answer, `-log sigmoid(±logit)`, without overflow. */
+function binaryLosses(logits: Tensor, labels: Tensor): Tensor {
+  const softplus = add(maximum(logits, 0), log(add(exp(neg(abs(logits))), 1)));
+  return sub(softplus, mul(logits, labels));
+}
+
+/** A masked batch that counts all its real tokens for the discriminator. */
+export function replacedTokenBatch(rows: readonly MaskedRow[], paddingId: number): Batch {
+  const { tensors, counts } = maskedBatch(rows, paddingId);
+  const tokens = rows.reduce((total, { ids }) => total + ids.length, 0);
+  return { tensors, counts: { ...counts, [replacedTokens]: tokens } };
+}
+
+/**
+ * The discriminator's embeddings under gradient-disentangled sharing, He et al. 2021 ("DeBERTaV3"), section 3.2: the
+ * generator's, which the discriminator's loss does not pull, and a difference of its own, which starts at zero.
+ */
+export const disentangledEmbedding = (generator: Tensor, difference: Tensor): Tensor =>
+  add(stopGradient(generator), difference);
