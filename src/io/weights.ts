@@ -4,9 +4,15 @@ import { z } from "zod";
 import { type DType, viewOf } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
-import { type Module, Weights } from "../nn/index.js";
+import { requireMemory } from "../base/memory.js";
+import { type Module, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
-import { SafetensorsFile, type TensorToSave, writeSafetensors } from "./safetensors.js";
+import {
+  type SafetensorsEntry,
+  SafetensorsFile,
+  type TensorToSave,
+  writeSafetensors,
+} from "./safetensors.js";
 
 /** A buffer's tensors as they go into a file; `prefix` keeps moments and weights of one file apart. */
 export const tensorsToSave = (weights: Weights, prefix = ""): TensorToSave[] =>
@@ -42,49 +48,68 @@ const widen: Partial<Record<DType, (bits: Uint16Array, target: Float32Array) => 
   },
 };
 
+interface Place {
+  readonly file: SafetensorsFile;
+  /** The tensor's name in the file. */
+  readonly stored: string;
+  readonly entry: SafetensorsEntry;
+}
+
 /**
- * Fills `weights` from files that share the tensors out. Throws `checkpoint` naming the first tensor that is missing, has
- * another shape or a dtype that is none of float32, float16 and bfloat16.
+ * Where each parameter's numbers lie. Throws `checkpoint` naming the first tensor that is missing, has another shape or a
+ * dtype that is none of float32, float16 and bfloat16.
  */
+function placeTensors(
+  files: readonly SafetensorsFile[],
+  shapes: Iterable<readonly [string, readonly number[]]>,
+  prefix: string,
+): Map<string, Place> {
+  const places = new Map<string, Place>();
+  for (const [name, shape] of shapes) {
+    const place = findTensor(files, prefix + name);
+    if (!place) {
+      const where = files.map((file) => file.path).join(", ");
+      throw new LineageError("checkpoint", `${where} has no tensor ${prefix + name}, which the model needs`);
+    }
+    const { file, stored, entry } = place;
+    if ((entry.dtype !== "float32" && !widen[entry.dtype]) || entry.shape.join() !== shape.join()) {
+      throw new LineageError(
+        "checkpoint",
+        `${file.path}: ${stored} is ${entry.dtype} [${entry.shape.join(", ")}], but the configuration makes it float32 [${shape.join(", ")}]`,
+      );
+    }
+    places.set(name, place);
+  }
+  return places;
+}
+
+/** Fills `weights` from files that share the tensors out. Throws as `placeTensors` does. */
 export async function readWeights(
   files: readonly SafetensorsFile[],
   weights: Weights,
   prefix = "",
 ): Promise<void> {
-  for (const [name, tensor] of Object.entries(weights.tensors)) {
-    const found = findTensor(files, prefix + name);
-    if (!found) {
-      const where = files.map((file) => file.path).join(", ");
-      throw new LineageError("checkpoint", `${where} has no tensor ${prefix + name}, which the model needs`);
-    }
-    const { file, stored } = found;
-    const entry = file.header.tensors.get(stored)!;
+  const shapes = Object.entries(weights.tensors).map(([name, { shape }]) => [name, shape] as const);
+  for (const [name, { file, stored, entry }] of placeTensors(files, shapes, prefix)) {
+    const view = weights.get(name).view();
     const convert = widen[entry.dtype];
-    if ((entry.dtype !== "float32" && !convert) || entry.shape.join() !== tensor.shape.join()) {
-      throw new LineageError(
-        "checkpoint",
-        `${file.path}: ${stored} is ${entry.dtype} [${entry.shape.join(", ")}], but the configuration makes it float32 [${tensor.shape.join(", ")}]`,
-      );
-    }
-    const view = tensor.view();
     if (convert) {
       const bytes = new Uint8Array(entry.byteLength);
       await file.readInto(stored, bytes);
-      convert(viewOf("float16", bytes.buffer, 0, tensor.size), view);
+      convert(viewOf("float16", bytes.buffer, 0, view.length), view);
     } else {
       await file.readInto(stored, new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
     }
   }
 }
 
-function findTensor(
-  files: readonly SafetensorsFile[],
-  name: string,
-): { file: SafetensorsFile; stored: string } | undefined {
+function findTensor(files: readonly SafetensorsFile[], name: string): Place | undefined {
   // OpenAI's own GPT-2 files leave the `transformer.` out.
   for (const stored of [name, name.replace(/^transformer\./, "")]) {
-    const file = files.find(({ header }) => header.tensors.has(stored));
-    if (file) return { file, stored };
+    for (const file of files) {
+      const entry = file.header.tensors.get(stored);
+      if (entry) return { file, stored, entry };
+    }
   }
   return undefined;
 }
@@ -115,9 +140,44 @@ export async function openWeightFiles(folder: string): Promise<SafetensorsFile[]
   return Promise.all(names.map((name) => SafetensorsFile.open(path.join(folder, name))));
 }
 
-/** A model's weights from a checkpoint folder. */
-export async function loadWeights(runtime: Runtime, model: Module, folder: string): Promise<Weights> {
+export interface LoadWeightsOptions {
+  /**
+   * Tensors that the files may hold and the model does not need: buffers, copies of tied weights. Any other one that no
+   * parameter takes throws `checkpoint`: the configuration describes another model. Default: all of them may be there.
+   */
+  readonly unused?: RegExp;
+}
+
+/**
+ * A model's weights from a checkpoint folder. What can be known from the files' headers is checked before memory is taken.
+ * Throws `checkpoint` where files and model do not fit, `memory` where the weights do not fit into what is free.
+ */
+export async function loadWeights(
+  runtime: Runtime,
+  model: Module,
+  folder: string,
+  { unused }: LoadWeightsOptions = {},
+): Promise<Weights> {
   const files = await openWeightFiles(folder);
+  const parameters = namedParameters(model);
+  const places = placeTensors(
+    files,
+    [...parameters].map(([name, { shape }]) => [name, shape] as const),
+    "",
+  );
+  if (unused) {
+    const taken = new Set([...places.values()].map(({ stored }) => stored));
+    for (const { path: file, header } of files) {
+      const extra = [...header.tensors.keys()].find((name) => !taken.has(name) && !unused.test(name));
+      if (extra !== undefined)
+        throw new LineageError(
+          "checkpoint",
+          `${file} holds the tensor ${extra}, for which the model of ${path.join(folder, "config.json")} has no place: the configuration describes another model`,
+        );
+    }
+  }
+  const bytes = [...parameters.values()].reduce((sum, { size }) => sum + 4 * size, 0);
+  requireMemory(bytes, `the weights of ${folder} in float32`, "take a smaller model, or a quantised one");
   const weights = Weights.allocate(runtime, model);
   try {
     await readWeights(files, weights);
