@@ -1,10 +1,35 @@
 import { execFileSync } from "node:child_process";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
-import { RuntimeError } from "../../src/base/errors.js";
-import { compile, input, matmul, scalar, withScope, reshape, range, gather } from "../../src/graph/index.js";
+import { LineageError, RuntimeError } from "../../src/base/errors.js";
+import { Random } from "../../src/base/random.js";
+import {
+  compile,
+  concat,
+  constant,
+  gather,
+  gatherElements,
+  gelu,
+  input,
+  lower,
+  matmul,
+  range,
+  reshape,
+  scalar,
+  slice,
+  softmax,
+  sum,
+  toOnnx,
+  topK,
+  withScope,
+} from "../../src/graph/index.js";
+import { encodeModel } from "../../src/onnx/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { locateLibrary } from "../../src/runtime/node/library.js";
 
 const runtime = createRuntime();
 
@@ -61,6 +86,104 @@ describe("a program", () => {
     expect((failure as RuntimeError).details.modulePath).toBe("transformer.wte");
   });
 
+  it("stops being made when its signal is aborted", async () => {
+    let x = input("x", "float32", [8, 8]);
+    const first = x;
+    for (let i = 0; i < 5000; i++) x = matmul(x, first);
+    const model = toOnnx({ y: x });
+    const controller = new AbortController();
+    const made = runtime.createProgram(model, { signal: controller.signal });
+    controller.abort(new Error("no need"));
+    await expect(made).rejects.toThrow("no need");
+  });
+
+  it("holds a named dimension to one number in one run", async () => {
+    const [a, b] = [input("a", "float32", ["rows"]), input("b", "float32", ["rows"])];
+    using program = await compile(runtime, { y: a.add(b) }, { name: "sum" });
+    using three = runtime.createTensor("float32", [3]);
+    using one = runtime.createTensor("float32", [1]);
+    await expect(program.run({ a: three, b: one })).rejects.toThrow(
+      /^sum: the dimension rows is . in . but . in .; it must be one number in one run/,
+    );
+    await expect(program.run({ a: three, b: three }, { y: one })).rejects.toThrow("the dimension rows is");
+  });
+
+  it("keeps the tensors of a run in place when they are disposed meanwhile", async () => {
+    const size = 512;
+    const x = input("x", "float32", [size, size]);
+    using program = await compile(runtime, { y: matmul(matmul(x, x), x) });
+    const ones = new Float32Array(size * size).fill(1);
+    const a = runtime.createTensor("float32", [size, size], ones);
+    const y = runtime.createTensor("float32", [size, size]);
+    const before = runtime.allocatedBytes;
+    const run = program.run({ x: a }, { y });
+    a.dispose();
+    program.dispose();
+    const { y: result } = await run;
+    expect(result!.view()[7]).toBe(size * size);
+    y.dispose();
+    expect(runtime.allocatedBytes).toBe(before - 2 * 4 * size * size);
+    await expect(program.run({})).rejects.toThrow(LineageError);
+  });
+
+  it("is not run over tensors that were disposed, nor after its own end", async () => {
+    const program = await compile(runtime, { y: input("x", "float32", [4]).mul(2) }, { name: "twice" });
+    const x = runtime.createTensor("float32", [4]);
+    using y = runtime.createTensor("float32", [4]);
+    const binding = program.bind({ x }, { y });
+    binding.runSync();
+    x.dispose();
+    expect(() => {
+      binding.runSync();
+    }).toThrow("a float32 tensor of [4] was used after it was disposed");
+    await expect(binding.run()).rejects.toThrow("was used after it was disposed");
+    using other = runtime.createTensor("float32", [4]);
+    binding.set("x", other);
+    binding.runSync();
+    program.dispose();
+    expect(() => {
+      binding.runSync();
+    }).toThrow("twice was run after it was disposed");
+    binding.dispose();
+    expect(() => {
+      binding.runSync();
+    }).toThrow("a binding was run after it was disposed");
+  });
+
+  it("takes empty tensors", async () => {
+    const x = input("x", "float32", ["n", 4]);
+    using program = await compile(runtime, { y: matmul(x, input("w", "float32", [4, 3])), total: sum(x) });
+    using none = runtime.createTensor("float32", [0, 4]);
+    using w = runtime.createTensor("float32", [4, 3]);
+    const { y, total } = await program.run({ x: none, w });
+    expect(y!.shape).toEqual([0, 3]);
+    expect([...total!.view()]).toEqual([0]);
+  });
+
+  it("reads its external data from a folder with spaces and other letters", async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), "линия моделей ñ 猫 "));
+    try {
+      const weight = runtime.createTensor(
+        "float32",
+        [512],
+        Float32Array.from({ length: 512 }, (_, i) => i),
+      );
+      const outputs = { y: input("w", "float32", [512]).mul(2) };
+      const builder = lower(outputs, { initializers: { w: weight.view() } });
+      const model = builder.build();
+      await writeFile(path.join(folder, "ä b.data"), new Uint8Array(weight.view().buffer));
+      const [tensor] = model.graph!.initializer!.filter((initializer) => initializer.name === "w");
+      tensor!.rawData = new Uint8Array();
+      tensor!.dataLocation = 1;
+      tensor!.externalData = [{ key: "location", value: "ä b.data" }];
+      using program = await runtime.createProgram(encodeModel(model), { directory: folder });
+      const { y } = await program.run({});
+      expect(y!.view()[100]).toBe(200);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
   it("refuses what does not fit before the engine sees it", async () => {
     const x = input("x", "float32", ["batch", 4]);
     using program = await compile(runtime, { y: x.add(scalar(1)) }, { name: "demo" });
@@ -96,26 +219,128 @@ describe("a tensor", () => {
     expect([...tensor.slice(1, [2]).view()]).toEqual([3, 4]);
   });
 
+  it("leaves empty views behind, which point nowhere", () => {
+    const tensor = runtime.createTensor("float32", [2 ** 24]);
+    const view = tensor.view();
+    expect(view[5]).toBe(0);
+    tensor.dispose();
+    expect(view.length).toBe(0);
+    expect(view[5]).toBeUndefined();
+  });
+
+  it("refuses shapes that are none and sizes that no memory has", () => {
+    const before = runtime.allocatedBytes;
+    expect(() => runtime.createTensor("float32", [2, -1])).toThrow("createTensor: [2, -1] is not a shape");
+    expect(() => runtime.createTensor("float32", [0.5])).toThrow("is not a shape");
+    expect(() => runtime.createTensor("float32", [2], Float32Array.of(1))).toThrow("1 elements cannot have");
+    expect(() => runtime.createTensor("float32", [2 ** 40])).toThrow(
+      "there is no memory for a tensor of 4,398,046,511,104 bytes",
+    );
+    expect(() => runtime.createTensor("float32", [2 ** 31, 2 ** 31])).toThrow(
+      "more elements than any memory",
+    );
+    using tensor = runtime.createTensor("float32", [4]);
+    expect(() => tensor.slice(0, [-2, -2])).toThrow("slice: [-2, -2] is not a shape");
+    expect(runtime.allocatedBytes).toBe(before + 16);
+  });
+
   it("refuses a slice beyond its end", () => {
     using tensor = runtime.createTensor("float32", [4]);
     expect(() => tensor.slice(3, [2])).toThrow("elements 3 to 5 do not lie within the 4");
   });
 });
 
-describe("memory", () => {
-  it("stays flat over 200 rounds of load and dispose", async () => {
-    const round = async () => {
-      const x = input("x", "float32", [256, 1024]);
-      using program = await compile(runtime, { y: x.mul(2) });
-      using a = runtime.createTensor("float32", [256, 1024]);
-      const { y } = await program.run({ x: a });
-      y!.dispose();
-    };
-    for (let i = 0; i < 20; i++) await round();
-    const before = process.memoryUsage().rss;
-    for (let i = 0; i < 200; i++) await round();
-    // Each round handles 2 MiB: keeping any of it would add 400 MiB.
-    expect(process.memoryUsage().rss - before).toBeLessThan(64 * 2 ** 20);
+describe("bytes that are no model", () => {
+  it("are refused or run, and never end the process", async () => {
+    const x = input("x", "float32", ["n", 16]);
+    const hidden = gelu(
+      matmul(softmax(x), constant("float32", [16, 16], new Float32Array(256).fill(0.1))),
+      "tanh",
+    );
+    const chosen = topK(concat([slice(hidden, 1, 0, 3), slice(hidden, 1, 3)], 1), 3);
+    const model = toOnnx({ y: gatherElements(hidden, chosen.indices), total: sum(chosen.values) });
+    const random = new Random(7);
+    let refused = 0;
+    for (let round = 0; round < 300; round++) {
+      const bytes = Uint8Array.from(model);
+      const changes = 1 + Math.floor(random.uniform() * 4);
+      for (let i = 0; i < changes; i++) {
+        bytes[Math.floor(random.uniform() * bytes.length)] = Math.floor(random.uniform() * 256);
+      }
+      const end = random.uniform() < 0.1 ? Math.floor(random.uniform() * bytes.length) : bytes.length;
+      try {
+        const program = await runtime.createProgram(bytes.subarray(0, end));
+        const given = Object.fromEntries(
+          program.inputs.map(({ name, dtype, shape }) => [
+            name,
+            runtime.createTensor(
+              dtype,
+              shape.map((dim) => (typeof dim === "number" ? Math.min(dim, 64) : 2)),
+            ),
+          ]),
+        );
+        for (const tensor of Object.values(await program.run(given))) tensor.dispose();
+        for (const tensor of Object.values(given)) tensor.dispose();
+        program.dispose();
+      } catch (error) {
+        expect(error).toBeInstanceOf(LineageError);
+        refused++;
+      }
+    }
+    expect(refused).toBeGreaterThan(100);
+    expect(refused).toBeLessThan(300);
+  });
+
+  it("are refused when there are none", async () => {
+    await expect(runtime.createProgram(new Uint8Array())).rejects.toThrow("the engine failed");
+  });
+});
+
+describe("a device", () => {
+  it("that the library or the machine lacks is refused in a sentence", () => {
+    for (const device of ["webgpu", "cuda", "wasm"] as const) {
+      try {
+        expect(createRuntime({ device }).device).toBe(device);
+      } catch (error) {
+        expect(error).toBeInstanceOf(LineageError);
+        expect((error as LineageError).code).toBe("unsupported");
+        expect((error as LineageError).message).toMatch(
+          /has no device (cuda|wasm); it has .*cpu|the device webgpu cannot be used on this machine/,
+        );
+      }
+    }
+    expect(() => createRuntime({ threads: 0 })).toThrow("threads must be a whole number of at least 1");
+  });
+});
+
+describe("the engine's library", () => {
+  it("is found by each platform's name, in a folder of any name", async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), "bibliothèque é "));
+    try {
+      const names = {
+        linux: "libonnxruntime.so.1",
+        darwin: "libonnxruntime.1.dylib",
+        win32: "onnxruntime.dll",
+      };
+      for (const [platform, name] of Object.entries(names) as [NodeJS.Platform, string][]) {
+        const host = { platform, arch: "arm64", musl: false };
+        expect(() => locateLibrary(host, folder)).toThrow(`has no library for ${platform} on arm64`);
+        await mkdir(path.join(folder, platform, "arm64"), { recursive: true });
+        await writeFile(path.join(folder, platform, "arm64", name), "");
+        expect(path.basename(locateLibrary(host, folder))).toBe(name);
+      }
+      expect(() => locateLibrary({ platform: "freebsd", arch: "x64", musl: false }, folder)).toThrow(
+        "freebsd",
+      );
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  it("does not exist for musl, which is said", () => {
+    expect(() => locateLibrary({ platform: "linux", arch: "x64", musl: true })).toThrow(
+      "this is a musl system (Alpine); use an image with glibc",
+    );
   });
 });
 
@@ -141,6 +366,28 @@ describe("a worker thread", () => {
     expect(message).toEqual([3, 6]);
     await worker.terminate();
   });
+
+  it("can be ended in the middle of a run, and leaves the engine to the others", async () => {
+    const dist = (name: string) =>
+      JSON.stringify(new URL(`../../dist/src/${name}/index.js`, import.meta.url).href);
+    const worker = new Worker(
+      `(async () => {
+        const { createRuntime } = await import(${dist("runtime")});
+        const { compile, input, matmul } = await import(${dist("graph")});
+        const runtime = createRuntime();
+        const x = input("x", "float32", [1024, 1024]);
+        const program = await compile(runtime, { y: matmul(matmul(matmul(x, x), x), x) });
+        void program.run({ x: runtime.createTensor("float32", [1024, 1024]) });
+        require("node:worker_threads").parentPort.postMessage("running");
+      })()`,
+      { eval: true },
+    );
+    await new Promise((resolve) => worker.once("message", resolve));
+    await worker.terminate();
+    using program = await compile(runtime, { y: input("x", "float32", [1]).mul(2) });
+    using x = runtime.createTensor("float32", [1], Float32Array.of(4));
+    expect([...(await program.run({ x }))["y"]!.view()]).toEqual([8]);
+  });
 });
 
 describe("a process", () => {
@@ -152,5 +399,19 @@ describe("a process", () => {
     expect(execFileSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" })).toBe(
       "done\n",
     );
+  });
+
+  it("exits cleanly in the middle of a run", () => {
+    const dist = (name: string) =>
+      JSON.stringify(new URL(`../../dist/src/${name}/index.js`, import.meta.url).href);
+    const script = `
+      const { createRuntime } = await import(${dist("runtime")});
+      const { compile, input, matmul } = await import(${dist("graph")});
+      const runtime = createRuntime();
+      const x = input("x", "float32", [1024, 1024]);
+      const program = await compile(runtime, { y: matmul(matmul(matmul(x, x), x), x) });
+      void program.run({ x: runtime.createTensor("float32", [1024, 1024]) });
+      setImmediate(() => process.exit(0));`;
+    execFileSync(process.execPath, ["--input-type=module", "-e", script]);
   });
 });

@@ -1,6 +1,5 @@
 import koffi from "koffi";
 import { LineageError, RuntimeError } from "../../base/errors.js";
-import { locateLibrary } from "./library.js";
 
 /** An address in native memory; 0 is null. */
 export type Pointer = bigint;
@@ -60,7 +59,11 @@ const table = {
   AddSessionConfigEntry: [130, "s", "pcc"],
   SetGlobalIntraOpNumThreads: [147, "s", "pi"],
   AddInitializer: [150, "s", "pcp"],
+  SessionOptionsAppendExecutionProvider_CUDA_V2: [204, "s", "pp"],
+  CreateCUDAProviderOptions: [205, "s", "p"],
+  ReleaseCUDAProviderOptions: [208, "v", "p"],
   SessionOptionsAppendExecutionProvider: [216, "s", "pcppz"],
+  SessionOptionsSetLoadCancellationFlag: [293, "s", "pi"],
 } as const satisfies Record<string, readonly [number, string, string]>;
 
 const parameterTypes: Record<string, string> = {
@@ -90,8 +93,9 @@ export class Api {
   readonly version: string;
   private readonly functions = new Map<Name, NativeFunction>();
 
-  constructor() {
-    const library = koffi.load(locateLibrary());
+  /** @param file the library */
+  constructor(file: string) {
+    const library = koffi.load(file);
     const base = library.func("OrtGetApiBase", "void *", [])() as Pointer;
     const [getApi, getVersion] = [0, 1].map((index) => koffi.decode(base, index * 8, "void *") as Pointer);
     this.version = koffi.call(getVersion!, koffi.proto("const char *()")) as string;
@@ -116,7 +120,7 @@ export class Api {
 
   /** Calls a function that gives a status. Throws RuntimeError when it is not OK. */
   call(name: Name, ...args: Argument[]): void {
-    this.check(this.functions.get(name)!(...args) as Pointer | null);
+    this.check(this.functions.get(name)!(...args) as Pointer | null, name, args);
   }
 
   /** Calls a function that gives nothing. */
@@ -137,7 +141,8 @@ export class Api {
       this.functions.get(name)!.async(...args, (error: Error | null, status: unknown) => {
         try {
           if (error) throw error;
-          this.check(status as Pointer | null);
+          // Naming the arguments here keeps them reachable, and in place, until the call has come back.
+          this.check(status as Pointer | null, name, args);
           resolve();
         } catch (failure) {
           reject(failure instanceof Error ? failure : new Error(String(failure)));
@@ -146,25 +151,46 @@ export class Api {
     });
   }
 
-  private check(status: Pointer | null): void {
+  private check(status: Pointer | null, name: Name, args: readonly Argument[]): void {
     if (!status) return;
     const code = this.functions.get("GetErrorCode")!(status) as number;
     const message = this.functions.get("GetErrorMessage")!(status) as string;
     this.functions.get("ReleaseStatus")!(status);
+    if (name === "AllocatorAlloc") {
+      const bytes = Number(args[1]).toLocaleString("en-US");
+      throw new LineageError("memory", `there is no memory for a tensor of ${bytes} bytes`);
+    }
     throw engineError(code, message);
   }
 }
 
-/** Names the graph node, and the module that wrote it: nodes are called `module.path/operation_7`. */
-export function engineError(status: number, message: string): RuntimeError {
+/** Where in the engine's own source a failure was noticed: for its developers, not for its users. */
+const sourcePlace =
+  /\/\S+\.(?:cc|h|cpp):\d+ [^\n]*?\)(?: const)?(?: \[with [^\]]*\])?(?:::<lambda\(.*?\)>)? /g;
+
+/**
+ * The engine's status as a sentence, with the graph node and the module that wrote it: nodes are called
+ * `module.path/operation#7`.
+ */
+export function engineError(status: number, message: string): LineageError {
   const node = (/Name:\s*'([^']+)'/.exec(message) ??
     /[Nn]ode\s*\(([^)]+)\)/.exec(message) ??
     /node name: ?'?([^\s'",]+)/i.exec(message))?.[1];
   const slash = node?.lastIndexOf("/") ?? -1;
   const modulePath = slash > 0 ? node!.slice(0, slash) : undefined;
-  const place = modulePath ? `in module ${modulePath}, ` : "";
-  return new RuntimeError(
-    `the engine failed ${place}${node ? `at node ${node}` : ""}: ${message}`.replace("failed :", "failed:"),
-    { status, node, modulePath },
-  );
+  const reason = message
+    .slice(message.indexOf("Status Message: ") < 0 ? 0 : message.indexOf("Status Message: ") + 16)
+    .replaceAll(sourcePlace, "")
+    .trim();
+  const where = [modulePath && `in module ${modulePath}`, node && `at node ${node}`]
+    .filter(Boolean)
+    .join(", ");
+  if (/bad_alloc|Failed to allocate memory|BFCArena/.test(message)) {
+    return new LineageError("memory", `the engine ran out of memory${where && ` ${where}`}: ${reason}`);
+  }
+  return new RuntimeError(`the engine failed${where && ` ${where}`}: ${reason}`, {
+    status,
+    node,
+    modulePath,
+  });
 }

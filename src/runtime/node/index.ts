@@ -1,11 +1,12 @@
 import os from "node:os";
 import koffi from "koffi";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount } from "../../base/dtype.js";
-import { LineageError } from "../../base/errors.js";
+import { LineageError, messageOf } from "../../base/errors.js";
 import type { Device, DeviceTensor, Program, ProgramOptions, Runtime, RuntimeOptions } from "../types.js";
 import { Api, type Pointer } from "./api.js";
+import { hasCuda, locateLibrary } from "./library.js";
 import { NativeProgram } from "./program.js";
-import { Allocation, type Memory, NativeTensor } from "./tensor.js";
+import { Allocation, type Memory, NativeTensor, checkShape } from "./tensor.js";
 
 const optimizationLevels = { none: 0, basic: 1, extended: 2, all: 99 } as const;
 
@@ -27,27 +28,31 @@ interface Engine {
 
 let engine: Engine | undefined;
 
-const warningsAndWorse = 3;
+/** Failures come back as statuses; the engine need not print them as well. */
+const fatalOnly = 4;
 
 function loadEngine(threads: number): Engine {
   if (engine) return engine;
-  const api = new Api();
+  const library = locateLibrary();
+  const api = new Api(library);
   // One pool for all sessions: the programs of a training step take turns, and pools of their own would spin against each other.
   const threading = api.out("CreateThreadingOptions");
   api.call("SetGlobalIntraOpNumThreads", threading, threads);
-  const env = api.out("CreateEnvWithGlobalThreadPools", warningsAndWorse, "lineage", threading);
+  const env = api.out("CreateEnvWithGlobalThreadPools", fatalOnly, "lineage", threading);
   api.release("ReleaseThreadingOptions", threading);
   const memory: Memory = {
     api,
     allocator: api.out("GetAllocatorWithDefaultOptions"),
     memoryInfo: api.out("CreateCpuMemoryInfo", 0, 0),
     allocatedBytes: 0,
+    disposals: 0,
   };
-  engine = { api, env, threads, memory, devices: availableDevices(api) };
+  engine = { api, env, threads, memory, devices: availableDevices(api, library) };
   return engine;
 }
 
-function availableDevices(api: Api): Device[] {
+/** The devices for which the library was built and has all its parts. */
+function availableDevices(api: Api, library: string): Device[] {
   const list = new BigUint64Array(1);
   const count = new Int32Array(1);
   api.call("GetAvailableProviders", list, count);
@@ -56,7 +61,32 @@ function availableDevices(api: Api): Device[] {
     return koffi.decode(text, "char", -1) as string;
   });
   api.call("ReleaseAvailableProviders", list[0]!, count[0]!);
-  return names.flatMap((name) => providers[name] ?? []);
+  return names
+    .flatMap((name) => providers[name] ?? [])
+    .filter((device) => device !== "cuda" || hasCuda(library));
+}
+
+/** Makes a session run on `device`. Throws `unsupported` where this machine has none. */
+function appendDevice(api: Api, session: Pointer, device: Device): void {
+  if (device === "cpu") return;
+  try {
+    if (device === "cuda") {
+      const options = api.out("CreateCUDAProviderOptions");
+      try {
+        api.call("SessionOptionsAppendExecutionProvider_CUDA_V2", session, options);
+      } finally {
+        api.release("ReleaseCUDAProviderOptions", options);
+      }
+    } else api.call("SessionOptionsAppendExecutionProvider", session, "WebGPU", null, null, 0);
+  } catch (error) {
+    throw new LineageError(
+      "unsupported",
+      `the device ${device} cannot be used on this machine: ${messageOf(error)}`,
+      {
+        cause: error,
+      },
+    );
+  }
 }
 
 /**
@@ -74,8 +104,18 @@ export function createRuntime({
   if (!loaded.devices.includes(device)) {
     throw new LineageError(
       "unsupported",
-      `this build of ONNX Runtime ${loaded.api.version} has no device ${device}; it has ${loaded.devices.join(", ")}`,
+      `this build of ONNX Runtime ${loaded.api.version} has no device ${device}; it has ${loaded.devices.join(", ")}` +
+        (device === "cuda" ? " (the install script of onnxruntime-node fetches its CUDA libraries)" : ""),
     );
+  }
+  if (device !== "cpu") {
+    // A device that the library knows may still be missing from the machine: say so here, not at the first program.
+    const options = loaded.api.out("CreateSessionOptions");
+    try {
+      appendDevice(loaded.api, options, device);
+    } finally {
+      loaded.api.release("ReleaseSessionOptions", options);
+    }
   }
   return new NativeRuntime(loaded, device, threads);
 }
@@ -100,23 +140,29 @@ class NativeRuntime implements Runtime {
   }
 
   createTensor<D extends DType>(dtype: D, shape: readonly number[], data?: TypedArrayOf[D]): DeviceTensor<D> {
-    if (shape.some((dim) => !Number.isSafeInteger(dim) || dim < 0)) {
-      throw new LineageError("shape", `createTensor: [${shape.join(", ")}] is not a shape`);
+    checkShape("createTensor", shape);
+    if (data && data.length !== elementCount(shape)) {
+      throw new LineageError(
+        "argument",
+        `createTensor: ${data.length} elements cannot have the shape [${shape.join(", ")}]`,
+      );
     }
     const { memory } = this.engine;
-    const tensor = new NativeTensor(
-      memory,
-      Allocation.create(memory, elementCount(shape) * bytesPerElement(dtype)),
-      dtype,
-      shape,
-      0,
-    );
+    const byteLength = elementCount(shape) * bytesPerElement(dtype);
+    if (!Number.isSafeInteger(byteLength)) {
+      throw new LineageError(
+        "memory",
+        `createTensor: [${shape.join(", ")}] has more elements than any memory`,
+      );
+    }
+    const tensor = new NativeTensor(memory, Allocation.create(memory, byteLength), dtype, shape, 0);
     if (data) tensor.write(data);
     else (tensor.view() as Uint8Array).fill(0 as never);
     return tensor;
   }
 
   wrapTensor<D extends DType>(dtype: D, shape: readonly number[], memory: TypedArrayOf[D]): DeviceTensor<D> {
+    checkShape("wrapTensor", shape);
     if (memory.length !== elementCount(shape)) {
       throw new LineageError(
         "shape",
@@ -126,45 +172,66 @@ class NativeRuntime implements Runtime {
     return new NativeTensor(this.engine.memory, Allocation.wrap(memory), dtype, shape, 0, memory.byteOffset);
   }
 
-  // Asynchronous for the browser's sake; here the engine compiles on the calling thread.
-
   async createProgram(model: Uint8Array, options: ProgramOptions = {}): Promise<Program> {
-    options.signal?.throwIfAborted();
-    const { api, env, memory, threads } = this.engine;
-    const session = api.out("CreateSessionOptions");
-    try {
-      api.call(
-        "SetSessionGraphOptimizationLevel",
-        session,
-        optimizationLevels[options.optimization ?? "all"],
+    const { signal } = options;
+    signal?.throwIfAborted();
+    if (model.byteLength >= 2 ** 31) {
+      throw new LineageError(
+        "argument",
+        `a model of ${model.byteLength.toLocaleString("en-US")} bytes is more than the 2 GB that ONNX allows; ` +
+          `keep its weights outside, as external data or as inputs`,
       );
-      if (this.threads === threads) api.call("DisablePerSessionThreads", session);
-      else api.call("SetIntraOpNumThreads", session, this.threads);
-      if (options.arena === false) api.call("DisableCpuMemArena", session);
-      if (options.profile) api.call("EnableProfiling", session, options.profile);
-      if (options.directory) {
-        api.call(
-          "AddSessionConfigEntry",
-          session,
-          "session.model_external_initializers_file_folder_path",
-          options.directory,
-        );
-      }
-      if (this.device !== "cpu") {
-        const name = this.device === "webgpu" ? "WebGPU" : "CUDA";
-        api.call("SessionOptionsAppendExecutionProvider", session, name, null, null, 0);
-      }
-      const weights = Object.entries(options.weights ?? {});
-      for (const [name, tensor] of weights) {
-        if (!(tensor instanceof NativeTensor))
-          throw new LineageError("argument", `the weight ${name} is a tensor of another runtime`);
-        api.call("AddInitializer", session, name, tensor.value);
-      }
-      const pointer = api.out("CreateSessionFromArray", env, model, model.byteLength, session);
-      return new NativeProgram(memory, pointer, options.name ?? "program", weights);
+    }
+    const { api, env, memory } = this.engine;
+    const weights = Object.entries(options.weights ?? {}).map(([name, tensor]) => {
+      if (!(tensor instanceof NativeTensor))
+        throw new LineageError("argument", `the weight ${name} is a tensor of another runtime`);
+      return [name, tensor] as const;
+    });
+    const session = api.out("CreateSessionOptions");
+    const cancel = () => {
+      api.call("SessionOptionsSetLoadCancellationFlag", session, 1);
+    };
+    for (const [, tensor] of weights) tensor.hold();
+    try {
+      this.configure(session, options);
+      for (const [name, tensor] of weights) api.call("AddInitializer", session, name, tensor.value);
+      signal?.addEventListener("abort", cancel, { once: true });
+      const pointer = new BigUint64Array(1);
+      // On a thread of the pool: optimising the graph of a training step takes long enough to be felt.
+      await api.callAsync("CreateSessionFromArray", env, model, model.byteLength, session, pointer);
+      return new NativeProgram(
+        memory,
+        pointer[0]!,
+        options.name ?? "program",
+        weights.map(([, tensor]) => tensor),
+      );
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
     } finally {
+      signal?.removeEventListener("abort", cancel);
+      for (const [, tensor] of weights) tensor.letGo();
       api.release("ReleaseSessionOptions", session);
     }
+  }
+
+  private configure(session: Pointer, options: ProgramOptions): void {
+    const { api, threads } = this.engine;
+    api.call("SetSessionGraphOptimizationLevel", session, optimizationLevels[options.optimization ?? "all"]);
+    if (this.threads === threads) api.call("DisablePerSessionThreads", session);
+    else api.call("SetIntraOpNumThreads", session, this.threads);
+    if (options.arena === false) api.call("DisableCpuMemArena", session);
+    if (options.profile) api.call("EnableProfiling", session, options.profile);
+    if (options.directory) {
+      api.call(
+        "AddSessionConfigEntry",
+        session,
+        "session.model_external_initializers_file_folder_path",
+        options.directory,
+      );
+    }
+    appendDevice(api, session, this.device);
   }
 
   dispose(): void {

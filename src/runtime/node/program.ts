@@ -20,12 +20,20 @@ const released = new FinalizationRegistry<() => void>((free) => {
   free();
 });
 
+/** Where a name stands in a program's signature. */
+interface Slot {
+  readonly info: ValueInfo;
+  readonly kind: "input" | "output";
+  readonly index: number;
+}
+
 /** A session of ONNX Runtime. */
 export class NativeProgram implements Program {
   readonly inputs: readonly ValueInfo[];
   readonly outputs: readonly ValueInfo[];
   private readonly inputNames: NameList;
   private readonly outputNames: NameList;
+  private readonly slots = new Map<string, Slot>();
   private disposed = false;
   private running = 0;
 
@@ -34,20 +42,17 @@ export class NativeProgram implements Program {
     private readonly memory: Memory,
     private readonly session: Pointer,
     private readonly name: string,
-    private readonly kept: unknown,
+    private readonly kept: readonly NativeTensor[],
   ) {
     const { api, allocator } = memory;
     this.inputs = signature(api, allocator, session, "Input");
     this.outputs = signature(api, allocator, session, "Output");
     this.inputNames = new NameList(this.inputs.map((input) => input.name));
     this.outputNames = new NameList(this.outputs.map((output) => output.name));
-    released.register(
-      this,
-      () => {
-        api.release("ReleaseSession", session);
-      },
-      this,
-    );
+    this.outputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "output", index }));
+    this.inputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "input", index }));
+    for (const tensor of kept) tensor.hold();
+    released.register(this, releaser(api, session, kept), this);
   }
 
   async run(
@@ -73,23 +78,28 @@ export class NativeProgram implements Program {
   }
 
   /** @internal */
-  async execute(call: Call, { signal }: RunOptions): Promise<void> {
+  async execute(call: Call, { signal }: RunOptions, values: Values = call): Promise<void> {
     signal?.throwIfAborted();
+    this.check(call);
     const { api } = this.memory;
     const runOptions = signal ? api.out("CreateRunOptions") : null;
     const terminate = () => {
       if (runOptions) api.call("RunOptionsSetTerminate", runOptions);
     };
     signal?.addEventListener("abort", terminate, { once: true });
+    // The binding may get other tensors while this run is under way.
+    const tensors = [...call.tensors.values()];
+    for (const tensor of tensors) tensor.hold();
     this.running++;
     try {
-      await api.callAsync("Run", ...this.arguments(call, runOptions));
+      await api.callAsync("Run", ...this.arguments(values, runOptions));
     } catch (error) {
       signal?.throwIfAborted();
       throw error;
     } finally {
       signal?.removeEventListener("abort", terminate);
       if (runOptions) api.release("ReleaseRunOptions", runOptions);
+      for (const tensor of tensors) tensor.letGo();
       this.running--;
       if (this.disposed && this.running === 0) this.release();
     }
@@ -97,15 +107,14 @@ export class NativeProgram implements Program {
 
   /** @internal */
   executeSync(call: Call): void {
+    this.check(call);
     this.memory.api.call("Run", ...this.arguments(call, null));
   }
 
   /** @internal The tensor's value at its place in `call`, once it is known to fit. */
   place(call: Call, name: string, tensor: DeviceTensor): void {
-    const input = this.inputs.findIndex((info) => info.name === name);
-    const output = this.outputs.findIndex((info) => info.name === name);
-    const info = this.inputs[input] ?? this.outputs[output];
-    if (!info)
+    const slot = this.slots.get(name);
+    if (!slot)
       throw new LineageError(
         "argument",
         `${this.name} has no input or output named ${name}; it has ${this.signatureText()}`,
@@ -113,15 +122,15 @@ export class NativeProgram implements Program {
     if (!(tensor instanceof NativeTensor)) {
       throw new LineageError("argument", `${this.name}: ${name} is a tensor of another runtime`);
     }
-    if (!fits(info, tensor)) {
+    if (!fits(slot.info, tensor)) {
       throw new LineageError(
         "shape",
-        `${this.name}: ${name} must be ${describe(info)}, not ${tensor.dtype} [${tensor.shape.join(", ")}]`,
+        `${this.name}: ${name} must be ${describe(slot.info)}, not ${tensor.dtype} [${tensor.shape.join(", ")}]`,
       );
     }
-    if (input >= 0) call.inputValues[input] = tensor.value;
-    else call.outputValues[output] = tensor.value;
+    (slot.kind === "input" ? call.inputValues : call.outputValues)[slot.index] = tensor.value;
     call.tensors.set(name, tensor);
+    call.checkedAt = undefined;
   }
 
   dispose(): void {
@@ -135,7 +144,7 @@ export class NativeProgram implements Program {
 
   private release(): void {
     released.unregister(this);
-    this.memory.api.release("ReleaseSession", this.session);
+    releaser(this.memory.api, this.session, this.kept)();
   }
 
   private prepare(inputs: Tensors, outputs: Tensors): Call {
@@ -143,6 +152,7 @@ export class NativeProgram implements Program {
       inputValues: new BigUint64Array(this.inputs.length),
       outputValues: new BigUint64Array(this.outputs.length),
       tensors: new Map(),
+      checkedAt: undefined,
     };
     for (const { name } of this.inputs) {
       const tensor = inputs[name];
@@ -154,7 +164,7 @@ export class NativeProgram implements Program {
       this.place(call, name, tensor);
     }
     for (const [name, tensor] of Object.entries(outputs)) {
-      if (!this.outputs.some((info) => info.name === name)) {
+      if (this.slots.get(name)?.kind !== "output") {
         throw new LineageError(
           "argument",
           `${this.name} has no output named ${name}; it has ${this.signatureText()}`,
@@ -165,8 +175,34 @@ export class NativeProgram implements Program {
     return call;
   }
 
-  private arguments({ inputValues, outputValues }: Call, runOptions: Pointer | null) {
+  /**
+   * Throws unless the program and all tensors of `call` are alive and agree on what each named dimension is. Skipped while
+   * nothing has been disposed or bound since the last time.
+   */
+  private check(call: Call): void {
     if (this.disposed) throw new LineageError("disposed", `${this.name} was run after it was disposed`);
+    if (call.checkedAt === this.memory.disposals) return;
+    const dims = new Map<string, { size: number; name: string }>();
+    for (const [name, tensor] of call.tensors) {
+      tensor.checkAlive();
+      this.slots.get(name)!.info.shape.forEach((dim, axis) => {
+        if (typeof dim !== "string" || !isSymbol.test(dim)) return;
+        const size = tensor.shape[axis]!;
+        const known = dims.get(dim);
+        if (known && known.size !== size) {
+          throw new LineageError(
+            "shape",
+            `${this.name}: the dimension ${dim} is ${known.size} in ${known.name} but ${size} in ${name}; ` +
+              `it must be one number in one run`,
+          );
+        }
+        if (!known) dims.set(dim, { size, name });
+      });
+    }
+    call.checkedAt = this.memory.disposals;
+  }
+
+  private arguments({ inputValues, outputValues }: Values, runOptions: Pointer | null) {
     const { session, inputNames, outputNames } = this;
     return [
       session,
@@ -200,15 +236,31 @@ export class NativeProgram implements Program {
   }
 }
 
-/** The values of one run, in the order of the signature, and the tensors that keep them alive. */
-interface Call {
+/** The OrtValues of one run, in the order of the signature. */
+interface Values {
   readonly inputValues: BigUint64Array;
   readonly outputValues: BigUint64Array;
-  readonly tensors: Map<string, DeviceTensor>;
 }
+
+/** Values and the tensors that keep them alive. */
+interface Call extends Values {
+  readonly tensors: Map<string, NativeTensor>;
+  /** How many tensors had been disposed when these were last known to be alive and to agree. */
+  checkedAt: number | undefined;
+}
+
+/** A dimension that is a name and not an expression of names. */
+const isSymbol = /^[A-Za-z_]\w*$/;
+
+/** Ends a session without holding on to its program. */
+const releaser = (api: Api, session: Pointer, kept: readonly NativeTensor[]) => (): void => {
+  api.release("ReleaseSession", session);
+  for (const tensor of kept) tensor.letGo();
+};
 
 class NativeBinding implements Binding {
   readonly synchronous = true;
+  private disposed = false;
 
   constructor(
     private readonly program: NativeProgram,
@@ -219,16 +271,28 @@ class NativeBinding implements Binding {
     this.program.place(this.call, name, tensor);
   }
   async run(options: RunOptions = {}): Promise<void> {
-    await this.program.execute(this.call, options);
+    this.checkAlive();
+    // The engine reads the values on another thread, when `set` may already have placed the next ones.
+    const { inputValues, outputValues } = this.call;
+    await this.program.execute(this.call, options, {
+      inputValues: inputValues.slice(),
+      outputValues: outputValues.slice(),
+    });
   }
   runSync(): void {
+    this.checkAlive();
     this.program.executeSync(this.call);
   }
   dispose(): void {
+    this.disposed = true;
     this.call.tensors.clear();
   }
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  private checkAlive(): void {
+    if (this.disposed) throw new LineageError("disposed", "a binding was run after it was disposed");
   }
 }
 

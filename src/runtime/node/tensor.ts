@@ -10,6 +10,14 @@ import {
 import { LineageError } from "../../base/errors.js";
 import type { DeviceTensor } from "../types.js";
 import type { Api, Pointer } from "./api.js";
+import { detach } from "./detach.js";
+
+/** Throws `shape` unless every dimension is a whole number of at least 0. */
+export function checkShape(name: string, shape: readonly number[]): void {
+  if (shape.some((dim) => !Number.isSafeInteger(dim) || dim < 0)) {
+    throw new LineageError("shape", `${name}: [${shape.join(", ")}] is not a shape`);
+  }
+}
 
 /** What every tensor needs of the engine: its functions and its memory. */
 export interface Memory {
@@ -18,29 +26,29 @@ export interface Memory {
   readonly memoryInfo: Pointer;
   /** Bytes of live allocations. */
   allocatedBytes: number;
+  /** Tensors disposed so far; tells a binding whether it has to look at its tensors again. */
+  disposals: number;
 }
 
 /** A block of native memory that lives as long as any tensor over it. One ArrayBuffer views it. */
 export class Allocation {
   private references = 0;
+  private viewed: ArrayBuffer | undefined;
 
   private constructor(
     readonly address: Pointer,
-    readonly buffer: ArrayBuffer,
+    private readonly byteLength: number,
     private readonly free: () => void,
+    /** The memory's own buffer, where somebody else owns it. */
+    private readonly owned?: ArrayBuffer,
   ) {}
 
+  /** @throws LineageError `memory` where the system has not as much */
   static create(memory: Memory, byteLength: number): Allocation {
     // The engine's allocator aligns to what its kernels like best.
     const address = memory.api.out("AllocatorAlloc", memory.allocator, Math.max(byteLength, 1));
-    if (!address) {
-      throw new LineageError(
-        "memory",
-        `no memory for a tensor of ${byteLength.toLocaleString("en-US")} bytes`,
-      );
-    }
     memory.allocatedBytes += byteLength;
-    return new Allocation(address, koffi.view(address, byteLength), () => {
+    return new Allocation(address, byteLength, () => {
       memory.allocatedBytes -= byteLength;
       memory.api.call("AllocatorFree", memory.allocator, address);
     });
@@ -50,8 +58,7 @@ export class Allocation {
   static ofValue(memory: Memory, value: Pointer, byteLength: number): Allocation {
     const address = memory.api.out("GetTensorMutableData", value);
     memory.allocatedBytes += byteLength;
-    const buffer = byteLength === 0 ? new ArrayBuffer(0) : koffi.view(address, byteLength);
-    return new Allocation(address, buffer, () => {
+    return new Allocation(address, byteLength, () => {
       memory.allocatedBytes -= byteLength;
       memory.api.release("ReleaseValue", value);
     });
@@ -60,10 +67,13 @@ export class Allocation {
   /** Memory that somebody else keeps in place; `owner` stays reachable with it. */
   static wrap(owner: NodeJS.TypedArray): Allocation {
     const address = koffi.address(owner) as Pointer;
-    const kept = { owner };
-    return new Allocation(address, owner.buffer as ArrayBuffer, () => {
-      kept.owner = new Uint8Array();
-    });
+    return new Allocation(address, owner.byteLength, () => undefined, owner.buffer as ArrayBuffer);
+  }
+
+  get buffer(): ArrayBuffer {
+    if (this.owned) return this.owned;
+    this.viewed ??= this.byteLength === 0 ? new ArrayBuffer(0) : koffi.view(this.address, this.byteLength);
+    return this.viewed;
   }
 
   retain(): this {
@@ -72,7 +82,10 @@ export class Allocation {
   }
 
   release(): void {
-    if (--this.references === 0) this.free();
+    if (--this.references > 0) return;
+    // Views that somebody still holds become empty instead of pointing at memory that is no longer theirs.
+    if (this.viewed) detach(this.viewed);
+    this.free();
   }
 }
 
@@ -87,6 +100,8 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
   /** The OrtValue. */
   private readonly pointer: Pointer;
   private disposed = false;
+  /** Runs that read or write the tensor now. */
+  private users = 0;
 
   constructor(
     private readonly memory: Memory,
@@ -141,6 +156,7 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
 
   slice(offset: number, shape: readonly number[]): NativeTensor<D> {
     this.checkAlive();
+    checkShape("slice", shape);
     const size = elementCount(shape);
     if (!Number.isInteger(offset) || offset < 0 || offset + size > this.size) {
       throw new LineageError(
@@ -159,17 +175,32 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
     );
   }
 
+  /** Keeps the memory in place until `letGo`, whoever disposes the tensor meanwhile. */
+  hold(): void {
+    this.users++;
+  }
+
+  letGo(): void {
+    if (--this.users === 0 && this.disposed) this.free();
+  }
+
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    abandoned.unregister(this);
-    releaser(this.memory.api, this.pointer, this.allocation)();
+    this.memory.disposals++;
+    if (this.users === 0) this.free();
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
 
-  private checkAlive(): void {
+  private free(): void {
+    abandoned.unregister(this);
+    releaser(this.memory.api, this.pointer, this.allocation)();
+  }
+
+  /** Throws `disposed` once the tensor has been disposed. */
+  checkAlive(): void {
     if (this.disposed) {
       throw new LineageError(
         "disposed",

@@ -1,0 +1,55 @@
+import { describe, expect, it } from "vitest";
+import { compile, gradients, input, matmul, mean } from "../../src/graph/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+
+const runtime = createRuntime();
+
+describe("native memory stays flat", () => {
+  const mebibytes = () => process.memoryUsage().rss / 2 ** 20;
+
+  it("over 200 rounds of load and dispose", async () => {
+    const round = async () => {
+      const x = input("x", "float32", [256, 1024]);
+      using program = await compile(runtime, { y: x.mul(2) });
+      using a = runtime.createTensor("float32", [256, 1024]);
+      const { y } = await program.run({ x: a });
+      y!.view();
+      y!.dispose();
+    };
+    for (let i = 0; i < 20; i++) await round();
+    const [before, allocated] = [mebibytes(), runtime.allocatedBytes];
+    for (let i = 0; i < 200; i++) await round();
+    // Each round handles 2 MiB: keeping any of it would add 400 MiB.
+    expect(mebibytes() - before).toBeLessThan(64);
+    expect(runtime.allocatedBytes).toBe(allocated);
+  });
+
+  it("over 10,000 steps of descent, bound and with fresh tensors", async () => {
+    const size = 64;
+    const [x, w] = [input("x", "float32", [8, size]), input("w", "float32", [size, size])];
+    const loss = mean(matmul(x, w).sub(x).square());
+    const [gradient] = gradients(loss, [w]);
+    using program = await compile(runtime, { loss, next: w.sub(gradient!.mul(0.1)) });
+    using weight = runtime.createTensor("float32", [size, size]);
+    using data = runtime.createTensor("float32", [8, size], new Float32Array(8 * size).fill(0.5));
+    using result = runtime.createTensor("float32", []);
+    using binding = program.bind({ x: data, w: weight }, { loss: result, next: weight });
+    const step = async (index: number) => {
+      if (index % 2 === 0) {
+        await binding.run();
+        return;
+      }
+      using given = runtime.createTensor("float32", [8, size], data.view());
+      const { loss: value, next } = await program.run({ x: given, w: weight });
+      value!.dispose();
+      next!.dispose();
+    };
+    for (let i = 0; i < 1000; i++) await step(i);
+    const [before, allocated] = [mebibytes(), runtime.allocatedBytes];
+    for (let i = 0; i < 10_000; i++) await step(i);
+    // The fresh tensors of these steps are 180 MiB together.
+    expect(mebibytes() - before).toBeLessThan(48);
+    expect(runtime.allocatedBytes).toBe(allocated);
+    expect(result.view()[0]).toBeLessThan(0.25);
+  });
+});
