@@ -1,5 +1,7 @@
 export * from "./safetensors.js";
+export * from "./sentencepiece.js";
 export * from "./tokenizer.js";
+export type { TokenizerConfig, TokenizerDefinition } from "./tokenizer-definition.js";
 export { type UnigramOptions, type UnigramStyle, trainUnigram } from "./unigram.js";
 export * from "./weights.js";
 export * from "./onnx.js";

@@ -1,41 +1,83 @@
 import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { Tokenizer as Runner } from "@huggingface/tokenizers";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
-import { readJson, readText, writeJson } from "../base/files.js";
+import { readJson, readText, storageError, writeJson } from "../base/files.js";
 import { countWords, learnMerges } from "./bpe.js";
-
-interface TokenizerJson {
-  readonly model: { readonly vocab: Readonly<Record<string, number>> };
-  readonly added_tokens?: readonly {
-    readonly id: number;
-    readonly content: string;
-    readonly special: boolean;
-  }[];
-}
+import { type Runner, createRunner } from "./cutter.js";
+import { parseSentencePiece, sentencePieceDefinition } from "./sentencepiece.js";
+import { CharacterStream, type TextRule, byteOfCharacter, characterOfByte, textRule } from "./token-text.js";
+import {
+  type CheckedDefinition,
+  type TokenizerConfig,
+  type TokenizerDefinition,
+  checkConfig,
+  checkDefinition,
+} from "./tokenizer-definition.js";
 
 /** GPT-2's separator of documents, which also starts a text. */
 export const endOfText = "<|endoftext|>";
 
+export interface EncodeOptions {
+  /**
+   * Whether special tokens that are spelled out in the text become their ids, as the field's `tokenizer.json` runners do;
+   * false takes them for the text that they are, as SentencePiece does. Default true.
+   */
+  readonly parseSpecial?: boolean;
+}
+
+export interface DecodeOptions {
+  /** Whether tokens such as BOS and EOS leave no text. Default true. */
+  readonly skipSpecialTokens?: boolean;
+}
+
 /** A text's token ids and back, over a `tokenizer.json` of the field. */
 export class Tokenizer {
+  readonly definition: CheckedDefinition;
   private readonly runner: Runner;
+  private plainRunner?: Runner;
   private readonly tokens: readonly (string | undefined)[];
+  private readonly ids: ReadonlyMap<string, number>;
   private readonly special: ReadonlySet<number>;
+  private readonly added: ReadonlySet<number>;
+  private readonly rule: TextRule | undefined;
 
-  /** @param definition the content of a `tokenizer.json`; @param config that of its `tokenizer_config.json` */
+  /**
+   * @param definition the content of a `tokenizer.json`
+   * @param config that of its `tokenizer_config.json`
+   * @param source where they come from, for messages
+   * Throws FormatError for a definition that is malformed or that the tokenizers package cannot run.
+   */
   constructor(
-    private readonly definition: TokenizerJson,
-    private readonly config: Readonly<Record<string, unknown>> = {},
+    definition: TokenizerDefinition,
+    readonly config: TokenizerConfig = {},
+    source = "tokenizer.json",
   ) {
-    this.runner = new Runner(definition as never, config as never);
+    this.definition = checkDefinition(source, definition);
+    this.config = checkConfig(source, config);
+    const { added_tokens: addedTokens, model } = this.definition;
+    try {
+      this.runner = createRunner(this.definition, this.config, { parseSpecial: true });
+      this.rule = textRule(this.definition, this.config);
+    } catch (error) {
+      throw new FormatError(source, `the tokenizer cannot be used: ${messageOf(error)}`, { cause: error });
+    }
     const tokens: (string | undefined)[] = [];
-    for (const [token, id] of Object.entries(definition.model.vocab)) tokens[id] = token;
-    for (const { id, content } of definition.added_tokens ?? []) tokens[id] = content;
+    const ids = new Map<string, number>();
+    const vocabulary = Array.isArray(model.vocab)
+      ? model.vocab.map(([token], id) => [token, id] as const)
+      : Object.entries(model.vocab);
+    for (const [token, id] of [
+      ...vocabulary,
+      ...addedTokens.map(({ content, id }) => [content, id] as const),
+    ]) {
+      tokens[id] = token;
+      ids.set(token, id);
+    }
     this.tokens = tokens;
-    this.special = new Set(
-      (definition.added_tokens ?? []).filter(({ special }) => special).map(({ id }) => id),
-    );
+    this.ids = ids;
+    this.added = new Set(addedTokens.map(({ id }) => id));
+    this.special = new Set(addedTokens.filter(({ special }) => special).map(({ id }) => id));
   }
 
   /** Number of ids, the special ones included. */
@@ -43,42 +85,109 @@ export class Tokenizer {
     return this.tokens.length;
   }
 
-  /** Id of the token that ends a document; undefined when the tokenizer has none. */
+  /** Id of the token that separates documents: `<|endoftext|>`, or else the one that ends a sequence. */
   get endOfTextId(): number | undefined {
-    return this.tokenToId(endOfText);
+    return this.tokenToId(endOfText) ?? this.eosId;
+  }
+
+  /** Id of the token that begins a sequence. */
+  get bosId(): number | undefined {
+    return this.configuredId("bos_token");
+  }
+
+  /** Id of the token that ends a sequence; a chat may end its turns with another. */
+  get eosId(): number | undefined {
+    return this.configuredId("eos_token");
+  }
+
+  /** Id of the token that fills rows up. */
+  get padId(): number | undefined {
+    return this.configuredId("pad_token");
+  }
+
+  /** Id of the token for what the vocabulary cannot write. */
+  get unkId(): number | undefined {
+    return this.configuredId("unk_token");
+  }
+
+  /** Whether a sequence of this tokenizer begins with the BOS token unless one asks for none. */
+  get addsBos(): boolean {
+    const { bosId } = this;
+    if (bosId === undefined) return false;
+    if (typeof this.config.add_bos_token === "boolean") return this.config.add_bos_token;
+    return this.run("a", true)[0] === bosId;
+  }
+
+  /** The chat template, Jinja: the one named `name`, or the default one. */
+  chatTemplate(name = "default"): string | undefined {
+    const template = this.config.chat_template;
+    if (typeof template === "string") return name === "default" ? template : undefined;
+    return template?.find((entry) => entry.name === name)?.template;
+  }
+
+  private configuredId(entry: "bos_token" | "eos_token" | "pad_token" | "unk_token"): number | undefined {
+    const token = this.config[entry];
+    const content = typeof token === "object" ? token?.content : token;
+    return content === undefined ? undefined : this.tokenToId(content);
   }
 
   tokenToId(token: string): number | undefined {
-    const id = this.definition.added_tokens?.find(({ content }) => content === token)?.id;
-    return (
-      id ??
-      (Object.hasOwn(this.definition.model.vocab, token) ? this.definition.model.vocab[token] : undefined)
+    return this.ids.get(token);
+  }
+
+  /** The token as the vocabulary spells it; undefined where the id is a gap. */
+  idToToken(id: number): string | undefined {
+    return this.tokens[id];
+  }
+
+  /** Whether an id is of a special token, which is no text. */
+  isSpecial(id: number): boolean {
+    return this.special.has(id);
+  }
+
+  /** Token ids of a text, without tokens before or after it. A lone surrogate counts as U+FFFD. */
+  encode(text: string, { parseSpecial = true }: EncodeOptions = {}): number[] {
+    const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
+    if (wellFormed === "") return [];
+    if (parseSpecial || this.special.size === 0) return this.run(wellFormed, false);
+    this.plainRunner ??= createRunner(this.definition, this.config, { parseSpecial: false });
+    return this.run(wellFormed, false, this.plainRunner);
+  }
+
+  private run(text: string, addSpecialTokens: boolean, runner = this.runner): number[] {
+    const { ids } = runner.encode(text, { add_special_tokens: addSpecialTokens });
+    if (ids.includes(undefined as never)) {
+      throw new LineageError(
+        "tokenizer",
+        `the tokenizer has no token for a part of ${JSON.stringify(text.slice(0, 40))}, nor one for what is unknown`,
+      );
+    }
+    return ids;
+  }
+
+  /** The text of token ids, as the field's reference library writes it. */
+  decode(ids: readonly number[], options: DecodeOptions = {}): string {
+    const stream = new StreamDecoder(this, options);
+    return ids.map((id) => stream.push(id)).join("") + stream.flush();
+  }
+
+  /** @internal How a token becomes text after others; `decode` and `StreamDecoder` share it. */
+  get textRule(): TextRule {
+    if (this.rule) return this.rule;
+    throw new LineageError(
+      "unsupported",
+      `the tokenizer's decoder ${JSON.stringify(this.definition.decoder?.type)} cannot be run token by token`,
     );
   }
 
-  encode(text: string): number[] {
-    return text === ""
-      ? []
-      : [...(this.runner.encode(text, { add_special_tokens: false }) as unknown as { ids: number[] }).ids];
-  }
-
-  decode(ids: readonly number[], { skipSpecialTokens = true } = {}): string {
-    const known = skipSpecialTokens ? ids.filter((id) => !this.special.has(id)) : ids;
-    const bytes = known.flatMap((id) => [...this.bytesOf(id)]);
-    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes));
-  }
-
-  /** The exact bytes that a token stands for: part of a character, perhaps. Throws `argument` for an id that is none. */
-  bytesOf(id: number): Uint8Array {
+  /** The exact bytes that a token within a text stands for: part of a character, perhaps. Throws `argument` for an id that is none. */
+  bytesOf(id: number, first = false): Uint8Array {
     const token = this.tokens[id];
     if (token === undefined)
       throw new LineageError("argument", `there is no token ${id}; ids go from 0 to ${this.vocabSize - 1}`);
-    if (this.special.has(id) || this.isCharacterLevel) return new TextEncoder().encode(token);
-    return Uint8Array.from(token, (character) => byteOfCharacter.get(character) ?? 63);
-  }
-
-  private get isCharacterLevel(): boolean {
-    return this.config["lineage_level"] === "character";
+    if (this.special.has(id) || (this.added.has(id) && this.definition.decoder?.type === "ByteLevel"))
+      return new TextEncoder().encode(token);
+    return this.textRule.bytesOf(token, first);
   }
 
   /** Writes `tokenizer.json` and `tokenizer_config.json`. */
@@ -87,40 +196,72 @@ export class Tokenizer {
     await writeJson(path.join(folder, "tokenizer_config.json"), this.config);
   }
 
-  /** Reads a folder's `tokenizer.json`, or GPT-2's vocabulary and merges. Throws `tokenizer` when it has neither. */
+  /**
+   * Reads a folder's `tokenizer.json`, SentencePiece's `tokenizer.model`, or GPT-2's vocabulary and merges, with
+   * `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where they are. Throws `tokenizer` when
+   * it has none of them.
+   */
   static async load(folder: string): Promise<Tokenizer> {
+    const config = await readConfig(folder);
     const file = path.join(folder, "tokenizer.json");
-    const configFile = path.join(folder, "tokenizer_config.json");
-    if (existsSync(file)) {
-      const definition = (await readJson(file)) as TokenizerJson;
-      if (typeof definition?.model?.vocab !== "object")
-        throw new FormatError(file, "there is no model.vocab in it");
-      const config = existsSync(configFile) ? ((await readJson(configFile)) as Record<string, unknown>) : {};
-      try {
-        return new Tokenizer(definition, config);
-      } catch (error) {
-        throw new FormatError(file, `the tokenizer cannot be used: ${messageOf(error)}`, { cause: error });
-      }
-    }
+    if (existsSync(file)) return new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file);
     const find = (...names: string[]) =>
       names.map((name) => path.join(folder, name)).find((name) => existsSync(name));
+    const sentencePiece = find("tokenizer.model", "spiece.model", "sentencepiece.bpe.model");
+    if (sentencePiece) return Tokenizer.loadSentencePiece(sentencePiece, config);
     const vocabulary = find("vocab.json", "encoder.json", "gpt2_encoder.json");
     const merges = find("merges.txt", "vocab.bpe", "gpt2_vocab.bpe");
     if (!vocabulary || !merges) {
       throw new LineageError(
         "tokenizer",
-        `${folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt`,
+        `${folder} has no tokenizer: neither tokenizer.json, nor tokenizer.model, nor vocab.json with merges.txt`,
       );
     }
     const lines = (await readText(merges))
       .split("\n")
       .filter((line) => line !== "" && !line.startsWith("#version"));
-    return byteLevelTokenizer((await readJson(vocabulary)) as Record<string, number>, lines);
+    return byteLevelTokenizer((await readJson(vocabulary)) as Record<string, number>, lines, config);
+  }
+
+  /** Reads a SentencePiece `tokenizer.model`; `config` adds to what it says of itself. */
+  static async loadSentencePiece(file: string, config: TokenizerConfig = {}): Promise<Tokenizer> {
+    const bytes = await readFile(file).catch((error: unknown) => {
+      throw storageError("read", file, error);
+    });
+    const own = sentencePieceDefinition(parseSentencePiece(file, bytes));
+    const known = new Set(own.definition.added_tokens?.map(({ id }) => id));
+    const added = Object.entries(config.added_tokens_decoder ?? {})
+      .filter(([id]) => !known.has(Number(id)))
+      .map(([id, token]) => ({ ...token, id: Number(id) }));
+    const definition = {
+      ...own.definition,
+      added_tokens: [...(own.definition.added_tokens ?? []), ...added],
+    };
+    return new Tokenizer(definition, { ...own.config, ...dropNull(config) }, file);
   }
 }
 
+const dropNull = (config: TokenizerConfig): TokenizerConfig =>
+  Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null && value !== undefined));
+
+async function readConfig(folder: string): Promise<TokenizerConfig> {
+  const read = async (name: string): Promise<TokenizerConfig> => {
+    const file = path.join(folder, name);
+    return existsSync(file) ? checkConfig(file, await readJson(file)) : {};
+  };
+  const template = path.join(folder, "chat_template.jinja");
+  return {
+    ...dropNull(await read("special_tokens_map.json")),
+    ...dropNull(await read("tokenizer_config.json")),
+    ...(existsSync(template) ? { chat_template: await readText(template) } : {}),
+  };
+}
 /** GPT-2's tokenizer from its vocabulary and merges. */
-function byteLevelTokenizer(vocab: Record<string, number>, merges: readonly string[]): Tokenizer {
+function byteLevelTokenizer(
+  vocab: Record<string, number>,
+  merges: readonly string[],
+  config: TokenizerConfig = {},
+): Tokenizer {
   const id = vocab[endOfText];
   const added =
     id === undefined
@@ -136,35 +277,30 @@ function byteLevelTokenizer(vocab: Record<string, number>, merges: readonly stri
             normalized: false,
           },
         ];
-  return new Tokenizer({
-    version: "1.0",
-    added_tokens: added,
-    normalizer: null,
-    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
-    post_processor: null,
-    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: "",
-      end_of_word_suffix: "",
-      fuse_unk: false,
-      byte_fallback: false,
-      vocab,
-      merges,
+  const special =
+    id === undefined ? {} : { bos_token: endOfText, eos_token: endOfText, unk_token: endOfText };
+  return new Tokenizer(
+    {
+      version: "1.0",
+      added_tokens: added,
+      normalizer: null,
+      pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
+      post_processor: null,
+      decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
+      model: {
+        type: "BPE",
+        dropout: null,
+        unk_token: null,
+        continuing_subword_prefix: "",
+        end_of_word_suffix: "",
+        fuse_unk: false,
+        byte_fallback: false,
+        vocab,
+        merges: [...merges],
+      },
     },
-  } as TokenizerJson);
-}
-
-/** GPT-2's printable stand-ins for bytes, and the bytes back. */
-const byteOfCharacter = new Map<string, number>();
-const characterOfByte: string[] = [];
-for (let byte = 0, next = 256; byte < 256; byte++) {
-  const printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-  const character = String.fromCodePoint(printable ? byte : next++);
-  byteOfCharacter.set(character, byte);
-  characterOfByte.push(character);
+    { ...special, ...config },
+  );
 }
 
 /** GPT-2's cut of a text into words, each with the space before it; merges never cross a cut. */
@@ -215,24 +351,38 @@ export function characterTokenizer(text: string): Tokenizer {
         vocab: Object.fromEntries(characters.map((character, id) => [character, id])),
         merges: [],
       },
-    } as TokenizerJson,
+    },
     { lineage_level: "character" },
   );
 }
 
-/** Text from token ids as they come: a character appears once all its bytes are there. */
+/** Text from token ids as they come: a character appears once all its bytes are there. The pieces add up to `decode`. */
 export class StreamDecoder {
-  private readonly decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  private readonly characters: CharacterStream;
+  private readonly skipSpecialTokens: boolean;
+  private tail = "";
+  private first = true;
 
-  constructor(private readonly tokenizer: Tokenizer) {}
+  constructor(
+    private readonly tokenizer: Tokenizer,
+    { skipSpecialTokens = true }: DecodeOptions = {},
+  ) {
+    this.characters = new CharacterStream(tokenizer.textRule.replaceEachByte);
+    this.skipSpecialTokens = skipSpecialTokens;
+  }
 
   /** The characters that `id` completes. */
   push(id: number): string {
-    return this.decoder.decode(this.tokenizer.bytesOf(id), { stream: true });
+    const { tokenizer, characters } = this;
+    if (this.skipSpecialTokens && tokenizer.isSpecial(id)) return "";
+    const text = this.tail + characters.push(tokenizer.bytesOf(id, this.first));
+    this.tail = tokenizer.textRule.tailOf?.(tokenizer.idToToken(id)!) ?? "";
+    this.first = false;
+    return text;
   }
 
   /** What an unfinished character leaves: U+FFFD, or nothing. */
   flush(): string {
-    return this.decoder.decode();
+    return this.characters.flush();
   }
 }

@@ -1,0 +1,65 @@
+import { LineageError } from "../base/errors.js";
+
+/**
+ * SentencePiece's precompiled table of character replacements: the size of a double-array trie, the trie, and the
+ * replacements, each ended by a zero byte.
+ */
+export class CharacterMap {
+  private readonly units: Uint32Array;
+  private readonly replacements: Uint8Array;
+
+  /** Throws `tokenizer` for a table whose sizes do not add up. */
+  constructor(bytes: Uint8Array) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const size = bytes.byteLength >= 4 ? view.getUint32(0, true) : -1;
+    if (size <= 0 || size % 4 !== 0 || 4 + size > bytes.byteLength)
+      throw new LineageError("tokenizer", "the table of character replacements is cut short");
+    this.units = Uint32Array.from({ length: size / 4 }, (_, index) => view.getUint32(4 + 4 * index, true));
+    this.replacements = bytes.subarray(4 + size);
+  }
+
+  /** The text with every longest match of the table replaced. */
+  normalize(text: string): string {
+    const bytes = utf8.encode(text);
+    const out: number[] = [];
+    for (let place = 0; place < bytes.length;) {
+      const match = this.longestMatch(bytes, place);
+      const length = match?.length ?? characterLength(bytes[place]!);
+      for (const byte of match ? this.replacement(match.value) : bytes.subarray(place, place + length))
+        out.push(byte);
+      place += length;
+    }
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(out));
+  }
+
+  /** A walk through the trie in the layout of Darts-clone: the label, the offset to the children and the value share a unit. */
+  private longestMatch(bytes: Uint8Array, from: number): { value: number; length: number } | undefined {
+    const { units } = this;
+    let found: { value: number; length: number } | undefined;
+    let place = offsetOf(units[0]!);
+    for (let index = from; index < bytes.length; index++) {
+      place ^= bytes[index]!;
+      const unit = units[place];
+      if (unit === undefined || (unit & 0x8000_00ff) >>> 0 !== bytes[index]!) break;
+      place ^= offsetOf(unit);
+      if ((unit >>> 8) & 1) {
+        const leaf = units[place];
+        if (leaf === undefined) break;
+        found = { value: leaf & 0x7fff_ffff, length: index + 1 - from };
+      }
+    }
+    return found;
+  }
+
+  private replacement(start: number): Uint8Array {
+    const end = this.replacements.indexOf(0, start);
+    if (start >= this.replacements.length || end < 0)
+      throw new LineageError("tokenizer", "the table of character replacements points outside of itself");
+    return this.replacements.subarray(start, end);
+  }
+}
+
+const utf8 = new TextEncoder();
+const offsetOf = (unit: number): number => (unit >>> 10) << ((unit & (1 << 9)) >>> 6);
+const characterLength = (first: number): number =>
+  first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
