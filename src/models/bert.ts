@@ -3,24 +3,22 @@ import type { Tensor } from "../graph/index.js";
 import {
   type ActivationName,
   ChoiceHead,
-  Dropout,
-  Embedding,
   Encoder,
+  EncoderEmbeddings,
   type EncoderInputs,
+  EncoderLayers,
   EncoderWithHead,
   type ForwardContext,
-  LayerNorm,
   Linear,
   MaskedLmHead,
   Module,
   PooledHead,
-  PostNormLayer,
+  Pooler,
   SpanHead,
   TokenHead,
   attentionMaskOf,
   checkHeads,
   configEntries,
-  firstToken,
   normalInit,
   parseConfig,
 } from "../nn/index.js";
@@ -141,84 +139,17 @@ export const bertToHuggingFace = (config: BertConfig): Record<string, unknown> =
   position_embedding_type: "absolute",
 });
 
-// ---- Parts --------------------------------------------------------------------------------------------------------
-
-/** The sum of token, segment and position embeddings, figure 2: `[batch, sequence]` -> `[batch, sequence, hiddenSize]`. */
-class BertEmbeddings extends Module {
-  static override readonly names = {
-    token: "word_embeddings",
-    position: "position_embeddings",
-    segment: "token_type_embeddings",
-    norm: "LayerNorm",
-  };
-  readonly token: Embedding;
-  readonly position: Embedding;
-  readonly segment: Embedding;
-  readonly norm: LayerNorm;
-  private readonly dropout: Dropout;
-
-  constructor(config: BertConfig) {
-    super();
-    const initializer = normalInit(config.initializerRange);
-    this.token = new Embedding(config.vocabSize, config.hiddenSize, initializer);
-    this.position = new Embedding(config.contextLength, config.hiddenSize, initializer);
-    this.segment = new Embedding(config.typeVocabSize, config.hiddenSize, initializer);
-    this.norm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.dropout = new Dropout(config.hiddenDropout);
-  }
-
-  override forward(
-    { inputIds, tokenTypeIds, positionIds }: EncoderInputs,
-    { random }: ForwardContext,
-  ): Tensor {
-    const segments = tokenTypeIds ? this.segment.forward(tokenTypeIds) : this.segment.rows(0, 1);
-    const positions = positionIds
-      ? this.position.forward(positionIds)
-      : this.position.rows(0, inputIds.dim(1));
-    const sum = this.token.forward(inputIds).add(segments).add(positions);
-    return this.dropout.forward(this.norm.forward(sum), random);
-  }
-}
-
-/** The layers; `[batch, sequence, hiddenSize]` in and out. */
-class BertLayers extends Module {
-  static override readonly names = { layers: "layer" };
-  readonly layers: readonly PostNormLayer[];
-
-  constructor(config: BertConfig) {
-    super();
-    this.layers = Array.from({ length: config.numLayers }, () => new PostNormLayer(config));
-  }
-
-  override forward(x: Tensor, context: ForwardContext): Tensor {
-    return this.layers.reduce((h, layer) => layer.forward(h, context), x);
-  }
-}
-
-/** What next-sentence prediction reads, section 3.1: a tanh layer over the state of `[CLS]`; `[batch, hiddenSize]`. */
-class BertPooler extends Module {
-  readonly dense: Linear;
-
-  constructor(config: BertConfig) {
-    super();
-    this.dense = new Linear(config.hiddenSize, config.hiddenSize, {
-      initializer: normalInit(config.initializerRange),
-    });
-  }
-
-  override forward(hidden: Tensor): Tensor {
-    return this.dense.forward(firstToken(hidden)).tanh();
-  }
-}
-
 // ---- Model --------------------------------------------------------------------------------------------------------
 
-/** BERT: embeddings, layers and, unless it is left out, the pooler. */
+/**
+ * BERT: the sum of token, segment and position embeddings (figure 2), the layers and, unless it is left out, the pooler that
+ * next-sentence prediction reads.
+ */
 export class Bert extends Encoder {
   static override readonly names = { layers: "encoder" };
-  readonly embeddings: BertEmbeddings;
-  readonly layers: BertLayers;
-  readonly pooler: BertPooler | undefined;
+  readonly embeddings: EncoderEmbeddings;
+  readonly layers: EncoderLayers;
+  readonly pooler: Pooler | undefined;
 
   /** @param pooler whether the model has the pooler, which masked language modelling and token tasks do without */
   constructor(
@@ -226,9 +157,13 @@ export class Bert extends Encoder {
     { pooler = true } = {},
   ) {
     super();
-    this.embeddings = new BertEmbeddings(config);
-    this.layers = new BertLayers(config);
-    this.pooler = pooler ? new BertPooler(config) : undefined;
+    this.embeddings = new EncoderEmbeddings({
+      ...config,
+      embeddingSize: config.hiddenSize,
+      positions: config.contextLength,
+    });
+    this.layers = new EncoderLayers(config);
+    this.pooler = pooler ? new Pooler(config) : undefined;
   }
 
   override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {

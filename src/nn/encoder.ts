@@ -4,6 +4,7 @@ import { normalInit } from "./initializers.js";
 import {
   type ActivationName,
   Dropout,
+  Embedding,
   LayerNorm,
   Linear,
   activations,
@@ -56,6 +57,58 @@ export function attentionMaskOf({ attentionMask }: EncoderInputs): Tensor | unde
   if (!attentionMask) return undefined;
   const queries = attentionMask.rank === 2 ? unsqueeze(attentionMask, 1) : attentionMask;
   return unsqueeze(queries, 1);
+}
+
+export interface EncoderEmbeddingsConfig {
+  readonly vocabSize: number;
+  /** Rows of the position table. */
+  readonly positions: number;
+  readonly typeVocabSize: number;
+  readonly embeddingSize: number;
+  readonly hiddenDropout: number;
+  readonly layerNormEpsilon: number;
+  readonly initializerRange: number;
+}
+
+/**
+ * The norm of the sum of token, segment and position embeddings, Devlin et al. 2019, figure 2: `[batch, sequence]` ->
+ * `[batch, sequence, embeddingSize]`.
+ */
+export class EncoderEmbeddings extends Module {
+  static override readonly names = {
+    token: "word_embeddings",
+    position: "position_embeddings",
+    segment: "token_type_embeddings",
+    norm: "LayerNorm",
+  };
+  readonly token: Embedding;
+  readonly position: Embedding;
+  readonly segment: Embedding;
+  readonly norm: LayerNorm;
+  private readonly dropout: Dropout;
+
+  constructor(config: EncoderEmbeddingsConfig) {
+    super();
+    const { embeddingSize } = config;
+    const initializer = normalInit(config.initializerRange);
+    this.token = new Embedding(config.vocabSize, embeddingSize, initializer);
+    this.position = new Embedding(config.positions, embeddingSize, initializer);
+    this.segment = new Embedding(config.typeVocabSize, embeddingSize, initializer);
+    this.norm = new LayerNorm(embeddingSize, config.layerNormEpsilon);
+    this.dropout = new Dropout(config.hiddenDropout);
+  }
+
+  override forward(
+    { inputIds, tokenTypeIds, positionIds }: EncoderInputs,
+    { random }: ForwardContext,
+  ): Tensor {
+    const segments = tokenTypeIds ? this.segment.forward(tokenTypeIds) : this.segment.rows(0, 1);
+    const positions = positionIds
+      ? this.position.forward(positionIds)
+      : this.position.rows(0, inputIds.dim(1));
+    const sum = this.token.forward(inputIds).add(segments).add(positions);
+    return this.dropout.forward(this.norm.forward(sum), random);
+  }
 }
 
 export interface MultiHeadOptions {
@@ -157,6 +210,40 @@ export class PostNormLayer extends Module {
     const h = this.attentionNorm.forward(attended.add(x));
     const fed = this.down.forward(activations[activation](this.up.forward(h)));
     return this.outputNorm.forward(this.dropout.forward(fed, context.random).add(h));
+  }
+}
+
+/** Layers one after the other; `[batch, sequence, hiddenSize]` in and out. */
+export class EncoderLayers extends Module {
+  static override readonly names = { layers: "layer" };
+  readonly layers: readonly PostNormLayer[];
+
+  constructor(config: EncoderLayerConfig & { readonly numLayers: number }) {
+    super();
+    this.layers = Array.from({ length: config.numLayers }, () => new PostNormLayer(config));
+  }
+
+  override forward(x: Tensor, context: ForwardContext): Tensor {
+    return this.layers.reduce((h, layer) => layer.forward(h, context), x);
+  }
+}
+
+/**
+ * What speaks for a whole sequence, Devlin et al. 2019, section 3.1: a tanh layer over the first token's state; `[batch,
+ * sequence, hiddenSize]` -> `[batch, hiddenSize]`.
+ */
+export class Pooler extends Module {
+  readonly dense: Linear;
+
+  constructor(config: { readonly hiddenSize: number; readonly initializerRange: number }) {
+    super();
+    this.dense = new Linear(config.hiddenSize, config.hiddenSize, {
+      initializer: normalInit(config.initializerRange),
+    });
+  }
+
+  override forward(hidden: Tensor): Tensor {
+    return this.dense.forward(firstToken(hidden)).tanh();
   }
 }
 
