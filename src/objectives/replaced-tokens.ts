@@ -102,7 +102,7 @@ export function replaceTokens(
 }
 
 /** Cross-entropy of a yes-or-no answer, `-log sigmoid(±logit)`, without overflow. */
-function binaryLosses(logits: Tensor, labels: Tensor): Tensor {
+export function binaryLosses(logits: Tensor, labels: Tensor): Tensor {
   const softplus = add(maximum(logits, 0), log(add(exp(neg(abs(logits))), 1)));
   return sub(softplus, mul(logits, labels));
 }
