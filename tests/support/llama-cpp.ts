@@ -1,0 +1,259 @@
+import { existsSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import os from "node:os";
+import path from "node:path";
+import koffi, { type LibraryHandle } from "koffi";
+import { argMax } from "../../src/generation/index.js";
+
+// llama.cpp's prebuilt library, as an independent value for tests and as a peer for benches. It is no dependency:
+// npm install --no-save @node-llama-cpp/linux-x64@3.22.1
+
+/** Offsets in bytes of llama_context_params, include/llama.h of llama.cpp v0.5.0. */
+const contextFields = { contextLength: 0, batch: 4, microBatch: 8, threads: 28, batchThreads: 32, flash: 52 };
+const cacheTypeFields = { key: 104, value: 108 };
+/** ggml_type of a cache. */
+const cacheTypes = { float32: 0, float16: 1 } as const;
+
+function findFolder(): string | undefined {
+  const require = createRequire(import.meta.url);
+  const name = `@node-llama-cpp/linux-${os.arch()}`;
+  for (const modules of require.resolve.paths(name) ?? []) {
+    const folder = path.join(modules, name, "bins", `linux-${os.arch()}`);
+    if (existsSync(folder)) return folder;
+  }
+  return undefined;
+}
+
+/** Where the library is; undefined where it is not installed, so that tests can skip. */
+export const llamaCppFolder: string | undefined = findFolder();
+
+type Call = (...args: unknown[]) => unknown;
+
+interface Library {
+  readonly llama: (prototype: string) => Call;
+  readonly base: (prototype: string) => Call;
+}
+
+let opened: Library | undefined;
+
+function remember(loaded: LibraryHandle): (prototype: string) => Call {
+  const calls = new Map<string, Call>();
+  return (prototype) => {
+    let call = calls.get(prototype);
+    if (!call) calls.set(prototype, (call = loaded.func(prototype) as Call));
+    return call;
+  };
+}
+
+/** Opens the library with the kernels for this processor. */
+function library(): Library {
+  if (opened) return opened;
+  if (!llamaCppFolder)
+    throw new Error("llama.cpp is not installed: npm install --no-save @node-llama-cpp/linux-x64@3.22.1");
+  const folder = llamaCppFolder;
+  const find = (name: string) =>
+    path.join(
+      folder,
+      readdirSync(folder).find((file) => file.startsWith(name))!,
+    );
+  const base = koffi.load(find("libggml-base.so"), { global: true });
+  const ggml = koffi.load(find("libggml.v"), { global: true });
+  const llama = koffi.load(find("libllama.v"));
+  // Larger than either structure of parameters: what follows theirs on the stack is not looked at.
+  koffi.struct("LlamaParams", { bytes: koffi.array("uint8_t", 256) });
+  koffi.struct("LlamaBatch", {
+    count: "int32_t",
+    tokens: "int32_t *",
+    embeddings: "void *",
+    positions: "int32_t *",
+    sequenceCounts: "void *",
+    sequences: "void *",
+    logits: "int8_t *",
+  });
+  const quiet = koffi.proto("void LlamaLog(int level, const char *text, void *data)");
+  (llama.func("void llama_log_set(LlamaLog *callback, void *data)") as Call)(
+    koffi.register(() => undefined, koffi.pointer(quiet)),
+    null,
+  );
+  (ggml.func("void ggml_backend_load_all_from_path(const char *path)") as Call)(folder);
+  (llama.func("void llama_backend_init()") as Call)();
+  opened = { llama: remember(llama), base: remember(base) };
+  return opened;
+}
+
+/** Block formats as llama.cpp names their functions, with elements and bytes of a block. */
+export const blockFormats = {
+  q4_0: { elements: 32, bytes: 18, type: 2 },
+  q4_1: { elements: 32, bytes: 20, type: 3 },
+  q8_0: { elements: 32, bytes: 34, type: 8 },
+  q4_K: { elements: 256, bytes: 144, type: 12 },
+  q5_K: { elements: 256, bytes: 176, type: 13 },
+  q6_K: { elements: 256, bytes: 210, type: 14 },
+} as const;
+export type BlockFormat = keyof typeof blockFormats;
+
+/** llama.cpp's own values of quantised bytes. */
+export function dequantize(format: BlockFormat, bytes: Uint8Array): Float32Array {
+  const { elements, bytes: size } = blockFormats[format];
+  const values = new Float32Array((bytes.byteLength / size) * elements);
+  library().base(`void dequantize_row_${format}(const void *x, _Out_ float *y, int64_t k)`)(
+    bytes,
+    values,
+    values.length,
+  );
+  return values;
+}
+
+/** llama.cpp's own bytes for values, rounded by its reference code. */
+export function quantize(format: BlockFormat, values: Float32Array): Uint8Array {
+  const { elements, bytes: size } = blockFormats[format];
+  const bytes = new Uint8Array((values.length / elements) * size);
+  library().base(`void quantize_row_${format}_ref(const float *x, _Out_ void *y, int64_t k)`)(
+    values,
+    bytes,
+    values.length,
+  );
+  return bytes;
+}
+
+export interface LlamaCppOptions {
+  readonly threads?: number;
+  /** Default 512. */
+  readonly contextLength?: number;
+  /** Tokens that one call takes. Default: the context. */
+  readonly batch?: number;
+  /** Tokens that one pass of the network takes. Default 512. */
+  readonly microBatch?: number;
+  /** Default float16, llama.cpp's own. */
+  readonly cache?: keyof typeof cacheTypes;
+}
+
+/** A model that llama.cpp has loaded, with one context. */
+export class LlamaCppModel implements Disposable {
+  readonly vocabSize: number;
+  private position = 0;
+
+  private constructor(
+    private readonly model: unknown,
+    private readonly context: unknown,
+    private readonly vocabulary: unknown,
+    readonly contextLength: number,
+  ) {
+    this.vocabSize = library().llama("int32_t llama_vocab_n_tokens(void *vocab)")(vocabulary) as number;
+  }
+
+  /** Throws when llama.cpp refuses the file. */
+  static load(file: string, options: LlamaCppOptions = {}): LlamaCppModel {
+    const {
+      threads = 2,
+      contextLength = 512,
+      batch = contextLength,
+      microBatch = 512,
+      cache = "float16",
+    } = options;
+    const { llama } = library();
+    const modelParams = llama("LlamaParams llama_model_default_params()")();
+    const model = llama("void *llama_model_load_from_file(const char *path, LlamaParams params)")(
+      file,
+      modelParams,
+    );
+    if (!model) throw new Error(`llama.cpp refuses ${file}`);
+    const params = llama("LlamaParams llama_context_default_params()")() as { bytes: Uint8Array };
+    const view = new DataView(Uint8Array.from(params.bytes).buffer);
+    view.setUint32(contextFields.contextLength, contextLength, true);
+    view.setUint32(contextFields.batch, batch, true);
+    view.setUint32(contextFields.microBatch, microBatch, true);
+    view.setInt32(contextFields.threads, threads, true);
+    view.setInt32(contextFields.batchThreads, threads, true);
+    view.setInt32(cacheTypeFields.key, cacheTypes[cache], true);
+    view.setInt32(cacheTypeFields.value, cacheTypes[cache], true);
+    const context = llama("void *llama_init_from_model(void *model, LlamaParams params)")(model, {
+      bytes: new Uint8Array(view.buffer),
+    });
+    if (!context) throw new Error(`llama.cpp makes no context for ${file}`);
+    const vocabulary = llama("void *llama_model_get_vocab(void *model)")(model);
+    return new LlamaCppModel(model, context, vocabulary, contextLength);
+  }
+
+  tokenize(text: string, { addSpecial = false, parseSpecial = true } = {}): number[] {
+    const bytes = new TextEncoder().encode(text);
+    const ids = new Int32Array(bytes.byteLength + 8);
+    const count = library().llama(
+      "int32_t llama_tokenize(void *vocab, const uint8_t *text, int32_t length, _Out_ int32_t *tokens, int32_t max, bool add_special, bool parse_special)",
+    )(this.vocabulary, bytes, bytes.byteLength, ids, ids.length, addSpecial, parseSpecial) as number;
+    if (count < 0) throw new Error(`llama.cpp needs room for ${-count} tokens`);
+    return [...ids.subarray(0, count)];
+  }
+
+  /** Bytes of a token's text. */
+  tokenBytes(id: number, { special = false } = {}): Uint8Array {
+    const bytes = new Uint8Array(256);
+    const count = library().llama(
+      "int32_t llama_token_to_piece(void *vocab, int32_t token, _Out_ uint8_t *text, int32_t length, int32_t lstrip, bool special)",
+    )(this.vocabulary, id, bytes, bytes.length, 0, special) as number;
+    return bytes.slice(0, Math.max(0, count));
+  }
+
+  /** Forgets the sequence. */
+  reset(): void {
+    const { llama } = library();
+    llama("void llama_memory_clear(void *memory, bool data)")(
+      llama("void *llama_get_memory(void *context)")(this.context),
+      true,
+    );
+    this.position = 0;
+  }
+
+  /** Continues the sequence; logits of the last token, or of every one. They are views, which the next call overwrites. */
+  evaluate(ids: readonly number[], { all = false } = {}): Float32Array[] {
+    const { llama } = library();
+    const status = llama("int32_t llama_decode(void *context, LlamaBatch batch)")(this.context, {
+      count: ids.length,
+      tokens: Int32Array.from(ids),
+      embeddings: null,
+      positions: Int32Array.from(ids, (_, index) => this.position + index),
+      sequenceCounts: null,
+      sequences: null,
+      logits: Int8Array.from(ids, (_, index) => (all || index === ids.length - 1 ? 1 : 0)),
+    }) as number;
+    if (status !== 0) throw new Error(`llama_decode gives ${status}`);
+    this.position += ids.length;
+    const row = llama("void *llama_get_logits_ith(void *context, int32_t index)");
+    return (all ? [...ids.keys()] : [-1]).map(
+      (index) => new Float32Array(koffi.view(row(this.context, index) as bigint, 4 * this.vocabSize)),
+    );
+  }
+
+  /** The most probable continuation, from an empty sequence; ends at `count` tokens or at one of `stopIds`. */
+  greedy(prompt: readonly number[], count: number, stopIds: readonly number[] = []): number[] {
+    this.reset();
+    const written: number[] = [];
+    let [logits] = this.evaluate(prompt);
+    for (;;) {
+      const best = argMax(logits!);
+      if (stopIds.includes(best)) return written;
+      written.push(best);
+      if (written.length === count) return written;
+      [logits] = this.evaluate([best]);
+    }
+  }
+
+  dispose(): void {
+    const { llama } = library();
+    llama("void llama_free(void *context)")(this.context);
+    llama("void llama_model_free(void *model)")(this.model);
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Kullback-Leibler divergence, in nats, of the distribution of `logits` from that of `reference`. */
+export function divergence(reference: Float32Array, logits: Float32Array): number {
+  const normalizer = (row: Float32Array) => {
+    const peak = row.reduce((a, b) => Math.max(a, b), -Infinity);
+    return peak + Math.log(row.reduce((sum, value) => sum + Math.exp(value - peak), 0));
+  };
+  const [p, q] = [normalizer(reference), normalizer(logits)];
+  return reference.reduce((sum, value, id) => sum + Math.exp(value - p) * (value - p - (logits[id]! - q)), 0);
+}
