@@ -1,2 +1,4 @@
+export * from "./examples.js";
 export * from "./loader.js";
 export { stories, story } from "./stories/index.js";
+export * from "./table.js";

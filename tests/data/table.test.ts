@@ -1,0 +1,104 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { readTable } from "../../src/data/table.js";
+
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+const file = async (name: string, content: string | Uint8Array): Promise<string> => {
+  const place = path.join(folder, name);
+  await writeFile(place, content);
+  return place;
+};
+
+describe("a table is read", () => {
+  it("from CSV: quoted commas, quotes and line feeds, rows numbered as a spreadsheet shows them", async () => {
+    const table = await readTable(
+      await file("a.csv", '\uFEFFtext,label\r\n"one, ""two""\nthree",yes\r\n\r\nnaïve 日本 🙂,no\r\n'),
+    );
+    expect(table).toMatchObject({ columns: ["text", "label"], named: true });
+    expect(table.rows).toEqual([
+      { number: 2, values: { text: 'one, "two"\nthree', label: "yes" } },
+      { number: 4, values: { text: "naïve 日本 🙂", label: "no" } },
+    ]);
+  });
+
+  it("from CSV with semicolons", async () => {
+    const { rows } = await readTable(await file("b.csv", "text;label\na, b;x\n"));
+    expect(rows[0]!.values).toEqual({ text: "a, b", label: "x" });
+  });
+
+  it("from TSV, where a quote is a character and a header may be missing", async () => {
+    const table = await readTable(await file("c.tsv", "it 's a \"film , they said\t1\nbad\t0\n"), {
+      header: (cells) => cells.includes("label"),
+    });
+    expect(table).toMatchObject({ columns: ["column1", "column2"], named: false });
+    expect(table.rows.map(({ values }) => values["column1"])).toEqual(["it 's a \"film , they said", "bad"]);
+  });
+
+  it("from JSONL and a JSON array", async () => {
+    const lines = await readTable(
+      await file("d.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", "n": [1]}\n'),
+    );
+    expect(lines.columns).toEqual(["text", "label", "n"]);
+    expect(lines.rows.map(({ number }) => number)).toEqual([1, 3]);
+    const list = await readTable(await file("d.json", '[{"text": "a"}]'));
+    expect(list.rows).toEqual([{ number: 1, values: { text: "a" } }]);
+  });
+
+  it("from Parquet, as pyarrow writes it", async () => {
+    const { rows, columns } = await readTable(
+      fileURLToPath(new URL("../reference/values/rows.parquet", import.meta.url)),
+    );
+    expect(columns).toEqual(["text", "label", "score", "tokens"]);
+    expect(rows).toEqual([
+      { number: 1, values: { text: "naïve 日本 🙂", label: 1, score: 0.5, tokens: ["a", "b"] } },
+      { number: 2, values: { text: "", label: 0, score: 1.5, tokens: [] } },
+    ]);
+  });
+
+  it("from UTF-16 with its mark, and from an encoding that is named", async () => {
+    const utf16 = new Uint8Array(Buffer.from("\uFEFFtext,label\ncafé,x\n", "utf16le"));
+    expect((await readTable(await file("e.csv", utf16))).rows[0]!.values["text"]).toBe("café");
+    const latin = await file("f.csv", new Uint8Array(Buffer.from("text,label\ncafé,x\n", "latin1")));
+    const { rows } = await readTable(latin, { encoding: "windows-1252" });
+    expect(rows[0]!.values["text"]).toBe("café");
+    await expect(readTable(latin)).rejects.toThrow(/f\.csv: line 2 is not UTF-8; save the file as UTF-8/);
+  });
+});
+
+describe("a table that cannot be read is refused with its row:", () => {
+  const refused = async (name: string, content: string, message: string | RegExp) => {
+    await expect(readTable(await file(name, content))).rejects.toThrow(message);
+  };
+
+  it("broken quoting", async () => {
+    await refused("g.csv", 'text,label\na,b\n"open,x\nmore,y\n', "row 3 opens a quote that is never closed");
+    await refused("h.csv", 'text,label\n"a" b,x\n', "row 2 (line 2) goes on after a closing quote");
+    await refused("i.csv", 'text,label\nsay "hi",x\n', "row 2 (line 2) has a quote in the middle of a cell");
+  });
+  it("too many or too few cells", async () => {
+    await refused(
+      "j.csv",
+      "text,label\na,b\nc,d,e\n",
+      /row 3 has 3 cells, but there are 2 columns \(text, label\)/,
+    );
+    await refused("k.tsv", "text\tlabel\na\n", /row 2 has 1 cells/);
+  });
+  it("broken JSON", async () => {
+    await refused("l.jsonl", '{"text": "a"}\n{"text": \n', /row 2 is not JSON/);
+    await refused("m.jsonl", '{"text": "a"}\n7\n', "row 2 is not an object");
+  });
+  it("no rows, another kind of file, no file", async () => {
+    await refused("n.csv", "\n", "is empty: there is no row in it");
+    await refused("o.docx", "x", "a file of this ending cannot be read as a table");
+    await refused("p.parquet", "not parquet at all", "cannot be read as Parquet");
+    await expect(readTable(path.join(folder, "nowhere.csv"))).rejects.toThrow("there is no such file");
+  });
+});
