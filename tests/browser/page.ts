@@ -8,10 +8,11 @@ import {
   generate,
   gpt2Config,
 } from "../../src/browser.js";
+import * as ort from "onnxruntime-web";
 
 /** Trains on a text that repeats five tokens, then continues it. */
 async function run(): Promise<{ losses: number[]; ids: number[]; version: string }> {
-  const runtime = createRuntime({ wasmPaths: "/wasm/" });
+  const runtime = createRuntime();
   const model = new Gpt2(
     gpt2Config({ hiddenSize: 32, numLayers: 1, numHeads: 2, vocabSize: 8, contextLength: 16, dropout: 0 }),
   );
@@ -33,4 +34,15 @@ async function run(): Promise<{ losses: number[]; ids: number[]; version: string
   return { losses, ids, version: runtime.version };
 }
 
-Object.assign(globalThis, { run });
+/** Runs an exported model with onnxruntime-web alone. */
+async function runExported(ids: number[]): Promise<number[]> {
+  const session = await ort.InferenceSession.create("/model.onnx", {
+    externalData: [{ path: "model.onnx.data", data: "/model.onnx.data" }],
+  });
+  const { logits } = await session.run({
+    inputIds: new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]),
+  });
+  return [...(logits!.data as Float32Array)];
+}
+
+Object.assign(globalThis, { run, runExported });
