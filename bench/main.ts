@@ -9,12 +9,19 @@ import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import os from "node:os";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
+import { tokenBatch } from "../src/data/index.js";
 import { Decoder } from "../src/generation/index.js";
 import { compile, input, matmul } from "../src/graph/index.js";
 import { Gpt2, gpt2Config, gpt2Sizes } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { GradientNorm, TrainingStep, adamW, clippingFactor } from "../src/training/index.js";
+import {
+  GradientNorm,
+  TrainingStep,
+  adamW,
+  clippingFactor,
+  nextTokenObjective,
+} from "../src/training/index.js";
 
 const { values: options } = parseArgs({
   options: { python: { type: "string", default: "python3" }, smoke: { type: "boolean", default: false } },
@@ -139,7 +146,8 @@ using weights = Weights.initialize(runtime, model, 1);
 {
   const [batch, sequence, repeats] = smoke ? [2, 32, 2] : [4, 256, 5];
   using gradients = weights.like();
-  using step = await TrainingStep.create(model, weights, gradients, { batch, sequence });
+  const objective = nextTokenObjective(model, { batchSize: batch, sequenceLength: sequence });
+  using step = await TrainingStep.create(objective, weights, gradients);
   using optimizer = await adamW(weights, gradients);
   using norm = await GradientNorm.create(runtime, gradients);
   const inputIds = Int32Array.from({ length: batch * sequence }, (_, i) => (i * 7919) % config.vocabSize);
@@ -147,7 +155,7 @@ using weights = Weights.initialize(runtime, model, 1);
   const parts = { passes: [] as number[], norm: [] as number[], update: [] as number[] };
   const run = async (): Promise<void> => {
     const start = performance.now();
-    await step.run({ inputIds, labels }, { accumulate: false, lossScale: 1 / inputIds.length, seed: 0 });
+    await step.run(tokenBatch(inputIds, labels, [batch, sequence]));
     const passed = performance.now();
     const length = await norm.measure();
     const measured = performance.now();

@@ -3,7 +3,7 @@ import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
 import { loadModel } from "../models/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { evaluate } from "../training/index.js";
+import { evaluatePerplexity } from "../training/index.js";
 import { examples, number } from "./options.js";
 import { Reporter, count } from "./terminal.js";
 
@@ -29,7 +29,7 @@ async function evaluateCheckpoint({
   const tokens = Int32Array.from(tokenizer.encode(text));
   if (tokens.length < 2)
     throw new LineageError("data", `${data} has ${tokens.length} tokens; a loss needs two or more`);
-  const result = await evaluate(model, weights, tokens, {
+  const result = await evaluatePerplexity(model, weights, tokens, {
     batchSize: batch,
     sequenceLength: model.config.contextLength,
   });

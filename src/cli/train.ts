@@ -1,30 +1,27 @@
-import { existsSync } from "node:fs";
-import { appendFile } from "node:fs/promises";
-import os from "node:os";
-import path from "node:path";
 import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { readJson, readText, writeAtomically, writeJson } from "../base/files.js";
+import { readText } from "../base/files.js";
 import { DataLoader, stories } from "../data/index.js";
 import { Tokenizer, characterTokenizer, trainByteLevelBpe } from "../io/index.js";
 import { Gpt2, gpt2Config, saveModel } from "../models/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
-  type StepReport,
-  TensorBoardWriter,
-  Trainer,
-  evaluate,
-  lockFolder,
-  lossChart,
-  restoreTraining,
-  saveTraining,
+  type Optimizer,
+  RunFolder,
+  type TrainingResult,
+  adafactor,
+  adamW,
+  evaluatePerplexity,
+  nextTokenObjective,
+  runTraining,
   schedule,
-  trainingFile,
+  sgd,
 } from "../training/index.js";
 import { examples, number } from "./options.js";
-import { Reporter, bar, colors, count, duration } from "./terminal.js";
+import { interruptible, progressObserver } from "./progress.js";
+import { Reporter, colors, count } from "./terminal.js";
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const trainOptions = z.object({
@@ -40,11 +37,14 @@ export const trainOptions = z.object({
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
   steps: z.int().positive().default(1000),
-  learningRate: z.number().positive().default(1e-3),
+  optimizer: z.enum(["adamw", "sgd", "adafactor"]).default("adamw"),
+  /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor. */
+  learningRate: z.number().positive().optional(),
   /** Default: a tenth of the steps, at most 100. */
   warmup: z.int().nonnegative().optional(),
   schedule: z.enum(["constant", "linear", "cosine", "inverse-root"]).default("cosine"),
-  weightDecay: z.number().nonnegative().default(0.1),
+  /** Default: 0.1 for AdamW, none for the others. */
+  weightDecay: z.number().nonnegative().optional(),
   beta2: z.number().positive().lt(1).default(0.99),
   clip: z.number().positive().default(1),
   validation: z.number().positive().lt(1).default(0.1),
@@ -67,63 +67,35 @@ export interface TrainCommand {
 /** Stories of the embedded corpus: enough that a run of minutes sees each about once. */
 const embeddedStories = 12_000;
 
-const optionsFile = (folder: string): string => path.join(folder, "run.json");
-
 /** Trains a GPT-2 from text to a checkpoint folder. Ctrl-C saves; `resume` goes on to exactly the same losses. */
 export async function train(
   given: z.input<typeof trainOptions> | undefined,
-  command: TrainCommand,
-): Promise<void> {
-  const { out } = command;
-  const report = new Reporter(command.json ?? false);
-  const resuming = command.resume === true;
-  if (resuming && !existsSync(trainingFile(out)))
-    throw new LineageError(
-      "checkpoint",
-      `there is nothing to resume in ${out}: it has no ${path.basename(trainingFile(out))}`,
-    );
-  if (!resuming && existsSync(trainingFile(out))) {
-    throw new LineageError(
-      "checkpoint",
-      `${out} already holds a training run; continue it with --resume, or choose another folder with --out`,
-    );
-  }
-  const parsed = trainOptions.safeParse(resuming ? await readJson(optionsFile(out)) : given);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(({ path: place, message }) => `${place.join(".")}: ${message}`);
-    throw new LineageError("argument", `the options do not fit: ${problems.join("; ")}`);
-  }
-  const options = parsed.data;
-  const unlock = await lockFolder(out);
-  const controller = new AbortController();
-  const interrupt = () => {
-    controller.abort();
-  };
-  process.once("SIGINT", interrupt);
+  { out, resume = false, json = false, threads }: TrainCommand,
+): Promise<TrainingResult> {
+  const report = new Reporter(json);
+  const folder = await RunFolder.open(out, trainOptions, { resume, given });
   try {
-    await run(options, out, resuming, report, controller.signal, command.threads);
+    return await interruptible((signal) => run(folder, report, signal, threads));
   } finally {
-    process.removeListener("SIGINT", interrupt);
     report.done();
-    await unlock();
+    await folder.close();
   }
 }
 
 async function run(
-  options: TrainOptions,
-  out: string,
-  resuming: boolean,
+  folder: RunFolder<TrainOptions>,
   report: Reporter,
   signal: AbortSignal,
   threads?: number,
-): Promise<void> {
+): Promise<TrainingResult> {
+  const { options, path: out } = folder;
   const documents =
     options.data === "stories"
       ? [...stories({ seed: options.seed, count: embeddedStories })]
       : [await readText(options.data)];
   if (documents.every((document) => document.trim() === ""))
     throw new LineageError("data", `${options.data} is empty: there is nothing to learn from`);
-  const tokenizer = resuming ? await Tokenizer.load(out) : await makeTokenizer(options, documents);
+  const tokenizer = folder.resuming ? await Tokenizer.load(out) : await makeTokenizer(options, documents);
   const { training, validation } = tokenize(tokenizer, documents, options.validation);
   report.say(
     `corpus: ${count(documents.join("").length)} characters, ${count(training.length)} tokens to learn from, ${count(validation.length)} held out; vocabulary ${count(tokenizer.vocabSize)}`,
@@ -141,7 +113,7 @@ async function run(
   });
   const model = new Gpt2(config);
   const shape = { batchSize: options.batch, sequenceLength: options.context };
-  const loader = new DataLoader(training, { ...shape, seed: options.seed }, options.data);
+  const source = new DataLoader(training, { ...shape, seed: options.seed }, options.data);
   const size = countParameters(model);
   report.say(
     `model: GPT-2 with ${count(size)} parameters (${options.layers} layers, ${options.hidden} wide, ${options.heads} heads); ` +
@@ -149,111 +121,63 @@ async function run(
     { parameters: size },
   );
   using weights = Weights.initialize(runtime, model, options.seed);
-  using trainer = await Trainer.create({
-    model,
+  const result = await runTraining({
+    folder,
+    objective: nextTokenObjective(model, shape),
     weights,
-    loader,
-    ...shape,
+    source,
     accumulation: options.accumulate,
     clipNorm: options.clip,
     seed: options.seed,
     averageDecay: options.ema,
     schedule: schedule(options.schedule, {
-      learningRate: options.learningRate,
+      learningRate: learningRateOf(options),
       warmupSteps: options.warmup ?? Math.min(100, Math.floor(options.steps / 10)),
       totalSteps: options.steps,
-      minimum: options.learningRate / 10,
+      minimum: learningRateOf(options) / 10,
     }),
-    optimizer: { betas: [0.9, options.beta2], weightDecay: options.weightDecay },
-  });
-  const kept = trainer.average?.weights ?? weights;
-  let bestLoss: number | undefined;
-  if (resuming) {
-    bestLoss = await restoreTraining(out, trainer, weights);
-    report.say(`going on after step ${trainer.state.step}`, { step: trainer.state.step });
-  } else await writeJson(optionsFile(out), options);
-
-  const metrics = path.join(out, "metrics.jsonl");
-  const board = new TensorBoardWriter(
-    path.join(out, `events.out.tfevents.${Math.floor(Date.now() / 1000)}.${os.hostname()}`),
-  );
-  const learned: StepReport[] = [];
-  const held: { step: number; loss: number }[] = [];
-  let worse = 0;
-  const save = () => saveTraining(out, trainer, weights, bestLoss);
-  const chart = () =>
-    writeAtomically(path.join(out, "loss.svg"), [
-      lossChart("Loss", [
-        { label: "training", points: learned },
-        { label: "held out", points: held },
-      ]),
-    ]);
-  const validate = async (): Promise<void> => {
-    const result = await evaluate(model, kept, validation, { ...shape, signal });
-    held.push({ step: trainer.state.step, loss: result.loss });
-    await appendFile(
-      metrics,
-      `${JSON.stringify({ step: trainer.state.step, validationLoss: result.loss })}\n`,
-    );
-    await board.scalars(trainer.state.step, { "loss/heldOut": result.loss });
-    report.say(
-      `step ${trainer.state.step}: held-out loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)}`,
-      { step: trainer.state.step, validationLoss: result.loss },
-    );
-    if (bestLoss === undefined || result.loss < bestLoss) {
-      bestLoss = result.loss;
-      worse = 0;
-      await saveModel(out, { model, weights: kept, tokenizer });
-    } else worse++;
-  };
-  const started = performance.now();
-  const firstStep = trainer.state.step;
-  try {
-    while (trainer.state.step < options.steps) {
-      const step = await trainer.step({ signal });
-      learned.push(step);
-      await appendFile(
-        metrics,
-        `${JSON.stringify({ step: step.step, loss: step.loss, learningRate: step.learningRate, gradientNorm: step.gradientNorm, tokens: step.tokens, seconds: step.seconds })}\n`,
-      );
-      await board.scalars(step.step, {
-        "loss/training": step.loss,
-        learningRate: step.learningRate,
-        gradientNorm: step.gradientNorm,
+    optimizer: (...buffers) => makeOptimizer(options, ...buffers),
+    steps: options.steps,
+    evalEvery: options.evalEvery,
+    patience: options.patience,
+    evaluate: async (kept, { signal: stop }) => {
+      const { loss, perplexity } = await evaluatePerplexity(model, kept, validation, {
+        ...shape,
+        signal: stop,
       });
-      const done = step.step - firstStep;
-      const left = ((performance.now() - started) / 1000 / done) * (options.steps - step.step);
-      const rate = Math.round(step.tokens / step.seconds);
-      report.progress(
-        `${bar(step.step / options.steps)} step ${step.step}/${options.steps}  loss ${colors.bold(step.loss.toFixed(4))}  ${count(rate)} tokens/s  ${duration(left)} left`,
-        { step: step.step, loss: step.loss, tokensPerSecond: rate, secondsLeft: Math.round(left) },
-      );
-      if (step.step % options.evalEvery === 0 || step.step === options.steps) {
-        await validate();
-        await save();
-        await chart();
-      }
-      if (options.patience !== undefined && worse >= options.patience) {
-        report.say(`stopped early: ${worse} evaluations without a better held-out loss`);
-        break;
-      }
-    }
-  } catch (error) {
-    if (!signal.aborted) throw error;
-    await save();
-    if (!existsSync(path.join(out, "model.safetensors")))
-      await saveModel(out, { model, weights: kept, tokenizer });
-    await chart();
+      return { loss, perplexity };
+    },
+    save: (kept) => saveModel(out, { model, weights: kept, tokenizer }),
+    signal,
+    observer: progressObserver(report),
+  });
+  if (result.outcome === "interrupted")
     report.say(
-      `stopped after step ${trainer.state.step} and saved; go on with: lineage train --resume --out ${out}`,
-      { step: trainer.state.step },
+      `stopped after step ${result.step} and saved; go on with: lineage train --resume --out ${out}`,
+      { ...result },
     );
-    return;
+  else {
+    if (result.outcome === "stopped early")
+      report.say(`stopped early: ${options.patience} evaluations without a better held-out loss`);
+    const best = result.best ?? NaN;
+    report.say(
+      `${colors.green("done")}: ${out} holds the model (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)}), its tokenizer and loss.svg`,
+      { ...result },
+    );
   }
-  report.say(
-    `${colors.green("done")}: ${out} holds the model (best held-out loss ${bestLoss?.toFixed(4)}, perplexity ${Math.exp(bestLoss ?? NaN).toFixed(2)}), its tokenizer and loss.svg`,
-    { bestLoss },
-  );
+  return result;
+}
+
+/** Rates that suit each optimiser: Adafactor's is relative to the size of a parameter. */
+const learningRateOf = ({ learningRate, optimizer }: TrainOptions): number =>
+  learningRate ?? { adamw: 1e-3, sgd: 0.1, adafactor: 1e-2 }[optimizer];
+
+function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weights): Promise<Optimizer> {
+  const { optimizer, beta2 } = options;
+  const weightDecay = options.weightDecay ?? (optimizer === "adamw" ? 0.1 : 0);
+  if (optimizer === "sgd") return sgd(weights, gradients, { momentum: 0.9, weightDecay });
+  if (optimizer === "adafactor") return adafactor(weights, gradients, { weightDecay });
+  return adamW(weights, gradients, { betas: [0.9, beta2], weightDecay });
 }
 
 async function makeTokenizer(
@@ -310,6 +234,7 @@ export const trainCommand = new Command("train")
   .option("--batch <n>", "rows of a micro-batch", number)
   .option("--accumulate <n>", "micro-batches of a step", number)
   .option("--steps <n>", "steps to train", number)
+  .option("--optimizer <name>", "adamw, sgd or adafactor")
   .option("--learning-rate <x>", "peak of the schedule", number)
   .option("--warmup <n>", "steps of rising learning rate", number)
   .option("--schedule <name>", "constant, linear, cosine or inverse-root")

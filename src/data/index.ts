@@ -1,3 +1,4 @@
+export * from "./batch.js";
 export * from "./examples.js";
 export * from "./loader.js";
 export { stories, story } from "./stories/index.js";

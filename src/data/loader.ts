@@ -1,5 +1,7 @@
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
+import { type BatchSource, type TokenBatch, tokenBatch } from "./batch.js";
 
 /** Where a loader stands: enough to go on exactly there. */
 export interface LoaderState {
@@ -7,6 +9,8 @@ export interface LoaderState {
   /** Blocks of this epoch already given. */
   readonly position: number;
 }
+
+const loaderState = z.object({ epoch: z.int().nonnegative(), position: z.int().nonnegative() });
 
 export interface LoaderOptions {
   /** Rows of one batch. */
@@ -20,7 +24,7 @@ export interface LoaderOptions {
  * Batches from one long run of tokens. It is cut into blocks of `sequenceLength`, packed across documents; every epoch
  * gives each block once, in an order drawn from the seed and the epoch. The label of a token is the token after it.
  */
-export class DataLoader {
+export class DataLoader implements BatchSource {
   /** Blocks of one epoch. */
   readonly blocks: number;
   /** Tokens at the end that fill no block, and are never seen. */
@@ -53,14 +57,20 @@ export class DataLoader {
   }
 
   /** Goes on where a loader of the same tokens and options stood. */
-  restore({ epoch, position }: LoaderState): void {
-    this.epoch = epoch;
-    this.position = position;
+  restore(state: unknown): void {
+    const parsed = loaderState.safeParse(state);
+    if (!parsed.success || parsed.data.position > this.blocks)
+      throw new LineageError(
+        "checkpoint",
+        `${JSON.stringify(state)} is no place in these data, which have ${this.blocks} rows: the run was started with others`,
+      );
+    this.epoch = parsed.data.epoch;
+    this.position = parsed.data.position;
     this.order = this.shuffled();
   }
 
   /** The next batch, `[batchSize, sequenceLength]` row after row. */
-  next(): { inputIds: Int32Array; labels: Int32Array } {
+  next(): TokenBatch {
     const { batchSize, sequenceLength } = this.options;
     const inputIds = new Int32Array(batchSize * sequenceLength);
     const labels = new Int32Array(batchSize * sequenceLength);
@@ -69,7 +79,7 @@ export class DataLoader {
       inputIds.set(this.tokens.subarray(start, start + sequenceLength), row * sequenceLength);
       labels.set(this.tokens.subarray(start + 1, start + 1 + sequenceLength), row * sequenceLength);
     }
-    return { inputIds, labels };
+    return tokenBatch(inputIds, labels, [batchSize, sequenceLength]);
   }
 
   private nextBlock(): number {
@@ -93,7 +103,7 @@ export class DataLoader {
 export function* evaluationBatches(
   tokens: Int32Array | Uint16Array,
   { batchSize, sequenceLength }: { batchSize: number; sequenceLength: number },
-): Generator<{ inputIds: Int32Array; labels: Int32Array }> {
+): Generator<TokenBatch> {
   const size = batchSize * sequenceLength;
   for (let start = 0; start < tokens.length - 1; start += size) {
     const count = Math.min(size, tokens.length - 1 - start);
@@ -101,6 +111,6 @@ export function* evaluationBatches(
     const labels = new Int32Array(size).fill(-100);
     inputIds.set(tokens.subarray(start, start + count));
     labels.set(tokens.subarray(start + 1, start + 1 + count));
-    yield { inputIds, labels };
+    yield tokenBatch(inputIds, labels, [batchSize, sequenceLength]);
   }
 }

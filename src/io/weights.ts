@@ -15,7 +15,7 @@ import {
 } from "./safetensors.js";
 
 /** A buffer's tensors as they go into a file; `prefix` keeps moments and weights of one file apart. */
-export const tensorsToSave = (weights: Weights, prefix = ""): TensorToSave[] =>
+export const tensorsToSave = (weights: Pick<Weights, "tensors">, prefix = ""): TensorToSave[] =>
   Object.entries(weights.tensors).map(([name, tensor]) => {
     const view = tensor.view();
     const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
@@ -86,12 +86,12 @@ function placeTensors(
 /** Fills `weights` from files that share the tensors out. Throws as `placeTensors` does. */
 export async function readWeights(
   files: readonly SafetensorsFile[],
-  weights: Weights,
+  weights: Pick<Weights, "tensors">,
   prefix = "",
 ): Promise<void> {
   const shapes = Object.entries(weights.tensors).map(([name, { shape }]) => [name, shape] as const);
   for (const [name, { file, stored, entry }] of placeTensors(files, shapes, prefix)) {
-    const view = weights.get(name).view();
+    const view = weights.tensors[name]!.view();
     const convert = widen[entry.dtype];
     if (convert) {
       const bytes = new Uint8Array(entry.byteLength);

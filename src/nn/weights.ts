@@ -14,34 +14,31 @@ export interface Placement {
 }
 
 /**
- * Which parameters lie next to which. Weight decay applies to matrices and not to biases and norms, so each kind is one
- * run of the buffer: an optimiser walks over a run without looking at single parameters.
+ * Which parameters lie next to which. Weight decay applies to matrices and not to biases and norms, so each kind lies
+ * together: an optimiser walks over long runs of the buffer.
  */
 export interface FlatLayout {
+  /** In the order of their offsets. */
   readonly placements: ReadonlyMap<string, Placement>;
   /** Elements of the buffer, the gaps included. */
   readonly size: number;
-  readonly groups: readonly {
-    readonly name: "matrices" | "vectors";
-    readonly offset: number;
-    readonly size: number;
-  }[];
 }
+
+/** Elements that a parameter takes in a buffer, the gap after it included. */
+export const alignedSize = (size: number): number => Math.ceil(size / alignment) * alignment;
 
 /** Lays out the parameters of a model: matrices first, then vectors. */
 export function flatLayout(parameters: ReadonlyMap<string, Parameter>): FlatLayout {
   const placements = new Map<string, Placement>();
   let offset = 0;
-  const groups = (["matrices", "vectors"] as const).map((name) => {
-    const start = offset;
+  for (const matrices of [true, false]) {
     for (const [key, parameter] of parameters) {
-      if (parameter.shape.length >= 2 !== (name === "matrices")) continue;
+      if (parameter.shape.length >= 2 !== matrices) continue;
       placements.set(key, { parameter, offset, size: parameter.size });
-      offset += Math.ceil(parameter.size / alignment) * alignment;
+      offset += alignedSize(parameter.size);
     }
-    return { name, offset: start, size: offset - start };
-  });
-  return { placements, size: offset, groups };
+  }
+  return { placements, size: offset };
 }
 
 /** The numbers of a model's parameters: one buffer of native memory, and a tensor over each parameter's part of it. */
@@ -75,9 +72,16 @@ export class Weights implements Disposable {
     return weights;
   }
 
-  /** A second buffer with the same layout: gradients, moments, an average. */
-  like(): Weights {
-    return new Weights(this.runtime, this.layout, this.runtime.createTensor("float32", [this.layout.size]));
+  /**
+   * A second buffer, all zero: gradients, moments, an average.
+   * @param includes which parameters it has room for; default all
+   */
+  like(includes: (name: string, parameter: Parameter) => boolean = () => true): Weights {
+    const parameters = new Map<string, Parameter>();
+    for (const [name, { parameter }] of this.layout.placements)
+      if (includes(name, parameter)) parameters.set(name, parameter);
+    const layout = parameters.size === this.layout.placements.size ? this.layout : flatLayout(parameters);
+    return new Weights(this.runtime, layout, this.runtime.createTensor("float32", [layout.size]));
   }
 
   get(name: string): DeviceTensor<"float32"> {

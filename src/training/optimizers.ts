@@ -1,6 +1,20 @@
 import { LineageError } from "../base/errors.js";
-import { type Tensor, add, compile, div, input, mul, sqrt, square, sub, sum } from "../graph/index.js";
-import type { Weights } from "../nn/index.js";
+import {
+  type Tensor,
+  add,
+  compile,
+  div,
+  input,
+  maximum,
+  mean,
+  mul,
+  sqrt,
+  square,
+  sub,
+  sum,
+  unsqueeze,
+} from "../graph/index.js";
+import { type Parameter, type Weights, alignedSize } from "../nn/index.js";
 import type { Binding, DeviceTensor, Program, Runtime, RunOptions } from "../runtime/types.js";
 
 /**
@@ -15,17 +29,72 @@ export interface UpdateOptions extends RunOptions {
   readonly gradientScale?: number;
 }
 
-/** An optimiser whose state lies beside the weights, in buffers of the same layout. */
+/** Tensors of an optimiser's memory, by parameter. */
+export interface OptimizerState extends Disposable {
+  readonly tensors: Readonly<Record<string, DeviceTensor<"float32">>>;
+}
+
+/** An optimiser whose state lies beside the weights. */
 export interface Optimizer extends Disposable {
   /** Steps taken. */
   readonly steps: number;
-  /** State buffers by name, as a checkpoint keeps them. */
-  readonly state: Readonly<Record<string, Weights>>;
+  /** State by name, as a checkpoint keeps it. */
+  readonly state: Readonly<Record<string, OptimizerState>>;
   /** Updates the weights in place from the gradients. */
   update(options: UpdateOptions): Promise<void>;
   /** Continues after that many steps, with the state as it was loaded. */
   restore(steps: number): void;
   dispose(): void;
+}
+
+/** What an optimiser does differently for some parameters. */
+export interface ParameterOptions {
+  /** Factor of a parameter's learning rate, by its dotted name: layer-wise decay. Default 1. */
+  readonly learningRateFactor?: (name: string) => number;
+  /** Whether weight decay applies. Default: to matrices, and not to biases and norms. */
+  readonly decays?: (name: string, parameter: Parameter) => boolean;
+}
+
+/** Elements that lie together in the weights and in the gradients, and are treated alike. */
+interface Run {
+  readonly parameterOffset: number;
+  readonly gradientOffset: number;
+  size: number;
+  readonly decays: boolean;
+  readonly factor: number;
+}
+
+const isMatrix = (_: string, parameter: Parameter): boolean => parameter.shape.length >= 2;
+
+/** The longest runs of the parameters that have gradients: one for matrices and one for vectors, where nothing parts them. */
+function runsOf(weights: Weights, gradients: Weights, options: ParameterOptions): Run[] {
+  const { learningRateFactor = () => 1, decays = isMatrix } = options;
+  const runs: Run[] = [];
+  for (const [name, { parameter, offset, size }] of gradients.layout.placements) {
+    const factor = learningRateFactor(name);
+    if (!(factor >= 0 && Number.isFinite(factor)))
+      throw new LineageError(
+        "argument",
+        `the factor of the learning rate of ${name} must be 0 or positive, not ${factor}`,
+      );
+    const next: Run = {
+      parameterOffset: weights.layout.placements.get(name)!.offset,
+      gradientOffset: offset,
+      size: alignedSize(size),
+      decays: decays(name, parameter),
+      factor,
+    };
+    const last = runs.at(-1);
+    if (
+      last?.factor === factor &&
+      last.decays === next.decays &&
+      last.parameterOffset + last.size === next.parameterOffset &&
+      last.gradientOffset + last.size === next.gradientOffset
+    )
+      last.size += next.size;
+    else runs.push(next);
+  }
+  return runs;
 }
 
 /** The new values of one run of elements from the old ones; all `[elements]`, the hyper-parameters scalars. */
@@ -42,7 +111,8 @@ class ElementwiseOptimizer implements Optimizer {
     private readonly program: Program,
     private readonly bindings: readonly Binding[],
     private readonly slices: readonly DeviceTensor[],
-    private readonly scalars: Readonly<Record<string, DeviceTensor<"float32">>>,
+    /** Hyper-parameters of a step, by the factor of the learning rate. */
+    private readonly scalars: ReadonlyMap<number, Readonly<Record<string, DeviceTensor<"float32">>>>,
     readonly state: Readonly<Record<string, Weights>>,
     private readonly scalarsAt: (step: number, options: UpdateOptions) => Record<string, number>,
   ) {}
@@ -50,7 +120,7 @@ class ElementwiseOptimizer implements Optimizer {
   static async create(
     weights: Weights,
     gradients: Weights,
-    options: {
+    options: ParameterOptions & {
       name: string;
       state: readonly string[];
       weightDecay: number;
@@ -59,13 +129,15 @@ class ElementwiseOptimizer implements Optimizer {
     },
   ): Promise<ElementwiseOptimizer> {
     const { runtime } = weights;
-    const state = Object.fromEntries(options.state.map((name) => [name, weights.like()]));
-    const buffers: Record<string, Weights> = { parameter: weights, gradient: gradients, ...state };
+    const runs = runsOf(weights, gradients, options);
+    const state = Object.fromEntries(options.state.map((name) => [name, gradients.like()]));
     const values = Object.fromEntries(
-      Object.keys(buffers).map((name) => [name, input(name, "float32", ["elements"])]),
+      ["parameter", "gradient", ...options.state].map((name) => [name, input(name, "float32", ["elements"])]),
     );
-    const names = [...Object.keys(options.scalarsAt(1, { learningRate: 0 })), "weightDecay"];
-    const scalarInputs = Object.fromEntries(names.map((name) => [name, input(name, "float32", [])]));
+    const names = Object.keys(options.scalarsAt(1, { learningRate: 0 }));
+    const scalarInputs = Object.fromEntries(
+      [...names, "weightDecay"].map((name) => [name, input(name, "float32", [])]),
+    );
     const updated = options.rule(values, scalarInputs);
     const program = await compile(
       runtime,
@@ -73,24 +145,36 @@ class ElementwiseOptimizer implements Optimizer {
       { name: options.name },
     );
     const used = new Set(program.inputs.map(({ name }) => name));
-    const scalars = Object.fromEntries(names.map((name) => [name, runtime.createTensor("float32", [])]));
-    const decay = {
-      matrices: runtime.createTensor("float32", [], Float32Array.of(options.weightDecay)),
-      vectors: runtime.createTensor("float32", []),
-    };
-    const slices: DeviceTensor[] = [decay.matrices, decay.vectors];
+    const scalars = new Map(
+      runs.map(({ factor }) => [
+        factor,
+        Object.fromEntries(names.map((name) => [name, runtime.createTensor("float32", [])])),
+      ]),
+    );
+    const decay = runtime.createTensor("float32", [], Float32Array.of(options.weightDecay));
+    const noDecay = runtime.createTensor("float32", []);
+    const slices: DeviceTensor[] = [decay, noDecay];
     const bindings: Binding[] = [];
-    for (const { name: group, offset, size } of weights.layout.groups) {
-      for (let start = offset; start < offset + size; start += chunkSize) {
-        const length = Math.min(chunkSize, offset + size - start);
-        const chunk = Object.fromEntries(
-          Object.entries(buffers).map(([name, buffer]) => [name, buffer.flat.slice(start, [length])]),
-        );
+    for (const { parameterOffset, gradientOffset, size, decays, factor } of runs) {
+      for (let start = 0; start < size; start += chunkSize) {
+        const length = Math.min(chunkSize, size - start);
+        const besideGradient = { gradient: gradients, ...state };
+        const chunk: Record<string, DeviceTensor> = {
+          parameter: weights.flat.slice(parameterOffset + start, [length]),
+          ...Object.fromEntries(
+            Object.entries(besideGradient).map(([name, buffer]) => [
+              name,
+              buffer.flat.slice(gradientOffset + start, [length]),
+            ]),
+          ),
+        };
         slices.push(...Object.values(chunk));
         const inputs = Object.fromEntries(
-          Object.entries({ ...scalars, ...chunk, weightDecay: decay[group] }).filter(([name]) =>
-            used.has(name),
-          ),
+          Object.entries({
+            ...scalars.get(factor),
+            ...chunk,
+            weightDecay: decays ? decay : noDecay,
+          }).filter(([name]) => used.has(name)),
         );
         const outputs = Object.fromEntries(Object.keys(updated).map((name) => [`${name}.new`, chunk[name]!]));
         bindings.push(program.bind(inputs, outputs));
@@ -102,8 +186,11 @@ class ElementwiseOptimizer implements Optimizer {
   async update(options: UpdateOptions): Promise<void> {
     options.signal?.throwIfAborted();
     const step = this.steps + 1;
-    for (const [name, value] of Object.entries(this.scalarsAt(step, options)))
-      this.scalars[name]!.write(Float32Array.of(value));
+    for (const [factor, scalars] of this.scalars) {
+      const rated = { ...options, learningRate: options.learningRate * factor };
+      for (const [name, value] of Object.entries(this.scalarsAt(step, rated)))
+        scalars[name]!.write(Float32Array.of(value));
+    }
     // No signal inside: a half-updated model is neither the old one nor the new one.
     await runAll(this.bindings);
     this.steps = step;
@@ -116,7 +203,8 @@ class ElementwiseOptimizer implements Optimizer {
   dispose(): void {
     for (const binding of this.bindings) binding.dispose();
     for (const slice of this.slices) slice.dispose();
-    for (const scalar of Object.values(this.scalars)) scalar.dispose();
+    for (const scalars of this.scalars.values())
+      for (const scalar of Object.values(scalars)) scalar.dispose();
     for (const buffer of Object.values(this.state)) buffer.dispose();
     this.program.dispose();
   }
@@ -141,10 +229,10 @@ async function runAll(bindings: readonly Binding[]): Promise<void> {
   }
 }
 
-export interface AdamWOptions {
+export interface AdamWOptions extends ParameterOptions {
   readonly betas?: readonly [number, number];
   readonly epsilon?: number;
-  /** Applied to matrices alone. Default 0.01. */
+  /** Of the parameters that `decays` names. Default 0.01. */
   readonly weightDecay?: number;
 }
 
@@ -152,6 +240,7 @@ export interface AdamWOptions {
 export function adamW(weights: Weights, gradients: Weights, options: AdamWOptions = {}): Promise<Optimizer> {
   const { betas: [beta1, beta2] = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 } = options;
   return ElementwiseOptimizer.create(weights, gradients, {
+    ...options,
     name: "adamW",
     state: ["firstMoment", "secondMoment"],
     weightDecay,
@@ -175,20 +264,18 @@ export function adamW(weights: Weights, gradients: Weights, options: AdamWOption
   });
 }
 
-export interface SgdOptions {
+export interface SgdOptions extends ParameterOptions {
   /** Default 0. */
   readonly momentum?: number;
-  /** Added to the gradient of matrices, as PyTorch's `SGD` has it. Default 0. */
+  /** Added to the gradient, as PyTorch's `SGD` has it, of the parameters that `decays` names. Default 0. */
   readonly weightDecay?: number;
 }
 
 /** Stochastic gradient descent with momentum, as PyTorch's `SGD`. */
-export function sgd(
-  weights: Weights,
-  gradients: Weights,
-  { momentum = 0, weightDecay = 0 }: SgdOptions = {},
-): Promise<Optimizer> {
+export function sgd(weights: Weights, gradients: Weights, options: SgdOptions = {}): Promise<Optimizer> {
+  const { momentum = 0, weightDecay = 0 } = options;
   return ElementwiseOptimizer.create(weights, gradients, {
+    ...options,
     name: "sgd",
     state: momentum === 0 ? [] : ["velocity"],
     weightDecay,
@@ -199,6 +286,204 @@ export function sgd(
     },
     scalarsAt: (_, { learningRate, gradientScale = 1 }) => ({ learningRate, gradientScale }),
   });
+}
+
+export interface AdafactorOptions extends ParameterOptions {
+  /** Added to squared gradients, and least size of a parameter where steps are relative to it. */
+  readonly epsilons?: readonly [number, number];
+  /** Limit of the root mean square of an update. Default 1. */
+  readonly clipThreshold?: number;
+  /** Exponent of the growing memory of squared gradients. Default -0.8. */
+  readonly decayRate?: number;
+  /** Memory of the updates themselves. Default: none, which saves a buffer as large as the weights. */
+  readonly beta1?: number;
+  /** Default 0. */
+  readonly weightDecay?: number;
+  /** Whether a parameter's step is its own root mean square times the learning rate. Default true. */
+  readonly scaleParameter?: boolean;
+}
+
+/** One parameter's tensors as its program sees them. */
+interface AdafactorSlot {
+  readonly binding: Binding;
+  readonly factor: number;
+}
+
+/**
+ * Adafactor, Shazeer & Stern 2018, algorithms 4 and 5: squared gradients of a matrix are remembered as the means of its
+ * rows and columns alone, of more than two axes for the last two; the same numbers as transformers' `Adafactor`. The
+ * paper's relative step sizes are the schedule `step => Math.min(1e-2, 1 / Math.sqrt(step))` with `scaleParameter`.
+ */
+export async function adafactor(
+  weights: Weights,
+  gradients: Weights,
+  options: AdafactorOptions = {},
+): Promise<Optimizer> {
+  return Adafactor.create(weights, gradients, options);
+}
+
+class Adafactor implements Optimizer {
+  steps = 0;
+
+  private constructor(
+    private readonly programs: readonly Program[],
+    private readonly slots: readonly AdafactorSlot[],
+    private readonly owned: readonly DeviceTensor[],
+    private readonly scalars: ReadonlyMap<number, Readonly<Record<string, DeviceTensor<"float32">>>>,
+    readonly state: Readonly<Record<string, OptimizerState>>,
+    private readonly decayRate: number,
+  ) {}
+
+  static async create(weights: Weights, gradients: Weights, options: AdafactorOptions): Promise<Adafactor> {
+    const { runtime } = weights;
+    const {
+      decayRate = -0.8,
+      beta1,
+      weightDecay = 0,
+      decays = isMatrix,
+      learningRateFactor = () => 1,
+    } = options;
+    const [matrices, vectors] = [
+      await adafactorProgram(runtime, ["stack", "rows", "columns"], options),
+      await adafactorProgram(runtime, ["elements"], options),
+    ];
+    const decay = runtime.createTensor("float32", [], Float32Array.of(weightDecay));
+    const noDecay = runtime.createTensor("float32", []);
+    const owned: DeviceTensor[] = [decay, noDecay];
+    const kept: Record<string, Record<string, DeviceTensor<"float32">>> = {
+      rowMoment: {},
+      columnMoment: {},
+      secondMoment: {},
+    };
+    const firstMoment = beta1 === undefined ? undefined : gradients.like();
+    const scalars = new Map<number, Record<string, DeviceTensor<"float32">>>();
+    const slots: AdafactorSlot[] = [];
+    for (const [name, { parameter, offset, size }] of gradients.layout.placements) {
+      const { shape } = parameter;
+      const matrix = shape.length >= 2;
+      const [rows = 1, columns = 1] = shape.slice(-2);
+      const view = matrix ? [size / (rows * columns), rows, columns] : [size];
+      const memory = (kind: string, memoryShape: readonly number[]) =>
+        (kept[kind]![name] = runtime.createTensor("float32", memoryShape));
+      const state: Record<string, DeviceTensor> = matrix
+        ? {
+            rowMoment: memory("rowMoment", [view[0]!, rows]),
+            columnMoment: memory("columnMoment", [view[0]!, columns]),
+          }
+        : { secondMoment: memory("secondMoment", view) };
+      if (firstMoment) state["firstMoment"] = firstMoment.flat.slice(offset, view);
+      const parameterTensor = weights.flat.slice(weights.layout.placements.get(name)!.offset, view);
+      const gradient = gradients.flat.slice(offset, view);
+      owned.push(parameterTensor, gradient, ...(firstMoment ? [state["firstMoment"]!] : []));
+      const factor = learningRateFactor(name);
+      if (!scalars.has(factor))
+        scalars.set(
+          factor,
+          Object.fromEntries(
+            ["learningRate", "gradientScale", "keep"].map((key) => [
+              key,
+              runtime.createTensor("float32", []),
+            ]),
+          ),
+        );
+      const all: Record<string, DeviceTensor> = {
+        ...scalars.get(factor),
+        ...state,
+        parameter: parameterTensor,
+        gradient,
+        weightDecay: decays(name, parameter) ? decay : noDecay,
+      };
+      const program = matrix ? matrices : vectors;
+      slots.push({
+        factor,
+        binding: program.bind(
+          Object.fromEntries(program.inputs.map(({ name: key }) => [key, all[key]!])),
+          Object.fromEntries(program.outputs.map(({ name: key }) => [key, all[key.replace(/\.new$/, "")]!])),
+        ),
+      });
+    }
+    const state: Record<string, OptimizerState> = Object.fromEntries(
+      Object.entries(kept).map(([kind, tensors]) => [kind, stateOf(tensors)]),
+    );
+    if (firstMoment) state["firstMoment"] = firstMoment;
+    return new Adafactor([matrices, vectors], slots, owned, scalars, state, decayRate);
+  }
+
+  async update({ learningRate, gradientScale = 1, signal }: UpdateOptions): Promise<void> {
+    signal?.throwIfAborted();
+    const step = this.steps + 1;
+    for (const [factor, scalars] of this.scalars) {
+      scalars["learningRate"]!.write(Float32Array.of(learningRate * factor));
+      scalars["gradientScale"]!.write(Float32Array.of(gradientScale));
+      scalars["keep"]!.write(Float32Array.of(1 - step ** this.decayRate));
+    }
+    // No signal inside: a half-updated model is neither the old one nor the new one.
+    for (const { binding } of this.slots) await binding.run();
+    this.steps = step;
+  }
+
+  restore(steps: number): void {
+    this.steps = steps;
+  }
+
+  dispose(): void {
+    for (const { binding } of this.slots) binding.dispose();
+    for (const tensor of this.owned) tensor.dispose();
+    for (const scalars of this.scalars.values())
+      for (const scalar of Object.values(scalars)) scalar.dispose();
+    for (const state of Object.values(this.state)) state[Symbol.dispose]();
+    for (const program of this.programs) program.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const stateOf = (tensors: Readonly<Record<string, DeviceTensor<"float32">>>): OptimizerState => ({
+  tensors,
+  [Symbol.dispose]: () => {
+    for (const tensor of Object.values(tensors)) tensor.dispose();
+  },
+});
+
+/** Adafactor's update of one parameter: of matrices `[stack, rows, columns]`, or of a vector `[elements]`. */
+function adafactorProgram(
+  runtime: Runtime,
+  shape: readonly string[],
+  options: AdafactorOptions,
+): Promise<Program> {
+  const { epsilons = [1e-30, 1e-3], clipThreshold = 1, beta1, scaleParameter = true } = options;
+  const scalar = (name: string) => input(name, "float32", []);
+  const rootMeanSquare = (x: Tensor) => sqrt(mean(square(x)));
+  const parameter = input("parameter", "float32", shape);
+  const gradient = mul(input("gradient", "float32", shape), scalar("gradientScale"));
+  const keep = scalar("keep");
+  const blend = (name: string, value: Tensor) =>
+    add(mul(input(name, "float32", value.shape), keep), mul(value, sub(1, keep)));
+  const squares = add(square(gradient), epsilons[0]);
+  const results: Record<string, Tensor> = {};
+  let update: Tensor;
+  if (shape.length > 1) {
+    const rows = (results["rowMoment.new"] = blend("rowMoment", mean(squares, { axes: -1 })));
+    const columns = (results["columnMoment.new"] = blend("columnMoment", mean(squares, { axes: -2 })));
+    const rowScale = sqrt(div(rows, mean(rows, { axes: -1, keepDims: true })));
+    update = div(div(gradient, unsqueeze(rowScale, -1)), unsqueeze(sqrt(columns), -2));
+  } else {
+    const second = (results["secondMoment.new"] = blend("secondMoment", squares));
+    update = div(gradient, sqrt(second));
+  }
+  const excess = maximum(div(rootMeanSquare(update), clipThreshold), 1);
+  const rate = scaleParameter
+    ? mul(scalar("learningRate"), maximum(rootMeanSquare(parameter), epsilons[1]))
+    : scalar("learningRate");
+  update = mul(div(update, excess), rate);
+  if (beta1 !== undefined)
+    update = results["firstMoment.new"] = add(
+      mul(input("firstMoment", "float32", shape), beta1),
+      mul(update, 1 - beta1),
+    );
+  results["parameter.new"] = sub(mul(parameter, sub(1, mul(scalar("weightDecay"), rate))), update);
+  return compile(runtime, results, { name: "adafactor" });
 }
 
 /** Measures the global norm of the gradients: the root of the sum of all their squares. */

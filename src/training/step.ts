@@ -1,173 +1,401 @@
-import { LineageError } from "../base/errors.js";
-import { RandomStream, type Tensor, add, compile, gradients, input, mul, sum } from "../graph/index.js";
-import { type ForwardContext, type Module, type Weights, namedParameters } from "../nn/index.js";
-import type { Binding, DeviceTensor, Program, RunOptions } from "../runtime/types.js";
+import { allocate, elementCount } from "../base/dtype.js";
+import { LineageError, ShapeError } from "../base/errors.js";
+import type { Batch, BatchTensor } from "../data/batch.js";
+import {
+  RandomStream,
+  type Tensor,
+  add,
+  compile,
+  formatShape,
+  gradients,
+  input,
+  mul,
+} from "../graph/index.js";
+import { type ForwardContext, type Weights, namedParameters } from "../nn/index.js";
+import type { Binding, DeviceTensor, Program, Runtime, RunOptions } from "../runtime/types.js";
+import type { InputSpec, Objective } from "./objective.js";
 
-/** A model that can be trained on next tokens: the loss of every position, `[batch, sequence]`. */
-export interface LanguageModel extends Module {
-  losses(inputIds: Tensor, labels: Tensor, context?: ForwardContext): Tensor;
+/** Numbers by part of the loss. */
+export type PartValues = Readonly<Record<string, number>>;
+
+/** The loss of one or several batches. */
+export interface Loss {
+  /** Weighted sum of the parts. */
+  readonly loss: number;
+  /** Mean of each part over the positions that count; a part without any is left out. */
+  readonly parts: PartValues;
 }
 
-/** Token ids and the labels of one micro-batch, both `[batch, sequence]`, row after row. */
-export interface TokenBatch {
-  readonly inputIds: Int32Array;
-  readonly labels: Int32Array;
+/** Counts of each part over some batches. Throws `data` when no part has anything to learn from. */
+export function totalCounts(objective: Objective, batches: readonly Batch[]): PartValues {
+  const totals: Record<string, number> = {};
+  for (const { counts } of batches)
+    for (const [part, count] of Object.entries(counts)) totals[part] = (totals[part] ?? 0) + count;
+  if (Object.entries(totals).every(([part, count]) => count === 0 || objective.lossWeights?.[part] === 0))
+    throw new LineageError("data", "a batch has no label that counts: every one is ignored");
+  return totals;
+}
+
+const weightOf = (objective: Objective, part: string): number => objective.lossWeights?.[part] ?? 1;
+
+function countOf(part: string, counts: PartValues): number {
+  const count = counts[part];
+  if (count === undefined)
+    throw new LineageError(
+      "argument",
+      `the batches count no "${part}", a part of the loss; they count ${Object.keys(counts).join(", ")}`,
+    );
+  return count;
+}
+
+/** The loss from the sums and counts of its parts. */
+export function lossOf(objective: Objective, sums: PartValues, counts: PartValues): Loss {
+  const parts: Record<string, number> = {};
+  let loss = 0;
+  for (const [part, sum] of Object.entries(sums)) {
+    const count = countOf(part, counts);
+    if (count === 0) continue;
+    parts[part] = sum / count;
+    loss += weightOf(objective, part) * parts[part];
+  }
+  return { loss, parts };
+}
+
+/** The inputs of an objective as tensors of a graph, and the scalars that it makes of them. */
+export function lossGraph(
+  objective: Objective,
+  context: ForwardContext,
+): { inputs: Record<string, Tensor>; sums: Readonly<Record<string, Tensor>> } {
+  namedParameters(objective.model);
+  const inputs = Object.fromEntries(
+    Object.entries(objective.inputs).map(([name, { dtype, shape }]) => [name, input(name, dtype, shape)]),
+  );
+  const sums = objective.losses(inputs, context);
+  for (const [part, tensor] of Object.entries(sums)) {
+    if (tensor.rank !== 0)
+      throw new ShapeError(`the loss "${part}" must be a scalar, not ${tensor.describe()}: sum it`);
+  }
+  return { inputs, sums };
+}
+
+/** The device's side of a batch: one buffer an input, as large as the largest batch so far, and a tensor over its used part. */
+class BatchInputs implements Disposable {
+  private readonly slots = new Map<string, { buffer: DeviceTensor; tensor: DeviceTensor }>();
+
+  constructor(
+    private readonly runtime: Runtime,
+    private readonly specs: Readonly<Record<string, InputSpec>>,
+  ) {}
+
+  get tensors(): Record<string, DeviceTensor> {
+    return Object.fromEntries([...this.slots].map(([name, { tensor }]) => [name, tensor]));
+  }
+
+  /** Copies a batch into place. The names of the inputs whose tensor is another one than before. */
+  write({ tensors }: Batch): string[] {
+    const sizes = new Map<string, number>();
+    const changed: string[] = [];
+    for (const [name, spec] of Object.entries(this.specs)) {
+      const given = tensors[name];
+      if (!given)
+        throw new LineageError(
+          "argument",
+          `the batch has no tensor "${name}"; it has ${Object.keys(tensors).join(", ")}`,
+        );
+      checkInput(name, spec, given, sizes);
+      if (this.place(name, spec, given)) changed.push(name);
+    }
+    return changed;
+  }
+
+  private place(name: string, { dtype }: InputSpec, { data, shape }: BatchTensor): boolean {
+    let slot = this.slots.get(name);
+    const same = slot !== undefined && slot.tensor.shape.join() === shape.join();
+    if (!slot || (!same && slot.buffer.size < data.length)) {
+      slot?.tensor.dispose();
+      slot?.buffer.dispose();
+      const buffer = this.runtime.createTensor(dtype, [data.length]);
+      slot = { buffer, tensor: buffer.slice(0, shape) };
+    } else if (!same) {
+      slot.tensor.dispose();
+      slot = { buffer: slot.buffer, tensor: slot.buffer.slice(0, shape) };
+    }
+    this.slots.set(name, slot);
+    slot.tensor.write(data as never);
+    return !same;
+  }
+
+  dispose(): void {
+    for (const { buffer, tensor } of this.slots.values()) {
+      tensor.dispose();
+      buffer.dispose();
+    }
+    this.slots.clear();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Throws where an input is not of its specification, or gives a named dimension a second size. */
+function checkInput(
+  name: string,
+  spec: InputSpec,
+  { data, shape }: BatchTensor,
+  sizes: Map<string, number>,
+): void {
+  const wanted = `${spec.dtype} ${formatShape(spec.shape)}`;
+  const fits =
+    shape.length === spec.shape.length &&
+    spec.shape.every((dim, axis) => {
+      if (typeof dim === "number") return dim === shape[axis];
+      const known = sizes.get(dim) ?? shape[axis]!;
+      sizes.set(dim, known);
+      return known === shape[axis];
+    });
+  if (!fits) {
+    const known = [...sizes].map(([dim, size]) => `${dim} = ${size}`).join(", ");
+    throw new ShapeError(
+      `the batch's "${name}" is ${formatShape(shape)}, but the objective takes ${wanted}${known ? ` with ${known}` : ""}`,
+    );
+  }
+  if (data.length !== elementCount(shape) || data.constructor !== allocate(spec.dtype, 0).constructor) {
+    throw new ShapeError(
+      `the batch's "${name}" holds ${data.length} elements of ${data.constructor.name}, but ${formatShape(shape)} of ${wanted} was announced`,
+    );
+  }
+}
+
+/** A program bound to a batch's inputs, bound again where their shapes change. */
+class BoundProgram implements Disposable {
+  private binding: Binding | undefined;
+
+  constructor(
+    private readonly program: Program,
+    private readonly inputs: BatchInputs,
+    private readonly fixed: Readonly<Record<string, DeviceTensor>>,
+    private readonly outputs: Readonly<Record<string, DeviceTensor>>,
+  ) {}
+
+  run(options: RunOptions): Promise<void> {
+    this.binding ??= this.bind();
+    return this.binding.run(options);
+  }
+
+  /** To be called with the inputs that have become other tensors. */
+  replaced(names: readonly string[]): void {
+    if (!this.binding) return;
+    const { tensors } = this.inputs;
+    const used = new Set(this.program.inputs.map(({ name }) => name));
+    for (const name of names) if (used.has(name)) this.binding.set(name, tensors[name]!);
+  }
+
+  private bind(): Binding {
+    const all = { ...this.fixed, ...this.inputs.tensors };
+    return this.program.bind(
+      Object.fromEntries(this.program.inputs.map(({ name }) => [name, all[name]!])),
+      this.outputs,
+    );
+  }
+
+  dispose(): void {
+    this.binding?.dispose();
+    this.program.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const gradientName = (parameter: string): string => `${parameter}.gradient`;
+const accumulatedName = (parameter: string): string => `${parameter}.accumulated`;
+const sumName = (part: string): string => `${part}.sum`;
+const scaleName = (part: string): string => `${part}.scale`;
+
+async function readParts(sums: Readonly<Record<string, DeviceTensor<"float32">>>): Promise<PartValues> {
+  const values: Record<string, number> = {};
+  for (const [part, tensor] of Object.entries(sums)) values[part] = (await tensor.read())[0]!;
+  return values;
 }
 
 /**
  * The forward and backward pass over one micro-batch. The first micro-batch of a step writes the gradient buffers, later
- * ones add to them; both in place.
+ * ones add to them; both in place. `gradients` has a tensor for each trainable parameter: `weights.like` of those.
  */
 export class TrainingStep implements Disposable {
+  private later: Promise<BoundProgram> | undefined;
+
   private constructor(
-    private readonly programs: readonly Program[],
-    private readonly write: Binding,
-    private readonly accumulate: Binding,
-    private readonly tensors: {
-      inputIds: DeviceTensor<"int32">;
-      labels: DeviceTensor<"int32">;
-      lossScale: DeviceTensor<"float32">;
-      seed: DeviceTensor<"uint32">;
-      loss: DeviceTensor<"float32">;
-    },
+    private readonly objective: Objective,
+    private readonly first: BoundProgram,
+    private readonly compileLater: () => Promise<BoundProgram>,
+    private readonly inputs: BatchInputs,
+    private readonly scales: Readonly<Record<string, DeviceTensor<"float32">>>,
+    private readonly sums: Readonly<Record<string, DeviceTensor<"float32">>>,
+    private readonly seed: DeviceTensor<"uint32">,
   ) {}
 
   static async create(
-    model: LanguageModel,
+    objective: Objective,
     weights: Weights,
     gradientBuffers: Weights,
-    { batch, sequence }: { batch: number; sequence: number },
   ): Promise<TrainingStep> {
     const { runtime } = weights;
-    const parameters = namedParameters(model);
-    const inputIds = input("inputIds", "int32", [batch, sequence]);
-    const labels = input("labels", "int32", [batch, sequence]);
-    const lossScale = input("lossScale", "float32", []);
     const random = new RandomStream(input("seed", "uint32", []));
-    const loss = mul(sum(model.losses(inputIds, labels, { random })), lossScale);
-    const names = [...parameters].filter(([, parameter]) => parameter.trainable).map(([name]) => name);
+    const { sums } = lossGraph(objective, { random });
+    const parts = Object.keys(sums);
+    const total = parts
+      .map((part) => mul(sums[part]!, input(scaleName(part), "float32", [])))
+      .reduce((a, b) => add(a, b));
+    const parameters = namedParameters(objective.model);
+    const names = Object.keys(gradientBuffers.tensors);
     const found = gradients(
-      loss,
+      total,
       names.map((name) => parameters.get(name)!.tensor),
     );
-    const outputName = (name: string) => `${name}.gradient`;
-    const fresh = Object.fromEntries(names.map((name, index) => [outputName(name), found[index]!]));
-    const added = Object.fromEntries(
-      names.map((name, index) => [
-        outputName(name),
-        add(input(`${name}.accumulated`, "float32", parameters.get(name)!.shape), found[index]!),
-      ]),
-    );
-    const tensors = {
-      inputIds: runtime.createTensor("int32", [batch, sequence]),
-      labels: runtime.createTensor("int32", [batch, sequence]),
-      lossScale: runtime.createTensor("float32", []),
-      seed: runtime.createTensor("uint32", []),
-      loss: runtime.createTensor("float32", []),
+    const results = Object.fromEntries(parts.map((part) => [sumName(part), sums[part]!]));
+    const seed = runtime.createTensor("uint32", []);
+    const scalars = () =>
+      Object.fromEntries(parts.map((part) => [part, runtime.createTensor("float32", [])]));
+    const [scales, sumTensors] = [scalars(), scalars()];
+    const inputs = new BatchInputs(runtime, objective.inputs);
+    const rename = <T>(values: Readonly<Record<string, T>>, name: (key: string) => string) =>
+      Object.fromEntries(Object.entries(values).map(([key, value]) => [name(key), value]));
+    const fixed = {
+      ...weights.tensors,
+      ...rename(gradientBuffers.tensors, accumulatedName),
+      ...rename(scales, scaleName),
+      seed,
     };
-    const accumulated = Object.fromEntries(
-      names.map((name) => [`${name}.accumulated`, gradientBuffers.get(name)]),
-    );
-    const outputs = {
-      loss: tensors.loss,
-      ...Object.fromEntries(names.map((name) => [outputName(name), gradientBuffers.get(name)])),
-    };
-    const bindTo = (program: Program) => {
-      const all: Record<string, DeviceTensor> = { ...weights.tensors, ...accumulated, ...tensors };
-      return program.bind(Object.fromEntries(program.inputs.map(({ name }) => [name, all[name]!])), outputs);
-    };
-    const first = await compile(runtime, { loss, ...fresh }, { name: "step" });
-    const later = await compile(runtime, { loss, ...added }, { name: "step (accumulating)" });
-    return new TrainingStep([first, later], bindTo(first), bindTo(later), tensors);
+    const outputs = { ...rename(sumTensors, sumName), ...rename(gradientBuffers.tensors, gradientName) };
+    const compiled = async (name: string, gradient: (parameter: string, found: Tensor) => Tensor) =>
+      new BoundProgram(
+        await compile(
+          runtime,
+          {
+            ...results,
+            ...Object.fromEntries(
+              names.map((key, index) => [gradientName(key), gradient(key, found[index]!)]),
+            ),
+          },
+          { name },
+        ),
+        inputs,
+        fixed,
+        outputs,
+      );
+    const first = await compiled("step", (_, gradient) => gradient);
+    const later = () =>
+      compiled("step (accumulating)", (name, gradient) =>
+        add(input(accumulatedName(name), "float32", gradient.shape), gradient),
+      );
+    return new TrainingStep(objective, first, later, inputs, scales, sumTensors, seed);
   }
 
   /**
-   * Runs one micro-batch and returns its part of the loss: the sum over its labels times `lossScale`, which is one over
-   * the number of labels in the whole step, so that accumulated batches weigh as one big batch does.
+   * Runs one micro-batch and returns the sum of each part of its loss.
+   * @param options.counts those of the whole step, `totalCounts` of its micro-batches: they make accumulated batches
+   *   weigh as one big batch does. Default: the batch's own
+   * @param options.accumulate whether the gradients are added to those in the buffers
    */
   async run(
-    batch: TokenBatch,
-    options: RunOptions & { accumulate: boolean; lossScale: number; seed: number },
-  ): Promise<number> {
-    const { inputIds, labels, lossScale, seed, loss } = this.tensors;
-    inputIds.write(batch.inputIds);
-    labels.write(batch.labels);
-    lossScale.write(Float32Array.of(options.lossScale));
-    seed.write(Uint32Array.of(options.seed));
-    await (options.accumulate ? this.accumulate : this.write).run({ signal: options.signal });
-    return (await loss.read())[0]!;
+    batch: Batch,
+    options: RunOptions & {
+      readonly counts?: PartValues;
+      readonly accumulate?: boolean;
+      readonly seed?: number;
+    } = {},
+  ): Promise<PartValues> {
+    const later = options.accumulate ? await (this.later ??= this.compileLater()) : undefined;
+    const replaced = this.inputs.write(batch);
+    this.first.replaced(replaced);
+    // Also where this run does not use it: the next one may.
+    if (this.later) (await this.later).replaced(replaced);
+    for (const [part, scale] of Object.entries(this.scales)) {
+      const count = countOf(part, options.counts ?? batch.counts);
+      scale.write(Float32Array.of(count === 0 ? 0 : weightOf(this.objective, part) / count));
+    }
+    this.seed.write(Uint32Array.of(options.seed ?? 0));
+    await (later ?? this.first).run({ signal: options.signal });
+    return readParts(this.sums);
   }
 
   dispose(): void {
-    for (const binding of [this.write, this.accumulate]) binding.dispose();
-    for (const program of this.programs) program.dispose();
-    for (const tensor of Object.values(this.tensors)) tensor.dispose();
+    this.first.dispose();
+    this.later?.then(
+      (program) => {
+        program.dispose();
+      },
+      () => undefined, // What could not be compiled has been reported, and holds nothing.
+    );
+    this.inputs.dispose();
+    for (const tensor of [this.seed, ...Object.values(this.scales), ...Object.values(this.sums)])
+      tensor.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
 }
 
-/** The forward pass alone: sum of losses and number of labels over batches that the caller adds up. */
+/** The forward pass alone, without dropout: the loss over batches of any number. */
 export class EvaluationStep implements Disposable {
   private constructor(
-    private readonly program: Program,
-    private readonly binding: Binding,
-    private readonly tensors: {
-      inputIds: DeviceTensor<"int32">;
-      labels: DeviceTensor<"int32">;
-      loss: DeviceTensor<"float32">;
-    },
+    private readonly objective: Objective,
+    private readonly program: BoundProgram,
+    private readonly inputs: BatchInputs,
+    private readonly sums: Readonly<Record<string, DeviceTensor<"float32">>>,
   ) {}
 
-  static async create(
-    model: LanguageModel,
-    weights: Weights,
-    { batch, sequence }: { batch: number; sequence: number },
-  ): Promise<EvaluationStep> {
+  static async create(objective: Objective, weights: Weights): Promise<EvaluationStep> {
     const { runtime } = weights;
-    namedParameters(model);
-    const loss = sum(
-      model.losses(
-        input("inputIds", "int32", [batch, sequence]),
-        input("labels", "int32", [batch, sequence]),
-      ),
+    const { sums } = lossGraph(objective, {});
+    const parts = Object.keys(sums);
+    const program = await compile(
+      runtime,
+      Object.fromEntries(parts.map((part) => [sumName(part), sums[part]!])),
+      { name: "evaluation" },
     );
-    const program = await compile(runtime, { loss }, { name: "evaluation" });
-    const tensors = {
-      inputIds: runtime.createTensor("int32", [batch, sequence]),
-      labels: runtime.createTensor("int32", [batch, sequence]),
-      loss: runtime.createTensor("float32", []),
-    };
-    const all: Record<string, DeviceTensor> = { ...weights.tensors, ...tensors };
-    const binding = program.bind(Object.fromEntries(program.inputs.map(({ name }) => [name, all[name]!])), {
-      loss: tensors.loss,
-    });
-    return new EvaluationStep(program, binding, tensors);
+    const tensors = Object.fromEntries(parts.map((part) => [part, runtime.createTensor("float32", [])]));
+    const inputs = new BatchInputs(runtime, objective.inputs);
+    const outputs = Object.fromEntries(parts.map((part) => [sumName(part), tensors[part]!]));
+    return new EvaluationStep(
+      objective,
+      new BoundProgram(program, inputs, weights.tensors, outputs),
+      inputs,
+      tensors,
+    );
   }
 
-  /** Sum of the losses of one batch. */
-  async run(batch: TokenBatch, options: RunOptions = {}): Promise<number> {
-    this.tensors.inputIds.write(batch.inputIds);
-    this.tensors.labels.write(batch.labels);
-    await this.binding.run(options);
-    return (await this.tensors.loss.read())[0]!;
+  /** Sums of the parts of one batch. */
+  async run(batch: Batch, options: RunOptions = {}): Promise<PartValues> {
+    this.program.replaced(this.inputs.write(batch));
+    await this.program.run(options);
+    return readParts(this.sums);
+  }
+
+  /** The loss over all of `batches`. Throws `data` when they have nothing that counts. */
+  async evaluate(
+    batches: Iterable<Batch> | AsyncIterable<Batch>,
+    options: RunOptions = {},
+  ): Promise<Loss & { readonly counts: PartValues }> {
+    const sums: Record<string, number> = {};
+    const counts: Record<string, number> = {};
+    for await (const batch of batches) {
+      for (const [part, sum] of Object.entries(await this.run(batch, options)))
+        sums[part] = (sums[part] ?? 0) + sum;
+      for (const [part, count] of Object.entries(batch.counts)) counts[part] = (counts[part] ?? 0) + count;
+    }
+    if (Object.values(counts).every((count) => count === 0))
+      throw new LineageError("data", "there is nothing to evaluate: no batch has a label that counts");
+    return { ...lossOf(this.objective, sums, counts), counts };
   }
 
   dispose(): void {
-    this.binding.dispose();
     this.program.dispose();
-    for (const tensor of Object.values(this.tensors)) tensor.dispose();
+    this.inputs.dispose();
+    for (const tensor of Object.values(this.sums)) tensor.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
-}
-
-/** Labels that count, over all rows of some batches. Throws `data` when there is none to learn from. */
-export function labelCount(batches: readonly TokenBatch[]): number {
-  let count = 0;
-  for (const { labels } of batches) for (const label of labels) if (label !== -100) count++;
-  if (count === 0) throw new LineageError("data", "a batch has no label that counts: every one is -100");
-  return count;
 }

@@ -7,7 +7,7 @@ import { Crc32c } from "@aws-crypto/crc32c";
 export class TensorBoardWriter {
   private started = false;
 
-  constructor(private readonly file: string) {}
+  constructor(readonly file: string) {}
 
   /** Adds values of one step, by tag. */
   async scalars(step: number, values: Readonly<Record<string, number>>): Promise<void> {

@@ -1,42 +1,36 @@
 import { LineageError } from "../base/errors.js";
-import { type DataLoader, type LoaderState, evaluationBatches } from "../data/index.js";
+import { type Batch, type BatchSource, evaluationBatches } from "../data/index.js";
 import type { Weights } from "../nn/index.js";
-import {
-  type AdamWOptions,
-  GradientNorm,
-  type Optimizer,
-  WeightAverage,
-  adamW,
-  clippingFactor,
-} from "./optimizers.js";
+import { firstNonFinite } from "./diagnosis.js";
+import { type LanguageModel, type Objective, nextTokenObjective } from "./objective.js";
+import { GradientNorm, type Optimizer, WeightAverage, adamW, clippingFactor } from "./optimizers.js";
 import type { Schedule } from "./schedules.js";
-import { EvaluationStep, type LanguageModel, TrainingStep, labelCount } from "./step.js";
+import { EvaluationStep, type Loss, type PartValues, TrainingStep, lossOf, totalCounts } from "./step.js";
 
 export interface TrainerOptions {
-  readonly model: LanguageModel;
+  readonly objective: Objective;
   readonly weights: Weights;
-  readonly loader: DataLoader;
-  /** Rows of one micro-batch and tokens of a row, as the loader gives them. */
-  readonly batchSize: number;
-  readonly sequenceLength: number;
+  readonly source: BatchSource;
   readonly schedule: Schedule;
   /** Micro-batches of one step. Default 1. */
   readonly accumulation?: number;
   /** Limit of the global norm of the gradients. Default 1. */
   readonly clipNorm?: number;
   readonly seed: number;
-  readonly optimizer?: AdamWOptions;
+  /** Makes the optimiser of the parameters that `gradients` has. Default `adamW`. */
+  readonly optimizer?: (weights: Weights, gradients: Weights) => Promise<Optimizer>;
   /** Keeps an exponential moving average of the weights with this decay. Default: none. */
   readonly averageDecay?: number;
 }
 
-export interface StepReport {
+export interface StepReport extends Loss {
   readonly step: number;
-  /** Mean loss of the step's tokens, in nats. */
-  readonly loss: number;
   readonly learningRate: number;
   /** Before clipping. */
   readonly gradientNorm: number;
+  /** Positions that each part of the loss was a sum over. */
+  readonly counts: PartValues;
+  /** Tokens that the model read. */
   readonly tokens: number;
   readonly seconds: number;
 }
@@ -44,10 +38,10 @@ export interface StepReport {
 /** Where a training run stands besides its weights and moments. */
 export interface TrainerState {
   readonly step: number;
-  readonly loader: LoaderState;
+  readonly source: unknown;
 }
 
-/** Trains a language model step by step. Everything that a step depends on is in `weights`, `optimizer.state` and `state`. */
+/** Trains a model on an objective, step by step. Everything that a step depends on is in `weights`, `optimizer.state` and `state`. */
 export class Trainer implements Disposable {
   private constructor(
     private readonly options: TrainerOptions,
@@ -58,29 +52,37 @@ export class Trainer implements Disposable {
     readonly average: WeightAverage | undefined,
   ) {}
 
+  /** Throws `argument` where no parameter is trainable. */
   static async create(options: TrainerOptions): Promise<Trainer> {
-    const { model, weights, batchSize, sequenceLength } = options;
-    const gradients = weights.like();
-    const step = await TrainingStep.create(model, weights, gradients, {
-      batch: batchSize,
-      sequence: sequenceLength,
-    });
-    const optimizer = await adamW(weights, gradients, options.optimizer);
+    const { objective, weights, averageDecay, optimizer: makeOptimizer = adamW } = options;
+    const gradients = weights.like((_, parameter) => parameter.trainable);
+    if (gradients.layout.size === 0)
+      throw new LineageError("argument", "there is nothing to train: every parameter of the model is frozen");
+    const step = await TrainingStep.create(objective, weights, gradients);
+    const optimizer = await makeOptimizer(weights, gradients);
     const norm = await GradientNorm.create(weights.runtime, gradients);
-    const { averageDecay } = options;
     const average =
       averageDecay === undefined ? undefined : await WeightAverage.create(weights, averageDecay);
     return new Trainer(options, gradients, step, optimizer, norm, average);
   }
 
+  get weights(): Weights {
+    return this.options.weights;
+  }
+
+  /** The weights to evaluate and to keep: the average where there is one. */
+  get kept(): Weights {
+    return this.average?.weights ?? this.options.weights;
+  }
+
   get state(): TrainerState {
-    return { step: this.optimizer.steps, loader: this.options.loader.state };
+    return { step: this.optimizer.steps, source: this.options.source.state };
   }
 
   /** Goes on where a run stood whose weights and moments have been loaded. */
-  restore({ step, loader }: TrainerState): void {
+  restore({ step, source }: TrainerState): void {
     this.optimizer.restore(step);
-    this.options.loader.restore(loader);
+    this.options.source.restore(source);
   }
 
   /**
@@ -88,25 +90,28 @@ export class Trainer implements Disposable {
    * aborted step leaves weights and state as they were, too.
    */
   async step({ signal }: { signal?: AbortSignal } = {}): Promise<StepReport> {
-    const { loader, accumulation = 1, clipNorm = 1, schedule, seed } = this.options;
+    const { objective, source, accumulation = 1, clipNorm = 1, schedule } = this.options;
     const started = performance.now();
-    const before = loader.state;
+    const before = source.state;
     const step = this.optimizer.steps + 1;
-    const batches = Array.from({ length: accumulation }, () => loader.next());
-    const tokens = labelCount(batches);
     try {
-      let loss = 0;
+      const batches: Batch[] = [];
+      while (batches.length < accumulation) batches.push(await source.next());
+      const counts = totalCounts(objective, batches);
+      const sums: Record<string, number> = {};
       for (const [index, batch] of batches.entries()) {
-        const dropoutSeed = Math.imul(seed, 0x9e3779b1) + step * accumulation + index;
-        loss += await this.trainingStep.run(batch, {
+        const parts = await this.trainingStep.run(batch, {
           accumulate: index > 0,
-          lossScale: 1 / tokens,
-          seed: dropoutSeed >>> 0,
+          counts,
+          seed: this.dropoutSeed(step, index),
           signal,
         });
+        for (const [part, sum] of Object.entries(parts)) sums[part] = (sums[part] ?? 0) + sum;
       }
+      const loss = lossOf(objective, sums, counts);
       const gradientNorm = await this.norm.measure();
-      if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) this.refuse(step, loss);
+      if (!Number.isFinite(loss.loss) || !Number.isFinite(gradientNorm))
+        await this.refuse(step, loss.loss, batches);
       const learningRate = schedule(step);
       await this.optimizer.update({
         learningRate,
@@ -116,25 +121,38 @@ export class Trainer implements Disposable {
       await this.average?.update();
       return {
         step,
-        loss,
+        ...loss,
         learningRate,
         gradientNorm,
-        tokens,
+        counts,
+        tokens: batches.reduce((sum, batch) => sum + tokensOf(batch), 0),
         seconds: (performance.now() - started) / 1000,
       };
     } catch (error) {
-      if (this.optimizer.steps < step) loader.restore(before);
+      if (this.optimizer.steps < step) source.restore(before);
       throw error;
     }
   }
 
-  private refuse(step: number, loss: number): never {
-    const bad = Object.entries(this.gradients.tensors).find(([, tensor]) =>
-      tensor.view().some((value) => !Number.isFinite(value)),
-    );
+  private dropoutSeed(step: number, microBatch: number): number {
+    const { seed, accumulation = 1 } = this.options;
+    return (Math.imul(seed, 0x9e3779b1) + step * accumulation + microBatch) >>> 0;
+  }
+
+  /** Says where the first value came from that is not finite. */
+  private async refuse(step: number, loss: number, batches: readonly Batch[]): Promise<never> {
+    const { objective, weights } = this.options;
+    let place: string | undefined;
+    for (const [index, batch] of batches.entries())
+      place ??= await firstNonFinite(objective, weights, batch, this.dropoutSeed(step, index));
+    // Gradients come about from the last layer to the first.
+    const gradient = Object.entries(this.gradients.tensors)
+      .reverse()
+      .find(([, tensor]) => tensor.view().some((value) => !Number.isFinite(value)));
+    const where = place ?? (gradient ? `in the gradient of ${gradient[0]}` : "in the sum of the gradients");
     throw new LineageError(
       "diverged",
-      `step ${step}: the loss is ${loss}${bad ? ` and the gradient of ${bad[0]} is not finite` : ""}; the weights are as they were ` +
+      `step ${step}: the loss is ${loss}; the first value that is not finite is ${where}. The weights are as they were ` +
         `before this step. A lower learning rate or a longer warm-up would help`,
     );
   }
@@ -148,7 +166,20 @@ export class Trainer implements Disposable {
   }
 }
 
-export interface Evaluation {
+const tokensOf = ({ tokens, counts }: Batch): number => tokens ?? Math.max(...Object.values(counts));
+
+/** The loss of an objective over batches, without dropout. */
+export async function evaluate(
+  objective: Objective,
+  weights: Weights,
+  batches: Iterable<Batch> | AsyncIterable<Batch>,
+  options: { signal?: AbortSignal } = {},
+): Promise<Loss & { readonly counts: PartValues }> {
+  using step = await EvaluationStep.create(objective, weights);
+  return await step.evaluate(batches, options);
+}
+
+export interface Perplexity {
   /** Mean loss of a token, in nats. */
   readonly loss: number;
   /** e to the loss. */
@@ -156,22 +187,20 @@ export interface Evaluation {
   readonly tokens: number;
 }
 
-/** Mean loss over all of `tokens`, cut into rows of `sequenceLength`. */
-export async function evaluate(
+/** Mean loss of a language model over all of `tokens`, cut into rows of `sequenceLength`. */
+export async function evaluatePerplexity(
   model: LanguageModel,
   weights: Weights,
   tokens: Int32Array,
   options: { batchSize: number; sequenceLength: number; signal?: AbortSignal },
-): Promise<Evaluation> {
+): Promise<Perplexity> {
   if (tokens.length < 2)
     throw new LineageError("data", `the held-out text has ${tokens.length} tokens; it needs two or more`);
-  using step = await EvaluationStep.create(model, weights, {
-    batch: options.batchSize,
-    sequence: options.sequenceLength,
-  });
-  let total = 0;
-  for (const batch of evaluationBatches(tokens, options))
-    total += await step.run(batch, { signal: options.signal });
-  const loss = total / (tokens.length - 1);
-  return { loss, perplexity: Math.exp(loss), tokens: tokens.length - 1 };
+  const { loss, counts } = await evaluate(
+    nextTokenObjective(model, options),
+    weights,
+    evaluationBatches(tokens, options),
+    options,
+  );
+  return { loss, perplexity: Math.exp(loss), tokens: counts["tokens"]! };
 }

@@ -7,6 +7,9 @@ import {
   createRuntime,
   generate,
   gpt2Config,
+  lossOf,
+  nextTokenObjective,
+  tokenBatch,
 } from "../../src/browser.js";
 import * as ort from "onnxruntime-web";
 
@@ -18,13 +21,14 @@ async function run(): Promise<{ losses: number[]; ids: number[]; version: string
   );
   const weights = Weights.initialize(runtime, model, 1);
   const gradients = weights.like();
-  const step = await TrainingStep.create(model, weights, gradients, { batch: 2, sequence: 16 });
+  const objective = nextTokenObjective(model);
+  const step = await TrainingStep.create(objective, weights, gradients);
   const optimizer = await adamW(weights, gradients);
   const tokens = Int32Array.from({ length: 33 }, (_, index) => index % 5);
-  const batch = { inputIds: tokens.slice(0, 32), labels: tokens.slice(1) };
+  const batch = tokenBatch(tokens.slice(0, 32), tokens.slice(1), [2, 16]);
   const losses: number[] = [];
   for (let seed = 0; seed < 60; seed++) {
-    losses.push(await step.run(batch, { accumulate: false, lossScale: 1 / 32, seed }));
+    losses.push(lossOf(objective, await step.run(batch, { seed }), batch.counts).loss);
     await optimizer.update({ learningRate: 1e-2 });
   }
   const decoder = await Decoder.create(model, weights, { batch: 1, capacity: 16 });

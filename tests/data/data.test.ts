@@ -44,9 +44,9 @@ describe("the loader", () => {
     const loader = new DataLoader(corpus, { ...options, batchSize: 5 });
     const seen: number[] = [];
     for (let i = 0; i < 5; i++) {
-      const { inputIds, labels } = loader.next();
-      seen.push(...inputIds);
-      expect([...labels]).toEqual([...inputIds].map((id) => id + 1));
+      const { inputIds, labels } = loader.next().tensors;
+      seen.push(...inputIds.data);
+      expect([...labels.data]).toEqual([...inputIds.data].map((id) => id + 1));
     }
     expect(seen.sort((a, b) => a - b)).toEqual([...corpus.subarray(0, 100)]);
     expect(loader.blocks).toBe(25);
@@ -76,7 +76,7 @@ describe("the loader", () => {
       fc.property(fc.integer({ min: 2, max: 101 }), (length) => {
         const labels = [
           ...evaluationBatches(corpus.subarray(0, length), { batchSize: 2, sequenceLength: 4 }),
-        ].flatMap((batch) => [...batch.labels]);
+        ].flatMap((batch) => [...batch.tensors.labels.data]);
         expect(labels.filter((label) => label !== -100)).toEqual([...corpus.subarray(1, length)]);
       }),
     );

@@ -1,0 +1,180 @@
+import { LineageError } from "../base/errors.js";
+import type { Weights } from "../nn/index.js";
+import { type Progress, restoreTraining, saveTraining } from "./checkpoint.js";
+import type { RunFolder } from "./folder.js";
+import { type Metrics, MetricsLog } from "./log.js";
+import { type StepReport, Trainer, type TrainerOptions } from "./trainer.js";
+
+/** What is told of a run while it goes on, each at its time. */
+export interface TrainingObserver {
+  /** The run goes on after this step. */
+  resumed?(step: number): void;
+  stepped?(report: StepReport, run: { readonly steps: number; readonly secondsLeft: number }): void;
+  /** `best` when the metric has never been better. */
+  evaluated?(step: number, metrics: Metrics, best: boolean): void;
+}
+
+export interface TrainingRun extends TrainerOptions {
+  /** From `RunFolder.open`. */
+  readonly folder: RunFolder;
+  /** Steps of the whole run. */
+  readonly steps: number;
+  /** Steps between evaluations, at each of which the run is saved. */
+  readonly evalEvery: number;
+  /** Measures held-out data with the weights that would be kept. */
+  readonly evaluate: (weights: Weights, options: { readonly signal?: AbortSignal }) => Promise<Metrics>;
+  /** Writes the model for use; called with the weights of the best evaluation so far. */
+  readonly save: (weights: Weights) => Promise<void>;
+  /** What the best evaluation is best in. Default: the least `loss`. */
+  readonly best?: { readonly metric: string; readonly mode: "least" | "most" };
+  /** Ends the run after this many evaluations without a better one. Default: never. */
+  readonly patience?: number | undefined;
+  /** Ends the run after the step that is under way, with everything saved. */
+  readonly signal?: AbortSignal;
+  readonly observer?: TrainingObserver;
+}
+
+export interface TrainingResult {
+  readonly outcome: "finished" | "stopped early" | "interrupted";
+  /** Steps of the whole run so far. */
+  readonly step: number;
+  /** Of the best evaluation, whose weights were saved; undefined before the first. */
+  readonly best: number | undefined;
+  readonly bestStep: number | undefined;
+  /** Tokens that this process's steps read, and how long they took. */
+  readonly tokens: number;
+  readonly seconds: number;
+}
+
+/**
+ * The loop of every kind of training: steps, metrics, evaluations, the best weights kept, the state saved, the end.
+ *
+ *     const folder = await RunFolder.open(out, optionsSchema, { resume, given });
+ *     try {
+ *       const result = await runTraining({
+ *         folder, objective, weights, source, schedule, seed,
+ *         steps: 1000, evalEvery: 100,
+ *         evaluate: (weights, { signal }) => evaluate(objective, weights, heldOutBatches(), { signal }),
+ *         save: (weights) => saveModel(out, { model, weights, tokenizer }),
+ *         signal, observer,
+ *       });
+ *     } finally {
+ *       await folder.close();
+ *     }
+ *
+ * The folder receives `run.json` (its options), `training.safetensors` (weights, moments, position; replaced as a whole),
+ * `metrics.jsonl`, TensorBoard events and `loss.svg`, and what `save` writes. A run that was interrupted, by `signal` or
+ * by the end of its process, goes on from there to bit-equal losses: whatever a step depends on must come from `source`,
+ * `weights` and `seed`. Throws `diverged` at a loss that is not finite, with the last checkpoint as it was; `storage` when
+ * a file cannot be written, with those before it as they were.
+ */
+export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
+  using trainer = await Trainer.create(run);
+  return await new Loop(run, trainer).run();
+}
+
+class Loop {
+  private progress: Progress = { evaluationsSinceBest: 0 };
+  private tokens = 0;
+  private seconds = 0;
+  private stepsHere = 0;
+  private savedStep: number | undefined;
+  private hasModel = false;
+
+  constructor(
+    private readonly options: TrainingRun,
+    private readonly trainer: Trainer,
+  ) {}
+
+  async run(): Promise<TrainingResult> {
+    const { folder, signal, observer } = this.options;
+    if (folder.resuming) {
+      this.progress = await restoreTraining(folder.path, this.trainer);
+      this.savedStep = this.step;
+      this.hasModel = this.progress.best !== undefined;
+      observer?.resumed?.(this.step);
+    } else await folder.writeOptions();
+    const log = await MetricsLog.open(folder, this.step);
+    try {
+      while (!this.over) await this.advance(log);
+      return this.result(this.step < this.options.steps ? "stopped early" : "finished");
+    } catch (error) {
+      if (error instanceof LineageError && error.code === "diverged") {
+        await log.draw();
+        throw new LineageError("diverged", `${error.message}. ${this.keptSentence()}`, { cause: error });
+      }
+      if (!signal?.aborted) throw error;
+      await this.save();
+      if (!this.hasModel) await this.options.save(this.trainer.kept);
+      await log.draw();
+      return this.result("interrupted");
+    }
+  }
+
+  private get step(): number {
+    return this.trainer.state.step;
+  }
+
+  private get over(): boolean {
+    const { steps, patience = Infinity } = this.options;
+    return this.step >= steps || this.progress.evaluationsSinceBest >= patience;
+  }
+
+  private async advance(log: MetricsLog): Promise<void> {
+    const { steps, evalEvery, signal, observer } = this.options;
+    const started = performance.now();
+    const report = await this.trainer.step({ signal });
+    await log.step(report);
+    this.tokens += report.tokens;
+    this.seconds += (performance.now() - started) / 1000;
+    this.stepsHere++;
+    observer?.stepped?.(report, {
+      steps,
+      secondsLeft: (this.seconds / this.stepsHere) * (steps - report.step),
+    });
+    if (report.step % evalEvery === 0 || report.step === steps) {
+      await this.evaluate(log);
+      await this.save();
+      await log.draw();
+    }
+  }
+
+  private async evaluate(log: MetricsLog): Promise<void> {
+    const { best: { metric, mode } = { metric: "loss", mode: "least" }, signal, observer } = this.options;
+    const metrics = await this.options.evaluate(this.trainer.kept, { signal });
+    await log.evaluation(this.step, metrics);
+    const value = metrics[metric];
+    if (value === undefined)
+      throw new LineageError(
+        "argument",
+        `the evaluation measures no "${metric}"; it measures ${Object.keys(metrics).join(", ")}`,
+      );
+    const { best } = this.progress;
+    const better = best === undefined || (mode === "least" ? value < best : value > best);
+    observer?.evaluated?.(this.step, metrics, better);
+    if (better) {
+      this.progress = { best: value, bestStep: this.step, evaluationsSinceBest: 0 };
+      this.options.folder.check();
+      await this.options.save(this.trainer.kept);
+      this.hasModel = true;
+    } else this.progress = { ...this.progress, evaluationsSinceBest: this.progress.evaluationsSinceBest + 1 };
+  }
+
+  private async save(): Promise<void> {
+    this.options.folder.check();
+    await saveTraining(this.options.folder.path, this.trainer, this.progress);
+    this.savedStep = this.step;
+  }
+
+  private keptSentence(): string {
+    const { path } = this.options.folder;
+    return this.savedStep === undefined
+      ? `Nothing had been saved in ${path} yet`
+      : `${path} keeps the checkpoint of step ${this.savedStep}`;
+  }
+
+  private result(outcome: TrainingResult["outcome"]): TrainingResult {
+    const { best, bestStep } = this.progress;
+    return { outcome, step: this.step, best, bestStep, tokens: this.tokens, seconds: this.seconds };
+  }
+}
