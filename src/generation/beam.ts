@@ -35,7 +35,6 @@ export async function beamSearch(
       `${prompt.length} prompt tokens and ${maxNewTokens} new ones do not fit the context of ${decoder.capacity}`,
     );
   }
-  decoder.reset();
   let logits = await decoder.prefill(
     Array.from({ length: numBeams }, () => prompt),
     { signal },

@@ -1,64 +1,130 @@
+import { bytesPerElement } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
+import { requireMemory } from "../base/memory.js";
 import { type Dim, type KeyValueCache, type Tensor, compile, gather, input } from "../graph/index.js";
 import { type ForwardContext, type Module, type Weights, namedParameters } from "../nn/index.js";
-import type { DeviceTensor, Program, RunOptions, Tensors } from "../runtime/types.js";
+import type { Binding, DeviceTensor, Program, RunOptions, Runtime, Tensors } from "../runtime/types.js";
+import { type CacheType, KeyValueBuffers } from "./cache.js";
 
 /** A model that continues sequences with the help of a cache. */
 export interface CausalModel extends Module {
-  readonly config: { readonly vocabSize: number; readonly contextLength: number; readonly numLayers: number };
+  readonly config: {
+    readonly vocabSize: number;
+    readonly contextLength: number;
+    readonly numLayers: number;
+    /** Keys that a query looks back on, itself included; undefined for all. */
+    readonly slidingWindow?: number | undefined;
+  };
   hiddenStates(inputIds: Tensor, positionIds: Tensor, context: ForwardContext): Tensor;
   logits(hiddenStates: Tensor): Tensor;
   cacheShape(batch: Dim, capacity: Dim): Dim[];
 }
 
+export interface DecoderOptions {
+  /** Rows that are continued side by side. */
+  readonly batch: number;
+  /** Tokens that a row can hold, prompt and continuation; at most the model's context, which is the default. */
+  readonly capacity?: number;
+  /** Tokens of a prompt that one run takes: what bounds the memory of long prompts. Default 512. */
+  readonly prefillChunk?: number;
+  /** What keys and values are kept as. Default float32. */
+  readonly cacheType?: CacheType;
+}
+
+/** One sequence of the batch. */
+interface Row {
+  /** The tokens whose keys and values have been computed. */
+  readonly tokens: number[];
+  /** Position of the token in the first slot; above 0 once a sliding window has moved on. */
+  start: number;
+}
+
 /**
  * Runs a model over several sequences side by side, keeping keys and values in buffers that every run updates in place.
- * Rows of different lengths are padded at the end, where no row looks, so that each gives what it gives alone.
+ * Each row gives what it gives alone. Prompts are read row by row, in chunks, and only what the row does not hold yet.
+ * With a sliding window the buffers hold the window and one chunk, whatever the length of the text: when they are full,
+ * the window moves to their front, which costs one copy of it for every chunk of tokens.
  */
 export class Decoder implements Disposable {
-  /** Tokens that each row has in the cache. */
-  readonly lengths: number[];
+  /** Tokens at the start of each row's last prompt that were in the cache already. */
+  readonly reused: number[];
+  private readonly rows: readonly Row[];
+  /** One token for every row: bound once. */
+  private readonly together: { readonly feed: Feed; readonly binding: Binding };
+  /** By row: the program bound to that row of the caches alone. */
+  private readonly alone = new Map<number, { binding: Binding; tensors: Tensors; feed: Feed }>();
+  /** Inputs and outputs of runs over one row, by their numbers of tokens and of logits; the least recent first. */
+  private readonly feeds = new Map<string, Feed>();
 
   private constructor(
     private readonly program: Program,
     private readonly weights: Weights,
-    private readonly caches: Readonly<Record<string, DeviceTensor<"float32">>>,
+    private readonly caches: KeyValueBuffers,
     readonly batch: number,
     readonly capacity: number,
+    private readonly slots: number,
+    private readonly chunk: number,
+    private readonly window: number,
     private readonly vocabSize: number,
   ) {
-    this.lengths = Array.from({ length: batch }, () => 0);
+    this.rows = Array.from({ length: batch }, () => ({ tokens: [], start: 0 }));
+    this.reused = this.rows.map(() => 0);
+    const feed = new Feed(weights.runtime, { batch, sequence: 1, rows: batch, vocabSize });
+    this.together = { feed, binding: this.bind(caches.tensors, feed) };
   }
 
-  /** @param capacity tokens that a row can hold, prompt and continuation; at most the model's context */
+  /**
+   * Throws `length` for a capacity beyond the model's context, `memory` where the cache does not fit into what is free.
+   */
   static async create(
     model: CausalModel,
     weights: Weights,
-    { batch, capacity }: { batch: number; capacity: number },
+    {
+      batch,
+      capacity = model.config.contextLength,
+      prefillChunk = 512,
+      cacheType = "float32",
+    }: DecoderOptions,
   ): Promise<Decoder> {
-    const { contextLength, numLayers, vocabSize } = model.config;
+    const { contextLength, numLayers, vocabSize, slidingWindow } = model.config;
+    for (const [name, value] of Object.entries({ batch, capacity, prefillChunk })) {
+      if (!Number.isInteger(value) || value < 1)
+        throw new LineageError("argument", `${name} must be a whole number of at least 1, not ${value}`);
+    }
     if (capacity > contextLength) {
       throw new LineageError(
         "length",
         `${capacity} tokens do not fit the model's context of ${contextLength}`,
       );
     }
+    const slots =
+      slidingWindow === undefined ? capacity : Math.min(capacity, slidingWindow - 1 + prefillChunk);
+    const shape = model.cacheShape(batch, slots) as [number, number, number, number];
+    const bytes = 2 * numLayers * bytesPerElement(cacheType) * shape.reduce((size, dim) => size * dim, 1);
+    requireMemory(
+      bytes,
+      `the keys and values of ${batch} x ${slots} tokens in ${cacheType}`,
+      "choose a smaller capacity or batch, or another cacheType",
+    );
+
     namedParameters(model);
     const inputIds = input("inputIds", "int32", ["batch", "sequence"]);
     const positionIds = input("positionIds", "int64", ["batch", "sequence"]);
-    const lastRows = input("lastRows", "int64", ["batch"]);
+    const lastRows = input("lastRows", "int64", ["rows"]);
     const shared = {
       lastPosition: input("lastPosition", "int32", ["batch"]),
       totalLength: input("totalLength", "int32", []),
     };
-    const shape = model.cacheShape("batch", "capacity");
+    const symbolic = model.cacheShape("batch", "capacity");
     const layers: KeyValueCache[] = Array.from({ length: numLayers }, (_, layer) => ({
-      key: input(`past.${layer}.key`, "float32", shape),
-      value: input(`past.${layer}.value`, "float32", shape),
+      key: input(`past.${layer}.key`, cacheType, symbolic),
+      value: input(`past.${layer}.value`, cacheType, symbolic),
       ...shared,
     }));
     const present: { key: Tensor; value: Tensor }[] = [];
-    const hidden = model.hiddenStates(inputIds, positionIds, { cache: { layers, present } });
+    const hidden = model.hiddenStates(inputIds, positionIds, {
+      cache: { layers, present, length: input("length", "int64", ["batch"]) },
+    });
     const last = gather(hidden.reshape([-1, hidden.shape[2]!]), lastRows);
     const outputs: Record<string, Tensor> = { logits: model.logits(last) };
     present.forEach(({ key, value }, layer) => {
@@ -67,39 +133,66 @@ export class Decoder implements Disposable {
     });
     const { runtime } = weights;
     const program = await compile(runtime, outputs, { name: "decoder" });
-    const size = model.cacheShape(batch, capacity) as number[];
-    const caches = Object.fromEntries(
-      layers.flatMap((_, layer) =>
-        ["key", "value"].map((part) => [`${layer}.${part}`, runtime.createTensor("float32", size)]),
-      ),
+    const caches = new KeyValueBuffers(runtime, numLayers, shape, cacheType);
+    return new Decoder(
+      program,
+      weights,
+      caches,
+      batch,
+      capacity,
+      slots,
+      prefillChunk,
+      slidingWindow ?? Infinity,
+      vocabSize,
     );
-    return new Decoder(program, weights, caches, batch, capacity, vocabSize);
+  }
+
+  /** Tokens that each row has in the cache. */
+  get lengths(): readonly number[] {
+    return this.rows.map(({ tokens }) => tokens.length);
   }
 
   /** Forgets all sequences. */
   reset(): void {
-    this.lengths.fill(0);
+    for (const row of this.rows) {
+      row.tokens.length = 0;
+      row.start = 0;
+    }
+  }
+
+  /** Forgets what comes after a row's first `length` tokens. */
+  truncate(row: number, length: number): void {
+    const { tokens } = this.rows[row]!;
+    if (!Number.isInteger(length) || length < 0 || length > tokens.length || !this.holds(row, length)) {
+      throw new LineageError(
+        "argument",
+        `row ${row} holds ${tokens.length} tokens and cannot go back to ${length}`,
+      );
+    }
+    tokens.length = length;
   }
 
   /** Makes row `i` continue what row `rows[i]` held. */
   reorder(rows: readonly number[]): void {
     if (rows.every((row, index) => row === index)) return;
-    for (const tensor of Object.values(this.caches)) {
-      const view = tensor.view();
-      const size = view.length / this.batch;
-      const before = view.slice();
-      rows.forEach((row, index) => {
-        if (row !== index) view.set(before.subarray(row * size, (row + 1) * size), index * size);
-      });
-    }
-    const lengths = [...this.lengths];
-    rows.forEach((row, index) => (this.lengths[index] = lengths[row]!));
+    const used = Math.max(...this.rows.map(({ tokens, start }) => tokens.length - start));
+    this.caches.permute(rows, used);
+    const before = this.rows.map(({ tokens, start }) => ({ tokens: [...tokens], start }));
+    rows.forEach((source, index) => {
+      this.become(index, before[source]!, before[source]!.tokens.length);
+    });
   }
 
-  /** Logits of the token after each prompt, a `[vocabSize]` array for each row. The cache must be empty. */
+  /**
+   * Logits of the token after each prompt, a `[vocabSize]` array for each row. Afterwards the rows hold the prompts. What
+   * a row, or another one, holds of a prompt's beginning is kept and not computed again; `reused` says how much it was.
+   */
   async prefill(prompts: readonly (readonly number[])[], options: RunOptions = {}): Promise<Float32Array[]> {
-    if (this.lengths.some((length) => length > 0))
-      throw new LineageError("argument", "prefill needs an empty cache; call reset first");
+    if (prompts.length !== this.batch)
+      throw new LineageError(
+        "argument",
+        `${prompts.length} prompts were given to a decoder of ${this.batch} rows`,
+      );
     for (const prompt of prompts) {
       if (prompt.length === 0) throw new LineageError("argument", "a prompt needs at least one token");
       if (prompt.length > this.capacity) {
@@ -108,67 +201,252 @@ export class Decoder implements Disposable {
           `a prompt of ${prompt.length} tokens does not fit the ${this.capacity} tokens of the context; shorten it`,
         );
       }
+      this.checkIds(prompt);
     }
-    return this.run(prompts, options);
+    const logits: Float32Array[] = [];
+    for (const [row, prompt] of prompts.entries()) {
+      this.reused[row] = this.reuse(row, prompt);
+      logits.push((await this.read(row, prompt.slice(this.reused[row]), 1, options))[0]!.slice());
+    }
+    return logits;
   }
 
-  /** Logits after one more token in each row. */
+  /**
+   * Logits after one more token in each row. The arrays belong to the decoder: the next call overwrites them.
+   */
   async step(tokens: readonly number[], options: RunOptions = {}): Promise<Float32Array[]> {
-    if (this.lengths.some((length) => length >= this.capacity)) {
-      throw new LineageError("length", `the context of ${this.capacity} tokens is full`);
+    this.checkIds(tokens);
+    for (const [row, { tokens: held }] of this.rows.entries()) {
+      if (held.length >= this.capacity)
+        throw new LineageError("length", `the context of ${this.capacity} tokens is full`);
+      this.makeRoom(row, 1);
     }
-    return this.run(
-      tokens.map((token) => [token]),
-      options,
+    const { feed, binding } = this.together;
+    let total = 0;
+    for (let row = 0; row < this.batch; row++) {
+      const { tokens: held, start } = this.rows[row]!;
+      const used = held.length - start;
+      feed.inputIds[row] = tokens[row]!;
+      feed.positionIds[row] = BigInt(held.length);
+      feed.lastRows[row] = BigInt(row);
+      feed.lastPosition[row] = used;
+      feed.length[row] = BigInt(held.length + 1);
+      total = Math.max(total, used + 1);
+    }
+    feed.totalLength[0] = total;
+    await binding.run(options);
+    for (let row = 0; row < this.batch; row++) this.rows[row]!.tokens.push(tokens[row]!);
+    return feed.logits;
+  }
+
+  /**
+   * Logits after each of several tokens that one row takes at once, for less than as many steps: what a draft is checked
+   * with. The arrays belong to the decoder: the next call overwrites them.
+   */
+  async extend(row: number, tokens: readonly number[], options: RunOptions = {}): Promise<Float32Array[]> {
+    this.checkIds(tokens);
+    const held = this.rows[row]!.tokens.length;
+    if (tokens.length === 0 || tokens.length > this.chunk)
+      throw new LineageError(
+        "argument",
+        `extend takes 1 to ${this.chunk} tokens at once, not ${tokens.length}`,
+      );
+    if (held + tokens.length > this.capacity)
+      throw new LineageError(
+        "length",
+        `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
+      );
+    return this.read(row, tokens, tokens.length, options);
+  }
+
+  /** Whether the row still has every key that the token after its first `length` ones looks back on. */
+  private holds(row: number, length: number): boolean {
+    const { start } = this.rows[row]!;
+    return start === 0 || length - start >= this.window - 1;
+  }
+
+  /** Makes a row hold as much of a prompt's beginning as any row has, its last token left out; the number of tokens. */
+  private reuse(row: number, prompt: readonly number[]): number {
+    let [source, most] = [row, 0];
+    for (const [index, { tokens }] of this.rows.entries()) {
+      const limit = Math.min(tokens.length, prompt.length - 1);
+      let common = 0;
+      while (common < limit && tokens[common] === prompt[common]) common++;
+      if ((common > most || (common === most && index === row)) && this.holds(index, common))
+        [source, most] = [index, common];
+    }
+    const from = this.rows[source]!;
+    if (source !== row && most > 0) this.caches.copy(source, row, most - from.start);
+    this.become(row, most > 0 ? from : { tokens: [], start: 0 }, most);
+    return most;
+  }
+
+  private become(row: number, { tokens, start }: Row, length: number): void {
+    const target = this.rows[row]!;
+    const kept = tokens.slice(0, length);
+    target.tokens.length = 0;
+    for (const token of kept) target.tokens.push(token);
+    target.start = start;
+  }
+
+  /** Sees to it that a row has `count` free slots, by moving its window to the front. */
+  private makeRoom(row: number, count: number): void {
+    const state = this.rows[row]!;
+    const used = state.tokens.length - state.start;
+    if (used + count <= this.slots) return;
+    const kept = Math.min(used, this.window - 1);
+    this.caches.shift(row, used - kept, kept);
+    state.start = state.tokens.length - kept;
+  }
+
+  /** Runs one row over tokens, chunk by chunk; the logits after the last `wanted` ones. */
+  private async read(
+    row: number,
+    tokens: readonly number[],
+    wanted: number,
+    options: RunOptions,
+  ): Promise<Float32Array[]> {
+    const state = this.rows[row]!;
+    const end = BigInt(state.tokens.length + tokens.length);
+    let logits: Float32Array[] = [];
+    for (let done = 0; done < tokens.length; done += this.chunk) {
+      const part = tokens.slice(done, done + this.chunk);
+      this.makeRoom(row, part.length);
+      const { tokens: held, start } = state;
+      const used = held.length - start;
+      const last = done + part.length === tokens.length;
+      const feed = this.feed(part.length, last ? wanted : 1);
+      feed.inputIds.set(part);
+      for (let i = 0; i < part.length; i++) feed.positionIds[i] = BigInt(held.length + i);
+      for (let i = 0; i < feed.rows; i++) feed.lastRows[i] = BigInt(part.length - feed.rows + i);
+      feed.lastPosition[0] = used + part.length - 1;
+      feed.totalLength[0] = used + part.length;
+      feed.length[0] = end;
+      await this.boundTo(row, feed).run(options);
+      for (const token of part) held.push(token);
+      logits = feed.logits;
+    }
+    return logits;
+  }
+
+  private feed(sequence: number, rows: number): Feed {
+    const key = `${sequence},${rows}`;
+    let feed = this.feeds.get(key);
+    if (feed) this.feeds.delete(key);
+    else feed = new Feed(this.weights.runtime, { batch: 1, sequence, rows, vocabSize: this.vocabSize });
+    this.feeds.set(key, feed);
+    const oldest = this.feeds.entries().next();
+    if (this.feeds.size > keptFeeds && !oldest.done) {
+      this.feeds.delete(oldest.value[0]);
+      oldest.value[1].dispose();
+    }
+    return feed;
+  }
+
+  /** The program bound to one row of the caches and to a feed. */
+  private boundTo(row: number, feed: Feed): Binding {
+    let entry = this.alone.get(row);
+    if (!entry) {
+      const tensors = this.caches.row(row);
+      entry = { binding: this.bind(tensors, feed), tensors, feed };
+      this.alone.set(row, entry);
+    } else if (entry.feed !== feed) {
+      for (const { name } of this.program.inputs)
+        if (feed.inputs[name]) entry.binding.set(name, feed.inputs[name]);
+      entry.binding.set("logits", feed.outputs.logits);
+      entry.feed = feed;
+    }
+    return entry.binding;
+  }
+
+  private bind(caches: Tensors, feed: Feed): Binding {
+    const inputs: Record<string, DeviceTensor> = { ...this.weights.tensors, ...feed.inputs };
+    const outputs: Record<string, DeviceTensor> = { ...feed.outputs };
+    for (const [name, tensor] of Object.entries(caches)) {
+      inputs[`past.${name}`] = tensor;
+      outputs[`present.${name}`] = tensor;
+    }
+    return this.program.bind(
+      Object.fromEntries(this.program.inputs.map(({ name }) => [name, inputs[name]!])),
+      outputs,
     );
   }
 
-  private async run(rows: readonly (readonly number[])[], options: RunOptions): Promise<Float32Array[]> {
-    const { batch, lengths } = this;
-    const { runtime } = this.weights;
-    const sequence = Math.max(...rows.map((row) => row.length));
-    const inputIds = new Int32Array(batch * sequence);
-    const positionIds = new BigInt64Array(batch * sequence);
-    rows.forEach((row, index) => {
-      inputIds.set(row, index * sequence);
-      for (let i = 0; i < row.length; i++) positionIds[index * sequence + i] = BigInt(lengths[index]! + i);
-    });
-    const ends = rows.map((row, index) => lengths[index]! + row.length);
-    const given: Record<string, DeviceTensor> = {
-      inputIds: runtime.createTensor("int32", [batch, sequence], inputIds),
-      positionIds: runtime.createTensor("int64", [batch, sequence], positionIds),
-      lastRows: runtime.createTensor(
-        "int64",
-        [batch],
-        BigInt64Array.from(rows, (row, index) => BigInt(index * sequence + row.length - 1)),
-      ),
-      lastPosition: runtime.createTensor(
-        "int32",
-        [batch],
-        Int32Array.from(ends, (end) => end - 1),
-      ),
-      totalLength: runtime.createTensor("int32", [], Int32Array.of(Math.max(...ends))),
-    };
-    const logits = runtime.createTensor("float32", [batch, this.vocabSize]);
-    const named = (prefix: string): Tensors =>
-      Object.fromEntries(Object.entries(this.caches).map(([name, tensor]) => [`${prefix}.${name}`, tensor]));
-    try {
-      await this.program.run(
-        { ...this.weights.tensors, ...given, ...named("past") },
-        { logits, ...named("present") },
-        options,
+  private checkIds(ids: readonly number[]): void {
+    const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize);
+    if (wrong !== undefined)
+      throw new LineageError(
+        "argument",
+        `there is no token ${wrong}: the model's vocabulary has ${this.vocabSize}`,
       );
-      ends.forEach((end, index) => (lengths[index] = end));
-      const all = await logits.read();
-      return rows.map((_, index) => all.subarray(index * this.vocabSize, (index + 1) * this.vocabSize));
-    } finally {
-      for (const tensor of [...Object.values(given), logits]) tensor.dispose();
-    }
   }
 
   dispose(): void {
-    for (const tensor of Object.values(this.caches)) tensor.dispose();
+    for (const { binding, tensors } of this.alone.values()) {
+      binding.dispose();
+      for (const tensor of Object.values(tensors)) tensor.dispose();
+    }
+    this.together.binding.dispose();
+    for (const feed of [this.together.feed, ...this.feeds.values()]) feed.dispose();
+    this.caches.dispose();
     this.program.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Prompts have all kinds of lengths; drafts repeat a few. */
+const keptFeeds = 16;
+
+/** What one kind of run takes and gives besides weights and caches: tensors made once, written in place. */
+class Feed implements Disposable {
+  readonly inputs: Readonly<Record<string, DeviceTensor>>;
+  readonly outputs: { readonly logits: DeviceTensor<"float32"> };
+  readonly inputIds: Int32Array;
+  readonly positionIds: BigInt64Array;
+  readonly lastRows: BigInt64Array;
+  readonly lastPosition: Int32Array;
+  readonly totalLength: Int32Array;
+  readonly length: BigInt64Array;
+  /** Of each row asked for, `[vocabSize]`. */
+  readonly logits: Float32Array[];
+  readonly rows: number;
+
+  constructor(
+    runtime: Runtime,
+    {
+      batch,
+      sequence,
+      rows,
+      vocabSize,
+    }: { batch: number; sequence: number; rows: number; vocabSize: number },
+  ) {
+    this.rows = rows;
+    const inputs = {
+      inputIds: runtime.createTensor("int32", [batch, sequence]),
+      positionIds: runtime.createTensor("int64", [batch, sequence]),
+      lastRows: runtime.createTensor("int64", [rows]),
+      lastPosition: runtime.createTensor("int32", [batch]),
+      totalLength: runtime.createTensor("int32", []),
+      length: runtime.createTensor("int64", [batch]),
+    };
+    this.inputs = inputs;
+    this.inputIds = inputs.inputIds.view();
+    this.positionIds = inputs.positionIds.view();
+    this.lastRows = inputs.lastRows.view();
+    this.lastPosition = inputs.lastPosition.view();
+    this.totalLength = inputs.totalLength.view();
+    this.length = inputs.length.view();
+    this.outputs = { logits: runtime.createTensor("float32", [rows, vocabSize]) };
+    const all = this.outputs.logits.view();
+    this.logits = Array.from({ length: rows }, (_, row) =>
+      all.subarray(row * vocabSize, (row + 1) * vocabSize),
+    );
+  }
+
+  dispose(): void {
+    for (const tensor of [...Object.values(this.inputs), this.outputs.logits]) tensor.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();

@@ -26,7 +26,7 @@ export interface GeneratedToken {
 
 /**
  * Continues every prompt, a token at a time. Each row draws from its own stream of random numbers, so that it writes in a
- * batch what it writes alone.
+ * batch what it writes alone. What the decoder still holds of a prompt's beginning is not read again (`decoder.reused`).
  */
 export async function* generate(
   decoder: Decoder,
@@ -34,17 +34,10 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken> {
   checkSampling(options);
-  if (prompts.length !== decoder.batch) {
-    throw new LineageError(
-      "argument",
-      `${prompts.length} prompts were given to a decoder of ${decoder.batch} rows`,
-    );
-  }
   const { maxNewTokens = Infinity, stopIds = [], seed = 0, signal } = options;
   const randoms = prompts.map(() => new Random(seed));
   const generated: number[][] = prompts.map(() => []);
   const finished = prompts.map(() => false);
-  decoder.reset();
   let logits = await decoder.prefill(prompts, { signal });
   for (;;) {
     signal?.throwIfAborted();

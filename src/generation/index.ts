@@ -1,4 +1,5 @@
 export * from "./beam.js";
+export { type CacheType } from "./cache.js";
 export * from "./decoder.js";
 export * from "./generate.js";
 export * from "./sampling.js";

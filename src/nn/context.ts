@@ -15,6 +15,6 @@ export interface CacheContext {
   readonly layers: readonly KeyValueCache[];
   /** Filled by the attention layers, by layer. */
   readonly present: { key: Tensor; value: Tensor }[];
-  /** Int64 scalar: tokens of the longest sequence once the whole prompt is in; a pass may see a part of it. */
+  /** Int64 `[batch]`: tokens of each row once its whole prompt is in; the pass may see a part of it. */
   readonly length?: Tensor | undefined;
 }

@@ -1,6 +1,18 @@
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { type Tensor, constant, cos, exp, log, max, maximum, mul, sin, unsqueeze } from "../graph/index.js";
+import {
+  type Tensor,
+  constant,
+  cos,
+  exp,
+  log,
+  max,
+  maximum,
+  mul,
+  reshape,
+  sin,
+  unsqueeze,
+} from "../graph/index.js";
 
 /** How rotary positions reach beyond the context of pretraining, by the names of Hugging Face's `rope_scaling`. */
 export type RotaryScaling =
@@ -84,27 +96,27 @@ export function rotaryFrequencies({ headSize, ropeTheta, ropeScaling }: RotaryCo
 
 /**
  * The tables of `positions`, int64 `[batch, sequence]`. All layers of a model share them.
- * @param length int64 scalar: tokens of the whole sequence where the pass sees a part of it. Only dynamic scaling depends
- * on it; default: the largest position and one.
+ * @param length int64 `[batch]`: tokens of each whole sequence, where the pass sees a part of it. Only dynamic scaling
+ * depends on it; default: the largest position and one.
  */
 export function rotaryTables(config: RotaryConfig, positions: Tensor, length?: Tensor): RotaryTables {
   const half = config.headSize / 2;
   const frequencies =
     config.ropeScaling?.kind === "dynamic"
-      ? dynamicFrequencies(config, config.ropeScaling.factor, length ?? max(positions).add(1))
+      ? dynamicFrequencies(config, config.ropeScaling.factor, length ?? max(positions, { axes: -1 }).add(1))
       : constant("float32", [half], rotaryFrequencies(config));
   const angles = mul(unsqueeze(unsqueeze(positions.cast("float32"), -1), -1), frequencies);
   const scale = config.ropeScaling?.kind === "yarn" ? config.ropeScaling.attentionFactor : 1;
   return { cosine: mul(cos(angles), scale), sine: mul(sin(angles), scale) };
 }
 
-/** Frequencies of a base that lets the lowest of them reach `length` tokens; `[headSize / 2]`. */
+/** Frequencies of a base that lets the lowest of them reach `length` tokens; `[batch, 1, 1, headSize / 2]`. */
 function dynamicFrequencies(
   { headSize, ropeTheta, contextLength }: RotaryConfig,
   factor: number,
   length: Tensor,
 ): Tensor {
-  const reach = maximum(length.cast("float32"), contextLength);
+  const reach = maximum(reshape(length.cast("float32"), [length.dim(0), 1, 1, 1]), contextLength);
   const growth = reach.mul(factor / contextLength).sub(factor - 1);
   const logBase = log(growth)
     .mul(headSize / (headSize - 2))

@@ -2,7 +2,7 @@ import { ShapeError } from "../../base/errors.js";
 import { type Dim, formatShape } from "../dims.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
-import { add, greaterEqual, less, logicalAnd, mul, neg, sub, where } from "./elementwise.js";
+import { add, cast, greaterEqual, less, logicalAnd, mul, neg, sub, where } from "./elementwise.js";
 import { range, scalar } from "./leaf.js";
 import { softmax } from "./activation.js";
 import { matmul } from "./matmul.js";
@@ -201,7 +201,10 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
 });
 
 export interface KeyValueCache {
-  /** `[batch, numKeyValueHeads, capacity, headSize]`; a run binds one buffer as the past and as the present. */
+  /**
+   * Float32 or float16 `[batch, numKeyValueHeads, capacity, headSize]`; a run binds one buffer as the past and as the
+   * present.
+   */
   readonly key: Tensor;
   readonly value: Tensor;
   /** Int32 `[batch]`: each row's number of keys after this step, less one. */
@@ -224,9 +227,18 @@ export function cachedAttention(
 ): { output: Tensor; key: Tensor; value: Tensor } {
   const { numHeads, numKeyValueHeads, window = -1 } = options;
   const scale = options.scale ?? 1 / Math.sqrt(Number(cache.key.shape[3]));
+  const { dtype } = cache.key;
   const [output, presentKey, presentValue] = cachedAttentionOp(
-    [query, key, value, cache.key, cache.value, cache.lastPosition, cache.totalLength],
+    [
+      cast(query, dtype),
+      cast(key, dtype),
+      cast(value, dtype),
+      cache.key,
+      cache.value,
+      cache.lastPosition,
+      cache.totalLength,
+    ],
     { numHeads, numKeyValueHeads, scale, window },
   ).node.outputs;
-  return { output: output!, key: presentKey!, value: presentValue! };
+  return { output: cast(output!, query.dtype), key: presentKey!, value: presentValue! };
 }

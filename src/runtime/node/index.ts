@@ -157,7 +157,10 @@ class NativeRuntime implements Runtime {
     }
     const tensor = new NativeTensor(memory, Allocation.create(memory, byteLength), dtype, shape, 0);
     if (data) tensor.write(data);
-    else (tensor.view() as Uint8Array).fill(0 as never);
+    else {
+      const { buffer, byteOffset } = tensor.view();
+      new Uint8Array(buffer, byteOffset, tensor.byteLength).fill(0);
+    }
     return tensor;
   }
 
