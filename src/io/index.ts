@@ -1,3 +1,4 @@
+export type { Encoding, PairOptions } from "./encoding.js";
 export * from "./safetensors.js";
 export * from "./sentencepiece.js";
 export * from "./tokenizer.js";

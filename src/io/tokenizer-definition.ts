@@ -44,6 +44,7 @@ const configSchema = z.looseObject({
   eos_token: tokenName,
   pad_token: tokenName,
   unk_token: tokenName,
+  mask_token: tokenName,
   add_bos_token: z.boolean().nullish(),
   chat_template: z
     .union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))])

@@ -5,6 +5,16 @@ import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { readJson, readText, storageError, writeJson } from "../base/files.js";
 import { countWords, learnMerges } from "./bpe.js";
 import { type Runner, createRunner } from "./cutter.js";
+import {
+  type Encoding,
+  type PairOptions,
+  type Template,
+  type TextTokens,
+  encodeTokens,
+  encodeWindows,
+  templateOf,
+} from "./encoding.js";
+import { type TracedRunner, placeTokens } from "./offsets.js";
 import { parseSentencePiece, sentencePieceDefinition } from "./sentencepiece.js";
 import { CharacterStream, type TextRule, byteOfCharacter, characterOfByte, textRule } from "./token-text.js";
 import {
@@ -41,6 +51,7 @@ export class Tokenizer {
   private readonly special: ReadonlySet<number>;
   private readonly added: ReadonlySet<number>;
   private readonly rule: TextRule | undefined;
+  private template?: Template;
 
   /**
    * @param definition the content of a `tokenizer.json`
@@ -125,7 +136,14 @@ export class Tokenizer {
     return template?.find((entry) => entry.name === name)?.template;
   }
 
-  private configuredId(entry: "bos_token" | "eos_token" | "pad_token" | "unk_token"): number | undefined {
+  /** Id of the token that stands for a hidden one. */
+  get maskId(): number | undefined {
+    return this.configuredId("mask_token");
+  }
+
+  private configuredId(
+    entry: "bos_token" | "eos_token" | "pad_token" | "unk_token" | "mask_token",
+  ): number | undefined {
     const token = this.config[entry];
     const content = typeof token === "object" ? token?.content : token;
     return content === undefined ? undefined : this.tokenToId(content);
@@ -163,6 +181,83 @@ export class Tokenizer {
       );
     }
     return ids;
+  }
+
+  /**
+   * One or two texts as a model reads them: with the special tokens of the post-processor, cut to `maxLength`. Throws
+   * `length` when the limit leaves no room, `unsupported` when offsets are wanted and cannot be found.
+   */
+  encodePair(text: string, pair?: string, options: PairOptions = {}): Encoding {
+    const offsets = options.offsets ?? false;
+    const tokens = this.tokensOf(text, offsets);
+    return encodeTokens(
+      this.ownTemplate,
+      pair === undefined ? [tokens] : [tokens, this.tokensOf(pair, offsets)],
+      options,
+    );
+  }
+
+  /**
+   * A text, or the second of two, in windows of at most `maxLength` tokens that together see all of it; neighbours share
+   * `stride` of its tokens. Throws `length` when a window has no room for more than the stride.
+   */
+  encodeWindows(
+    text: string,
+    pair: string | undefined,
+    options: { maxLength: number; stride: number; offsets?: boolean },
+  ): Encoding[] {
+    const offsets = options.offsets ?? false;
+    const tokens = this.tokensOf(text, offsets);
+    return encodeWindows(
+      this.ownTemplate,
+      pair === undefined ? [tokens] : [tokens, this.tokensOf(pair, offsets)],
+      options,
+    );
+  }
+
+  /** Words as a model reads them, with the special tokens around them: each word is a text of its own, with the space before it. */
+  encodeWords(
+    words: readonly string[],
+    options: { maxLength?: number } = {},
+  ): Encoding & { wordIds: number[] } {
+    const tokens: { id: number; start: number; end: number }[] = [];
+    words.forEach((word, index) => {
+      // What follows a space is cut as within a text; the place of a token is its word's number.
+      const spaced =
+        index === 0 || this.definition.pre_tokenizer?.type === "BertPreTokenizer" ? word : ` ${word}`;
+      for (const id of this.encode(spaced)) tokens.push({ id, start: index, end: index });
+    });
+    const encoding = encodeTokens(this.ownTemplate, [tokens], { ...options, offsets: true });
+    const wordIds = encoding.offsets!.map(([word], place) => (encoding.specialMask[place] ? -1 : word));
+    return { ...encoding, offsets: undefined, wordIds };
+  }
+
+  private get ownTemplate(): Template {
+    return (this.template ??= templateOf(this.definition, this.config, (token) => this.tokenToId(token)));
+  }
+
+  private tokensOf(text: string, offsets: boolean): TextTokens {
+    if (!offsets) return this.encode(text).map((id) => ({ id, start: 0, end: 0 }));
+    const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
+    if (wellFormed === "") return [];
+    const { model, pre_tokenizer: preTokenizer } = this.definition;
+    const placed = placeTokens(this.runner as TracedRunner, wellFormed, {
+      byteLevel: hasStep(preTokenizer, "pretokenizers", "ByteLevel"),
+      continuation: String(model["continuing_subword_prefix"] ?? ""),
+      unknownToken: model.unk_token ?? undefined,
+    });
+    if (!placed)
+      throw new LineageError(
+        "unsupported",
+        "the places of this tokenizer's tokens in their text cannot be told",
+      );
+    if (!this.ownTemplate.trimOffsets) return placed;
+    return placed.map(({ id, start, end }) => {
+      const piece = wellFormed.slice(start, end);
+      const left = /^ */.exec(piece)![0].length;
+      const right = / *$/.exec(piece)![0].length;
+      return { id, start: start + left, end: Math.max(start + left, end - right) };
+    });
   }
 
   /** The text of token ids, as the field's reference library writes it. */
@@ -240,6 +335,11 @@ export class Tokenizer {
     return new Tokenizer(definition, { ...own.config, ...dropNull(config) }, file);
   }
 }
+
+/** Whether a part of a definition, or a part of a sequence of them, is of a type. */
+const hasStep = (part: CheckedDefinition["pre_tokenizer"], list: string, type: string): boolean =>
+  part?.type === type ||
+  ((part?.[list] as { type: string }[] | undefined)?.some((step) => step.type === type) ?? false);
 
 const dropNull = (config: TokenizerConfig): TokenizerConfig =>
   Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null && value !== undefined));
