@@ -6,3 +6,4 @@ export * from "./llama.js";
 export * from "./load.js";
 export * from "./mistral.js";
 export * from "./roberta.js";
+export * from "./xlnet.js";

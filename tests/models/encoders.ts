@@ -54,15 +54,16 @@ export function relativeError(got: ArrayLike<number>, wanted: ArrayLike<number>)
   return worst / scale;
 }
 
-/** Tensors of the recorded inputs, by the names of Hugging Face transformers; masks are bool, the rest int32. */
+/** Tensors of the recorded inputs, by the names of Hugging Face transformers; masks are bool, states float32, the rest int32. */
 export function graphInputs(task: Recorded, symbolic = false): Record<string, Tensor> {
   const named = (shape: readonly number[]) =>
     symbolic ? ["batch", "sequence"].slice(0, shape.length) : shape;
   return Object.fromEntries(
-    [...task.inputs].map(([name, { shape }]) => [name, input(name, dtypeOf(name), named(shape))]),
+    [...task.inputs].map(([name, { shape, data }]) => [name, input(name, dtypeOf(name, data), named(shape))]),
   );
 }
-const dtypeOf = (name: string): DType => (name.endsWith("_mask") ? "bool" : "int32");
+const dtypeOf = (name: string, data: Values["data"]): DType =>
+  name.endsWith("_mask") ? "bool" : data instanceof Float32Array ? "float32" : "int32";
 
 /** The encoder's inputs among them. */
 export const encoderInputs = (given: Record<string, Tensor>) => ({
@@ -107,9 +108,11 @@ export async function expectAgreement(
   const given = Object.fromEntries(
     [...task.inputs].map(([name, { shape, data }]) => [
       name,
-      dtypeOf(name) === "bool"
+      dtypeOf(name, data) === "bool"
         ? runtime.createTensor("bool", shape, Uint8Array.from(data))
-        : runtime.createTensor("int32", shape, data as Int32Array),
+        : data instanceof Float32Array
+          ? runtime.createTensor("float32", shape, data)
+          : runtime.createTensor("int32", shape, data as Int32Array),
     ]),
   );
   const results = await program.run({ ...weights.tensors, ...given });
