@@ -6,4 +6,5 @@ export * from "./llama.js";
 export * from "./load.js";
 export * from "./mistral.js";
 export * from "./roberta.js";
+export * from "./xlm.js";
 export * from "./xlnet.js";

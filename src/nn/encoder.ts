@@ -119,10 +119,12 @@ export interface MultiHeadOptions {
   readonly bias?: Tensor;
   /** Factor of the scores. Default `1 / sqrt(headSize)`. */
   readonly scale?: number;
+  /** Whether a query sees only the keys up to its own position. */
+  readonly causal?: boolean;
 }
 
 /**
- * Multi-head attention in both directions, Vaswani et al. 2017, section 3.2.2, between the projections: query, key and
+ * Multi-head attention, in both directions unless told otherwise, Vaswani et al. 2017, section 3.2.2, between the projections: query, key and
  * value `[batch, length, hiddenSize]` -> `[batch, queryLength, hiddenSize]`. The context's mask says who looks where.
  */
 export function multiHeadAttention(
