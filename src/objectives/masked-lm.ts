@@ -1,6 +1,6 @@
 import { type Tensor, sum, tokenLosses } from "../graph/index.js";
 import { type EncoderInputs, type ForwardContext, type Module, statesAt } from "../nn/index.js";
-import type { Objective } from "./contract.js";
+import type { Objective } from "../training/index.js";
 import { maskedLm, sentenceTask } from "./rows.js";
 
 /** What an encoder is given; languages are XLM's own. */

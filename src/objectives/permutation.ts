@@ -2,7 +2,8 @@ import { LineageError } from "../base/errors.js";
 import type { Random } from "../base/random.js";
 import { type Tensor, squeeze, sum } from "../graph/index.js";
 import type { ForwardContext, Module } from "../nn/index.js";
-import type { Batch, Objective } from "./contract.js";
+import type { Batch } from "../data/index.js";
+import type { Objective } from "../training/index.js";
 import { drawIndex } from "./masking.js";
 import type { SentenceVocabulary } from "./vocabulary.js";
 
@@ -195,6 +196,7 @@ export function permutationBatch(rows: readonly (readonly PermutedSegment[])[]):
       labels: join(({ labels }) => labels, targets),
     },
     counts: { [permutationLm]: rows.length * segments * targets },
+    tokens: rows.length * segments * sequence,
   };
 }
 

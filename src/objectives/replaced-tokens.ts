@@ -20,7 +20,8 @@ import {
   where,
 } from "../graph/index.js";
 import { type EncoderInputs, type ForwardContext, type Module, statesAt } from "../nn/index.js";
-import type { Batch, Objective } from "./contract.js";
+import type { Batch } from "../data/index.js";
+import type { Objective } from "../training/index.js";
 import { maskedInputs } from "./masked-lm.js";
 import { type MaskedRow, maskedBatch, maskedLm } from "./rows.js";
 
@@ -109,9 +110,8 @@ export function binaryLosses(logits: Tensor, labels: Tensor): Tensor {
 
 /** A masked batch that counts all its real tokens for the discriminator. */
 export function replacedTokenBatch(rows: readonly MaskedRow[], paddingId: number): Batch {
-  const { tensors, counts } = maskedBatch(rows, paddingId);
-  const tokens = rows.reduce((total, { ids }) => total + ids.length, 0);
-  return { tensors, counts: { ...counts, [replacedTokens]: tokens } };
+  const batch = maskedBatch(rows, paddingId);
+  return { ...batch, counts: { ...batch.counts, [replacedTokens]: batch.tokens! } };
 }
 
 /**

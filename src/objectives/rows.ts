@@ -1,5 +1,5 @@
 import { ignoredLabel } from "../graph/index.js";
-import type { Batch } from "./contract.js";
+import type { Batch } from "../data/index.js";
 import { type MaskedTokens, type MaskingOptions, maskTokens } from "./masking.js";
 import type { Random } from "../base/random.js";
 import type { SentenceVocabulary } from "./vocabulary.js";
@@ -100,6 +100,7 @@ export function maskedBatch(rows: readonly MaskedRow[], paddingId: number): Batc
       [maskedLm]: counted,
       ...(has("label") && { [sentenceTask]: rows.filter(({ label }) => label !== undefined).length }),
     },
+    tokens: rows.reduce((total, { ids }) => total + ids.length, 0),
   };
 }
 

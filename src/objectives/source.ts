@@ -1,13 +1,27 @@
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { drawIndex } from "./masking.js";
-import type { Batch, BatchSource } from "./contract.js";
+import type { Batch, BatchSource } from "../data/index.js";
+
+const whole = z.int().nonnegative();
+const sourceState = z.object({
+  epoch: whole,
+  /** Batches of this epoch already given. */
+  position: whole,
+});
+const mixtureState = z.object({ batches: whole, parts: z.array(sourceState) });
 
 /** Where a source stands: enough to go on exactly there. */
-export interface SourceState {
-  readonly epoch: number;
-  /** Batches of this epoch already given. */
-  readonly position: number;
+export type SourceState = z.infer<typeof sourceState>;
+/** Where a mixture and all its parts stand. */
+export type MixtureState = z.infer<typeof mixtureState>;
+
+function parseState<T>(schema: z.ZodType<T>, state: unknown): T {
+  const parsed = schema.safeParse(state);
+  if (!parsed.success)
+    throw new LineageError("checkpoint", "the checkpoint does not say where its batches stand");
+  return parsed.data;
 }
 
 export interface ExampleSourceOptions<Example, Row> {
@@ -56,7 +70,8 @@ export class ExampleSource<Example, Row> implements BatchSource {
     return { epoch: this.epoch, position: this.position };
   }
 
-  restore({ epoch, position }: SourceState): void {
+  restore(state: unknown): void {
+    const { epoch, position } = parseState(sourceState, state);
     if (epoch !== this.epoch) {
       this.epoch = epoch;
       this.pass = this.start();
@@ -103,13 +118,20 @@ export class ExampleSource<Example, Row> implements BatchSource {
   }
 }
 
-type ResumableSource = Pick<ExampleSource<unknown, unknown>, "next" | "state" | "restore">;
-
-/** Where a mixture and all its parts stand. */
-export interface MixtureState {
-  readonly batches: number;
-  readonly parts: readonly SourceState[];
+/** All examples once, the last batch being what is left: held-out data, masked alike every time. */
+export function* onePass<Example, Row>(options: ExampleSourceOptions<Example, Row>): Generator<Batch> {
+  const random = new Random(options.seed).fork("held out");
+  const examples = options.examples(random.fork("examples"));
+  const { length } = options;
+  const order = examples.map((_, index) => index);
+  if (length) order.sort((a, b) => length(examples[a]!) - length(examples[b]!));
+  for (let start = 0; start < order.length; start += options.batchSize) {
+    const indices = order.slice(start, start + options.batchSize);
+    yield options.collate(indices.map((index) => options.transform(examples[index]!, random.fork(index))));
+  }
 }
+
+type ResumableSource = Pick<ExampleSource<unknown, unknown>, "next" | "state" | "restore">;
 
 /** Batches of several sources, each next one from a source drawn by `weights`: languages, tasks, objectives. */
 export class MixtureSource implements BatchSource {
@@ -131,7 +153,13 @@ export class MixtureSource implements BatchSource {
     return { batches: this.batches, parts: this.parts.map(({ state }) => state) };
   }
 
-  restore({ batches, parts }: MixtureState): void {
+  restore(state: unknown): void {
+    const { batches, parts } = parseState(mixtureState, state);
+    if (parts.length !== this.parts.length)
+      throw new LineageError(
+        "checkpoint",
+        `the checkpoint stands in ${parts.length} sources, but there are ${this.parts.length}`,
+      );
     this.batches = batches;
     this.parts.forEach((part, index) => {
       part.restore(parts[index]!);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Random } from "../../src/base/random.js";
-import { ExampleSource, MixtureSource } from "../../src/objectives/index.js";
+import { ExampleSource, MixtureSource, onePass } from "../../src/objectives/index.js";
 
 interface Row {
   example: number;
@@ -64,6 +64,9 @@ describe("ExampleSource", () => {
     const again = source();
     again.restore(state);
     expect(take(again, 6)).toEqual(wanted);
+    expect(() => {
+      again.restore({ place: 3 });
+    }).toThrow("does not say where its batches stand");
   });
 
   it("puts examples of like length into one batch", () => {
@@ -76,6 +79,26 @@ describe("ExampleSource", () => {
 
   it("says so when the data do not fill a batch", () => {
     expect(() => source({ count: 3 })).toThrow("makes 3 rows, but a batch needs 4");
+  });
+});
+
+describe("onePass", () => {
+  it("gives every example once, the same numbers every time", () => {
+    const options = {
+      batchSize: 4,
+      seed: 3,
+      examples: () => [0, 1, 2, 3, 4, 5],
+      transform: (example: number, random: Random) => ({ example, draw: random.nextUint32() }),
+      collate: (rows: readonly Row[]) => ({
+        tensors: { example: { data: Int32Array.from(rows, ({ example }) => example), shape: [rows.length] } },
+        counts: { rows: rows.reduce((sum, { draw }) => sum + draw, 0) },
+      }),
+    };
+    const batches = [...onePass(options)];
+    expect(batches.flatMap(({ tensors }) => [...(tensors["example"]!.data as Int32Array)])).toEqual([
+      0, 1, 2, 3, 4, 5,
+    ]);
+    expect([...onePass(options)]).toEqual(batches);
   });
 });
 
