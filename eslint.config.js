@@ -8,6 +8,7 @@ const floors = [
   ["onnx"],
   ["graph"],
   ["nn"],
+  ["quantization"],
   ["io", "data"],
   ["training", "generation"],
   ["objectives"],

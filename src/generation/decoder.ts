@@ -2,7 +2,7 @@ import { bytesPerElement } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { type Dim, type KeyValueCache, type Tensor, compile, gather, input } from "../graph/index.js";
-import { type ForwardContext, type Module, type Weights, namedParameters } from "../nn/index.js";
+import { type ForwardContext, type Module, type WeightSet, namedParameters } from "../nn/index.js";
 import type { Binding, DeviceTensor, Program, RunOptions, Runtime, Tensors } from "../runtime/types.js";
 import { type CacheType, KeyValueBuffers } from "./cache.js";
 
@@ -58,7 +58,7 @@ export class Decoder implements Disposable {
 
   private constructor(
     private readonly program: Program,
-    private readonly weights: Weights,
+    private readonly weights: WeightSet,
     private readonly caches: KeyValueBuffers,
     readonly batch: number,
     readonly capacity: number,
@@ -78,7 +78,7 @@ export class Decoder implements Disposable {
    */
   static async create(
     model: CausalModel,
-    weights: Weights,
+    weights: WeightSet,
     {
       batch,
       capacity = model.config.contextLength,
@@ -132,7 +132,7 @@ export class Decoder implements Disposable {
       outputs[`present.${layer}.value`] = value;
     });
     const { runtime } = weights;
-    const program = await compile(runtime, outputs, { name: "decoder" });
+    const program = await compile(runtime, outputs, { name: "decoder", constants: weights.constants });
     const caches = new KeyValueBuffers(runtime, numLayers, shape, cacheType);
     return new Decoder(
       program,

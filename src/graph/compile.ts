@@ -1,12 +1,18 @@
-import type { Program, ProgramOptions, Runtime } from "../runtime/types.js";
-import { type LowerOptions, toOnnx } from "./lower.js";
+import { encodeModel } from "../onnx/builder.js";
+import type { DeviceTensor, Program, ProgramOptions, Runtime } from "../runtime/types.js";
+import { type LowerOptions, lower } from "./lower.js";
+import { constantTensors } from "./packed.js";
 import type { Tensor } from "./tensor.js";
 
 /** Writes the program that computes `outputs` and compiles it for the runtime's device. */
 export function compile(
   runtime: Runtime,
   outputs: Readonly<Record<string, Tensor>>,
-  { fused, ...options }: LowerOptions & ProgramOptions = {},
+  { fused, initializers, constants, ...options }: LowerOptions & ProgramOptions = {},
 ): Promise<Program> {
-  return runtime.createProgram(toOnnx(outputs, { name: options.name, fused }), options);
+  const builder = lower(outputs, { name: options.name, fused, initializers, constants });
+  const weights: Record<string, DeviceTensor> = { ...options.weights };
+  const shared = constants ? constantTensors(constants) : {};
+  for (const name of builder.sharedNames) weights[name] = shared[name]!;
+  return runtime.createProgram(encodeModel(builder.build()), { ...options, weights });
 }

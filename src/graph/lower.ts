@@ -4,13 +4,16 @@ import { type AttributeValue, type NodeOptions, OnnxBuilder, encodeModel } from 
 import { type Dim, type Shape, isStatic, parseDim } from "./dims.js";
 import type { Node } from "./op.js";
 import { type InputSource, inputSource } from "./ops/leaf.js";
+import { type ConstantWeights, type PackedWeight, packedParts } from "./packed.js";
 import type { Tensor } from "./tensor.js";
 
 /** What a lowering rule writes with: an ONNX graph, the names of values, and symbolic dimensions at run time. */
 export class Lowering {
   private readonly names = new Map<Tensor, string>();
   private readonly dims = new Map<Dim, string>();
+  private readonly packed = new Map<Tensor, { name: string; weight: PackedWeight }>();
   private readonly symbols = new Map<string, { input: string; axis: number }>();
+  private readonly declared = new Set<string>();
   private scopeName = "";
 
   constructor(
@@ -19,13 +22,43 @@ export class Lowering {
     readonly fused: boolean,
     /** Values of inputs that become part of the program, by name. */
     private readonly initializers: Readonly<Record<string, TypedArray>> = {},
+    /** Weights that the program shares with its maker, by name. */
+    private readonly constants: ConstantWeights = { tensors: {}, packed: {} },
   ) {}
 
   /** The ONNX value that holds `tensor`. */
   nameOf(tensor: Tensor): string {
     const name = this.names.get(tensor);
+    const packed = this.packed.get(tensor);
+    if (packed)
+      throw new LineageError(
+        "unsupported",
+        `${packed.name} is quantised, and only products and look-ups of rows read it so: keep it in full precision`,
+      );
     if (name === undefined) throw new LineageError("internal", `${tensor.node.op.name} was not lowered`);
     return name;
+  }
+
+  /** What `tensor` is packed into, where it is a weight in fewer bits, and the values that hold its parts. */
+  packedWeight(tensor: Tensor): { weight: PackedWeight; part: (name: string) => string } | undefined {
+    const packed = this.packed.get(tensor);
+    return packed && { weight: packed.weight, part: (name) => this.packedPart(packed, name) };
+  }
+
+  private packedPart({ name, weight }: { name: string; weight: PackedWeight }, part: string): string {
+    const full = `${name}.${part}`;
+    if (!this.declared.has(full)) {
+      this.declared.add(full);
+      const { dtype, shape } = packedParts(weight)[part]!;
+      this.declareConstant(full, dtype, shape);
+    }
+    return full;
+  }
+
+  private declareConstant(name: string, dtype: DType, shape: readonly number[]): void {
+    const value = this.initializers[name];
+    if (value) this.builder.weight(name, dtype, shape, value);
+    else this.builder.shared(name, dtype, shape);
   }
 
   op(
@@ -109,6 +142,15 @@ export class Lowering {
     const tensor = node.outputs[0]!;
     const name = source.name;
     this.names.set(tensor, name);
+    const packed = this.constants.packed[name];
+    if (packed) {
+      this.packed.set(tensor, { name, weight: packed });
+      return;
+    }
+    if (this.constants.tensors[name]) {
+      this.declareConstant(name, tensor.dtype, tensor.shape as readonly number[]);
+      return;
+    }
     const value = this.initializers[name];
     if (value) {
       this.builder.weight(name, tensor.dtype, tensor.shape as readonly number[], value);
@@ -235,15 +277,17 @@ export interface LowerOptions {
   readonly fused?: boolean;
   /** Values of inputs that become part of the program instead, by name. */
   readonly initializers?: Readonly<Record<string, TypedArray>>;
+  /** Weights that become part of the program without a copy, some of them in fewer bits. */
+  readonly constants?: ConstantWeights | undefined;
 }
 
 /** Writes the program that computes `outputs` from the inputs that they depend on. */
 export function lower(
   outputs: Readonly<Record<string, Tensor>>,
-  { name = "lineage", fused = true, initializers }: LowerOptions = {},
+  { name = "lineage", fused = true, initializers, constants }: LowerOptions = {},
 ): OnnxBuilder {
   const builder = new OnnxBuilder(name);
-  const lowering = new Lowering(builder, fused, initializers);
+  const lowering = new Lowering(builder, fused, initializers, constants);
   lowering.emit(Object.values(outputs));
   for (const [key, tensor] of Object.entries(outputs)) {
     builder.output(key, lowering.nameOf(tensor), tensor.dtype, tensor.shape);

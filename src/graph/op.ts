@@ -102,7 +102,9 @@ export function defineOp<A>(
       lower: (node, onnx) =>
         lower(
           {
-            names: node.inputs.map((input) => onnx.nameOf(input)),
+            get names() {
+              return node.inputs.map((input) => onnx.nameOf(input));
+            },
             inputs: node.inputs,
             outputs: node.outputs,
             attributes: node.attributes as A,

@@ -1,9 +1,10 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
-import { type DType, viewOf } from "../base/dtype.js";
+import { viewOf } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
+import { widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
 import { type Module, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -25,28 +26,6 @@ export const tensorsToSave = (weights: Pick<Weights, "tensors">, prefix = ""): T
 /** Writes a model's weights under their published names. */
 export const saveWeights = (file: string, weights: Weights): Promise<void> =>
   writeSafetensors(file, tensorsToSave(weights));
-
-/** The float32 values of other floating dtypes; every 16-bit value has one exactly. */
-const widen: Partial<Record<DType, (bits: Uint16Array, target: Float32Array) => void>> = {
-  bfloat16: (bits, target) => {
-    const words = new Uint32Array(target.buffer, target.byteOffset, target.length);
-    bits.forEach((value, index) => (words[index] = value << 16));
-  },
-  float16: (bits, target) => {
-    bits.forEach((value, index) => {
-      const [exponent, fraction] = [(value >> 10) & 31, value & 1023];
-      const size =
-        exponent === 31
-          ? fraction === 0
-            ? Infinity
-            : NaN
-          : exponent === 0
-            ? fraction * 2 ** -24
-            : (1 + fraction / 1024) * 2 ** (exponent - 15);
-      target[index] = value & 0x8000 ? -size : size;
-    });
-  },
-};
 
 interface Place {
   readonly file: SafetensorsFile;

@@ -26,7 +26,8 @@ export interface LinearOptions {
 export class Linear extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | undefined;
-  private readonly transposeWeight: boolean;
+  /** Whether the weight is `[outSize, inSize]`. */
+  readonly transposeWeight: boolean;
 
   constructor(inSize: number, outSize: number, options: LinearOptions = {}) {
     super();

@@ -103,6 +103,12 @@ export function namedParameters(model: Module): Map<string, Parameter> {
   return parameters;
 }
 
+/** `model` and every module in it. */
+export function* allModules(model: Module): Generator<Module> {
+  yield model;
+  for (const [, child] of children(model)) if (child instanceof Module) yield* allModules(child);
+}
+
 /** The number of trainable elements of a model, shared ones counted once. */
 export function countParameters(model: Module): number {
   let count = 0;

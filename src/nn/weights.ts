@@ -1,5 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
+import type { ConstantWeights } from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import { type Module, type Parameter, namedParameters } from "./module.js";
 
@@ -41,8 +42,17 @@ export function flatLayout(parameters: ReadonlyMap<string, Parameter>): FlatLayo
   return { placements, size: offset };
 }
 
+/** A model's weights as a program for inference takes them. */
+export interface WeightSet {
+  readonly runtime: Runtime;
+  /** Parameters by dotted name that are bound at every run. */
+  readonly tensors: Readonly<Record<string, DeviceTensor>>;
+  /** Parameters that become part of the program, since nothing changes them. */
+  readonly constants?: ConstantWeights | undefined;
+}
+
 /** The numbers of a model's parameters: one buffer of native memory, and a tensor over each parameter's part of it. */
-export class Weights implements Disposable {
+export class Weights implements WeightSet, Disposable {
   /** By dotted name; what programs bind. */
   readonly tensors: Readonly<Record<string, DeviceTensor<"float32">>>;
 

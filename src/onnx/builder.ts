@@ -1,5 +1,12 @@
 import proto, { type onnx as Onnx } from "onnx-proto";
-import { type DType, type TypedArray, allocate, elementCount, onnxDataType } from "../base/dtype.js";
+import {
+  type DType,
+  type TypedArray,
+  allocate,
+  bytesPerElement,
+  elementCount,
+  onnxDataType,
+} from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 
 // The package is CommonJS: Node offers its names only through the default import.
@@ -34,6 +41,8 @@ export class OnnxBuilder {
   private readonly constants = new Map<string, string>();
   private readonly names = new Map<string, number>();
   private readonly publicNames = new Set<string>();
+  /** Names of the initializers that the program has to be given. */
+  readonly sharedNames = new Set<string>();
   private usesContrib = false;
 
   constructor(name: string) {
@@ -111,6 +120,24 @@ export class OnnxBuilder {
   weight(name: string, dtype: DType, shape: readonly number[], data: TypedArray): void {
     this.reserve(name);
     this.graph.initializer.push(tensorProto(name, dtype, shape, data));
+  }
+
+  /** A named initializer whose memory the program is given when it is compiled. */
+  shared(name: string, dtype: DType, shape: readonly number[]): void {
+    this.reserve(name);
+    this.sharedNames.add(name);
+    const entries = { location: name, offset: 0, length: elementCount(shape) * bytesPerElement(dtype) };
+    this.graph.initializer.push(
+      new onnx.TensorProto({
+        name,
+        dataType: onnxDataType(dtype),
+        dims: [...shape],
+        dataLocation: onnx.TensorProto.DataLocation.EXTERNAL,
+        externalData: Object.entries(entries).map(
+          ([key, value]) => new onnx.StringStringEntryProto({ key, value: String(value) }),
+        ),
+      }),
+    );
   }
 
   input(name: string, dtype: DType, shape: readonly OnnxDim[]): void {

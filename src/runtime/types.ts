@@ -75,7 +75,7 @@ export interface Program extends Disposable {
 export interface ProgramOptions {
   /** Graph optimisation of the engine. Default `all`. */
   readonly optimization?: "none" | "basic" | "extended" | "all";
-  /** Weights by initializer or input name that the program takes from existing tensors, shared and not copied. */
+  /** Tensors by the names of the model's external initializers, shared with the program and not copied. */
   readonly weights?: Tensors;
   /** Where the model's external data files are, if it has any. Default: the program has none. */
   readonly directory?: string;
@@ -99,6 +99,17 @@ export interface RuntimeOptions {
   readonly threads?: number;
 }
 
+/** A file in memory. Tensors over it keep the memory alive. */
+export interface FileMapping extends Disposable {
+  readonly byteLength: number;
+  /**
+   * A tensor over the bytes from `byteOffset` on, without a copy where the offset is a multiple of the element's size.
+   * Writing to it changes this process's memory, not the file.
+   */
+  tensor<D extends DType>(dtype: D, shape: readonly number[], byteOffset: number): DeviceTensor<D>;
+  dispose(): void;
+}
+
 /** The engine on one device: the only way to memory and to execution that the floors above know. */
 export interface Runtime extends Disposable {
   readonly device: Device;
@@ -116,6 +127,12 @@ export interface Runtime extends Disposable {
    * file). Node only; elsewhere it copies.
    */
   wrapTensor<D extends DType>(dtype: D, shape: readonly number[], memory: TypedArrayOf[D]): DeviceTensor<D>;
+  /**
+   * A file's bytes as memory, read from disk when they are first used and shared between processes. The file must stay as
+   * it is meanwhile. Where the system has no memory maps (Windows), the file is read. Throws `unsupported` in the browser,
+   * `storage` for a file that cannot be read.
+   */
+  mapFile(file: string): FileMapping;
   /** Compiles a serialised ONNX model. Throws RuntimeError with the node and module path that the engine refused. */
   createProgram(model: Uint8Array, options?: ProgramOptions): Promise<Program>;
   /** Bytes of tensors created here and not yet disposed. */

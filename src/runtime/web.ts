@@ -13,6 +13,7 @@ import type {
   Binding,
   Device,
   DeviceTensor,
+  FileMapping,
   Program,
   ProgramOptions,
   RunOptions,
@@ -58,11 +59,19 @@ class WebRuntime implements Runtime {
     return this.createTensor(dtype, shape, memory);
   }
 
+  mapFile(file: string): FileMapping {
+    throw new LineageError("unsupported", `${file} cannot be mapped: the browser has no files`);
+  }
+
   async createProgram(model: Uint8Array, options: ProgramOptions = {}): Promise<Program> {
     options.signal?.throwIfAborted();
     try {
       const session = await ort.InferenceSession.create(model, {
         executionProviders: ["wasm"],
+        externalData: Object.entries(options.weights ?? {}).map(([path, tensor]) => {
+          const { buffer, byteOffset, byteLength } = tensor.view();
+          return { path, data: new Uint8Array(buffer, byteOffset, byteLength) };
+        }),
         graphOptimizationLevel:
           options.optimization === "none" ? "disabled" : (options.optimization ?? "all"),
       });

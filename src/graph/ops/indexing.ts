@@ -5,6 +5,7 @@ import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { cast, equal, stopGradient } from "./elementwise.js";
 import { range, zeros } from "./leaf.js";
+import { packedGather } from "./packed.js";
 import { normalizeAxis } from "./reduce.js";
 import { reshape, transpose, unsqueeze } from "./shape.js";
 
@@ -40,7 +41,12 @@ const gatherOp = defineOp<{ readonly axis: number }>("gather", {
       undefined,
     ];
   },
-  lower: ({ names, attributes: { axis } }, onnx) => onnx.op("Gather", names, { axis }),
+  lower: (context, onnx) => {
+    const { axis } = context.attributes;
+    const packed = onnx.packedWeight(context.inputs[0]!);
+    if (packed) return packedGather(onnx, packed, context.inputs[1]!, axis);
+    return onnx.op("Gather", context.names, { axis });
+  },
 });
 
 /**

@@ -2,6 +2,7 @@ import { ShapeError } from "../../base/errors.js";
 import { broadcastShapes, equalShapes, formatShape } from "../dims.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
+import { packedMatmul } from "./packed.js";
 import { sum, sumTo } from "./reduce.js";
 import { reshape } from "./shape.js";
 
@@ -51,7 +52,16 @@ const matmulOp = defineOp<MatmulAttributes>("matmul", {
       : matmul(a!, dy, { transposeA: !transposeA, alpha });
     return [sumTo(da, a!.shape), sumTo(db, b!.shape)];
   },
-  lower: ({ names: [a, b], inputs, attributes: { transposeA, transposeB, alpha } }, onnx) => {
+  lower: (context, onnx) => {
+    const { inputs, attributes } = context;
+    const { transposeA, transposeB, alpha } = attributes;
+    const packed = onnx.packedWeight(inputs[1]!);
+    if (packed) {
+      if (transposeA) return undefined;
+      const product = packedMatmul(onnx, inputs[0]!, packed, transposeB);
+      return alpha === 1 ? product : onnx.op("Mul", [product, onnx.scalar("float32", alpha)]);
+    }
+    const [a, b] = context.names;
     if (!transposeA && !transposeB && alpha === 1) return onnx.op("MatMul", [a!, b!]);
     const [left, right] = inputs as readonly [Tensor, Tensor];
     if (left.dtype === "float32") {
@@ -111,7 +121,12 @@ const linearOp = defineOp<{ readonly transposeWeight: boolean }>("linear", {
     weightGradient(x!, gradient, transposeWeight),
     sum(reshape(gradient, [-1, gradient.shape.at(-1)!]), { axes: 0 }),
   ],
-  lower: ({ names: [x, weight, bias], inputs, outputs, attributes: { transposeWeight } }, onnx) => {
+  lower: (context, onnx) => {
+    const { inputs, outputs } = context;
+    const { transposeWeight } = context.attributes;
+    const packed = onnx.packedWeight(inputs[1]!);
+    if (packed) return packedMatmul(onnx, inputs[0]!, packed, transposeWeight, onnx.nameOf(inputs[2]!));
+    const [x, weight, bias] = context.names;
     const flat =
       inputs[0]!.rank === 2
         ? x!

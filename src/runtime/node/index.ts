@@ -2,10 +2,19 @@ import os from "node:os";
 import koffi from "koffi";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount } from "../../base/dtype.js";
 import { LineageError, messageOf } from "../../base/errors.js";
-import type { Device, DeviceTensor, Program, ProgramOptions, Runtime, RuntimeOptions } from "../types.js";
+import type {
+  Device,
+  DeviceTensor,
+  FileMapping,
+  Program,
+  ProgramOptions,
+  Runtime,
+  RuntimeOptions,
+} from "../types.js";
 import { Api, type Pointer } from "./api.js";
 import { hasCuda, locateLibrary } from "./library.js";
-import { NativeProgram } from "./program.js";
+import { mapFile } from "./mapping.js";
+import { NameList, NativeProgram } from "./program.js";
 import { Allocation, type Memory, NativeTensor, checkShape } from "./tensor.js";
 
 const optimizationLevels = { none: 0, basic: 1, extended: 2, all: 99 } as const;
@@ -175,6 +184,10 @@ class NativeRuntime implements Runtime {
     return new NativeTensor(this.engine.memory, Allocation.wrap(memory), dtype, shape, 0, memory.byteOffset);
   }
 
+  mapFile(file: string): FileMapping {
+    return mapFile(this.engine.memory, file);
+  }
+
   async createProgram(model: Uint8Array, options: ProgramOptions = {}): Promise<Program> {
     const { signal } = options;
     signal?.throwIfAborted();
@@ -198,7 +211,11 @@ class NativeRuntime implements Runtime {
     for (const [, tensor] of weights) tensor.hold();
     try {
       this.configure(session, options);
-      for (const [name, tensor] of weights) api.call("AddInitializer", session, name, tensor.value);
+      if (weights.length > 0) {
+        const names = new NameList(weights.map(([name]) => name));
+        const values = BigUint64Array.from(weights, ([, tensor]) => tensor.value);
+        api.call("AddExternalInitializers", session, names.pointers, values, weights.length);
+      }
       signal?.addEventListener("abort", cancel, { once: true });
       const pointer = new BigUint64Array(1);
       // On a thread of the pool: optimising the graph of a training step takes long enough to be felt.

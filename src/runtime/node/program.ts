@@ -6,7 +6,7 @@ import type { Api, Pointer } from "./api.js";
 import { Allocation, type Memory, NativeTensor } from "./tensor.js";
 
 /** NUL-terminated names and the array of their addresses, kept together. */
-class NameList {
+export class NameList {
   readonly pointers: BigUint64Array;
   private readonly texts: Buffer[];
 

@@ -70,6 +70,11 @@ export class Allocation {
     return new Allocation(address, owner.byteLength, () => undefined, owner.buffer as ArrayBuffer);
   }
 
+  /** Memory at an address that nobody else frees. */
+  static at(address: Pointer, byteLength: number, free: () => void): Allocation {
+    return new Allocation(address, byteLength, free);
+  }
+
   get buffer(): ArrayBuffer {
     if (this.owned) return this.owned;
     this.viewed ??= this.byteLength === 0 ? new ArrayBuffer(0) : koffi.view(this.address, this.byteLength);

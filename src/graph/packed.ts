@@ -1,0 +1,88 @@
+import type { DeviceTensor } from "../runtime/types.js";
+
+/**
+ * A matrix whose numbers are kept in fewer bits, in the form that the engine's weight-only operators read. It stands for
+ * `[rows, columns]`, a row for each output of a product and its inputs along the columns; `transposed` where the model's
+ * parameter is `[columns, rows]` instead, as GPT-2's is.
+ */
+interface PackedMatrix {
+  readonly rows: number;
+  readonly columns: number;
+  readonly transposed: boolean;
+}
+
+/**
+ * Whole numbers in blocks along each row, each block with a scale: `scale * (value - zeroPoint) [+ offset]`, the form of
+ * `MatMulNBits` and `GatherBlockQuantized`.
+ */
+export interface BlockWeight extends PackedMatrix {
+  readonly kind: "blocks";
+  readonly bits: 4 | 8;
+  /** Columns of a block: a power of two from 16 on that divides the columns. */
+  readonly blockSize: number;
+  /** `[rows, blocks, blockSize * bits / 8]`; of two 4-bit values in a byte, the first is the low half. */
+  readonly values: DeviceTensor<"uint8">;
+  /** The memory of the values as `[rows, columns * bits / 8]`, as look-ups want it. */
+  readonly table: DeviceTensor<"uint8">;
+  /** `[rows, blocks]`. */
+  readonly scales: DeviceTensor<"float32">;
+  /** `[rows, ceil(blocks * bits / 8)]`, packed like the values. Absent: 8 for 4 bits, 128 for 8. */
+  readonly zeroPoints?: DeviceTensor<"uint8"> | undefined;
+  /**
+   * `[blocks, rows]`, added to every value of a block: for formats whose blocks have a smallest value that is no multiple
+   * of the scale (GGUF's Q4_1). A product adds the sums of its input's blocks times these.
+   */
+  readonly offsets?: DeviceTensor<"float32"> | undefined;
+}
+
+/** 4-bit NormalFloat, Dettmers et al. 2023: the quantiles of a normal distribution, in blocks with a largest magnitude. */
+export interface NormalFloatWeight extends PackedMatrix {
+  readonly kind: "nf4";
+  /** Elements of a block; blocks run over the rows one after the other. */
+  readonly blockSize: number;
+  /** Uint8 `[rows * columns / 2]`; of two values in a byte, the first is the high half. */
+  readonly values: DeviceTensor<"uint8">;
+  /** Largest magnitude of each block: `[rows * columns / blockSize]`. */
+  readonly scales: DeviceTensor<"float32">;
+}
+
+/** 16-bit floats as a checkpoint holds them. */
+export interface HalfWeight extends PackedMatrix {
+  readonly kind: "half";
+  /** `[rows, columns]`, or `[columns, rows]` when transposed. */
+  readonly values: DeviceTensor<"float16"> | DeviceTensor<"bfloat16">;
+}
+
+export type PackedWeight = BlockWeight | NormalFloatWeight | HalfWeight;
+
+/** Weights that stay as they are for as long as a program lives: the engine may rearrange them for speed. */
+export interface ConstantWeights {
+  /** Parameters in full precision, by name. */
+  readonly tensors: Readonly<Record<string, DeviceTensor>>;
+  /** Parameters in fewer bits, by name. */
+  readonly packed: Readonly<Record<string, PackedWeight>>;
+}
+
+/** The tensors that a packed weight consists of, by their part of the name: `h.0.mlp.up.weight` + `.scales`. */
+export function packedParts(weight: PackedWeight): Record<string, DeviceTensor> {
+  if (weight.kind !== "blocks")
+    return weight.kind === "nf4"
+      ? { values: weight.values, scales: weight.scales }
+      : { values: weight.values };
+  const { values, table, scales, zeroPoints, offsets } = weight;
+  return { values, table, scales, ...(zeroPoints && { zeroPoints }), ...(offsets && { offsets }) };
+}
+
+export const packedBytes = (weight: PackedWeight): number =>
+  Object.entries(packedParts(weight)).reduce(
+    (sum, [part, { byteLength }]) => (part === "table" ? sum : sum + byteLength),
+    0,
+  );
+
+/** All tensors of constant weights by the names that programs give them. */
+export function constantTensors({ tensors, packed }: ConstantWeights): Record<string, DeviceTensor> {
+  const all: Record<string, DeviceTensor> = { ...tensors };
+  for (const [name, weight] of Object.entries(packed))
+    for (const [part, tensor] of Object.entries(packedParts(weight))) all[`${name}.${part}`] = tensor;
+  return all;
+}

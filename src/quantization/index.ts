@@ -1,0 +1,5 @@
+export * from "./blocks.js";
+export * from "./ggml.js";
+export * from "./normal-float.js";
+export * from "./verify.js";
+export * from "./weights.js";

@@ -1,0 +1,91 @@
+import { LineageError } from "../base/errors.js";
+import type { NormalFloatWeight } from "../graph/index.js";
+import type { Runtime } from "../runtime/types.js";
+import { type MatrixSource, checkBlocks, eachRow } from "./blocks.js";
+
+/** The 16 values of NF4, Dettmers et al. 2023, appendix E: quantiles of a normal distribution with an exact zero. */
+export const normalFloat4 = Float32Array.of(
+  -1,
+  -0.6961928009986877,
+  -0.5250730514526367,
+  -0.39491748809814453,
+  -0.28444138169288635,
+  -0.18477343022823334,
+  -0.09105003625154495,
+  0,
+  0.07958029955625534,
+  0.16093020141124725,
+  0.24611230194568634,
+  0.33791524171829224,
+  0.44070982933044434,
+  0.5626170039176941,
+  0.7229568362236023,
+  1,
+);
+
+/** Where the nearest value changes. */
+const borders = Float32Array.from({ length: 15 }, (_, i) => (normalFloat4[i]! + normalFloat4[i + 1]!) / 2);
+
+export interface NormalFloatArrays {
+  /** Two values a byte, the first in the high half. */
+  readonly values: Uint8Array;
+  /** Largest magnitude of each block. */
+  readonly scales: Float32Array;
+}
+
+/** Rounds a matrix to NF4 in blocks of `blockSize`, published: 64. */
+export function quantizeNormalFloat(source: MatrixSource, blockSize = 64): NormalFloatArrays {
+  checkBlocks(source, blockSize);
+  const { rows, columns } = source;
+  const blocks = columns / blockSize;
+  const values = new Uint8Array((rows * columns) / 2);
+  const scales = new Float32Array(rows * blocks);
+  eachRow(source, (row, data) => {
+    for (let block = 0; block < blocks; block++) {
+      const start = block * blockSize;
+      let largest = 0;
+      for (let i = start; i < start + blockSize; i++) largest = Math.max(largest, Math.abs(data[i]!));
+      if (!Number.isFinite(largest))
+        throw new LineageError("data", "a weight is not a finite number; it cannot be quantised");
+      scales[row * blocks + block] = largest;
+      const inverse = largest === 0 ? 0 : 1 / largest;
+      for (let i = 0; i < blockSize; i += 2) {
+        const at = start + i;
+        values[(row * columns + at) / 2] =
+          (nearest(data[at]! * inverse) << 4) | nearest(data[at + 1]! * inverse);
+      }
+    }
+  });
+  return { values, scales };
+}
+
+function nearest(value: number): number {
+  let code = value > borders[7]! ? 8 : 0;
+  for (let step = 4; step > 0; step >>= 1) if (value > borders[code + step - 1]!) code += step;
+  return code;
+}
+
+/** The matrix `[rows, columns]` that NF4 arrays stand for. */
+export function dequantizeNormalFloat(
+  { values, scales }: NormalFloatArrays,
+  blockSize: number,
+): Float32Array {
+  return Float32Array.from({ length: 2 * values.length }, (_, i) => {
+    const code = i % 2 === 0 ? values[i >> 1]! >> 4 : values[i >> 1]! & 15;
+    return normalFloat4[code]! * scales[Math.floor(i / blockSize)]!;
+  });
+}
+
+/** NF4 arrays in the engine's memory. */
+export function normalFloatWeight(
+  runtime: Runtime,
+  { values, scales }: NormalFloatArrays,
+  layout: Pick<NormalFloatWeight, "rows" | "columns" | "transposed" | "blockSize">,
+): NormalFloatWeight {
+  return {
+    kind: "nf4",
+    ...layout,
+    values: runtime.createTensor("uint8", [values.length], values),
+    scales: runtime.createTensor("float32", [scales.length], scales),
+  };
+}

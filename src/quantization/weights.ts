@@ -1,0 +1,118 @@
+import { LineageError } from "../base/errors.js";
+import { type ConstantWeights, type PackedWeight, constantTensors, packedBytes } from "../graph/index.js";
+import { Embedding, Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
+import type { DeviceTensor, Runtime } from "../runtime/types.js";
+import { type MatrixSource, blockSizes, blockWeight, matrixOf, quantizeBlocks } from "./blocks.js";
+import { normalFloatWeight, quantizeNormalFloat } from "./normal-float.js";
+import { verifyPacked } from "./verify.js";
+
+/** How the matrices of a model are kept. */
+export interface QuantizationScheme {
+  /** Whole numbers of 4 or 8 bits, or 4-bit NormalFloat. */
+  readonly bits: 4 | 8 | "nf4";
+  /** Columns that share a scale. Default 32 for 4 and 8 bits, 64 for NF4. */
+  readonly blockSize?: number | undefined;
+  /** `false` gives every block of whole numbers a zero point. Default `true`. */
+  readonly symmetric?: boolean | undefined;
+  /** Scales tried for each block. Default 1. */
+  readonly candidates?: number | undefined;
+}
+
+/** What packs into fewer bits: the weights of products and of look-ups, by name. */
+export function packableWeights(
+  model: Module,
+): Map<string, { readonly kind: "linear" | "embedding"; readonly transposed: boolean }> {
+  namedParameters(model);
+  const found = new Map<string, { kind: "linear" | "embedding"; transposed: boolean }>();
+  for (const module of allModules(model)) {
+    if (module instanceof Linear)
+      found.set(module.weight.name, { kind: "linear", transposed: !module.transposeWeight });
+    else if (module instanceof Embedding)
+      found.set(module.weight.name, { kind: "embedding", transposed: false });
+  }
+  return found;
+}
+
+/** A model's weights for inference: constants of the programs that use them, many of them in fewer bits. */
+export class ModelWeights implements WeightSet, Disposable {
+  /** Nothing is bound at a run: the programs hold all. */
+  readonly tensors: Readonly<Record<string, DeviceTensor>> = {};
+
+  /** @param kept what the tensors lie in */
+  constructor(
+    readonly runtime: Runtime,
+    readonly constants: ConstantWeights,
+    private readonly kept: readonly Disposable[] = [],
+  ) {}
+
+  /** Bytes of all weights as they are kept; the engine rearranges matrices into copies of about the same size. */
+  get byteLength(): number {
+    const { tensors, packed } = this.constants;
+    const floats = Object.values(tensors).reduce((sum, { byteLength }) => sum + byteLength, 0);
+    return floats + Object.values(packed).reduce((sum, weight) => sum + packedBytes(weight), 0);
+  }
+
+  dispose(): void {
+    for (const tensor of Object.values(constantTensors(this.constants))) tensor.dispose();
+    for (const item of this.kept) item[Symbol.dispose]();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** The largest block size up to `wanted` that divides a row; undefined where none does. */
+const fittingBlock = (columns: number, wanted: number): number | undefined =>
+  blockSizes.findLast((size) => size <= wanted && columns % size === 0);
+
+/** One matrix in fewer bits; undefined where its rows do not divide into blocks, so that it stays as it is. */
+export function quantizeMatrix(
+  runtime: Runtime,
+  source: MatrixSource,
+  kind: "linear" | "embedding",
+  scheme: QuantizationScheme,
+): PackedWeight | undefined {
+  const { rows, columns, transposed } = source;
+  const { symmetric, candidates } = scheme;
+  const blockSize = fittingBlock(columns, scheme.blockSize ?? (scheme.bits === "nf4" ? 64 : 32));
+  if (blockSize === undefined) return undefined;
+  // Rows of a table are added to the residual stream as they are, and a tied table gives the logits: 8 bits for it.
+  const bits = kind === "embedding" ? 8 : scheme.bits;
+  if (bits === "nf4")
+    return normalFloatWeight(runtime, quantizeNormalFloat(source, blockSize), {
+      rows,
+      columns,
+      transposed,
+      blockSize,
+    });
+  const layout = { rows, columns, transposed, bits, blockSize } as const;
+  return blockWeight(runtime, quantizeBlocks(source, { bits, blockSize, symmetric, candidates }), layout);
+}
+
+/**
+ * Packs the matrices of a model. Other parameters are copied. Every kind of packed weight is checked against plain
+ * arithmetic on this device.
+ */
+export async function quantizeWeights(
+  model: Module,
+  weights: WeightSet,
+  scheme: QuantizationScheme,
+): Promise<ModelWeights> {
+  const { runtime } = weights;
+  const packable = packableWeights(model);
+  const tensors: Record<string, DeviceTensor> = {};
+  const packed: Record<string, PackedWeight> = {};
+  for (const [name, { shape }] of namedParameters(model)) {
+    const tensor = weights.tensors[name] ?? weights.constants?.tensors[name];
+    if (tensor?.dtype !== "float32")
+      throw new LineageError("argument", `${name} is not in full precision; quantise the original weights`);
+    const data = tensor.view() as Float32Array;
+    const place = packable.get(name);
+    const weight =
+      place && quantizeMatrix(runtime, matrixOf(data, shape, place.transposed), place.kind, scheme);
+    if (weight) packed[name] = weight;
+    else tensors[name] = runtime.createTensor("float32", shape, data);
+  }
+  await verifyPacked(runtime, Object.values(packed));
+  return new ModelWeights(runtime, { tensors, packed });
+}
