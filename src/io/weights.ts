@@ -34,6 +34,17 @@ interface Place {
   readonly entry: SafetensorsEntry;
 }
 
+/** How the names and tensors of files may differ from a model's. */
+export interface FileLayout {
+  /** Names under which files may hold a parameter, the likeliest first. Default: its own, and without `transformer.`. */
+  readonly aliases?: (name: string) => readonly string[];
+  /** Whether a parameter may be missing; it then gets its first values from `seed`. Default: none may. */
+  readonly optional?: (name: string) => boolean;
+}
+
+/** OpenAI's own GPT-2 files leave the `transformer.` out. */
+const defaultAliases = (name: string): readonly string[] => [name, name.replace(/^transformer\./, "")];
+
 /**
  * Where each parameter's numbers lie. Throws `checkpoint` naming the first tensor that is missing, has another shape or a
  * dtype that is none of float32, float16 and bfloat16.
@@ -42,10 +53,15 @@ function placeTensors(
   files: readonly SafetensorsFile[],
   shapes: Iterable<readonly [string, readonly number[]]>,
   prefix: string,
+  { aliases = defaultAliases, optional = () => false }: FileLayout = {},
 ): Map<string, Place> {
   const places = new Map<string, Place>();
   for (const [name, shape] of shapes) {
-    const place = findTensor(files, prefix + name);
+    const place = findTensor(
+      files,
+      aliases(name).map((alias) => prefix + alias),
+    );
+    if (!place && optional(name)) continue;
     if (!place) {
       const where = files.map((file) => file.path).join(", ");
       throw new LineageError("checkpoint", `${where} has no tensor ${prefix + name}, which the model needs`);
@@ -69,7 +85,14 @@ export async function readWeights(
   prefix = "",
 ): Promise<void> {
   const shapes = Object.entries(weights.tensors).map(([name, { shape }]) => [name, shape] as const);
-  for (const [name, { file, stored, entry }] of placeTensors(files, shapes, prefix)) {
+  await readPlaces(placeTensors(files, shapes, prefix), weights);
+}
+
+async function readPlaces(
+  places: ReadonlyMap<string, Place>,
+  weights: Pick<Weights, "tensors">,
+): Promise<void> {
+  for (const [name, { file, stored, entry }] of places) {
     const view = weights.tensors[name]!.view();
     const convert = widen[entry.dtype];
     if (convert) {
@@ -82,9 +105,8 @@ export async function readWeights(
   }
 }
 
-function findTensor(files: readonly SafetensorsFile[], name: string): Place | undefined {
-  // OpenAI's own GPT-2 files leave the `transformer.` out.
-  for (const stored of [name, name.replace(/^transformer\./, "")]) {
+function findTensor(files: readonly SafetensorsFile[], names: readonly string[]): Place | undefined {
+  for (const stored of names) {
     for (const file of files) {
       const entry = file.header.tensors.get(stored);
       if (entry) return { file, stored, entry };
@@ -119,7 +141,9 @@ export async function openWeightFiles(folder: string): Promise<SafetensorsFile[]
   return Promise.all(names.map((name) => SafetensorsFile.open(path.join(folder, name))));
 }
 
-export interface LoadWeightsOptions {
+export interface LoadWeightsOptions extends FileLayout {
+  /** Of the first values of parameters that the files do not have. Default 0. */
+  readonly seed?: number;
   /**
    * Tensors that the files may hold and the model does not need: buffers, copies of tied weights. Any other one that no
    * parameter takes throws `checkpoint`: the configuration describes another model. Default: all of them may be there.
@@ -135,14 +159,16 @@ export async function loadWeights(
   runtime: Runtime,
   model: Module,
   folder: string,
-  { unused }: LoadWeightsOptions = {},
+  options: LoadWeightsOptions = {},
 ): Promise<Weights> {
+  const { unused, seed = 0 } = options;
   const files = await openWeightFiles(folder);
   const parameters = namedParameters(model);
   const places = placeTensors(
     files,
     [...parameters].map(([name, { shape }]) => [name, shape] as const),
     "",
+    options,
   );
   if (unused) {
     const taken = new Set([...places.values()].map(({ stored }) => stored));
@@ -157,9 +183,10 @@ export async function loadWeights(
   }
   const bytes = [...parameters.values()].reduce((sum, { size }) => sum + 4 * size, 0);
   requireMemory(bytes, `the weights of ${folder} in float32`, "take a smaller model, or a quantised one");
-  const weights = Weights.allocate(runtime, model);
+  const complete = places.size === parameters.size;
+  const weights = complete ? Weights.allocate(runtime, model) : Weights.initialize(runtime, model, seed);
   try {
-    await readWeights(files, weights);
+    await readPlaces(places, weights);
     return weights;
   } catch (error) {
     weights.dispose();

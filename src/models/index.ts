@@ -3,6 +3,7 @@ export * from "./bert.js";
 export * from "./electra.js";
 export * from "./gpt2.js";
 export * from "./llama.js";
+export * from "./load-encoder.js";
 export * from "./load.js";
 export * from "./mistral.js";
 export * from "./roberta.js";
