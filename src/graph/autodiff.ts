@@ -47,7 +47,10 @@ function backward(seeds: ReadonlyMap<Tensor, Tensor>, wrt: readonly Tensor[]): M
         node,
         outputGradients.find((gradient) => gradient !== undefined)!,
       );
-      if (again.op.derivative) return again.op.derivative(again, outputGradients);
+      // A composite's rule is that of its value; what flows into the by-products that it kept takes the long way.
+      const byProducts = outputGradients.slice(1).some((gradient) => gradient !== undefined);
+      if (again.op.derivative && !(again.op.decompose && byProducts))
+        return again.op.derivative(again, outputGradients);
       if (again.op.decompose) return throughDecomposition(again, outputGradients);
       throw new LineageError(
         "unsupported",

@@ -27,6 +27,7 @@ export { RandomStream, dropout } from "./ops/random.js";
 export {
   type ReduceOptions,
   argMax,
+  argMin,
   cumulativeSum,
   logSumExp,
   max,
@@ -47,6 +48,7 @@ export {
   split,
   squeeze,
   stack,
+  tile,
   transpose,
   unsqueeze,
 } from "./ops/shape.js";

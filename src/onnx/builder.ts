@@ -206,10 +206,13 @@ export type ModelProto = Onnx.ModelProto;
 function fillScalar(dtype: DType, value: number): TypedArray {
   const data = allocate(dtype, 1);
   if (data instanceof BigInt64Array) data[0] = BigInt(value);
-  else
-    data[0] = dtype === "float16" ? float16Bits(value) : dtype === "bfloat16" ? bfloat16Bits(value) : value;
+  else data[0] = storedAs(dtype)(value);
   return data;
 }
+
+/** What a number is in a typed array of `dtype`: its bits for 16-bit floats, else itself. */
+export const storedAs = (dtype: DType): ((value: number) => number) =>
+  dtype === "float16" ? float16Bits : dtype === "bfloat16" ? bfloat16Bits : (value) => value;
 
 /** The IEEE half-precision bits nearest to `value`, ties to even. */
 export function float16Bits(value: number): number {

@@ -1,6 +1,6 @@
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
-import { add, div, erf, exp, log, mul, neg, sigmoid, square, sub } from "./elementwise.js";
+import { abs, add, div, erf, exp, log, maximum, mul, neg, sigmoid, square, sub } from "./elementwise.js";
 import { max, normalizeAxis, sum } from "./reduce.js";
 
 const same = ([x]: readonly Tensor[]) => ({ dtype: x!.dtype, shape: x!.shape });
@@ -55,6 +55,18 @@ const siluOp = defineOp("silu", {
 });
 /** `x sigmoid(x)`, the Swish of SwiGLU. */
 export const silu = (x: Tensor): Tensor => siluOp([x]);
+
+const softplusOp = defineOp("softplus", {
+  shape: same,
+  derivative: ({ inputs: [x], gradient }) => [mul(gradient, sigmoid(x!))],
+  lower: ({ names, inputs }, onnx) =>
+    inputs[0]!.dtype === "float32" ? onnx.op("Softplus", names) : undefined,
+  decompose: ([x]) => add(maximum(x!, 0), log(add(exp(neg(abs(x!))), 1))),
+});
+/** `log(1 + exp(x))`, without overflow. */
+export const softplus = (x: Tensor): Tensor => softplusOp([x]);
+/** `log(sigmoid(x))`, without loss of precision: the loss of a preference or of a yes-or-no question. */
+export const logSigmoid = (x: Tensor): Tensor => neg(softplus(neg(x)));
 
 interface AxisAttributes {
   readonly axis: number;

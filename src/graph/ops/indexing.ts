@@ -1,6 +1,7 @@
 import { onnxDataType } from "../../base/dtype.js";
 import { ShapeError } from "../../base/errors.js";
-import { equalShapes, formatShape } from "../dims.js";
+import { type Shape, equalShapes, formatShape } from "../dims.js";
+import type { Lowering } from "../lower.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { cast, equal, stopGradient } from "./elementwise.js";
@@ -70,10 +71,8 @@ const addRowsOp = defineOp("addRows", {
   },
   derivative: ({ inputs: [, indices], gradient }) => [gradient, undefined, gather(gradient, indices!)],
   lower: ({ names: [x, indices, rows] }, onnx) => {
-    const wide = onnx.op("Cast", [indices!], { to: onnxDataType("int64") });
-    return onnx.op("ScatterND", [x!, onnx.op("Unsqueeze", [wide, onnx.ints([1])]), rows!], {
-      reduction: "add",
-    });
+    const tuples = onnx.op("Unsqueeze", [wideIndices(indices!, onnx), onnx.ints([1])]);
+    return onnx.op("ScatterND", [x!, tuples, rows!], { reduction: "add" });
   },
 });
 /** `x` with `rows[i]` added to its row `indices[i]`; a row named twice gets both. */
@@ -126,6 +125,73 @@ const scatterAddOp = defineOp<{ readonly axis: number }>("scatterAdd", {
 /** `x` with each update added at its index along `axis`; an index named twice gets both. */
 export const scatterAdd = (x: Tensor, indices: Tensor, updates: Tensor, axis = -1): Tensor =>
   scatterAddOp([x, indices, updates], { axis: normalizeAxis(axis, x.rank) });
+
+const scatterOp = defineOp<{ readonly axis: number }>("scatter", {
+  shape: ([x, indices, updates], { axis }) => {
+    checkAlong(x!, indices!, axis);
+    if (!equalShapes(indices!.shape, updates!.shape) || updates!.dtype !== x!.dtype) {
+      throw new ShapeError(
+        `the updates ${updates!.describe()} must have the indices' shape ${formatShape(indices!.shape)}`,
+      );
+    }
+    return { dtype: x!.dtype, shape: x!.shape };
+  },
+  derivative: ({ inputs: [, indices, updates], gradient, attributes: { axis } }) => [
+    scatter(gradient, indices!, zeros(updates!.shape, updates!.dtype), axis),
+    undefined,
+    gatherElements(gradient, indices!, axis),
+  ],
+  lower: ({ names, attributes: { axis } }, onnx) => onnx.op("ScatterElements", names, { axis }),
+});
+/** `x` with each update written over the element at its index along `axis`; no index may be named twice. */
+export const scatter = (x: Tensor, indices: Tensor, updates: Tensor, axis = -1): Tensor =>
+  scatterOp([x, indices, updates], { axis: normalizeAxis(axis, x.rank) });
+
+/** The shape of what index tuples `[..., k]` pick from `x`: their own without the last axis, then x's without the first k. */
+function pickedShape(x: Tensor, indices: Tensor): Shape {
+  checkIndices(indices);
+  const depth = indices.shape.at(-1);
+  if (typeof depth !== "number" || depth < 1 || depth > x.rank) {
+    throw new ShapeError(
+      `the last dimension of the indices ${formatShape(indices.shape)} must be 1 to ${x.rank}, ` +
+        `one number for each leading axis of ${formatShape(x.shape)}`,
+    );
+  }
+  return [...indices.shape.slice(0, -1), ...x.shape.slice(depth)];
+}
+
+const gatherNdOp = defineOp("gatherNd", {
+  shape: ([x, indices]) => ({ dtype: x!.dtype, shape: pickedShape(x!, indices!) }),
+  derivative: ({ inputs: [x, indices], gradient }) => [
+    scatterNdAdd(zeros(x!.shape, x!.dtype), indices!, gradient),
+    undefined,
+  ],
+  lower: ({ names: [x, indices] }, onnx) => onnx.op("GatherND", [x!, wideIndices(indices!, onnx)]),
+});
+/** Slices of `x` picked by index tuples `[..., k]` over its first k axes: `y[i] = x[indices[i][0]][indices[i][1]]` for k = 2. */
+export const gatherNd = (x: Tensor, indices: Tensor): Tensor => gatherNdOp([x, indices]);
+
+const scatterNdAddOp = defineOp("scatterNdAdd", {
+  shape: ([x, indices, updates]) => {
+    const shape = pickedShape(x!, indices!);
+    if (!equalShapes(updates!.shape, shape) || updates!.dtype !== x!.dtype) {
+      throw new ShapeError(
+        `the updates ${updates!.describe()} must have the shape ${formatShape(shape)} that the indices pick`,
+      );
+    }
+    return { dtype: x!.dtype, shape: x!.shape };
+  },
+  derivative: ({ inputs: [, indices], gradient }) => [gradient, undefined, gatherNd(gradient, indices!)],
+  lower: ({ names: [x, indices, updates] }, onnx) =>
+    onnx.op("ScatterND", [x!, wideIndices(indices!, onnx), updates!], { reduction: "add" }),
+});
+/** `x` with each update added where its index tuple points; a place named twice gets both. */
+export const scatterNdAdd = (x: Tensor, indices: Tensor, updates: Tensor): Tensor =>
+  scatterNdAddOp([x, indices, updates]);
+
+/** Index tuples as the engine's ND operators take them. */
+const wideIndices = (indices: string, onnx: Lowering): string =>
+  onnx.op("Cast", [indices], { to: onnxDataType("int64") });
 
 /** 1 at each index along a new last axis of `depth`, 0 elsewhere; an index out of range gives zeros. */
 export function oneHot(indices: Tensor, depth: number, dtype: Tensor["dtype"] = "float32"): Tensor {

@@ -1,5 +1,6 @@
 import { type DType, type TypedArray, allocate, elementCount, onnxDataType } from "../../base/dtype.js";
 import { ShapeError } from "../../base/errors.js";
+import { storedAs } from "../../onnx/builder.js";
 import { type Dim, type Shape, checkSymbol, formatShape, isStatic } from "../dims.js";
 import { type Node, defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
@@ -76,7 +77,7 @@ export const scalar = (value: number, dtype: DType = "float32"): Tensor => const
 function arrayOf(dtype: DType, values: readonly number[]): TypedArray {
   const data = allocate(dtype, values.length);
   if (data instanceof BigInt64Array) values.forEach((value, index) => (data[index] = BigInt(value)));
-  else data.set(values);
+  else data.set(values.map(storedAs(dtype)));
   return data;
 }
 
@@ -105,8 +106,10 @@ export const ones = (shape: Shape, dtype: DType = "float32"): Tensor => full(sha
 export function uniformValue(tensor: Tensor): number | undefined {
   if (tensor.node.op.name === "full") return (tensor.node.attributes as FullAttributes).value;
   if (tensor.node.op.name !== "constant") return undefined;
-  const { data } = tensor.node.attributes as ConstantAttributes;
-  return data.length === 1 ? Number(data[0]) : undefined;
+  const { data, dtype } = tensor.node.attributes as ConstantAttributes;
+  // The data of 16-bit floats are their bits.
+  if (data.length !== 1 || dtype === "float16" || dtype === "bfloat16") return undefined;
+  return Number(data[0]);
 }
 
 const rangeOp = defineOp<{ readonly length: Dim; readonly dtype: DType }>("range", {

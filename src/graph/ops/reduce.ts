@@ -119,17 +119,22 @@ interface ArgAttributes {
   readonly axis: number;
   readonly keepDims: boolean;
 }
-const argMaxOp = defineOp<ArgAttributes>("argMax", {
-  shape: ([x], { axis, keepDims }) => ({
-    dtype: "int64",
-    shape: reducedShape(x!.shape, { axes: [axis], keepDims }),
-  }),
-  lower: ({ names, attributes: { axis, keepDims } }, onnx) =>
-    onnx.op("ArgMax", names, { axis, keepdims: Number(keepDims) }),
-});
+function defineArg(name: string, type: string) {
+  const apply = defineOp<ArgAttributes>(name, {
+    shape: ([x], { axis, keepDims }) => ({
+      dtype: "int64",
+      shape: reducedShape(x!.shape, { axes: [axis], keepDims }),
+    }),
+    lower: ({ names, attributes: { axis, keepDims } }, onnx) =>
+      onnx.op(type, names, { axis, keepdims: Number(keepDims) }),
+  });
+  return (x: Tensor, axis = -1, { keepDims = false } = {}): Tensor =>
+    apply([x], { axis: normalizeAxis(axis, x.rank), keepDims });
+}
 /** Index of the largest element along `axis`, the first of equals; int64. */
-export const argMax = (x: Tensor, axis = -1, { keepDims = false } = {}): Tensor =>
-  argMaxOp([x], { axis: normalizeAxis(axis, x.rank), keepDims });
+export const argMax = defineArg("argMax", "ArgMax");
+/** Index of the smallest element along `axis`, the first of equals; int64. */
+export const argMin = defineArg("argMin", "ArgMin");
 
 const cumulativeSumOp = defineOp<{ readonly axis: number; readonly exclusive: boolean }>("cumulativeSum", {
   shape: ([x]) => ({ dtype: x!.dtype, shape: x!.shape }),

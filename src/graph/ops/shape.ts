@@ -271,6 +271,13 @@ export function repeat(x: Tensor, count: number, axis: number): Tensor {
   return reshape(wide, [...before, -1, ...after]);
 }
 
+/** `x` as a whole `count` times one after the other along `axis`. */
+export const tile = (x: Tensor, count: number, axis: number): Tensor =>
+  concat(
+    Array.from({ length: count }, () => x),
+    axis,
+  );
+
 /** Several tensors of one shape along a new axis. */
 export const stack = (tensors: readonly Tensor[], axis = 0): Tensor =>
   concat(

@@ -175,7 +175,7 @@ const sourcePlace =
 export function engineError(status: number, message: string): LineageError {
   const node = (/Name:\s*'([^']+)'/.exec(message) ??
     /[Nn]ode\s*\(([^)]+)\)/.exec(message) ??
-    /node name: ?'?([^\s'",]+)/i.exec(message))?.[1];
+    /node (?:with )?name:? ?'?([^\s'",]+)/i.exec(message))?.[1];
   const slash = node?.lastIndexOf("/") ?? -1;
   const modulePath = slash > 0 ? node!.slice(0, slash) : undefined;
   const reason = message
