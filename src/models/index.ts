@@ -7,5 +7,6 @@ export * from "./load-encoder.js";
 export * from "./load.js";
 export * from "./mistral.js";
 export * from "./roberta.js";
+export * from "./unilm.js";
 export * from "./xlm.js";
 export * from "./xlnet.js";

@@ -15,6 +15,8 @@ export interface MaskingOptions {
   readonly spans?: readonly number[];
   /** Most tokens to predict in one row. */
   readonly maxPredictions?: number;
+  /** Whether the token at a place may be hidden. Default: every one that is not special. */
+  readonly maskable?: (id: number, place: number) => boolean;
   /** How readily a token is chosen, relative to others. Default: all alike. */
   readonly weight?: (id: number) => number;
 }
@@ -65,10 +67,11 @@ function choosePositions(
     unit = "token",
     spans = [1],
     weight,
+    maskable = (id) => !vocabulary.specialIds.has(id),
   }: MaskingOptions & { rate: number; maxPredictions: number },
   random: Random,
 ): Set<number> {
-  const units = unitsOf(ids, vocabulary, unit);
+  const units = unitsOf(ids, vocabulary, unit, maskable);
   const ordinary = units.reduce((sum, { length }) => sum + length, 0);
   const budget = Math.min(maxPredictions, ordinary === 0 ? 0 : Math.max(1, Math.round(rate * ordinary)));
   const chosen = new Set<number>();
@@ -90,11 +93,15 @@ function choosePositions(
 }
 
 /** Places of the ordinary tokens, those of one word together where words are the unit. */
-function unitsOf(ids: Int32Array, vocabulary: MaskingVocabulary, unit: "token" | "word"): number[][] {
-  const { specialIds, startsWord = () => true } = vocabulary;
+function unitsOf(
+  ids: Int32Array,
+  { startsWord = () => true }: MaskingVocabulary,
+  unit: "token" | "word",
+  maskable: (id: number, place: number) => boolean,
+): number[][] {
   const units: number[][] = [];
   ids.forEach((id, place) => {
-    if (specialIds.has(id)) return;
+    if (!maskable(id, place)) return;
     const last = units.at(-1);
     if (unit === "word" && last?.at(-1) === place - 1 && !startsWord(id)) last.push(place);
     else units.push([place]);
