@@ -3,3 +3,4 @@ export { type CacheType } from "./cache.js";
 export * from "./decoder.js";
 export * from "./generate.js";
 export * from "./sampling.js";
+export * from "./speculative.js";

@@ -68,45 +68,100 @@ export function penalize(
   }
 }
 
-/**
- * The probabilities left after temperature, top-k, top-p and min-p, in that order, as Hugging Face's processors apply
- * them; they sum to 1. Most probable first.
- */
-export function distribution(
-  logits: Float32Array,
-  options: SamplingOptions,
-): { ids: Uint32Array; probabilities: Float64Array } {
-  const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
-  let ids = Uint32Array.from(logits.keys());
-  const restricted = topK < logits.length || topP < 1 || minP > 0;
-  if (restricted) ids.sort((a, b) => logits[b]! - logits[a]! || a - b);
-  ids = ids.subarray(0, topK);
-  const peak = logits[restricted ? ids[0]! : argMax(logits)]!;
-  let weights = Float64Array.from(ids, (id) => Math.exp((logits[id]! - peak) / temperature));
-  const sum = (values: Float64Array) => values.reduce((total, value) => total + value, 0);
-  const keep = (count: number) => {
-    ids = ids.subarray(0, count);
-    weights = weights.subarray(0, count);
-  };
-  if (topP < 1) {
-    const limit = topP * sum(weights);
-    let reached = 0;
-    let count = 0;
-    while (count < weights.length && reached < limit) reached += weights[count++]!;
-    keep(Math.max(1, count));
-  }
-  if (minP > 0) {
-    const count = weights.findIndex((weight) => weight < minP * weights[0]!);
-    if (count > 0) keep(count);
-  }
-  const total = sum(weights);
-  return { ids, probabilities: weights.map((weight) => weight / total) };
+/** Probabilities of some tokens, which sum to 1; the others have none. */
+export interface Distribution {
+  readonly ids: Uint32Array;
+  readonly probabilities: Float64Array;
 }
 
-/** Draws the next token. */
-export function sample(logits: Float32Array, options: SamplingOptions, random: Random): number {
-  if (options.temperature === 0) return argMax(logits);
-  const { ids, probabilities } = distribution(logits, options);
+/**
+ * The probabilities left after temperature, top-k, top-p and min-p, in that order, as Hugging Face's processors apply
+ * them. Most probable first, where any of the last three is there; temperature 0 leaves the most probable token.
+ */
+export function distribution(logits: Float32Array, options: SamplingOptions): Distribution {
+  const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
+  const best = argMax(logits);
+  if (temperature === 0) return { ids: Uint32Array.of(best), probabilities: Float64Array.of(1) };
+  const peak = logits[best]!;
+  if (topK >= logits.length && topP >= 1 && minP <= 0)
+    return normalized(everyId(logits.length), logits, peak, temperature);
+
+  let ids = candidates(logits, peak, options);
+  ids.sort((a, b) => logits[b]! - logits[a]! || a - b);
+  ids = ids.subarray(0, topK);
+  const weight = (id: number): number => Math.exp((logits[id]! - peak) / temperature);
+  if (topP < 1) {
+    const limit = topP * (topK < logits.length ? sumOf(ids, weight) : totalWeight(logits, peak, temperature));
+    let reached = 0;
+    let count = 0;
+    while (count < ids.length && reached < limit) reached += weight(ids[count++]!);
+    ids = ids.subarray(0, Math.max(1, count));
+  }
+  if (minP > 0) {
+    const count = ids.findIndex((id) => weight(id) < minP);
+    if (count > 0) ids = ids.subarray(0, count);
+  }
+  return normalized(ids, logits, peak, temperature);
+}
+
+/**
+ * Tokens among which all those lie that the options keep, so that a vocabulary of a hundred thousand need not be sorted:
+ * those near the peak, ever further from it until they suffice.
+ */
+function candidates(logits: Float32Array, peak: number, options: SamplingOptions): Uint32Array {
+  const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
+  const mass = topP < 1 && topK >= logits.length ? topP * totalWeight(logits, peak, temperature) : Infinity;
+  for (let span = 8 * temperature; ; span *= 2) {
+    const threshold = peak - span;
+    let count = 0;
+    let reached = 0;
+    for (const logit of logits) {
+      if (logit < threshold) continue;
+      count++;
+      if (mass < Infinity) reached += Math.exp((logit - peak) / temperature);
+    }
+    // Top-p of the top-k counts in the weight of each of them.
+    const byWeight =
+      (topK >= logits.length || topP >= 1) && (reached >= mass || Math.exp(-span / temperature) < minP);
+    if (count < topK && count < logits.length && !byWeight && span < 1e9) continue;
+    if (count === logits.length || span >= 1e9) return everyId(logits.length).slice();
+    const ids = new Uint32Array(count);
+    let place = 0;
+    for (let id = 0; id < logits.length; id++) if (!(logits[id]! < threshold)) ids[place++] = id;
+    return ids;
+  }
+}
+
+const sumOf = (ids: Uint32Array, weight: (id: number) => number): number => {
+  let sum = 0;
+  for (const id of ids) sum += weight(id);
+  return sum;
+};
+
+function totalWeight(logits: Float32Array, peak: number, temperature: number): number {
+  let total = 0;
+  for (const logit of logits) total += Math.exp((logit - peak) / temperature);
+  return total;
+}
+
+function normalized(ids: Uint32Array, logits: Float32Array, peak: number, temperature: number): Distribution {
+  const probabilities = new Float64Array(ids.length);
+  let total = 0;
+  for (let i = 0; i < ids.length; i++)
+    total += probabilities[i] = Math.exp((logits[ids[i]!]! - peak) / temperature);
+  for (let i = 0; i < ids.length; i++) probabilities[i]! /= total;
+  return { ids, probabilities };
+}
+
+let identity = new Uint32Array();
+/** 0, 1, 2, …; one array for all calls, not to be written to. */
+function everyId(count: number): Uint32Array {
+  if (identity.length !== count) identity = Uint32Array.from({ length: count }, (_, id) => id);
+  return identity;
+}
+
+/** Draws one of a distribution's tokens. */
+export function draw({ ids, probabilities }: Distribution, random: Random): number {
   let rest = random.uniform();
   for (let i = 0; i < ids.length; i++) {
     rest -= probabilities[i]!;
@@ -114,3 +169,7 @@ export function sample(logits: Float32Array, options: SamplingOptions, random: R
   }
   return ids.at(-1)!;
 }
+
+/** Draws the next token. */
+export const sample = (logits: Float32Array, options: SamplingOptions, random: Random): number =>
+  options.temperature === 0 ? argMax(logits) : draw(distribution(logits, options), random);

@@ -83,6 +83,51 @@ describe("sampling", () => {
     expect([...distribution(logits, { topP: 0.01 }).ids]).toEqual([0]);
   });
 
+  it("keeps what sorting the whole vocabulary keeps, however flat or steep it is", () => {
+    fc.assert(
+      fc.property(
+        fc.record({
+          seed: fc.nat(),
+          size: fc.integer({ min: 1, max: 300 }),
+          spread: fc.constantFrom(0, 0.1, 3, 40),
+          temperature: fc.constantFrom(0.1, 1, 5),
+          topK: fc.constantFrom(undefined, 1, 7, 1000),
+          topP: fc.constantFrom(undefined, 0.05, 0.6, 0.999),
+          minP: fc.constantFrom(undefined, 0.001, 0.3),
+        }),
+        ({ seed, size, spread, temperature, ...cuts }) => {
+          const random = new Random(seed);
+          const scores = Float32Array.from({ length: size }, () => spread * (random.uniform() - 0.5));
+          const options = Object.fromEntries(
+            Object.entries(cuts).filter(([, value]) => value !== undefined),
+          ) as { topK?: number; topP?: number; minP?: number };
+          const weights = Array.from(scores, (score, id) => ({ id, weight: Math.exp(score / temperature) }));
+          weights.sort((a, b) => scores[b.id]! - scores[a.id]! || a.id - b.id);
+          const ofK = weights.slice(0, options.topK ?? size);
+          const limit = (options.topP ?? 2) * ofK.reduce((sum, { weight }) => sum + weight, 0);
+          let reached = 0;
+          const ofP = ofK.filter(({ weight }) => {
+            const wanted = reached < limit;
+            reached += weight;
+            return wanted;
+          });
+          const kept = ofP.filter(
+            ({ weight }, rank) => rank === 0 || weight >= (options.minP ?? 0) * ofP[0]!.weight,
+          );
+          const total = kept.reduce((sum, { weight }) => sum + weight, 0);
+          const found = distribution(scores, { temperature, ...options });
+          const wanted = new Map(kept.map(({ id, weight }) => [id, weight / total]));
+          // At the edge of top-p and min-p the two may differ by one token, by rounding.
+          expect(Math.abs(found.ids.length - wanted.size)).toBeLessThanOrEqual(1);
+          if (found.ids.length !== wanted.size) return;
+          for (const [place, id] of found.ids.entries())
+            expect(found.probabilities[place]).toBeCloseTo(wanted.get(id)!, 6);
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+
   it("follows the distribution", () => {
     const random = new Random(1);
     const counts = [0, 0, 0, 0];
