@@ -21,14 +21,14 @@ async function demo({ out, steps }: { out: string; steps: number }): Promise<voi
   );
   process.stderr.write(`\n${colors.bold("A story by the model:")}\n\n`);
   await generateText({
-    checkpoint: out,
+    model: out,
     prompt: "Once upon a time, there was a",
     maxNewTokens: 110,
     temperature: 0.7,
     seed: 3,
   });
   process.stderr.write(
-    `\nWrite more: npm run lineage -- generate --checkpoint ${out} --prompt "Long ago" --seed 4\n`,
+    `\nWrite more: npm run lineage -- generate --model ${out} --prompt "Long ago" --seed 4\n`,
   );
 }
 

@@ -9,7 +9,7 @@ import { examples } from "./options.js";
 async function exportOnnx({ checkpoint, out }: { checkpoint: string; out: string }): Promise<void> {
   const { model, weights } = await loadModel(createRuntime(), checkpoint);
   const inputIds = input("inputIds", "int64", ["batch", "sequence"]);
-  await saveOnnx(out, { logits: model.forward(inputIds) }, { name: "gpt2", weights });
+  await saveOnnx(out, { logits: model.forward(inputIds) }, { name: model.constructor.name, weights });
   process.stderr.write(`wrote ${out} and ${out}.data\n`);
 }
 

@@ -1,38 +1,47 @@
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
 import {
+  type CacheType,
   Decoder,
+  type Drafter,
   type FinishReason,
   type SamplingOptions,
+  type SpeculativeToken,
   StopStrings,
   generate,
+  generateSpeculatively,
+  modelDrafter,
+  promptLookup,
 } from "../generation/index.js";
 import { StreamDecoder, Tokenizer } from "../io/index.js";
 import { type LoadedModel, loadModel } from "../models/index.js";
+import type { Runtime } from "../runtime/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, list, number } from "./options.js";
 
 export interface GenerateCommand extends SamplingOptions {
-  readonly checkpoint: string;
+  readonly model: string;
   readonly prompt: string;
   readonly maxNewTokens: number;
   readonly seed: number;
   readonly stop?: readonly string[];
+  /** `lookup`, or the folder of a smaller model of the same vocabulary. */
+  readonly speculative?: string;
+  readonly draftLength?: number;
+  readonly cache?: CacheType;
   readonly json?: boolean;
   readonly threads?: number;
 }
 
-/** Prompt ids; an empty prompt starts like a document, after the end of the one before it. */
+/** Prompt ids, after the token that begins a sequence where the model was trained with one. */
 function promptIds(tokenizer: Tokenizer, prompt: string, contextLength: number): number[] {
   const ids = tokenizer.encode(prompt);
-  const end = tokenizer.endOfTextId;
+  if (tokenizer.addsBos && tokenizer.bosId !== undefined && ids[0] !== tokenizer.bosId)
+    ids.unshift(tokenizer.bosId);
+  // An empty prompt starts like a document, after the end of the one before it.
+  if (ids.length === 0 && tokenizer.endOfTextId !== undefined) ids.push(tokenizer.endOfTextId);
   if (ids.length === 0) {
-    if (end === undefined)
-      throw new LineageError(
-        "argument",
-        "the prompt is empty, and this tokenizer has no token to start with",
-      );
-    ids.push(end);
+    throw new LineageError("argument", "the prompt is empty, and this tokenizer has no token to start with");
   }
   if (ids.length >= contextLength) {
     throw new LineageError(
@@ -43,60 +52,121 @@ function promptIds(tokenizer: Tokenizer, prompt: string, contextLength: number):
   return ids;
 }
 
+/** How a text came about. */
+export interface TextReport {
+  readonly finish: FinishReason;
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  /** Seconds until the prompt was read. */
+  readonly promptSeconds: number;
+  /** Of speculative decoding: tokens guessed, and how many of them the model took. */
+  readonly speculation?: { readonly drafted: number; readonly accepted: number };
+}
+
 /** Text as it is written: pieces of whole characters, none of them part of a stop string. */
 export async function* writeText(
   { model, weights, tokenizer }: LoadedModel,
-  options: Omit<GenerateCommand, "checkpoint" | "json" | "threads"> & { signal?: AbortSignal },
-): AsyncGenerator<string, { finish: FinishReason; promptTokens: number; newTokens: number }> {
+  {
+    drafter,
+    ...options
+  }: Omit<GenerateCommand, "model" | "json" | "threads" | "speculative"> & {
+    readonly drafter?: Drafter | undefined;
+    readonly signal?: AbortSignal;
+  },
+): AsyncGenerator<string, TextReport> {
   const { contextLength } = model.config;
   const ids = promptIds(tokenizer, options.prompt, contextLength);
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: contextLength });
+  using decoder = await Decoder.create(model, weights, {
+    batch: 1,
+    capacity: Math.min(contextLength, ids.length + options.maxNewTokens),
+    ...(options.cache && { cacheType: options.cache }),
+  });
   const characters = new StreamDecoder(tokenizer);
   const stops = new StopStrings(options.stop ?? []);
   const end = tokenizer.endOfTextId;
+  const generation = { ...options, stopIds: end === undefined ? [] : [end] };
+  const tokens: AsyncIterable<SpeculativeToken> = drafter
+    ? generateSpeculatively(decoder, ids, drafter, generation)
+    : generate(decoder, [ids], generation);
+  const started = performance.now();
+  let promptSeconds: number | undefined;
   let newTokens = 0;
-  let finish: FinishReason = "length";
-  for await (const token of generate(decoder, [ids], {
-    ...options,
-    stopIds: end === undefined ? [] : [end],
-  })) {
-    if (token.finish) finish = token.finish;
+  let last: SpeculativeToken = { row: 0 };
+  for await (const token of tokens) {
+    promptSeconds ??= (performance.now() - started) / 1000;
+    last = token;
     if (token.id === undefined) continue;
     newTokens++;
     const piece = stops.push(characters.push(token.id));
     if (piece !== "") yield piece;
-    if (stops.stopped) return { finish: "stop", promptTokens: ids.length, newTokens };
+    if (stops.stopped) break;
   }
-  const rest = stops.push(characters.flush()) + stops.flush();
+  const rest = stops.stopped ? "" : stops.push(characters.flush()) + stops.flush();
   if (rest !== "") yield rest;
-  return { finish, promptTokens: ids.length, newTokens };
+  return {
+    finish: stops.stopped ? "stop" : last.finish!,
+    promptTokens: ids.length,
+    newTokens,
+    promptSeconds: promptSeconds ?? 0,
+    ...(last.speculation && { speculation: last.speculation }),
+  };
+}
+
+/** Who guesses the next tokens for `--speculative`. Throws `tokenizer` for a model of another vocabulary. */
+async function makeDrafter(
+  runtime: Runtime,
+  { model, tokenizer }: LoadedModel,
+  speculative: string,
+): Promise<Drafter> {
+  if (speculative === "lookup") return promptLookup();
+  const draft = await loadModel(runtime, speculative);
+  if (
+    draft.model.config.vocabSize !== model.config.vocabSize ||
+    draft.tokenizer.vocabSize !== tokenizer.vocabSize
+  ) {
+    throw new LineageError(
+      "tokenizer",
+      `the draft model ${speculative} has ${draft.tokenizer.vocabSize} tokens, but the model has ${tokenizer.vocabSize}: they must share one vocabulary`,
+    );
+  }
+  const capacity = Math.min(draft.model.config.contextLength, model.config.contextLength);
+  return modelDrafter(await Decoder.create(draft.model, draft.weights, { batch: 1, capacity }));
 }
 
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
-  const loaded = await loadModel(createRuntime({ threads: command.threads }), command.checkpoint);
+  const runtime = createRuntime({ threads: command.threads });
+  const loaded = await loadModel(runtime, command.model);
+  const { speculative } = command;
+  const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
   const controller = new AbortController();
   process.once("SIGINT", () => {
     controller.abort();
   });
   const started = performance.now();
-  const pieces = writeText(loaded, { ...command, signal: controller.signal });
+  const pieces = writeText(loaded, {
+    ...command,
+    drafter,
+    signal: controller.signal,
+  });
   let text = "";
   if (!command.json) process.stdout.write(command.prompt);
   for (;;) {
     const next = await pieces.next();
     if (next.done) {
-      const { finish, promptTokens, newTokens } = next.value;
+      const { finish, promptTokens, newTokens, promptSeconds, speculation } = next.value;
       const seconds = (performance.now() - started) / 1000;
-      if (command.json)
-        process.stdout.write(
-          `${JSON.stringify({ prompt: command.prompt, text, finish, promptTokens, newTokens, seconds })}\n`,
-        );
-      else process.stdout.write(`\n`);
-      if (!command.json)
-        process.stderr.write(
-          `[${promptTokens} prompt tokens, ${newTokens} written, ${Math.round(newTokens / seconds)} tokens/s, ended by ${finish}]\n`,
-        );
+      if (command.json) {
+        const result = { prompt: command.prompt, text, ...next.value, seconds };
+        process.stdout.write(`${JSON.stringify(result)}\n`);
+        return;
+      }
+      process.stdout.write("\n");
+      const rate = Math.round(newTokens / (seconds - promptSeconds));
+      const guesses = speculation ? `, ${speculation.accepted} of ${speculation.drafted} guesses taken` : "";
+      process.stderr.write(
+        `[${promptTokens} prompt tokens in ${promptSeconds.toFixed(2)} s, ${newTokens} written at ${rate} tokens/s${guesses}, ended by ${finish}]\n`,
+      );
       return;
     }
     text += next.value;
@@ -106,7 +176,8 @@ export async function generateText(command: GenerateCommand): Promise<void> {
 
 export const generateCommand = new Command("generate")
   .description("continue a prompt")
-  .requiredOption("--checkpoint <folder>", "what train wrote, or a GPT-2 of Hugging Face")
+  .option("--model <folder>", "what train wrote, or a folder of Hugging Face: GPT-2, LLaMA, Mistral")
+  .option("--checkpoint <folder>", "the same as --model")
   .option("--prompt <text>", "what to continue", "")
   .option("--max-new-tokens <n>", "tokens to write at most", number, 200)
   .option("--temperature <x>", "0 takes the most probable token every time", number, 0.8)
@@ -117,15 +188,32 @@ export const generateCommand = new Command("generate")
   .option("--frequency-penalty <x>", "subtracted for every time that a token was written", number)
   .option("--presence-penalty <x>", "subtracted from tokens that were written", number)
   .option("--stop <text>", "end before this text; may be given again", list)
+  .option("--speculative <drafter>", "lookup, or the folder of a smaller model of the same vocabulary")
+  .option("--draft-length <n>", "tokens that a drafter guesses at once", number)
+  .addOption(new Option("--cache <type>", "what keys and values are kept as").choices(["float32", "float16"]))
   .option("--seed <n>", "the same seed writes the same text", number, 0)
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object with the text and its counts")
   .addHelpText(
     "after",
     examples(
-      ['lineage generate --checkpoint runs/mine --prompt "Once"', "write, streaming"],
-      ['lineage generate --checkpoint runs/mine --prompt "Once" --temperature 0', "the most probable text"],
-      ['lineage generate --checkpoint runs/mine --prompt "Q: why?" --stop "Q:" --json', "for a program"],
+      ['lineage generate --model runs/mine --prompt "Once"', "write, streaming"],
+      ['lineage generate --model runs/mine --prompt "Once" --temperature 0', "the most probable text"],
+      ['lineage generate --model runs/mine --prompt "Q: why?" --stop "Q:" --json', "for a program"],
+      ['lineage generate --model runs/mine --prompt "Once" --speculative lookup', "faster where it repeats"],
     ),
   )
-  .action(generateText);
+  .action(async ({ checkpoint, model, ...options }: CommandOptions) => {
+    const place = model ?? checkpoint;
+    if (place === undefined)
+      throw new LineageError(
+        "argument",
+        "generate needs --model FOLDER: what train wrote, or a published model",
+      );
+    await generateText({ ...options, model: place });
+  });
+
+type CommandOptions = Omit<GenerateCommand, "model"> & {
+  readonly model?: string;
+  readonly checkpoint?: string;
+};

@@ -20,13 +20,13 @@ const program = new Command("lineage")
     "after",
     `
 A run of its own: train learns a tokenizer and a model from a text and keeps both in one folder; every other command takes
-that folder as --checkpoint. lineage COMMAND --help shows a command's options with examples. Every command takes --json for
+that folder as --model. lineage COMMAND --help shows a command's options with examples. Every command takes --json for
 programs, writes what it has to say to standard error, and ends with exit code 1 and one sentence when it cannot go on.
 ${examples(
   ["lineage demo", "train on the embedded stories, then write one"],
   ["lineage train --data my.txt --out runs/mine", "your own text"],
   ["lineage train --resume --out runs/mine", "go on after Ctrl-C, to the same losses"],
-  ['lineage generate --checkpoint runs/mine --prompt "Once"', "write"],
+  ['lineage generate --model runs/mine --prompt "Once"', "write"],
   ["lineage eval --checkpoint runs/mine --data held-out.txt", "perplexity"],
 )}`,
   );

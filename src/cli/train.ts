@@ -4,7 +4,16 @@ import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
 import { DataLoader, stories } from "../data/index.js";
 import { Tokenizer, characterTokenizer, trainByteLevelBpe } from "../io/index.js";
-import { Gpt2, gpt2Config, saveModel } from "../models/index.js";
+import {
+  type CausalLanguageModel,
+  Gpt2,
+  Llama,
+  Mistral,
+  gpt2Config,
+  llamaConfig,
+  mistralConfig,
+  saveModel,
+} from "../models/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
@@ -27,11 +36,16 @@ import { Reporter, colors, count } from "./terminal.js";
 export const trainOptions = z.object({
   /** A text file, or `stories` for the embedded corpus. */
   data: z.string(),
+  model: z.enum(["gpt2", "llama", "mistral"]).default("gpt2"),
   tokenizer: z.string().default("bpe"),
   vocabSize: z.int().min(258).default(4096),
   layers: z.int().positive().default(4),
   hidden: z.int().positive().default(128),
   heads: z.int().positive().default(4),
+  /** Heads of keys and values, shared by groups of heads. Default: as many as heads; a quarter in Mistral. */
+  keyValueHeads: z.int().positive().optional(),
+  /** Mistral: tokens that each one looks back on. Default: half the context. */
+  window: z.int().positive().optional(),
   context: z.int().min(2).default(128),
   dropout: z.number().min(0).lt(1).default(0),
   batch: z.int().positive().default(16),
@@ -67,7 +81,7 @@ export interface TrainCommand {
 /** Stories of the embedded corpus: enough that a run of minutes sees each about once. */
 const embeddedStories = 12_000;
 
-/** Trains a GPT-2 from text to a checkpoint folder. Ctrl-C saves; `resume` goes on to exactly the same losses. */
+/** Trains a model from text to a checkpoint folder. Ctrl-C saves; `resume` goes on to exactly the same losses. */
 export async function train(
   given: z.input<typeof trainOptions> | undefined,
   { out, resume = false, json = false, threads }: TrainCommand,
@@ -103,20 +117,12 @@ async function run(
   );
 
   const runtime = createRuntime({ threads });
-  const config = gpt2Config({
-    vocabSize: tokenizer.vocabSize,
-    contextLength: options.context,
-    hiddenSize: options.hidden,
-    numLayers: options.layers,
-    numHeads: options.heads,
-    dropout: options.dropout,
-  });
-  const model = new Gpt2(config);
+  const model = newModel(options, tokenizer.vocabSize);
   const shape = { batchSize: options.batch, sequenceLength: options.context };
   const source = new DataLoader(training, { ...shape, seed: options.seed }, options.data);
   const size = countParameters(model);
   report.say(
-    `model: GPT-2 with ${count(size)} parameters (${options.layers} layers, ${options.hidden} wide, ${options.heads} heads); ` +
+    `model: ${modelNames[options.model]} with ${count(size)} parameters (${options.layers} layers, ${options.hidden} wide, ${options.heads} heads); ` +
       `weights, gradients and moments take ${count(Math.ceil((size * 16) / 2 ** 20))} MiB`,
     { parameters: size },
   );
@@ -166,6 +172,32 @@ async function run(
     );
   }
   return result;
+}
+
+const modelNames = { gpt2: "GPT-2", llama: "LLaMA", mistral: "Mistral" } as const;
+
+/** The model that the options describe. Throws `argument` for an option that its architecture does not have. */
+function newModel(options: TrainOptions, vocabSize: number): CausalLanguageModel {
+  const { model, keyValueHeads, window, dropout } = options;
+  const sizes = {
+    vocabSize,
+    contextLength: options.context,
+    hiddenSize: options.hidden,
+    numLayers: options.layers,
+    numHeads: options.heads,
+  };
+  const grouped = keyValueHeads === undefined ? {} : { numKeyValueHeads: keyValueHeads };
+  const without = (option: string, given: boolean): void => {
+    if (given) throw new LineageError("argument", `${modelNames[model]} has no ${option}; leave it out`);
+  };
+  without("window: only mistral looks back on one", window !== undefined && model !== "mistral");
+  without("dropout", dropout > 0 && model !== "gpt2");
+  without("key-value heads of their own", keyValueHeads !== undefined && model === "gpt2");
+  if (model === "gpt2") return new Gpt2(gpt2Config({ ...sizes, dropout }));
+  if (model === "llama") return new Llama(llamaConfig({ ...sizes, ...grouped }));
+  return new Mistral(
+    mistralConfig({ ...sizes, ...grouped, slidingWindow: window ?? Math.ceil(options.context / 2) }),
+  );
 }
 
 /** Rates that suit each optimiser: Adafactor's is relative to the size of a parameter. */
@@ -219,16 +251,18 @@ const cutText = (text: string, held: number): [string[], string[]] => {
 };
 
 export const trainCommand = new Command("train")
-  .description("train a GPT-2 from scratch on a text file")
+  .description("train a model from scratch on a text file")
   .option("--data <file>", 'UTF-8 text, or "stories" for the embedded corpus')
-  .option("--out <folder>", "checkpoint folder", "runs/gpt2")
+  .option("--out <folder>", "checkpoint folder; default: runs/ and the model's name")
   .option("--resume", "go on with the run in --out; its own options apply")
-  .option("--model <name>", "architecture", "gpt2")
+  .option("--model <name>", "gpt2, llama or mistral", "gpt2")
   .option("--tokenizer <kind>", "bpe, characters, or a folder with a tokenizer", "bpe")
   .option("--vocab-size <n>", "tokens that bpe learns", number)
   .option("--layers <n>", "blocks", number)
   .option("--hidden <n>", "width of the hidden states", number)
   .option("--heads <n>", "attention heads", number)
+  .option("--key-value-heads <n>", "heads of keys and values, shared by groups of heads", number)
+  .option("--window <n>", "mistral: tokens that each one looks back on", number)
   .option("--context <n>", "tokens that the model sees at once", number)
   .option("--dropout <p>", "probability", number)
   .option("--batch <n>", "rows of a micro-batch", number)
@@ -258,15 +292,12 @@ export const trainCommand = new Command("train")
         "one token a character, as nanoGPT's small recipes",
       ],
       ["lineage train --data my.txt --layers 6 --hidden 384 --heads 6", "a larger model"],
+      ["lineage train --data stories --model llama --key-value-heads 2", "a LLaMA with grouped queries"],
     ),
   )
-  .action(async ({ out, resume, json, threads, model, ...options }: Record<string, unknown>) => {
-    if (model !== "gpt2")
-      throw new LineageError(
-        "argument",
-        `there is no architecture ${String(model)} yet; this version trains gpt2`,
-      );
+  .action(async ({ resume, json, threads, ...options }: Record<string, unknown>) => {
+    const { out = `runs/${String(options["model"])}`, ...rest } = options;
     if (!resume && options["data"] === undefined)
       throw new LineageError("argument", "train needs --data FILE, or --data stories");
-    await train(options as { data: string }, { out, resume, json, threads } as never);
+    await train(rest as { data: string }, { out, resume, json, threads } as never);
   });

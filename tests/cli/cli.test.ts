@@ -97,6 +97,49 @@ describe("lineage", () => {
     expect(write()["text"]).toBe(first["text"]);
   });
 
+  it("writes the same most probable text when it guesses ahead, and counts the guesses", () => {
+    const write = (...more: string[]) =>
+      JSON.parse(
+        lineage(
+          "generate",
+          "--model",
+          run,
+          "--prompt",
+          "the cat sat",
+          "--temperature",
+          "0",
+          "--json",
+          ...more,
+        ).stdout,
+      ) as { text: string; speculation?: { drafted: number; accepted: number } };
+    const plain = write();
+    expect(plain.speculation).toBeUndefined();
+    for (const drafter of ["lookup", run]) {
+      const guessed = write("--speculative", drafter);
+      expect(guessed.text).toBe(plain.text);
+      expect(guessed.speculation!.drafted).toBeGreaterThan(0);
+    }
+  });
+
+  it.each([
+    ["llama", ["--key-value-heads", "1"]],
+    ["mistral", ["--window", "5"]],
+  ])("trains a %s that generate reads", (model, more) => {
+    const out = path.join(folder, model);
+    const trained = lineage(
+      ...["train", "--model", model, "--data", text, "--out", out, ...small, ...more],
+      ...["--steps", "40", "--eval-every", "40", "--learning-rate", "0.01", "--json"],
+    );
+    expect(trained.status, trained.stderr).toBe(0);
+    const losses = trained.stdout
+      .trim()
+      .split("\n")
+      .flatMap((line) => (JSON.parse(line) as { loss?: number }).loss ?? []);
+    expect(losses.at(-1)!).toBeLessThan(losses[0]! - 0.5);
+    const { stdout } = lineage("generate", "--model", out, "--prompt", "the", "--json");
+    expect(JSON.parse(stdout)).toMatchObject({ promptTokens: 3, finish: "context" });
+  });
+
   it("tells the perplexity of a text", () => {
     const { stdout, status } = lineage("eval", "--checkpoint", run, "--data", text, "--json");
     expect(status).toBe(0);
@@ -204,6 +247,15 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
       ["train", "--data", text, "--out", run],
       "already holds a training run; continue it with --resume",
     );
+  });
+
+  it("a model that generate was not given, and parts that an architecture does not have", () => {
+    expect(lineage("generate").stderr).toMatch(/^error: generate needs --model FOLDER/);
+    const refused = (...more: string[]) =>
+      lineage("train", "--data", text, "--out", path.join(folder, "refused"), ...small, ...more).stderr;
+    expect(refused("--window", "4")).toContain("GPT-2 has no window: only mistral looks back on one");
+    expect(refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no dropout");
+    expect(refused("--model", "bert")).toContain("model");
   });
 
   it("options out of range", () => {
