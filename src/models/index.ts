@@ -1,5 +1,7 @@
 export * from "./albert.js";
 export * from "./bert.js";
+export * from "./deberta-v2.js";
+export * from "./deberta.js";
 export * from "./electra.js";
 export * from "./gpt2.js";
 export * from "./llama.js";

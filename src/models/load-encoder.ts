@@ -33,6 +33,26 @@ import {
   bertToHuggingFace,
 } from "./bert.js";
 import {
+  DebertaV2,
+  debertaV2ForMaskedLm,
+  debertaV2ForMultipleChoice,
+  debertaV2ForQuestionAnswering,
+  debertaV2ForSequenceClassification,
+  debertaV2ForTokenClassification,
+  debertaV2FromHuggingFace,
+  debertaV2ToHuggingFace,
+} from "./deberta-v2.js";
+import {
+  Deberta,
+  debertaForMaskedLm,
+  debertaForMultipleChoice,
+  debertaForQuestionAnswering,
+  debertaForSequenceClassification,
+  debertaForTokenClassification,
+  debertaFromHuggingFace,
+  debertaToHuggingFace,
+} from "./deberta.js";
+import {
   Electra,
   electraForMaskedLm,
   electraForMultipleChoice,
@@ -137,6 +157,36 @@ const families: Readonly<Record<string, Family>> = {
       token: bertForTokenClassification,
       span: bertForQuestionAnswering,
       choice: bertForMultipleChoice,
+    },
+  }),
+  deberta: family({
+    className: "Deberta",
+    prefix: "deberta",
+    Model: Deberta,
+    fromHuggingFace: debertaFromHuggingFace,
+    toHuggingFace: debertaToHuggingFace,
+    encoder: (config) => new Deberta(config),
+    heads: {
+      maskedLm: debertaForMaskedLm,
+      sequence: debertaForSequenceClassification,
+      token: debertaForTokenClassification,
+      span: debertaForQuestionAnswering,
+      choice: debertaForMultipleChoice,
+    },
+  }),
+  "deberta-v2": family({
+    className: "DebertaV2",
+    prefix: "deberta",
+    Model: DebertaV2,
+    fromHuggingFace: debertaV2FromHuggingFace,
+    toHuggingFace: debertaV2ToHuggingFace,
+    encoder: (config) => new DebertaV2(config),
+    heads: {
+      maskedLm: debertaV2ForMaskedLm,
+      sequence: debertaV2ForSequenceClassification,
+      token: debertaV2ForTokenClassification,
+      span: debertaV2ForQuestionAnswering,
+      choice: debertaV2ForMultipleChoice,
     },
   }),
   electra: family({

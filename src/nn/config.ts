@@ -8,6 +8,13 @@ export const configEntries = {
   activation: z.enum(Object.keys(activations) as [ActivationName, ...ActivationName[]]),
   dropout: z.number().min(0).lt(1),
   epsilon: z.number().positive(),
+  /** A list, or one text with bars between its parts; in lower case. */
+  list: z
+    .union([z.string(), z.array(z.string())])
+    .nullish()
+    .transform((value) =>
+      (typeof value === "string" ? value.split("|") : (value ?? [])).map((part) => part.trim().toLowerCase()),
+    ),
 } as const;
 
 /** `json` by `schema`. Throws `config` saying which entry of the model's `config.json` is wrong. */

@@ -1,6 +1,7 @@
 export * from "./attention.js";
 export * from "./config.js";
 export * from "./context.js";
+export * from "./disentangled.js";
 export * from "./encoder.js";
 export * from "./heads.js";
 export * from "./initializers.js";

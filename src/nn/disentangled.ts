@@ -1,0 +1,285 @@
+import {
+  type Dim,
+  type Tensor,
+  addDims,
+  attention,
+  constant,
+  matmul,
+  multiplyDims,
+  subtractDims,
+  transpose,
+} from "../graph/index.js";
+import type { ForwardContext } from "./context.js";
+import { type EncoderInputs, type EncoderLayerConfig, firstToken } from "./encoder.js";
+import { type Head, type HeadConfig, PooledHead } from "./heads.js";
+import { normalInit } from "./initializers.js";
+import {
+  type ActivationName,
+  Dropout,
+  Embedding,
+  LayerNorm,
+  Linear,
+  activations,
+  mergeHeads,
+  splitHeads,
+} from "./layers.js";
+import { Module } from "./module.js";
+
+// The parts of He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", that its versions share.
+
+/** Which of the two position terms of equation 4 the scores have: content-to-position, position-to-content. */
+export type PositionTerm = "c2p" | "p2c";
+
+/** Embeddings of the relative positions of one pass, `[2 * sequence, hiddenSize]`. */
+export interface RelativeEmbeddings {
+  /** Row `m` is of a query that stands `sequence - 1 - m` places behind its key. */
+  readonly descending: Tensor;
+  /** Row `m` is of a query that stands `m - (sequence - 1)` places behind its key. */
+  readonly ascending: Tensor;
+}
+
+export interface RelativeContext extends ForwardContext {
+  readonly relative?: RelativeEmbeddings | undefined;
+}
+
+/**
+ * The table's rows for all distances of a sequence, each looked up once rather than for every pair.
+ * @param table embeddings of relative positions, `[rows, hiddenSize]`
+ * @param rowOf the table's row for a query that stands `distance` places behind its key
+ * @param contextLength longest sequence
+ */
+export function relativeEmbeddings(
+  table: Tensor,
+  rowOf: (distance: number) => number,
+  contextLength: number,
+  sequence: Dim,
+): RelativeEmbeddings {
+  const rows = Int32Array.from({ length: 2 * contextLength + 1 }, (_, index) => rowOf(index - contextLength));
+  const from = subtractDims(contextLength + 1, sequence);
+  const to = addDims(contextLength + 1, sequence);
+  const pick = (indices: Int32Array): Tensor =>
+    table.gather(constant("int32", [indices.length], indices).slice(0, from, to), 0);
+  return { ascending: pick(rows), descending: pick(rows.toReversed()) };
+}
+
+/**
+ * Scores by distance as scores by place: `[batch, heads, sequence, 2 * sequence]` -> `[batch, heads, sequence, sequence]`,
+ * where row `i` becomes its columns `sequence - 1 - i` and on. Read as one long row, these lie one step apart from row to
+ * row, so that nothing is gathered (Dai et al. 2019, appendix B).
+ */
+function byPlace(scores: Tensor): Tensor {
+  const [batch, heads, sequence, width] = scores.shape as readonly [Dim, Dim, Dim, Dim];
+  const stride = subtractDims(width, 1);
+  const start = subtractDims(sequence, 1);
+  const flat = scores.reshape([batch, heads, multiplyDims(sequence, width)]);
+  const rows = flat.slice(2, start, addDims(start, multiplyDims(sequence, stride)));
+  return rows.reshape([batch, heads, sequence, stride]).slice(3, 0, sequence);
+}
+
+export interface DisentangledOptions {
+  /** Keys of the relative positions in descending order, `[1, heads, 2 * sequence, headSize]`: content-to-position. */
+  readonly positionKey?: Tensor | undefined;
+  /** Queries of the relative positions in ascending order, `[1, heads, 2 * sequence, headSize]`: position-to-content. */
+  readonly positionQuery?: Tensor | undefined;
+  readonly dropout: number;
+}
+
+/**
+ * Disentangled attention, equation 4: content to content, content to position and position to content, over the root of
+ * `headSize` times the number of terms. Query, key and value `[batch, heads, sequence, headSize]` -> `[batch, sequence,
+ * hiddenSize]`.
+ */
+export function disentangledAttention(
+  query: Tensor,
+  key: Tensor,
+  value: Tensor,
+  { positionKey, positionQuery, dropout }: DisentangledOptions,
+  { attentionMask, random }: ForwardContext,
+): Tensor {
+  const terms = 1 + Number(positionKey !== undefined) + Number(positionQuery !== undefined);
+  const scale = 1 / Math.sqrt((query.shape[3] as number) * terms);
+  const toPosition = positionKey && byPlace(matmul(query, positionKey, { transposeB: true, alpha: scale }));
+  const toContent =
+    positionQuery && transpose(byPlace(matmul(key, positionQuery, { transposeB: true, alpha: scale })));
+  const bias = toPosition && toContent ? toPosition.add(toContent) : (toPosition ?? toContent);
+  const mixed = attention(query, key, value, {
+    scale,
+    dropout,
+    random,
+    ...(bias && { bias }),
+    ...(attentionMask && { mask: attentionMask }),
+  });
+  return mergeHeads(mixed);
+}
+
+/** `[rows, heads * headSize]` as `[1, heads, rows, headSize]`. */
+export const splitTable = (table: Tensor, numHeads: number): Tensor =>
+  splitHeads(table.reshape([1, ...table.shape]), numHeads);
+
+export interface DisentangledEmbeddingsConfig {
+  readonly vocabSize: number;
+  readonly contextLength: number;
+  /** Segments; 0 for none. */
+  readonly typeVocabSize: number;
+  readonly hiddenSize: number;
+  /** Whether absolute positions are added to the input, as BERT does, rather than before the decoder alone. */
+  readonly positionBiasedInput: boolean;
+  readonly hiddenDropout: number;
+  readonly layerNormEpsilon: number;
+  readonly initializerRange: number;
+}
+
+/** The norm of token and, where there are any, segment and absolute position embeddings; padding is zero. */
+export class DisentangledEmbeddings extends Module {
+  static override readonly names = {
+    token: "word_embeddings",
+    position: "position_embeddings",
+    segment: "token_type_embeddings",
+    norm: "LayerNorm",
+  };
+  readonly token: Embedding;
+  readonly position: Embedding | undefined;
+  readonly segment: Embedding | undefined;
+  readonly norm: LayerNorm;
+  private readonly dropout: Dropout;
+
+  constructor(
+    private readonly config: DisentangledEmbeddingsConfig,
+    {
+      positions = config.positionBiasedInput,
+      token,
+    }: { positions?: boolean; token?: Embedding | undefined } = {},
+  ) {
+    super();
+    const { hiddenSize, typeVocabSize } = config;
+    const initializer = normalInit(config.initializerRange);
+    this.token = token ?? new Embedding(config.vocabSize, hiddenSize, initializer);
+    this.position = positions ? new Embedding(config.contextLength, hiddenSize, initializer) : undefined;
+    this.segment = typeVocabSize > 0 ? new Embedding(typeVocabSize, hiddenSize, initializer) : undefined;
+    this.norm = new LayerNorm(hiddenSize, config.layerNormEpsilon);
+    this.dropout = new Dropout(config.hiddenDropout);
+  }
+
+  override forward(inputs: EncoderInputs, { random }: ForwardContext): Tensor {
+    const { inputIds, tokenTypeIds } = inputs;
+    let sum = this.token.forward(inputIds);
+    if (this.config.positionBiasedInput) sum = sum.add(this.positions(inputs));
+    if (this.segment)
+      sum = sum.add(tokenTypeIds ? this.segment.forward(tokenTypeIds) : this.segment.rows(0, 1));
+    const real = realTokens(inputs);
+    const normed = this.norm.forward(sum);
+    return this.dropout.forward(real ? normed.mul(real) : normed, random);
+  }
+
+  /** Embeddings of the absolute positions, `[sequence, hiddenSize]` or `[batch, sequence, hiddenSize]`. */
+  positions({ inputIds, positionIds }: EncoderInputs): Tensor {
+    return positionIds ? this.position!.forward(positionIds) : this.position!.rows(0, inputIds.dim(1));
+  }
+}
+
+/** 1 for a real token and 0 for padding, `[batch, sequence, 1]`; undefined where no mask says which is which. */
+export function realTokens({ attentionMask }: EncoderInputs): Tensor | undefined {
+  if (attentionMask?.rank !== 2) return undefined;
+  return attentionMask.cast("float32").reshape([...attentionMask.shape, 1]);
+}
+
+/** What a disentangled layer asks of its attention. */
+export interface DisentangledSelfAttention extends Module {
+  /** Queries from `query`, keys and values from `x`, all `[batch, sequence, hiddenSize]`. */
+  forward(query: Tensor, x: Tensor, context: RelativeContext): Tensor;
+}
+
+/**
+ * A post-norm layer around disentangled attention; `[batch, sequence, hiddenSize]` in and out. In the enhanced mask decoder
+ * its queries come from elsewhere than its keys and values.
+ */
+export class DisentangledLayer<A extends DisentangledSelfAttention> extends Module {
+  static override readonly names = {
+    attention: "attention.self",
+    attentionOutput: "attention.output.dense",
+    attentionNorm: "attention.output.LayerNorm",
+    up: "intermediate.dense",
+    down: "output.dense",
+    outputNorm: "output.LayerNorm",
+  };
+  readonly attentionOutput: Linear;
+  readonly attentionNorm: LayerNorm;
+  readonly up: Linear;
+  readonly down: Linear;
+  readonly outputNorm: LayerNorm;
+  private readonly dropout: Dropout;
+
+  constructor(
+    private readonly config: EncoderLayerConfig,
+    readonly attention: A,
+  ) {
+    super();
+    const { hiddenSize, intermediateSize, layerNormEpsilon } = config;
+    const options = { initializer: normalInit(config.initializerRange) };
+    this.attentionOutput = new Linear(hiddenSize, hiddenSize, options);
+    this.attentionNorm = new LayerNorm(hiddenSize, layerNormEpsilon);
+    this.up = new Linear(hiddenSize, intermediateSize, options);
+    this.down = new Linear(intermediateSize, hiddenSize, options);
+    this.outputNorm = new LayerNorm(hiddenSize, layerNormEpsilon);
+    this.dropout = new Dropout(config.hiddenDropout);
+  }
+
+  /** @param query where the queries come from; default `x` */
+  override forward(x: Tensor, context: RelativeContext, query: Tensor = x): Tensor {
+    const mixed = this.attentionOutput.forward(this.attention.forward(query, x, context));
+    const h = this.attentionNorm.forward(this.dropout.forward(mixed, context.random).add(query));
+    const fed = this.down.forward(activations[this.config.activation](this.up.forward(h)));
+    return this.outputNorm.forward(this.dropout.forward(fed, context.random).add(h));
+  }
+}
+
+/**
+ * The enhanced mask decoder, section 3.2: absolute positions join the states of the last layer but one as queries of the
+ * last layer, which is applied twice over. `[batch, sequence, hiddenSize]` in and out.
+ * @param states output of the last layer but one
+ * @param positions embeddings of the absolute positions, broadcast to `states`
+ */
+export function enhancedMaskDecoder(
+  states: Tensor,
+  positions: Tensor,
+  lastLayer: DisentangledLayer<DisentangledSelfAttention>,
+  context: RelativeContext,
+): Tensor {
+  const once = lastLayer.forward(states, context, states.add(positions));
+  return lastLayer.forward(states, context, once);
+}
+
+export interface ContextPoolConfig extends HeadConfig {
+  readonly poolerActivation: ActivationName;
+  /** Probability of dropout before the pooler. */
+  readonly poolerDropout: number;
+}
+
+/** A layer over the first token's state, then logits `[batch, numLabels]`. */
+export class ContextPooledHead extends Module implements Head {
+  static override readonly names = { pooler: "pooler.dense", output: "" };
+  readonly pooler: Linear;
+  readonly output: PooledHead;
+  private readonly dropout: Dropout;
+
+  constructor(
+    private readonly config: ContextPoolConfig,
+    numLabels: number,
+  ) {
+    super();
+    this.pooler = new Linear(config.hiddenSize, config.hiddenSize, {
+      initializer: normalInit(config.initializerRange),
+    });
+    this.output = new PooledHead(config, numLabels, (hidden, context) => this.pool(hidden, context));
+    this.dropout = new Dropout(config.poolerDropout);
+  }
+
+  override forward(hidden: Tensor, context: ForwardContext): Tensor {
+    return this.output.forward(hidden, context);
+  }
+
+  private pool(hidden: Tensor, { random }: ForwardContext): Tensor {
+    const first = this.dropout.forward(firstToken(hidden), random);
+    return activations[this.config.poolerActivation](this.pooler.forward(first));
+  }
+}
