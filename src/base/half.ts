@@ -1,7 +1,14 @@
 import type { DType } from "./dtype.js";
 
+let valuesOfHalves: Float32Array | undefined;
+
 /** The value of IEEE half-precision bits. */
 export function float16Value(bits: number): number {
+  valuesOfHalves ??= Float32Array.from({ length: 0x10000 }, (_, index) => computeValue(index));
+  return valuesOfHalves[bits]!;
+}
+
+function computeValue(bits: number): number {
   const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
   const size =
     exponent === 31
@@ -24,3 +31,33 @@ export const widen: Partial<Record<DType, (bits: Uint16Array, target: Float32Arr
     for (let i = 0; i < bits.length; i++) target[i] = float16Value(bits[i]!);
   },
 };
+
+const float = new Float32Array(1);
+const word = new Uint32Array(float.buffer);
+
+/** The bits of the nearest half, the even one of two equally near; infinity beyond the largest. */
+export function float16Bits(value: number): number {
+  float[0] = value;
+  const bits = word[0]!;
+  const sign = (bits >>> 16) & 0x8000;
+  const size = bits & 0x7fff_ffff;
+  if (size > 0x7f80_0000) return sign | 0x7e00;
+  // From 65520 on, the nearest would be 65536, which there is not.
+  if (size >= 0x477f_f000) return sign | 0x7c00;
+  if (size < 0x3880_0000) return sign | roundHalfToEven(Math.abs(float[0]) * 2 ** 24);
+  return sign | ((size + 0xfff + ((size >>> 13) & 1) - 0x3800_0000) >>> 13);
+}
+
+function roundHalfToEven(value: number): number {
+  const below = Math.floor(value);
+  const rest = value - below;
+  return rest > 0.5 || (rest === 0.5 && below % 2 === 1) ? below + 1 : below;
+}
+
+/** The bits of the nearest bfloat16, the even one of two equally near. */
+export function bfloat16Bits(value: number): number {
+  float[0] = value;
+  const bits = word[0]!;
+  if ((bits & 0x7fff_ffff) > 0x7f80_0000) return (bits >>> 16) | 0x40;
+  return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+}

@@ -54,9 +54,9 @@ const rememberedWords = 2 ** 15;
 const longestRememberedWord = 64;
 
 /**
- * The package's tokenizer with four of its parts mended: its merging looks pairs up by JSON, its unigram lattice copies
- * its nodes and overflows the stack on long texts, it approximates precompiled character maps by NFKC, and it puts a
- * prefix before nothing.
+ * The package's tokenizer with five of its parts mended: its merging looks pairs up by JSON, its unigram lattice copies
+ * its nodes and overflows the stack on long texts, it approximates precompiled character maps by NFKC, it puts a prefix
+ * before nothing, and it takes only ASCII's digits and letters for such.
  */
 export function createRunner(
   definition: CheckedDefinition,
@@ -76,6 +76,7 @@ export function createRunner(
   const runner = new Tokenizer(
     {
       ...definition,
+      pre_tokenizer: definition.pre_tokenizer && mendPreTokenizer(definition.pre_tokenizer),
       added_tokens: definition.added_tokens.filter(
         ({ content, special }) => !whole.includes(content) && (parseSpecial || !special),
       ),
@@ -88,6 +89,26 @@ export function createRunner(
   else if (runner.model instanceof Unigram)
     mendUnigram(runner.model, { byteFallback: model.byte_fallback ?? false, whole, specials });
   return runner;
+}
+
+/** The package's digits and word characters are ASCII's; the reference's are Unicode's. */
+function mendPreTokenizer(part: Readonly<Record<string, unknown>>): object {
+  if (Array.isArray(part["pretokenizers"]))
+    return { ...part, pretokenizers: part["pretokenizers"].map(mendPreTokenizer) };
+  if (part["type"] === "Digits") {
+    const Regex = part["individual_digits"] ? "\\p{N}" : "\\p{N}+";
+    return { type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false };
+  }
+  if (part["type"] === "Whitespace") {
+    const word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
+    return {
+      type: "Split",
+      pattern: { Regex: `[${word}]+|[^${word}\\s]+` },
+      behavior: "Removed",
+      invert: true,
+    };
+  }
+  return part;
 }
 
 function mendNormalizer(normalizer: Normalizer): Normalizer {

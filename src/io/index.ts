@@ -1,4 +1,5 @@
 export type { Encoding, PairOptions } from "./encoding.js";
+export * from "./gguf/index.js";
 export * from "./safetensors.js";
 export * from "./sentencepiece.js";
 export * from "./tokenizer.js";

@@ -1,3 +1,5 @@
+import TinyQueue from "tinyqueue";
+
 /**
  * Joins neighbours, the pair of lowest rank first and the leftmost of equals, until no pair has a rank: byte-pair
  * encoding, in time that grows with the length by little more than its first power. A text without cuts between its
@@ -13,7 +15,7 @@ export function mergeByRank(
   const tokens: (string | undefined)[] = [...symbols];
   const next = Int32Array.from(symbols, (_, index) => index + 1);
   const previous = Int32Array.from(symbols, (_, index) => index - 1);
-  const queue = new NumberHeap();
+  const queue = new TinyQueue<number>();
   // One number orders by rank, then by place; what it promised is looked up again when it comes, so none is ever removed.
   const offer = (place: number): void => {
     const after = next[place]!;
@@ -40,39 +42,3 @@ export function mergeByRank(
 }
 
 const placeFactor = 2 ** 33;
-
-/** A binary heap, smallest number first. */
-class NumberHeap {
-  private readonly items: number[] = [];
-
-  push(item: number): void {
-    const { items } = this;
-    let place = items.length;
-    items.push(item);
-    while (place > 0) {
-      const parent = (place - 1) >> 1;
-      if (items[parent]! <= item) break;
-      items[place] = items[parent]!;
-      place = parent;
-    }
-    items[place] = item;
-  }
-
-  pop(): number | undefined {
-    const { items } = this;
-    const top = items[0];
-    const last = items.pop();
-    if (last === undefined || items.length === 0) return top;
-    let place = 0;
-    for (;;) {
-      let child = 2 * place + 1;
-      if (child >= items.length) break;
-      if (child + 1 < items.length && items[child + 1]! < items[child]!) child++;
-      if (items[child]! >= last) break;
-      items[place] = items[child]!;
-      place = child;
-    }
-    items[place] = last;
-    return top;
-  }
-}

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
-import { LineageError } from "../base/errors.js";
+import { z } from "zod";
+import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import type { CausalModel } from "../generation/index.js";
 import type { Tensor } from "../graph/index.js";
@@ -8,6 +9,7 @@ import { Tokenizer, loadWeights, saveWeights } from "../io/index.js";
 import type { ForwardContext, Weights } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { LanguageModel } from "../training/index.js";
+import { loadGguf } from "./gguf.js";
 import { Gpt2, gpt2FromHuggingFace, gpt2ToHuggingFace } from "./gpt2.js";
 import { Llama, llamaFromHuggingFace, llamaToHuggingFace } from "./llama.js";
 import { Mistral, mistralFromHuggingFace, mistralToHuggingFace } from "./mistral.js";
@@ -89,13 +91,16 @@ export interface LoadedModel {
   readonly model: CausalLanguageModel;
   readonly weights: Weights;
   readonly tokenizer: Tokenizer;
+  /** Ids that end what the model writes, as it was trained; never the padding's unless it is one of them. Default: the tokenizer's EOS. */
+  readonly stopIds?: readonly number[] | undefined;
 }
 
 /**
- * Reads a checkpoint folder: `config.json`, `model.safetensors` or its shards, and the tokenizer. Throws where one is
- * missing or they do not fit, and `memory` before it begins what will not fit into what is free.
+ * Reads a `.gguf` file, or a checkpoint folder: `config.json`, `model.safetensors` or its shards, and the tokenizer. Throws
+ * where one is missing or they do not fit, and `memory` before it begins what will not fit into what is free.
  */
 export async function loadModel(runtime: Runtime, folder: string): Promise<LoadedModel> {
+  if (folder.endsWith(".gguf")) return loadGguf(runtime, folder);
   const configFile = path.join(folder, "config.json");
   if (!existsSync(configFile)) {
     throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
@@ -110,12 +115,39 @@ export async function loadModel(runtime: Runtime, folder: string): Promise<Loade
       `the tokenizer of ${folder} has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${model.config.vocabSize}`,
     );
   }
-  return { model, tokenizer, weights: await loadWeights(runtime, model, folder, { unused }) };
+  const stopIds = await readStopIds(folder, json);
+  return { model, tokenizer, stopIds, weights: await loadWeights(runtime, model, folder, { unused }) };
+}
+
+const endIds = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
+
+/** What `generation_config.json`, or else `config.json`, names as the ends of a text. */
+async function readStopIds(folder: string, config: unknown): Promise<readonly number[] | undefined> {
+  const file = path.join(folder, "generation_config.json");
+  for (const [source, json] of [
+    [file, existsSync(file) ? await readJson(file) : {}],
+    [path.join(folder, "config.json"), config],
+  ] as const) {
+    const parsed = endIds.safeParse(json);
+    if (!parsed.success) throw new FormatError(source, z.prettifyError(parsed.error));
+    const ids = parsed.data.eos_token_id;
+    if (ids !== undefined && ids !== null) return typeof ids === "number" ? [ids] : ids;
+  }
+  return undefined;
 }
 
 /** Writes what `loadModel`, and Hugging Face transformers, read. */
-export async function saveModel(folder: string, { model, weights, tokenizer }: LoadedModel): Promise<void> {
+export async function saveModel(
+  folder: string,
+  { model, weights, tokenizer, stopIds }: LoadedModel,
+): Promise<void> {
   await writeJson(path.join(folder, "config.json"), causalModelConfig(model));
   await tokenizer.save(folder);
+  if (stopIds)
+    await writeJson(path.join(folder, "generation_config.json"), {
+      bos_token_id: tokenizer.bosId,
+      eos_token_id: stopIds.length === 1 ? stopIds[0] : stopIds,
+      pad_token_id: tokenizer.padId,
+    });
   await saveWeights(path.join(folder, "model.safetensors"), weights);
 }

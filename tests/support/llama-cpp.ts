@@ -117,6 +117,7 @@ export function quantize(format: BlockFormat, values: Float32Array): Uint8Array 
 }
 
 export interface LlamaCppOptions {
+  /** Default 1: more wait for each other where the machine is busy. */
   readonly threads?: number;
   /** Default 512. */
   readonly contextLength?: number;

@@ -1,16 +1,13 @@
 """Token ids and texts of the sentencepiece library: LLaMA's own model, and two small models trained here on botchan.txt.
 
-The models are committed; LLaMA's stays where it is. Run: python sentencepiece.py (needs ../shared/data)."""
+The models are committed; LLaMA's stays where it is. Run: python sentencepiece_models.py (needs ../shared/data)."""
 
+import io
 import json
 import random
-import sys
-import tempfile
 from pathlib import Path
 
-# This file has the library's name.
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
-import sentencepiece  # noqa: E402
+import sentencepiece
 
 here = Path(__file__).parent
 data = here.parents[2] / "shared" / "data"
@@ -69,15 +66,15 @@ def record(model: sentencepiece.SentencePieceProcessor) -> dict:
 
 
 def train(name: str, **options) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = str(Path(folder) / name)
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(data / "botchan.txt"), model_prefix=prefix, minloglevel=2, num_threads=1, **options
-        )
-        model = Path(prefix + ".model").read_bytes()
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        (values / f"{name}.model").write_bytes(model)
-        return record(processor)
+    # From memory and into memory: a model file keeps the paths that it was made with.
+    lines = (data / "botchan.txt").read_text("utf8").split("\n")
+    writer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=writer, minloglevel=2, num_threads=1, **options
+    )
+    model = writer.getvalue()
+    (values / f"{name}.model").write_bytes(model)
+    return record(sentencepiece.SentencePieceProcessor(model_proto=model))
 
 
 result = {

@@ -1,0 +1,15 @@
+export * from "./blocks.js";
+export * from "./file.js";
+export {
+  type GgufPlace,
+  checkShape,
+  ggufConfig,
+  ggufModel,
+  ggufPlace,
+  rearrange,
+  ropeScalingOfFactors,
+  rotaryRows,
+  tensorFormat,
+} from "./model.js";
+export { ggufStopIds, ggufTokenizer, ggufTokenizerMetadata } from "./tokenizer.js";
+export { type GgufTensorToSave, writeGguf } from "./write.js";
