@@ -13,6 +13,7 @@ const floors = [
   ["training", "generation"],
   ["objectives"],
   ["models"],
+  ["embedding", "finetuning"],
   ["cli"],
 ];
 

@@ -2,19 +2,25 @@
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
 import { demoCommand } from "./demo.js";
+import { embedCommand } from "./embed.js";
 import { evalCommand } from "./eval.js";
 import { exportCommand } from "./export.js";
+import { fillMaskCommand } from "./fill-mask.js";
 import { generateCommand } from "./generate.js";
 import { examples } from "./options.js";
+import { searchCommand } from "./search.js";
 import { colors } from "./terminal.js";
 import { trainCommand } from "./train.js";
 
 const program = new Command("lineage")
   .description("Train Transformer language models and write with them, in TypeScript.")
   .addCommand(demoCommand)
+  .addCommand(embedCommand)
   .addCommand(evalCommand)
   .addCommand(exportCommand)
+  .addCommand(fillMaskCommand)
   .addCommand(generateCommand)
+  .addCommand(searchCommand)
   .addCommand(trainCommand)
   .addHelpText(
     "after",

@@ -1,4 +1,5 @@
 export * from "./batch.js";
+export * from "./buckets.js";
 export * from "./examples.js";
 export * from "./loader.js";
 export { stories, story } from "./stories/index.js";

@@ -1,5 +1,6 @@
 export type { Encoding, PairOptions } from "./encoding.js";
 export * from "./gguf/index.js";
+export * from "./npy.js";
 export * from "./safetensors.js";
 export * from "./sentencepiece.js";
 export * from "./tokenizer.js";

@@ -1,0 +1,70 @@
+import { Command } from "commander";
+import { Embedder, SearchIndex } from "../embedding/index.js";
+import { createRuntime } from "../runtime/index.js";
+import { examples, number } from "./options.js";
+import { interruptible } from "./progress.js";
+import { Reporter, bar, count } from "./terminal.js";
+
+interface SearchCommand {
+  readonly model: string;
+  readonly topK: number;
+  readonly index?: string;
+  readonly cache: boolean;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+async function searchFolder(folder: string, query: string, command: SearchCommand): Promise<void> {
+  const { model, topK, index: file, cache, threads, json = false } = command;
+  const report = new Reporter(false);
+  using embedder = await Embedder.load(model, { runtime: createRuntime({ threads }) });
+  const index = await interruptible((signal) =>
+    SearchIndex.open(folder, embedder, {
+      cache: cache ? file : null,
+      signal,
+      onProgress: (done, total) => {
+        if (!json) report.progress(`${bar(done / total)} ${count(done)} of ${count(total)} passages`, {});
+      },
+    }),
+  );
+  report.done();
+  const { embedded, removed, files, passages, skipped } = index.report;
+  const hits = await index.search(query, { topK });
+  if (json) {
+    process.stdout.write(`${JSON.stringify({ query, hits, index: index.report })}\n`);
+    return;
+  }
+  report.say(
+    `${count(files)} files, ${count(passages)} passages; ${count(embedded)} files were new or changed, ${count(removed)} gone` +
+      (skipped.length > 0 ? `, ${count(skipped.length)} are no text` : ""),
+  );
+  for (const { file: name, firstLine, lastLine, score, text } of hits) {
+    const shown = text.length > 240 ? `${text.slice(0, 240).trimEnd()} …` : text;
+    process.stdout.write(
+      `\n${name}:${firstLine}${lastLine > firstLine ? `-${lastLine}` : ""}  ${score.toFixed(3)}\n` +
+        `${shown.replace(/^/gm, "    ")}\n`,
+    );
+  }
+}
+
+export const searchCommand = new Command("search")
+  .description("the passages of a folder's text files that are nearest in meaning to a query")
+  .argument("<folder>", "folder of text files; hidden ones are left out")
+  .argument("<query>", "what to look for, in words")
+  .requiredOption("--model <folder>", "an encoder that embeds sentences, such as all-MiniLM-L6-v2")
+  .option("--top-k <n>", "passages to show", number, 5)
+  .option("--index <file>", "where the vectors are kept; default: .lineage-search.safetensors in the folder")
+  .option("--no-cache", "keep no vectors")
+  .option("--threads <n>", "threads of the engine", number)
+  .option("--json", "one JSON object")
+  .addHelpText(
+    "after",
+    examples(
+      [
+        'lineage search notes "how do I renew my passport?" --model all-MiniLM-L6-v2',
+        "the five nearest passages",
+      ],
+      ["lineage search src 'where are files written?' --model all-MiniLM-L6-v2 --top-k 3", "a code base"],
+    ),
+  )
+  .action(searchFolder);

@@ -1,0 +1,3 @@
+export * from "./embedder.js";
+export * from "./fill-mask.js";
+export * from "./search.js";
