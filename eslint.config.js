@@ -13,7 +13,7 @@ const floors = [
   ["training", "generation"],
   ["objectives"],
   ["models"],
-  ["embedding", "finetuning"],
+  ["embedding", "finetuning", "pretraining"],
   ["cli"],
 ];
 

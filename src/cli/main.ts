@@ -8,6 +8,7 @@ import { exportCommand } from "./export.js";
 import { fillMaskCommand } from "./fill-mask.js";
 import { generateCommand } from "./generate.js";
 import { examples } from "./options.js";
+import { pretrainCommand } from "./pretrain.js";
 import { searchCommand } from "./search.js";
 import { colors } from "./terminal.js";
 import { trainCommand } from "./train.js";
@@ -20,6 +21,7 @@ const program = new Command("lineage")
   .addCommand(exportCommand)
   .addCommand(fillMaskCommand)
   .addCommand(generateCommand)
+  .addCommand(pretrainCommand)
   .addCommand(searchCommand)
   .addCommand(trainCommand)
   .addHelpText(

@@ -1,3 +1,4 @@
+export { type EncoderBpeOptions, type EncoderBpeStyle, trainEncoderBpe } from "./encoder-bpe.js";
 export type { Encoding, PairOptions } from "./encoding.js";
 export * from "./gguf/index.js";
 export * from "./npy.js";

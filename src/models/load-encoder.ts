@@ -72,6 +72,26 @@ import {
   robertaFromHuggingFace,
   robertaToHuggingFace,
 } from "./roberta.js";
+import {
+  Xlm,
+  xlmForMaskedLm,
+  xlmForMultipleChoice,
+  xlmForQuestionAnswering,
+  xlmForSequenceClassification,
+  xlmForTokenClassification,
+  xlmFromHuggingFace,
+  xlmToHuggingFace,
+} from "./xlm.js";
+import {
+  Xlnet,
+  xlnetForMultipleChoice,
+  xlnetForPretraining,
+  xlnetForQuestionAnswering,
+  xlnetForSequenceClassification,
+  xlnetForTokenClassification,
+  xlnetFromHuggingFace,
+  xlnetToHuggingFace,
+} from "./xlnet.js";
 
 /** What an encoder is asked for: words behind masks, or an answer about a sequence, each token, a span or choices. */
 export const encoderTasks = ["maskedLm", "sequence", "token", "span", "choice"] as const;
@@ -217,6 +237,36 @@ const families: Readonly<Record<string, Family>> = {
       token: robertaForTokenClassification,
       span: robertaForQuestionAnswering,
       choice: robertaForMultipleChoice,
+    },
+  }),
+  xlm: family({
+    className: "XLM",
+    prefix: "transformer",
+    Model: Xlm,
+    fromHuggingFace: xlmFromHuggingFace,
+    toHuggingFace: xlmToHuggingFace,
+    encoder: (config) => new Xlm(config),
+    heads: {
+      maskedLm: xlmForMaskedLm,
+      sequence: xlmForSequenceClassification,
+      token: xlmForTokenClassification,
+      span: xlmForQuestionAnswering,
+      choice: (config, numLabels) => xlmForMultipleChoice(config, numLabels),
+    },
+  }),
+  xlnet: family({
+    className: "XLNet",
+    prefix: "transformer",
+    Model: Xlnet,
+    fromHuggingFace: xlnetFromHuggingFace,
+    toHuggingFace: xlnetToHuggingFace,
+    encoder: (config) => new Xlnet(config),
+    heads: {
+      maskedLm: xlnetForPretraining,
+      sequence: xlnetForSequenceClassification,
+      token: xlnetForTokenClassification,
+      span: xlnetForQuestionAnswering,
+      choice: xlnetForMultipleChoice,
     },
   }),
 };

@@ -8,7 +8,7 @@ import type { SentenceVocabulary } from "./vocabulary.js";
 export interface EncoderRow {
   readonly ids: readonly number[];
   readonly typeIds: readonly number[];
-  /** Label of the sentence task, where the row has one. */
+  /** Label of the sentence task, where the row has one; -100 counts for nothing. */
   readonly label?: number;
   readonly positionIds?: readonly number[];
   readonly languageIds?: readonly number[];
@@ -98,7 +98,9 @@ export function maskedBatch(rows: readonly MaskedRow[], paddingId: number): Batc
     },
     counts: {
       [maskedLm]: counted,
-      ...(has("label") && { [sentenceTask]: rows.filter(({ label }) => label !== undefined).length }),
+      ...(has("label") && {
+        [sentenceTask]: rows.filter(({ label = ignoredLabel }) => label !== ignoredLabel).length,
+      }),
     },
     tokens: rows.reduce((total, { ids }) => total + ids.length, 0),
   };

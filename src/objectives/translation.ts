@@ -26,7 +26,12 @@ export interface LanguageText {
 /** One language's row for masked LM: `</s> text </s>`. */
 export function languageRow({ ids, language }: LanguageText, separatorId: number): EncoderRow {
   const row = [separatorId, ...ids, separatorId];
-  return { ids: row, typeIds: row.map(() => 0), languageIds: row.map(() => language) };
+  return {
+    ids: row,
+    typeIds: row.map(() => 0),
+    languageIds: row.map(() => language),
+    positionIds: row.map((_, position) => position),
+  };
 }
 
 /**
@@ -45,6 +50,6 @@ export function translationRow(
     ids: rows.flatMap(({ ids }) => ids),
     typeIds: rows.flatMap(({ typeIds }) => typeIds),
     languageIds: rows.flatMap(({ languageIds }) => languageIds!),
-    positionIds: rows.flatMap(({ ids }) => ids.map((_, position) => position)),
+    positionIds: rows.flatMap(({ positionIds }) => positionIds!),
   };
 }

@@ -1,0 +1,321 @@
+import { Command, Option } from "commander";
+import path from "node:path";
+import { z } from "zod";
+import { LineageError } from "../base/errors.js";
+import { readText } from "../base/files.js";
+import { stories } from "../data/index.js";
+import { Tokenizer } from "../io/index.js";
+import { Weights, countParameters } from "../nn/index.js";
+import {
+  type LanguageCorpus,
+  type ParallelCorpus,
+  type PretrainingCorpus,
+  documentsOf,
+  pretrainingModels,
+  pretrainingSystems,
+  splitDocuments,
+} from "../pretraining/index.js";
+import { createRuntime } from "../runtime/index.js";
+import { RunFolder, type TrainingResult, adamW, evaluate, runTraining, schedule } from "../training/index.js";
+import { examples, list, number } from "./options.js";
+import { interruptible, progressObserver } from "./progress.js";
+import { Reporter, colors, count } from "./terminal.js";
+
+/** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
+export const pretrainOptions = z.object({
+  model: z.enum(pretrainingModels),
+  /** Text files, each `file` or `language=file`; or `stories` for the embedded corpus. */
+  data: z.array(z.string()).min(1),
+  /** Pairs of files with one sentence a line: `en=train.en,de=train.de`. */
+  parallel: z.array(z.string()).default([]),
+  /** A folder with a tokenizer. Default: the system's own kind is trained on the data. */
+  tokenizer: z.string().optional(),
+  vocabSize: z.int().min(64).default(4096),
+  layers: z.int().positive().default(4),
+  hidden: z.int().positive().default(128),
+  heads: z.int().positive().default(4),
+  context: z.int().min(16).default(128),
+  dropout: z.number().min(0).lt(1).default(0.1),
+  batch: z.int().positive().default(16),
+  accumulate: z.int().positive().default(1),
+  steps: z.int().positive().default(1000),
+  learningRate: z.number().positive().default(1e-3),
+  /** Default: a tenth of the steps. */
+  warmup: z.int().nonnegative().optional(),
+  weightDecay: z.number().nonnegative().default(0.01),
+  clip: z.number().positive().default(1),
+  validation: z.number().positive().lt(1).default(0.05),
+  evalEvery: z.int().positive().default(250),
+  patience: z.int().positive().optional(),
+  seed: z.int().nonnegative().default(1),
+});
+export type PretrainOptions = z.infer<typeof pretrainOptions>;
+
+export interface PretrainCommand {
+  readonly out: string;
+  readonly resume?: boolean;
+  readonly json?: boolean;
+  readonly threads?: number;
+}
+
+/** Stories of the embedded corpus: enough that a run of minutes sees each about once. */
+const embeddedStories = 6000;
+
+/** Pretrains an encoder on its own objective. Ctrl-C saves; `resume` goes on to exactly the same losses. */
+export async function pretrain(
+  given: z.input<typeof pretrainOptions> | undefined,
+  { out, resume = false, json = false, threads }: PretrainCommand,
+): Promise<TrainingResult> {
+  const report = new Reporter(json);
+  const folder = await RunFolder.open(out, pretrainOptions, { resume, given });
+  try {
+    return await interruptible((signal) => run(folder, report, signal, threads));
+  } finally {
+    report.done();
+    await folder.close();
+  }
+}
+
+async function run(
+  folder: RunFolder<PretrainOptions>,
+  report: Reporter,
+  signal: AbortSignal,
+  threads?: number,
+): Promise<TrainingResult> {
+  const { options, path: out } = folder;
+  const system = pretrainingSystems[options.model];
+  const { training, heldOut } = await readCorpus(options);
+  const tokenizer = folder.resuming
+    ? await Tokenizer.load(out)
+    : options.tokenizer === undefined
+      ? system.trainTokenizer(textsOf(training), options.vocabSize)
+      : await Tokenizer.load(options.tokenizer);
+  // Kept from the start: a run that is interrupted before its first evaluation goes on with the same tokens.
+  if (!folder.resuming) await tokenizer.save(out);
+  const documents = (corpus: PretrainingCorpus) =>
+    corpus.languages.reduce((sum, language) => sum + language.documents.length, 0);
+  report.say(
+    `corpus: ${count(documents(training))} documents to learn from, ${count(documents(heldOut))} held out` +
+      `${describeLanguages(training)}; vocabulary ${count(tokenizer.vocabSize)}`,
+    { trainingDocuments: documents(training), heldOutDocuments: documents(heldOut) },
+  );
+
+  const runtime = createRuntime({ threads });
+  const {
+    model,
+    objective,
+    source,
+    heldOut: batches,
+    save,
+  } = system.prepare({
+    tokenizer,
+    training,
+    heldOut,
+    hiddenSize: options.hidden,
+    numLayers: options.layers,
+    numHeads: options.heads,
+    contextLength: options.context,
+    dropout: options.dropout,
+    batchSize: options.batch,
+    seed: options.seed,
+  });
+  const size = countParameters(model);
+  report.say(
+    `model: ${system.title} with ${count(size)} parameters (${options.layers} layers, ${options.hidden} wide, ` +
+      `${options.heads} heads); it learns from ${system.objective}`,
+    { parameters: size },
+  );
+  using weights = Weights.initialize(runtime, model, options.seed);
+  const { learningRate, steps } = options;
+  const result = await runTraining({
+    folder,
+    objective,
+    weights,
+    source,
+    accumulation: options.accumulate,
+    clipNorm: options.clip,
+    seed: options.seed,
+    schedule: schedule("linear", {
+      learningRate,
+      warmupSteps: options.warmup ?? Math.floor(steps / 10),
+      totalSteps: steps,
+      minimum: 0,
+    }),
+    optimizer: (...buffers) => adamW(...buffers, { betas: [0.9, 0.98], weightDecay: options.weightDecay }),
+    steps,
+    evalEvery: options.evalEvery,
+    patience: options.patience,
+    evaluate: async (kept, { signal: stop }) => {
+      const { loss, parts } = await evaluate(objective, kept, batches(), { signal: stop });
+      return { loss, ...(Object.keys(parts).length > 1 ? parts : {}) };
+    },
+    save: (kept) => save(out, kept),
+    signal,
+    observer: progressObserver(report),
+  });
+  if (result.outcome === "interrupted")
+    report.say(
+      `stopped after step ${result.step} and saved; go on with: lineage pretrain --resume --out ${out}`,
+      {
+        ...result,
+      },
+    );
+  else {
+    if (result.outcome === "stopped early")
+      report.say(`stopped early: ${options.patience} evaluations without a better held-out loss`);
+    report.say(
+      `${colors.green("done")}: ${out} holds the encoder (best held-out loss ${(result.best ?? NaN).toFixed(4)}), its tokenizer and loss.svg`,
+      { ...result },
+    );
+  }
+  return result;
+}
+
+function describeLanguages({ languages, parallel = [] }: PretrainingCorpus): string {
+  if (languages.length < 2) return "";
+  const pairs = parallel.reduce((sum, corpus) => sum + corpus.pairs.length, 0);
+  return ` in ${languages.map(({ name }) => name).join(", ")}${pairs > 0 ? ` and ${count(pairs)} translated sentences` : ""}`;
+}
+
+function* textsOf({ languages, parallel = [] }: PretrainingCorpus): Generator<string> {
+  for (const { documents } of languages) for (const document of documents) yield document.join(" ");
+  for (const { pairs } of parallel) for (const pair of pairs) yield* pair;
+}
+
+/** Texts by language, and translations, each cut into what is learned from and what is held out. */
+async function readCorpus(
+  options: PretrainOptions,
+): Promise<{ training: PretrainingCorpus; heldOut: PretrainingCorpus }> {
+  const named = options.data.map((entry) => {
+    const [, language, file] = /^(\w+)=(.+)$/.exec(entry) ?? [undefined, undefined, entry];
+    return { language, file };
+  });
+  const languageless = named.find(({ language }) => language === undefined);
+  if (options.parallel.length > 0 && options.model !== "xlm")
+    throw new LineageError("argument", `translations are XLM's to learn from, not ${options.model}'s`);
+  if (languageless && named.some(({ language }) => language !== undefined))
+    throw new LineageError(
+      "argument",
+      `${languageless.file} has no language, though other files have: write --data language=file for each`,
+    );
+  const training: LanguageCorpus[] = [];
+  const heldOut: LanguageCorpus[] = [];
+  for (const name of new Set(named.map(({ language = "" }) => language))) {
+    const files = named.filter(({ language = "" }) => language === name).map(({ file }) => file);
+    const documents = (await Promise.all(files.map((file) => readDocuments(file, options.seed)))).flat();
+    const parts = splitDocuments(documents, options.validation, files.join(", "));
+    training.push({ name, documents: parts.training });
+    heldOut.push({ name, documents: parts.heldOut });
+  }
+  const parallel = await Promise.all(
+    options.parallel.map((entry) =>
+      readParallel(
+        entry,
+        training.map(({ name }) => name),
+      ),
+    ),
+  );
+  const cut = (pick: "training" | "heldOut"): ParallelCorpus[] =>
+    parallel.map(({ languages, pairs }) => ({
+      languages,
+      pairs: splitDocuments(pairs, options.validation, options.parallel.join(", "))[pick],
+    }));
+  return {
+    training: { languages: training, parallel: cut("training") },
+    heldOut: { languages: heldOut, parallel: cut("heldOut") },
+  };
+}
+
+async function readDocuments(file: string, seed: number): Promise<string[][]> {
+  if (file === "stories")
+    return [...stories({ seed, count: embeddedStories })].flatMap((story) => documentsOf(story));
+  const documents = documentsOf(await readText(file));
+  if (documents.length === 0)
+    throw new LineageError("data", `${file} is empty: there is nothing to learn from`);
+  return documents;
+}
+
+/** `en=train.en,de=train.de`: two files whose lines translate one another. */
+async function readParallel(entry: string, languages: readonly string[]): Promise<ParallelCorpus> {
+  const sides = entry.split(",").map((part) => part.split("="));
+  if (sides.length !== 2 || sides.some((side) => side.length !== 2 || side.includes("")))
+    throw new LineageError(
+      "argument",
+      `--parallel takes two languages with their files, such as en=train.en,de=train.de, not ${JSON.stringify(entry)}`,
+    );
+  const numbers = sides.map(([language]) => {
+    const index = languages.indexOf(language!);
+    if (index < 0)
+      throw new LineageError(
+        "argument",
+        `there is no text of ${language}, which --parallel has: give it by --data ${language}=FILE`,
+      );
+    return index;
+  }) as [number, number];
+  const [left, right] = (await Promise.all(
+    sides.map(async ([, file]) => (await readText(file!)).trimEnd().split("\n")),
+  )) as [string[], string[]];
+  if (left.length !== right.length)
+    throw new LineageError(
+      "data",
+      `${path.basename(sides[0]![1]!)} has ${left.length} lines and ${path.basename(sides[1]![1]!)} ${right.length}: translations need one for one`,
+    );
+  const pairs = left
+    .map((text, line): [string, string] => [text.trim(), right[line]!.trim()])
+    .filter(([a, b]) => a !== "" && b !== "");
+  return { languages: numbers, pairs };
+}
+
+export const pretrainCommand = new Command("pretrain")
+  .description("pretrain an encoder from scratch on its own objective")
+  .addOption(new Option("--model <name>", "which system").choices(pretrainingModels))
+  .option(
+    "--data <file>",
+    'UTF-8 text, or language=file for XLM; again for more; or "stories" for the embedded corpus',
+    list,
+  )
+  .option(
+    "--parallel <files>",
+    "translations for XLM, one sentence a line: en=train.en,de=train.de; again for more",
+    list,
+  )
+  .option("--out <folder>", "checkpoint folder", "runs/encoder")
+  .option("--resume", "go on with the run in --out; its own options apply")
+  .option("--tokenizer <folder>", "take this tokenizer; without it, the system's own kind is trained")
+  .option("--vocab-size <n>", "tokens that the tokenizer learns", number)
+  .option("--layers <n>", "layers", number)
+  .option("--hidden <n>", "width of the hidden states", number)
+  .option("--heads <n>", "attention heads", number)
+  .option("--context <n>", "tokens of the longest row", number)
+  .option("--dropout <p>", "probability", number)
+  .option("--batch <n>", "rows of a micro-batch", number)
+  .option("--accumulate <n>", "micro-batches of a step", number)
+  .option("--steps <n>", "steps to train", number)
+  .option("--learning-rate <x>", "peak of the schedule", number)
+  .option("--warmup <n>", "steps of rising learning rate", number)
+  .option("--weight-decay <x>", "decay of matrices", number)
+  .option("--clip <x>", "limit of the gradient norm", number)
+  .option("--validation <p>", "share of the documents that is held out", number)
+  .option("--eval-every <n>", "steps between evaluations", number)
+  .option("--patience <n>", "end after this many evaluations without a better held-out loss", number)
+  .option("--seed <n>", "everything random follows from it", number)
+  .option("--threads <n>", "threads of the engine", number)
+  .option("--json", "one JSON object a line, for programs")
+  .addHelpText(
+    "after",
+    examples(
+      ["lineage pretrain --model bert --data my.txt --out runs/bert", "masked tokens and next sentence"],
+      ["lineage pretrain --resume --out runs/bert", "go on after Ctrl-C, to the same losses"],
+      [
+        "lineage pretrain --model xlm --data en=a.en --data de=a.de --parallel en=b.en,de=b.de",
+        "two languages and their translations",
+      ],
+    ),
+  )
+  .action(async ({ out, resume, json, threads, ...options }: Record<string, unknown>) => {
+    if (!resume && options["model"] === undefined)
+      throw new LineageError("argument", `pretrain needs --model, one of ${pretrainingModels.join(", ")}`);
+    if (!resume && options["data"] === undefined)
+      throw new LineageError("argument", "pretrain needs --data FILE, or --data stories");
+    await pretrain(options as never, { out, resume, json, threads } as never);
+  });

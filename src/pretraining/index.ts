@@ -1,0 +1,3 @@
+export * from "./pretraining.js";
+export * from "./systems.js";
+export * from "./text.js";
