@@ -111,7 +111,7 @@ const length = z.int().nullish();
 const huggingFaceConfig = z.object({
   model_type: z.literal("xlnet"),
   vocab_size: size.default(32_000),
-  max_position_embeddings: size.default(512),
+  context_length: size.default(512),
   d_model: size.default(1024),
   n_layer: size.default(24),
   n_head: size.default(16),
@@ -133,7 +133,7 @@ export function xlnetFromHuggingFace(json: unknown): XlnetConfig {
   const config = parseConfig(huggingFaceConfig, json, "XLNet");
   return xlnetConfig({
     vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
+    contextLength: config.context_length,
     hiddenSize: config.d_model,
     numLayers: config.n_layer,
     numHeads: config.n_head,
@@ -153,7 +153,8 @@ export function xlnetFromHuggingFace(json: unknown): XlnetConfig {
 export const xlnetToHuggingFace = (config: XlnetConfig): Record<string, unknown> => ({
   model_type: "xlnet",
   vocab_size: config.vocabSize,
-  max_position_embeddings: config.contextLength,
+  // transformers refuses the usual name, since relative positions have no end.
+  context_length: config.contextLength,
   d_model: config.hiddenSize,
   n_layer: config.numLayers,
   n_head: config.numHeads,
