@@ -5,9 +5,7 @@
  *   npm run bench -- --python PATH       another Python
  *   npm run bench -- --smoke             seconds instead of minutes: checks that everything runs
  */
-import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import os from "node:os";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { tokenBatch } from "../src/data/index.js";
 import { Decoder } from "../src/generation/index.js";
@@ -22,6 +20,7 @@ import {
   clippingFactor,
   nextTokenObjective,
 } from "../src/training/index.js";
+import { Peer, median, timed } from "./harness.js";
 
 const { values: options } = parseArgs({
   options: { python: { type: "string", default: "python3" }, smoke: { type: "boolean", default: false } },
@@ -32,61 +31,12 @@ const config = smoke
   ? gpt2Config({ hiddenSize: 64, numLayers: 2, numHeads: 2, vocabSize: 512, contextLength: 256, dropout: 0 })
   : { ...gpt2Sizes.gpt2, dropout: 0 };
 
-interface Answer {
-  seconds: number[];
-  peakMiB: number;
-}
-
-/** PyTorch in a process of its own; undefined where there is none. */
-class Peer {
-  private constructor(
-    private readonly child: ChildProcessWithoutNullStreams,
-    private readonly lines: AsyncIterator<string>,
-    readonly version: string,
-  ) {}
-
-  static async start(python: string): Promise<Peer | undefined> {
-    const script = new URL("../../bench/peer.py", import.meta.url).pathname;
-    const child = spawn(python, [script, String(runtime.threads)]);
-    child.on("error", () => undefined);
-    const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
-    const first = await lines.next();
-    return first.done
-      ? undefined
-      : new Peer(child, lines, (JSON.parse(first.value) as { version: string }).version);
-  }
-
-  async ask(request: object): Promise<Answer> {
-    this.child.stdin.write(`${JSON.stringify(request)}\n`);
-    const line = await this.lines.next();
-    if (line.done) throw new Error("the peer process ended");
-    return JSON.parse(line.value) as Answer;
-  }
-
-  stop(): void {
-    this.child.stdin.end();
-  }
-}
-
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
-
-async function timed(repeats: number, run: () => unknown): Promise<number[]> {
-  const seconds: number[] = [];
-  for (let i = 0; i < repeats; i++) {
-    const start = performance.now();
-    await run();
-    seconds.push((performance.now() - start) / 1000);
-  }
-  return seconds;
-}
-
 function report(name: string, own: number, unit: (seconds: number) => string, peer?: number): void {
   const ratio = peer === undefined ? "" : `   PyTorch ${unit(peer)}   ${(peer / own).toFixed(2)}x its speed`;
   console.log(`${name.padEnd(44)} ${unit(own)}${ratio}`);
 }
 
-const peer = await Peer.start(options.python);
+const peer = await Peer.start(options.python, "peer.py", runtime.threads);
 console.log(
   `${os.cpus()[0]?.model ?? "?"}, ${runtime.threads} threads, ONNX Runtime ${runtime.version}, ${peer ? `PyTorch ${peer.version}` : "no PyTorch"}${smoke ? ", smoke run" : ""}\n`,
 );
