@@ -46,6 +46,8 @@ export const trainOptions = z.object({
   keyValueHeads: z.int().positive().optional(),
   /** Mistral: tokens that each one looks back on. Default: half the context. */
   window: z.int().positive().optional(),
+  /** LLaMA: whether the output embeddings are the token embeddings. GPT-2's always are, Mistral's never. */
+  tieEmbeddings: z.boolean().default(false),
   context: z.int().min(2).default(128),
   dropout: z.number().min(0).lt(1).default(0),
   batch: z.int().positive().default(16),
@@ -178,7 +180,7 @@ const modelNames = { gpt2: "GPT-2", llama: "LLaMA", mistral: "Mistral" } as cons
 
 /** The model that the options describe. Throws `argument` for an option that its architecture does not have. */
 function newModel(options: TrainOptions, vocabSize: number): CausalLanguageModel {
-  const { model, keyValueHeads, window, dropout } = options;
+  const { model, keyValueHeads, window, dropout, tieEmbeddings } = options;
   const sizes = {
     vocabSize,
     contextLength: options.context,
@@ -194,7 +196,8 @@ function newModel(options: TrainOptions, vocabSize: number): CausalLanguageModel
   without("dropout", dropout > 0 && model !== "gpt2");
   without("key-value heads of their own", keyValueHeads !== undefined && model === "gpt2");
   if (model === "gpt2") return new Gpt2(gpt2Config({ ...sizes, dropout }));
-  if (model === "llama") return new Llama(llamaConfig({ ...sizes, ...grouped }));
+  without("tied embeddings", tieEmbeddings && model === "mistral");
+  if (model === "llama") return new Llama(llamaConfig({ ...sizes, ...grouped, tieEmbeddings }));
   return new Mistral(
     mistralConfig({ ...sizes, ...grouped, slidingWindow: window ?? Math.ceil(options.context / 2) }),
   );
@@ -263,6 +266,7 @@ export const trainCommand = new Command("train")
   .option("--heads <n>", "attention heads", number)
   .option("--key-value-heads <n>", "heads of keys and values, shared by groups of heads", number)
   .option("--window <n>", "mistral: tokens that each one looks back on", number)
+  .option("--tie-embeddings", "llama: one matrix for the embeddings of input and output")
   .option("--context <n>", "tokens that the model sees at once", number)
   .option("--dropout <p>", "probability", number)
   .option("--batch <n>", "rows of a micro-batch", number)

@@ -1,15 +1,7 @@
-import {
-  type Dim,
-  type Tensor,
-  attention,
-  cachedAttention,
-  reshape,
-  rotary,
-  transpose,
-} from "../graph/index.js";
+import { type Tensor, attention, cachedAttention, rotary } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
 import type { Initializer } from "./initializers.js";
-import { Linear, mergeHeads } from "./layers.js";
+import { Linear, mergeHeads, splitHeads } from "./layers.js";
 import { Module } from "./module.js";
 import type { RotaryTables } from "./rotary.js";
 
@@ -55,45 +47,34 @@ export class GroupedQueryAttention extends Module {
   }
 
   override forward(x: Tensor, context: RotaryContext): Tensor {
-    const { numHeads, numKeyValueHeads } = this.config;
-    const query = this.turned(this.query.forward(x), numHeads, context.rotary);
-    const key = this.turned(this.key.forward(x), numKeyValueHeads, context.rotary);
+    const { cosine, sine } = context.rotary;
+    const query = rotary(this.query.forward(x), cosine, sine);
+    const key = rotary(this.key.forward(x), cosine, sine);
     const value = this.value.forward(x);
     return this.output.forward(
       context.cache ? this.attendCached(query, key, value, context) : this.attend(query, key, value, context),
     );
   }
 
-  /** Heads turned by their positions: `[batch, sequence, heads * headSize]` -> `[batch, sequence, heads, headSize]`. */
-  private turned(x: Tensor, heads: number, { cosine, sine }: RotaryTables): Tensor {
-    return rotary(reshape(x, [...this.lead(x), heads, this.config.headSize]), cosine, sine);
-  }
-
   private attend(query: Tensor, key: Tensor, value: Tensor, { attentionMask }: ForwardContext): Tensor {
-    const { numKeyValueHeads, headSize, slidingWindow } = this.config;
-    const values = reshape(value, [...this.lead(value), numKeyValueHeads, headSize]);
-    const [q, k, v] = [query, key, values].map((part) => transpose(part, [0, 2, 1, 3])) as [
-      Tensor,
-      Tensor,
-      Tensor,
-    ];
-    return mergeHeads(attention(q, k, v, { causal: true, window: slidingWindow, mask: attentionMask }));
+    const { numHeads, numKeyValueHeads, slidingWindow } = this.config;
+    const mixed = attention(
+      splitHeads(query, numHeads),
+      splitHeads(key, numKeyValueHeads),
+      splitHeads(value, numKeyValueHeads),
+      { causal: true, window: slidingWindow, ...(attentionMask && { mask: attentionMask }) },
+    );
+    return mergeHeads(mixed);
   }
 
   private attendCached(query: Tensor, key: Tensor, value: Tensor, context: RotaryContext): Tensor {
-    const { numHeads, numKeyValueHeads, headSize, slidingWindow } = this.config;
-    const step = cachedAttention(
-      reshape(query, [...this.lead(query), numHeads * headSize]),
-      reshape(key, [...this.lead(key), numKeyValueHeads * headSize]),
-      value,
-      context.cache!.layers[this.layer]!,
-      { numHeads, numKeyValueHeads, window: slidingWindow },
-    );
+    const { numHeads, numKeyValueHeads, slidingWindow } = this.config;
+    const step = cachedAttention(query, key, value, context.cache!.layers[this.layer]!, {
+      numHeads,
+      numKeyValueHeads,
+      window: slidingWindow,
+    });
     context.cache!.present[this.layer] = step;
     return step.output;
-  }
-
-  private lead(x: Tensor): [Dim, Dim] {
-    return [x.dim(0), x.dim(1)];
   }
 }

@@ -48,7 +48,7 @@ export interface RotaryConfig {
   readonly contextLength: number;
 }
 
-/** Cosine and sine of every position's angles, `[batch, sequence, 1, headSize / 2]`: they broadcast over heads. */
+/** Cosine and sine of every position's angles, `[batch, sequence, headSize / 2]`: all heads turn alike. */
 export interface RotaryTables {
   readonly cosine: Tensor;
   readonly sine: Tensor;
@@ -105,18 +105,18 @@ export function rotaryTables(config: RotaryConfig, positions: Tensor, length?: T
     config.ropeScaling?.kind === "dynamic"
       ? dynamicFrequencies(config, config.ropeScaling.factor, length ?? max(positions, { axes: -1 }).add(1))
       : constant("float32", [half], rotaryFrequencies(config));
-  const angles = mul(unsqueeze(unsqueeze(positions.cast("float32"), -1), -1), frequencies);
+  const angles = mul(unsqueeze(positions.cast("float32"), -1), frequencies);
   const scale = config.ropeScaling?.kind === "yarn" ? config.ropeScaling.attentionFactor : 1;
   return { cosine: mul(cos(angles), scale), sine: mul(sin(angles), scale) };
 }
 
-/** Frequencies of a base that lets the lowest of them reach `length` tokens; `[batch, 1, 1, headSize / 2]`. */
+/** Frequencies of a base that lets the lowest of them reach `length` tokens; `[batch, 1, headSize / 2]`. */
 function dynamicFrequencies(
   { headSize, ropeTheta, contextLength }: RotaryConfig,
   factor: number,
   length: Tensor,
 ): Tensor {
-  const reach = maximum(reshape(length.cast("float32"), [length.dim(0), 1, 1, 1]), contextLength);
+  const reach = maximum(reshape(length.cast("float32"), [length.dim(0), 1, 1]), contextLength);
   const growth = reach.mul(factor / contextLength).sub(factor - 1);
   const logBase = log(growth)
     .mul(headSize / (headSize - 2))

@@ -9,7 +9,7 @@ const labels = g.constant("int64", [3], [2, -100, 0]);
 const ids = g.constant("int64", [2, 2], [0, 2, 2, 1]);
 
 const distinct = g.constant("int64", [2, 2], [0, 2, 2, 1]);
-const angles = g.constant("float64", [3, 2], [0.1, 0.2, 0.7, 1.3, 2, 3]);
+const angles = g.constant("float64", [1, 3, 2], [0.1, 0.2, 0.7, 1.3, 2, 3]);
 
 type Rule = [
   name: string,
@@ -236,11 +236,11 @@ const rules: Rule[] = [
       [2, 3, 3],
     ],
   ],
-  ["rotary", (x) => g.rotary(x!, g.cos(angles), g.sin(angles)), [[2, 3, 4]]],
+  ["rotary", (x) => g.rotary(x!, g.cos(angles), g.sin(angles)), [[2, 3, 8]]],
   [
     "rotary, interleaved",
     (x) => g.rotary(x!, g.cos(angles), g.sin(angles), { interleaved: true }),
-    [[2, 3, 4]],
+    [[2, 3, 8]],
   ],
   ["crossEntropy", (x) => g.crossEntropy(x!, labels), [[3, 4]]],
   ["dropout", (x) => g.dropout(x!, 0.5, new g.RandomStream(g.scalar(3, "uint32"))), [[4, 4]]],
@@ -636,6 +636,55 @@ describe("fused operators give what their primitives give", () => {
     results[0]!.forEach((value, index) => {
       expect(value).toBeCloseTo(results[1]![index]!, 5);
     });
+  });
+});
+
+describe("rotary positions, fused and in primitives, are turns of pairs of channels", () => {
+  it.each([
+    [1, false],
+    [2, false],
+    [1, true],
+    [2, true],
+  ])("tables for %i rows, interleaved: %s", async (rows, interleaved) => {
+    const [heads, half] = [2, 3];
+    const data = (size: number, phase: number) =>
+      Float32Array.from({ length: size }, (_, i) => 3 * Math.sin(i * 1.3 + phase));
+    const [x, turns] = [data(2 * 4 * heads * 2 * half, 0), data(rows * 4 * half, 1)];
+    const wanted = x.slice();
+    for (let row = 0; row < 2 * 4 * heads; row++) {
+      const token = Math.floor(row / heads) % (rows * 4);
+      for (let pair = 0; pair < half; pair++) {
+        const base = row * 2 * half;
+        const [i, j] = interleaved
+          ? [base + 2 * pair, base + 2 * pair + 1]
+          : [base + pair, base + pair + half];
+        const angle = turns[token * half + pair]!;
+        wanted[i] = x[i]! * Math.cos(angle) - x[j]! * Math.sin(angle);
+        wanted[j] = x[j]! * Math.cos(angle) + x[i]! * Math.sin(angle);
+      }
+    }
+    for (const fused of [true, false]) {
+      const angle = g.input(
+        "angle",
+        "float32",
+        rows === 1 ? [1, "sequence", half] : ["batch", "sequence", half],
+      );
+      const y = g.rotary(
+        g.input("x", "float32", ["batch", "sequence", heads * 2 * half]),
+        g.cos(angle),
+        g.sin(angle),
+        {
+          interleaved,
+        },
+      );
+      using program = await g.compile(runtime, { y }, { fused });
+      const results = await program.run({
+        x: runtime.createTensor("float32", [2, 4, heads * 2 * half], x),
+        angle: runtime.createTensor("float32", [rows, 4, half], turns),
+      });
+      const found = (await results["y"]!.read()) as Float32Array;
+      for (const [index, value] of wanted.entries()) expect(found[index]).toBeCloseTo(value, 5);
+    }
   });
 });
 

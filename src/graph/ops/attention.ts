@@ -1,5 +1,5 @@
 import { ShapeError } from "../../base/errors.js";
-import { type Dim, formatShape } from "../dims.js";
+import { type Dim, formatShape, multiplyDims } from "../dims.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { add, cast, greaterEqual, less, logicalAnd, mul, neg, sub, where } from "./elementwise.js";
@@ -7,7 +7,7 @@ import { range, scalar } from "./leaf.js";
 import { softmax } from "./activation.js";
 import { matmul } from "./matmul.js";
 import { type RandomStream, dropout } from "./random.js";
-import { concat, reshape, slice, stack, unsqueeze } from "./shape.js";
+import { reshape, slice, stack, unsqueeze } from "./shape.js";
 
 export interface AttentionOptions {
   /** Whether a query sees only the keys up to its own position, the last query being at the last key. */
@@ -111,11 +111,18 @@ interface RotaryAttributes {
 const rotaryOp: (inputs: readonly Tensor[], attributes: RotaryAttributes) => Tensor =
   defineOp<RotaryAttributes>("rotary", {
     shape: ([x, cosine, sine]) => {
-      const half = (x!.shape.at(-1) as number) / 2;
+      const [batch, sequence, width] = x!.shape;
       for (const table of [cosine!, sine!]) {
-        if (table.shape.at(-1) !== half || table.rank > x!.rank) {
+        const [tableBatch, tableSequence, half] = table.shape;
+        const fits =
+          x!.rank === 3 &&
+          table.rank === 3 &&
+          (tableBatch === 1 || tableBatch === batch) &&
+          tableSequence === sequence &&
+          (width as number) % (2 * (half as number)) === 0;
+        if (!fits) {
           throw new ShapeError(
-            `the table ${formatShape(table.shape)} does not fit ${formatShape(x!.shape)}: its last dimension must be ${half}`,
+            `the table ${formatShape(table.shape)} does not fit ${formatShape(x!.shape)}: it needs [batch or 1, sequence, headSize / 2] for [batch, sequence, heads * headSize]`,
           );
         }
       }
@@ -127,24 +134,55 @@ const rotaryOp: (inputs: readonly Tensor[], attributes: RotaryAttributes) => Ten
       undefined,
       undefined,
     ],
+    // The engine looks its tables up by position: here each token's own row, in order.
+    lower: ({ names: [x, cosine, sine], inputs, attributes: { interleaved } }, onnx) => {
+      const [batch, sequence, width] = inputs[0]!.shape;
+      const [tableBatch, , half] = inputs[1]!.shape;
+      if (inputs[0]!.dtype !== "float32") return undefined;
+      const rows = (table: string): string => onnx.op("Reshape", [table, onnx.ints([-1, half as number])]);
+      const places =
+        tableBatch === 1
+          ? onnx.ints([0])
+          : onnx.op("Reshape", [
+              onnx.op("Range", [
+                onnx.scalar("int64", 0),
+                onnx.op("Squeeze", [onnx.dim(multiplyDims(batch!, sequence!)), onnx.ints([0])]),
+                onnx.scalar("int64", 1),
+              ]),
+              onnx.shape([batch!, sequence!]),
+            ]);
+      return onnx.op(
+        "RotaryEmbedding",
+        [x!, places, rows(cosine!), rows(sine!)],
+        {
+          interleaved: Number(interleaved),
+          num_heads: (width as number) / (2 * (half as number)),
+          rotary_embedding_dim: 2 * (half as number),
+        },
+        { domain: "com.microsoft" },
+      );
+    },
     decompose: ([x, cosine, sine], { interleaved }) => {
-      const size = x!.shape.at(-1) as number;
-      const pairs = interleaved ? reshape(x!, [...x!.shape.slice(0, -1), size / 2, 2]) : x!;
+      const [batch, sequence, width] = x!.shape;
+      const half = cosine!.shape[2] as number;
+      const heads = (width as number) / (2 * half);
+      const pairs = interleaved
+        ? reshape(x!, [batch!, sequence!, heads, half, 2])
+        : reshape(x!, [batch!, sequence!, heads, 2, half]);
+      const axis = interleaved ? 4 : 3;
       const part = (index: number): Tensor =>
-        interleaved
-          ? reshape(slice(pairs, -1, index, index + 1), [...x!.shape.slice(0, -1), size / 2])
-          : slice(x!, -1, (index * size) / 2, ((index + 1) * size) / 2);
+        reshape(slice(pairs, axis, index, index + 1), [batch!, sequence!, heads, half]);
       const [a, b] = [part(0), part(1)];
-      const first = sub(mul(a, cosine!), mul(b, sine!));
-      const second = add(mul(b, cosine!), mul(a, sine!));
-      return interleaved ? reshape(stack([first, second], -1), x!.shape) : concat([first, second], -1);
+      const [c, s] = [unsqueeze(cosine!, 2), unsqueeze(sine!, 2)];
+      const turned = [sub(mul(a, c), mul(b, s)), add(mul(b, c), mul(a, s))];
+      return reshape(stack(turned, axis), x!.shape);
     },
   });
 
 /**
- * Rotary position embedding, Su et al. 2021, equation 34: pairs of channels turned by an angle that grows with the
- * position. `x` `[batch, heads, sequence, headSize]`; cosine and sine broadcast from `[sequence, headSize / 2]`. Pairs
- * are channels `i` and `i + headSize / 2` (LLaMA), or neighbours when `interleaved` (GPT-J).
+ * Rotary position embedding, Su et al. 2021, equation 34: pairs of channels of every head turned by an angle that grows
+ * with the position. `x` `[batch, sequence, heads * headSize]`; cosine and sine `[batch or 1, sequence, headSize / 2]`.
+ * Pairs are channels `i` and `i + headSize / 2` of a head (LLaMA), or neighbours when `interleaved` (GPT-J).
  */
 export const rotary = (x: Tensor, cosine: Tensor, sine: Tensor, { interleaved = false } = {}): Tensor =>
   rotaryOp([x, cosine, sine], { interleaved });
