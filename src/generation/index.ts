@@ -1,6 +1,7 @@
 export * from "./beam.js";
 export { type CacheType } from "./cache.js";
 export * from "./decoder.js";
+export * from "./export.js";
 export * from "./generate.js";
 export * from "./sampling.js";
 export * from "./speculative.js";

@@ -10,14 +10,17 @@ const externalThreshold = 1024;
 /** Offsets that a memory map can use. */
 const alignment = 4096;
 
+/** Where the large tensors of an ONNX file lie. */
+export const dataFileOf = (file: string): string => `${file}_data`;
+
 export interface SaveOnnxOptions extends LowerOptions {
   /** Values of inputs that become part of the model. */
   readonly weights?: Weights;
 }
 
 /**
- * Writes the program that computes `outputs` as `file`, and its large tensors as `file.data` beside it: a model for any
- * runtime of ONNX with ONNX Runtime's operators.
+ * Writes the program that computes `outputs` as `file`, and its large tensors as `file_data` beside it, the name that the
+ * field's exporters give it: a model of any size for any engine with ONNX Runtime's operators.
  */
 export async function saveOnnx(
   file: string,
@@ -28,7 +31,7 @@ export async function saveOnnx(
     Object.entries(weights?.tensors ?? {}).map(([name, tensor]) => [name, tensor.view()]),
   );
   const model = lower(outputs, { ...options, initializers }).build();
-  const location = `${path.basename(file)}.data`;
+  const location = path.basename(dataFileOf(file));
   const chunks: Uint8Array[] = [];
   let offset = 0;
   for (const tensor of model.graph!.initializer!) {
@@ -45,6 +48,6 @@ export async function saveOnnx(
     tensor.rawData = new Uint8Array();
     offset += data.byteLength;
   }
-  if (chunks.length > 0) await writeAtomically(`${file}.data`, chunks);
+  if (chunks.length > 0) await writeAtomically(dataFileOf(file), chunks);
   await writeAtomically(file, [encodeModel(model)]);
 }

@@ -10,6 +10,7 @@ export * from "./llama.js";
 export * from "./load-encoder.js";
 export * from "./load.js";
 export * from "./mistral.js";
+export * from "./onnx.js";
 export * from "./roberta.js";
 export * from "./unilm.js";
 export * from "./xlm.js";

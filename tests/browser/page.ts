@@ -41,7 +41,7 @@ async function run(): Promise<{ losses: number[]; ids: number[]; version: string
 /** Runs an exported model with onnxruntime-web alone. */
 async function runExported(ids: number[]): Promise<number[]> {
   const session = await ort.InferenceSession.create("/model.onnx", {
-    externalData: [{ path: "model.onnx.data", data: "/model.onnx.data" }],
+    externalData: [{ path: "model.onnx_data", data: "/model.onnx_data" }],
   });
   const { logits } = await session.run({
     inputIds: new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]),

@@ -193,12 +193,13 @@ interface CachedAttentionAttributes {
   readonly scale: number;
   /** Keys that a query looks back on, itself included; -1 for all. */
   readonly window: number;
+  readonly presentLength: Dim | undefined;
 }
 
 const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention", {
   shape: (
     [query, key, value, pastKey, pastValue, lastPosition, totalLength],
-    { numHeads, numKeyValueHeads },
+    { numHeads, numKeyValueHeads, presentLength },
   ) => {
     const headSize = pastKey!.shape[3];
     const [batch, sequence, width] = query!.shape;
@@ -218,16 +219,18 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
         `the positions must be int32, not ${lastPosition!.describe()} and ${totalLength!.describe()}`,
       );
     }
+    const present = pastKey!.shape.map((dim, axis) => (axis === 2 ? (presentLength ?? dim) : dim));
     return [
       { dtype: query!.dtype, shape: [batch!, sequence!, width] },
-      { dtype: pastKey!.dtype, shape: pastKey!.shape },
-      { dtype: pastValue!.dtype, shape: pastValue!.shape },
+      { dtype: pastKey!.dtype, shape: present },
+      { dtype: pastValue!.dtype, shape: present },
     ];
   },
-  lower: ({ names: [query, key, value, pastKey, pastValue, lastPosition, totalLength], attributes }, onnx) =>
+  lower: ({ names, attributes }, onnx) =>
     onnx.ops(
       "GroupQueryAttention",
-      [query!, key!, value!, pastKey!, pastValue!, lastPosition!, totalLength!],
+      // Between the seven and the bias lie rotary tables and positions, which are applied outside.
+      [...names.slice(0, 7), ...(names[7] === undefined ? [] : ["", "", "", names[7]])],
       {
         num_heads: attributes.numHeads,
         kv_num_heads: attributes.numKeyValueHeads,
@@ -249,6 +252,10 @@ export interface KeyValueCache {
   readonly lastPosition: Tensor;
   /** Int32 scalar: the largest number of keys after this step of any row. */
   readonly totalLength: Tensor;
+  /** Added to the scores: float32 `[batch or 1, numHeads or 1, sequence, totalLength]`. */
+  readonly bias?: Tensor | undefined;
+  /** Positions that the present has, where it is not the past's own buffer. */
+  readonly presentLength?: Dim | undefined;
 }
 
 /**
@@ -275,8 +282,9 @@ export function cachedAttention(
       cache.value,
       cache.lastPosition,
       cache.totalLength,
+      ...(cache.bias ? [cast(cache.bias, dtype)] : []),
     ],
-    { numHeads, numKeyValueHeads, scale, window },
+    { numHeads, numKeyValueHeads, scale, window, presentLength: cache.presentLength },
   ).node.outputs;
   return { output: cast(output!, query.dtype), key: presentKey!, value: presentValue! };
 }
