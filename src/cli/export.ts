@@ -1,24 +1,37 @@
 import { Command } from "commander";
 import { input } from "../graph/index.js";
-import { saveOnnx } from "../io/index.js";
-import { loadModel } from "../models/index.js";
+import { dataFileOf, saveOnnx } from "../io/index.js";
+import { exportForTransformersJs, loadModel } from "../models/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples } from "./options.js";
 
-/** Writes a checkpoint's forward pass as ONNX. */
+/** Writes a checkpoint as ONNX: a folder for transformers.js, or the forward pass alone as one file. */
 async function exportOnnx({ checkpoint, out }: { checkpoint: string; out: string }): Promise<void> {
-  const { model, weights } = await loadModel(createRuntime(), checkpoint);
+  const loaded = await loadModel(createRuntime(), checkpoint);
+  if (!out.endsWith(".onnx")) {
+    await exportForTransformersJs(out, loaded);
+    process.stderr.write(`wrote ${out} for transformers.js\n`);
+    return;
+  }
+  const { model, weights } = loaded;
   const inputIds = input("inputIds", "int64", ["batch", "sequence"]);
   await saveOnnx(out, { logits: model.forward(inputIds) }, { name: model.constructor.name, weights });
-  process.stderr.write(`wrote ${out} and ${out}.data\n`);
+  process.stderr.write(`wrote ${out} and ${dataFileOf(out)}\n`);
 }
 
 export const exportCommand = new Command("export")
-  .description("write a checkpoint as an ONNX model: inputIds [batch, sequence] -> logits")
+  .description("write a checkpoint as ONNX, for transformers.js or for any ONNX engine")
   .requiredOption("--checkpoint <folder>", "what train wrote")
-  .requiredOption("--out <file>", "model.onnx; large tensors go to model.onnx.data beside it")
+  .requiredOption(
+    "--out <path>",
+    "a folder: the decoder with its cache, configuration and tokenizer, as transformers.js loads them; " +
+      "or a file ending in .onnx: inputIds [batch, sequence] -> logits, large tensors in .onnx_data beside it",
+  )
   .addHelpText(
     "after",
-    examples(["lineage export --checkpoint runs/mine --out mine.onnx", "for any ONNX engine"]),
+    examples(
+      ["lineage export --checkpoint runs/mine --out mine-onnx", "for transformers.js"],
+      ["lineage export --checkpoint runs/mine --out mine.onnx", "for any ONNX engine"],
+    ),
   )
   .action(exportOnnx);

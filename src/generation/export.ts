@@ -2,6 +2,7 @@ import {
   type KeyValueCache,
   type Tensor,
   cast,
+  expand,
   input,
   max,
   mul,
@@ -14,7 +15,8 @@ import type { CausalModel } from "./decoder.js";
 
 /**
  * A causal model as the field exports it, for transformers.js, Optimum and ONNX Runtime's own tools: ids, mask and positions
- * in, logits out, and keys and values that grow by the new positions with every call. Rows may be padded on either side.
+ * in, logits out, and keys and values that grow by the new positions with every call.
+ * Rows may be padded on either side; several rows go on by one token a call, one row by any number.
  */
 export function decoderOutputs(model: CausalModel): Record<string, Tensor> {
   namedParameters(model);

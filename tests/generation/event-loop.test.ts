@@ -1,0 +1,45 @@
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { expect, it } from "vitest";
+import { Decoder } from "../../src/generation/index.js";
+import { Gpt2, gpt2Config } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { TrainingStep, nextTokenBatch, nextTokenObjective } from "../../src/training/index.js";
+
+const runtime = createRuntime();
+const model = new Gpt2(
+  gpt2Config({ hiddenSize: 512, numLayers: 6, numHeads: 8, vocabSize: 4096, contextLength: 1024, dropout: 0 }),
+);
+
+/** Runs `work`; the longest time that the event loop stood still meanwhile, and how long it took, in milliseconds. */
+async function longestDelay(work: () => Promise<unknown>): Promise<{ delay: number; elapsed: number }> {
+  const histogram = monitorEventLoopDelay({ resolution: 1 });
+  histogram.enable();
+  const started = performance.now();
+  await work();
+  const elapsed = performance.now() - started;
+  histogram.disable();
+  return { delay: histogram.max / 1e6, elapsed };
+}
+
+it("the event loop stays free while a prompt is read", async () => {
+  using weights = Weights.initialize(runtime, model, 1);
+  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 1024 });
+  const prompt = Array.from({ length: 1000 }, (_, i) => (i * 31) % 4096);
+  const { delay, elapsed } = await longestDelay(() => decoder.prefill([prompt]));
+  expect(elapsed).toBeGreaterThan(100);
+  expect(delay).toBeLessThan(Math.max(50, elapsed / 3));
+});
+
+it("the event loop stays free while a training step runs", async () => {
+  using weights = Weights.initialize(runtime, model, 1);
+  using gradients = weights.like();
+  const step = await TrainingStep.create(model, weights, gradients, { batch: 2, sequence: 256 });
+  const inputIds = Int32Array.from({ length: 512 }, (_, i) => (i * 31) % 4096);
+  const { delay, elapsed } = await longestDelay(() =>
+    step.run({ inputIds, labels: inputIds }, { accumulate: false, lossScale: 1 / 512, seed: 0 }),
+  );
+  expect(elapsed).toBeGreaterThan(100);
+  expect(delay).toBeLessThan(Math.max(50, elapsed / 3));
+  step.dispose();
+});
