@@ -1,11 +1,9 @@
-import os from "node:os";
 import { LineageError } from "./errors.js";
 
-/** Bytes that this process can still take, limits of its container included. */
+/** Bytes that this process can still take, limits of its container included; Infinity in a browser, which does not say. */
 export function availableMemory(): number {
-  // Node 20.13 and later; before, the machine's free memory is what there is to know.
-  const { availableMemory: available } = process as { availableMemory?: () => number };
-  return available ? available.call(process) : os.freemem();
+  const { process: node } = globalThis as { process?: { availableMemory?: () => number } };
+  return node?.availableMemory?.() ?? Infinity;
 }
 
 /** Bytes for a person: `13.5 GB`. */

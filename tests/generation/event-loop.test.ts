@@ -1,10 +1,11 @@
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { expect, it } from "vitest";
+import { tokenBatch } from "../../src/data/index.js";
 import { Decoder } from "../../src/generation/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { TrainingStep, nextTokenObjective, tokenBatch } from "../../src/training/index.js";
+import { TrainingStep, nextTokenObjective } from "../../src/training/index.js";
 
 const runtime = createRuntime();
 const model = new Gpt2(
