@@ -13,8 +13,8 @@ import {
   modelDrafter,
   promptLookup,
 } from "../generation/index.js";
-import { StreamDecoder, Tokenizer } from "../io/index.js";
-import { type LoadedModel, loadModel } from "../models/index.js";
+import { StreamDecoder, type Tokenizer, beginSequence } from "../io/index.js";
+import { type RunnableModel, loadRunnable } from "../models/index.js";
 import type { Runtime } from "../runtime/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, list, number } from "./options.js";
@@ -35,9 +35,7 @@ export interface GenerateCommand extends SamplingOptions {
 
 /** Prompt ids, after the token that begins a sequence where the model was trained with one. */
 function promptIds(tokenizer: Tokenizer, prompt: string, contextLength: number): number[] {
-  const ids = tokenizer.encode(prompt);
-  if (tokenizer.addsBos && tokenizer.bosId !== undefined && ids[0] !== tokenizer.bosId)
-    ids.unshift(tokenizer.bosId);
+  const ids = beginSequence(tokenizer, tokenizer.encode(prompt));
   // An empty prompt starts like a document, after the end of the one before it.
   if (ids.length === 0 && tokenizer.endOfTextId !== undefined) ids.push(tokenizer.endOfTextId);
   if (ids.length === 0) {
@@ -63,9 +61,12 @@ export interface TextReport {
   readonly speculation?: { readonly drafted: number; readonly accepted: number };
 }
 
+/** What ends a text where the model's files do not say. */
+export const end = ({ endOfTextId }: Tokenizer): number[] => (endOfTextId === undefined ? [] : [endOfTextId]);
+
 /** Text as it is written: pieces of whole characters, none of them part of a stop string. */
 export async function* writeText(
-  { model, weights, tokenizer }: LoadedModel,
+  { model, weights, tokenizer, stopIds = end(tokenizer) }: RunnableModel,
   {
     drafter,
     ...options
@@ -83,8 +84,7 @@ export async function* writeText(
   });
   const characters = new StreamDecoder(tokenizer);
   const stops = new StopStrings(options.stop ?? []);
-  const end = tokenizer.endOfTextId;
-  const generation = { ...options, stopIds: end === undefined ? [] : [end] };
+  const generation = { ...options, stopIds };
   const tokens: AsyncIterable<SpeculativeToken> = drafter
     ? generateSpeculatively(decoder, ids, drafter, generation)
     : generate(decoder, [ids], generation);
@@ -115,11 +115,11 @@ export async function* writeText(
 /** Who guesses the next tokens for `--speculative`. Throws `tokenizer` for a model of another vocabulary. */
 async function makeDrafter(
   runtime: Runtime,
-  { model, tokenizer }: LoadedModel,
+  { model, tokenizer }: RunnableModel,
   speculative: string,
 ): Promise<Drafter> {
   if (speculative === "lookup") return promptLookup();
-  const draft = await loadModel(runtime, speculative);
+  const draft = await loadRunnable(runtime, speculative);
   if (
     draft.model.config.vocabSize !== model.config.vocabSize ||
     draft.tokenizer.vocabSize !== tokenizer.vocabSize
@@ -136,7 +136,7 @@ async function makeDrafter(
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads });
-  const loaded = await loadModel(runtime, command.model);
+  const loaded = await loadRunnable(runtime, command.model);
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
   const controller = new AbortController();
@@ -176,7 +176,7 @@ export async function generateText(command: GenerateCommand): Promise<void> {
 
 export const generateCommand = new Command("generate")
   .description("continue a prompt")
-  .option("--model <folder>", "what train wrote, or a folder of Hugging Face: GPT-2, LLaMA, Mistral")
+  .option("--model <folder>", "what train wrote, a folder of Hugging Face (GPT-2, LLaMA, Mistral) or a .gguf")
   .option("--checkpoint <folder>", "the same as --model")
   .option("--prompt <text>", "what to continue", "")
   .option("--max-new-tokens <n>", "tokens to write at most", number, 200)

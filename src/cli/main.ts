@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
+import { chatCommand } from "./chat.js";
 import { demoCommand } from "./demo.js";
 import { embedCommand } from "./embed.js";
 import { evalCommand } from "./eval.js";
@@ -15,6 +16,7 @@ import { trainCommand } from "./train.js";
 
 const program = new Command("lineage")
   .description("Train Transformer language models and write with them, in TypeScript.")
+  .addCommand(chatCommand)
   .addCommand(demoCommand)
   .addCommand(embedCommand)
   .addCommand(evalCommand)

@@ -1,5 +1,6 @@
 export * from "./beam.js";
 export { type CacheType } from "./cache.js";
+export * from "./chat.js";
 export * from "./decoder.js";
 export * from "./export.js";
 export * from "./generate.js";

@@ -1,3 +1,4 @@
+export * from "./chat-template.js";
 export { type EncoderBpeOptions, type EncoderBpeStyle, trainEncoderBpe } from "./encoder-bpe.js";
 export type { Encoding, PairOptions } from "./encoding.js";
 export * from "./gguf/index.js";

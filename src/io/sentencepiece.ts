@@ -214,7 +214,7 @@ export function sentencePieceDefinition(model: SentencePieceModel): {
         : {
             type: "Unigram",
             unk_id: unkId,
-            vocab: pieces.map(({ piece, score }) => [piece, score]),
+            vocab: pieces.map(({ piece, score }): [string, number] => [piece, score]),
             byte_fallback: model.byteFallback,
           },
   };

@@ -3,6 +3,7 @@ import { FormatError, LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import {
   GgufFile,
+  type GgufPlace,
   checkShape,
   ggufConfig,
   ggufFormat,
@@ -12,16 +13,30 @@ import {
   ggufTokenizer,
   ggufTokenizerMetadata,
   rearrange,
+  rearrangeRows,
   ropeScalingOfFactors,
   tensorFormat,
   writeGguf,
 } from "../io/index.js";
-import { Weights, namedParameters } from "../nn/index.js";
-import type { Runtime } from "../runtime/types.js";
+import type { PackedWeight } from "../graph/index.js";
+import { type Parameter, type WeightSet, Weights, namedParameters } from "../nn/index.js";
+import {
+  ModelWeights,
+  blockWeight,
+  fromGgmlBlocks,
+  ggmlBits,
+  ggmlBlockSize,
+  isGgmlBlockType,
+  matrixOf,
+  packableWeights,
+  quantizeMatrix,
+  verifyPacked,
+} from "../quantization/index.js";
+import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import { type CausalLanguageModel, type LoadedModel, causalModel, causalModelConfig } from "./load.js";
 
 /** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
-const unused = /^rope_freqs\.weight$/;
+const unused = /^(rope_freqs|output)\.weight$/;
 
 /** The `config.json` of a GGUF's model; what only tensors tell is read from them. */
 export async function ggufModelConfig(gguf: GgufFile): Promise<Record<string, unknown>> {
@@ -30,11 +45,14 @@ export async function ggufModelConfig(gguf: GgufFile): Promise<Record<string, un
   return scaling ? { ...config, rope_scaling: scaling } : { ...config };
 }
 
-/**
- * Reads a GGUF of the architectures llama (LLaMA, Mistral) and gpt2: model, weights in float32 and tokenizer. Throws
- * FormatError where the file contradicts itself, `memory` before it begins what will not fit into what is free.
- */
-export async function loadGguf(runtime: Runtime, file: string): Promise<LoadedModel> {
+/** A GGUF's model without its numbers, and where they lie. */
+interface OpenedGguf extends Omit<LoadedModel, "weights"> {
+  readonly gguf: GgufFile;
+  readonly parameters: ReadonlyMap<string, Parameter>;
+  readonly places: ReadonlyMap<string, GgufPlace>;
+}
+
+async function openGguf(file: string): Promise<OpenedGguf> {
   const gguf = await GgufFile.open(file);
   const json = await ggufModelConfig(gguf);
   const model = causalModel(json);
@@ -52,11 +70,20 @@ export async function loadGguf(runtime: Runtime, file: string): Promise<LoadedMo
     taken.add(place.name);
   }
   const extra = [...gguf.tensors.keys()].find((name) => !taken.has(name) && !unused.test(name));
-  if (extra !== undefined && extra !== "output.weight")
+  if (extra !== undefined)
     throw new FormatError(
       file,
       `the tensor ${extra} has no place in the model that the metadata describe: it is another architecture's`,
     );
+  return { gguf, model, tokenizer, stopIds: ggufStopIds(gguf), parameters, places };
+}
+
+/**
+ * Reads a GGUF of the architectures llama (LLaMA, Mistral) and gpt2: model, weights in float32 and tokenizer. Throws
+ * FormatError where the file contradicts itself, `memory` before it begins what will not fit into what is free.
+ */
+export async function loadGguf(runtime: Runtime, file: string): Promise<LoadedModel> {
+  const { gguf, model, tokenizer, stopIds, parameters, places } = await openGguf(file);
   const size = [...parameters.values()].reduce((sum, parameter) => sum + parameter.size, 0);
   requireMemory(4 * size, `the weights of ${file} in float32`, "take a smaller model, or a quantised one");
   const weights = Weights.allocate(runtime, model);
@@ -66,11 +93,52 @@ export async function loadGguf(runtime: Runtime, file: string): Promise<LoadedMo
       const values = await gguf.readValues(place.name);
       weights.get(name).write(rearrange(values, shape, place, "fromGguf"));
     }
-    return { model, weights, tokenizer, stopIds: ggufStopIds(gguf) };
+    return { model, weights, tokenizer, stopIds };
   } catch (error) {
     weights.dispose();
     throw error;
   }
+}
+
+/** A model to run and not to train: its weights may be kept in fewer bits. */
+export interface RunnableModel extends Omit<LoadedModel, "weights"> {
+  readonly weights: WeightSet & Disposable;
+}
+
+/**
+ * Reads a GGUF for inference, its quantised matrices as they are: Q4_0, Q4_1 and Q8_0 blocks without rounding them again,
+ * those of super-blocks (Q4_K, Q5_K, Q6_K) in 8 bits. Throws as `loadGguf` does.
+ */
+export async function loadGgufPacked(runtime: Runtime, file: string): Promise<RunnableModel> {
+  const { gguf, model, tokenizer, stopIds, parameters, places } = await openGguf(file);
+  const packable = packableWeights(model);
+  const tensors: Record<string, DeviceTensor> = {};
+  const packed: Record<string, PackedWeight> = {};
+  for (const [name, place] of places) {
+    const { shape } = parameters.get(name)!;
+    const { format } = gguf.tensor(place.name);
+    const kind = packable.get(name);
+    let weight: PackedWeight | undefined;
+    if (kind && !kind.transposed && isGgmlBlockType(format.name)) {
+      const [rows, columns] = shape as [number, number];
+      const bytes = rearrangeRows(await gguf.readBytes(place.name), rows, place);
+      weight = blockWeight(runtime, fromGgmlBlocks(format.name, bytes, { rows, columns }, place.name), {
+        rows,
+        columns,
+        transposed: false,
+        bits: ggmlBits(format.name),
+        blockSize: ggmlBlockSize,
+      });
+    } else {
+      const values = rearrange(await gguf.readValues(place.name), shape, place, "fromGguf");
+      if (kind && format.elements > 1)
+        weight = quantizeMatrix(runtime, matrixOf(values, shape, kind.transposed), kind.kind, { bits: 8 });
+      if (!weight) tensors[name] = runtime.createTensor("float32", shape, values);
+    }
+    if (weight) packed[name] = weight;
+  }
+  await verifyPacked(runtime, Object.values(packed));
+  return { model, weights: new ModelWeights(runtime, { tensors, packed }), tokenizer, stopIds };
 }
 
 export interface SaveGgufOptions {

@@ -9,7 +9,7 @@ import { Tokenizer, loadWeights, saveWeights } from "../io/index.js";
 import type { ForwardContext, Weights } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { LanguageModel } from "../training/index.js";
-import { loadGguf } from "./gguf.js";
+import { type RunnableModel, loadGguf, loadGgufPacked } from "./gguf.js";
 import { Gpt2, gpt2FromHuggingFace, gpt2ToHuggingFace } from "./gpt2.js";
 import { Llama, llamaFromHuggingFace, llamaToHuggingFace } from "./llama.js";
 import { Mistral, mistralFromHuggingFace, mistralToHuggingFace } from "./mistral.js";
@@ -118,6 +118,10 @@ export async function loadModel(runtime: Runtime, folder: string): Promise<Loade
   const stopIds = await readStopIds(folder, json);
   return { model, tokenizer, stopIds, weights: await loadWeights(runtime, model, folder, { unused }) };
 }
+
+/** As `loadModel`, for inference: the quantised matrices of a `.gguf` stay as they are. */
+export const loadRunnable = (runtime: Runtime, folder: string): Promise<RunnableModel> =>
+  folder.endsWith(".gguf") ? loadGgufPacked(runtime, folder) : loadModel(runtime, folder);
 
 const endIds = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
 

@@ -7,6 +7,7 @@ export {
   ggufModel,
   ggufPlace,
   rearrange,
+  rearrangeRows,
   ropeScalingOfFactors,
   rotaryRows,
   tensorFormat,

@@ -79,6 +79,17 @@ export function rotaryRows(rows: number, heads: number): Int32Array {
   });
 }
 
+/** Rows of a GGUF matrix, quantised or not, in Hugging Face's order. */
+export function rearrangeRows(bytes: Uint8Array, rows: number, { rotaryHeads }: GgufPlace): Uint8Array {
+  if (rotaryHeads === undefined) return bytes;
+  const size = bytes.byteLength / rows;
+  const out = new Uint8Array(bytes.byteLength);
+  rotaryRows(rows, rotaryHeads).forEach((other, row) => {
+    out.set(bytes.subarray(row * size, (row + 1) * size), other * size);
+  });
+  return out;
+}
+
 /** Hugging Face's values from a GGUF's, or the other way round. */
 export function rearrange(
   values: Float32Array,

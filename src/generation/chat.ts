@@ -1,0 +1,144 @@
+import { LineageError } from "../base/errors.js";
+import { type ChatMessage, ChatTemplate, StreamDecoder, type Tokenizer } from "../io/index.js";
+import type { Decoder } from "./decoder.js";
+import { type FinishReason, type GenerateOptions, generate } from "./generate.js";
+
+/** How an answer came about. */
+export interface AnswerReport {
+  /** `stop` when the model ended its turn; `aborted` when the signal did. */
+  readonly finish: FinishReason | "aborted";
+  readonly promptTokens: number;
+  /** Of these, how many the decoder still held from the turns before. */
+  readonly reusedTokens: number;
+  readonly newTokens: number;
+  /** Seconds until the first token, and from there to the last. */
+  readonly promptSeconds: number;
+  readonly seconds: number;
+  /** The oldest messages that were left out, because the conversation no longer fits the context. */
+  readonly forgotten: number;
+}
+
+export interface ChatOptions {
+  readonly stopIds: readonly number[];
+  /** Jinja instead of the model's own template. */
+  readonly template?: string | undefined;
+  /** The first message. */
+  readonly system?: string | undefined;
+  /** Tokens that an answer may have; so many are kept free. Default: a quarter of the context. */
+  readonly maxNewTokens?: number | undefined;
+}
+
+/**
+ * A conversation. Every turn is rendered from all messages by the model's template; what the decoder holds of its
+ * beginning is not read again. When it no longer fits with room for an answer, the oldest exchanges are left out, never the
+ * system message and never in part, and the report says how many messages that were.
+ */
+export class Chat {
+  readonly messages: ChatMessage[] = [];
+  private readonly template: ChatTemplate;
+  private readonly maxNewTokens: number;
+
+  /** @param decoder of one row */
+  constructor(
+    private readonly decoder: Decoder,
+    private readonly tokenizer: Tokenizer,
+    private readonly options: ChatOptions,
+  ) {
+    this.template = new ChatTemplate(tokenizer, options.template);
+    this.maxNewTokens = options.maxNewTokens ?? Math.floor(decoder.capacity / 4);
+    if (options.stopIds.length === 0)
+      throw new LineageError(
+        "tokenizer",
+        "this model names no token that ends a turn, so that no answer would end",
+      );
+    this.reset(options.system);
+  }
+
+  /** Begins anew. */
+  reset(system = this.options.system): void {
+    this.messages.length = 0;
+    if (system !== undefined) this.messages.push({ role: "system", content: system });
+  }
+
+  /**
+   * Adds a message and writes the answer to it, in pieces of whole characters. An answer that is cut off, by its length or
+   * the signal, stays in the conversation as far as it came. Throws `length` for a message that fits no context.
+   */
+  async *answer(
+    content: string,
+    sampling: Omit<GenerateOptions, "stopIds" | "maxNewTokens"> = {},
+  ): AsyncGenerator<string, AnswerReport> {
+    const { decoder, tokenizer, messages } = this;
+    messages.push({ role: "user", content });
+    let fitted: { ids: number[]; forgotten: number };
+    try {
+      fitted = this.fit();
+    } catch (error) {
+      messages.pop();
+      throw error;
+    }
+    const { ids, forgotten } = fitted;
+    const characters = new StreamDecoder(tokenizer);
+    const started = performance.now();
+    let first = started;
+    let newTokens = 0;
+    let text = "";
+    let finish: AnswerReport["finish"] = "stop";
+    try {
+      for await (const token of generate(decoder, [ids], {
+        ...sampling,
+        stopIds: this.options.stopIds,
+        maxNewTokens: this.maxNewTokens,
+      })) {
+        if (newTokens === 0) first = performance.now();
+        if (token.finish) finish = token.finish;
+        if (token.id === undefined) continue;
+        newTokens++;
+        const piece = characters.push(token.id);
+        text += piece;
+        if (piece !== "") yield piece;
+      }
+    } catch (error) {
+      if (!sampling.signal?.aborted) {
+        messages.pop();
+        throw error;
+      }
+      finish = "aborted";
+    }
+    const rest = characters.flush();
+    text += rest;
+    if (rest !== "") yield rest;
+    messages.push({ role: "assistant", content: text });
+    return {
+      finish,
+      promptTokens: ids.length,
+      reusedTokens: decoder.reused[0]!,
+      newTokens,
+      promptSeconds: (first - started) / 1000,
+      seconds: (performance.now() - first) / 1000,
+      forgotten,
+    };
+  }
+
+  /** The ids of the conversation, without its oldest exchanges where they do not fit. */
+  private fit(): { ids: number[]; forgotten: number } {
+    const { capacity } = this.decoder;
+    const room = capacity - this.maxNewTokens;
+    const { messages } = this;
+    const kept = messages[0]?.role === "system" ? 1 : 0;
+    for (let forgotten = 0; ;) {
+      const ids = this.template.encode(messages);
+      if (ids.length <= room) return { ids, forgotten };
+      // The last message stays; an exchange ends where the next message of the user begins.
+      const next = messages.findIndex(({ role }, index) => index > kept && role === "user");
+      if (next < 0) {
+        throw new LineageError(
+          "length",
+          `the message needs ${ids.length} tokens, but the context holds ${capacity} and keeps ${this.maxNewTokens} for the answer; shorten it`,
+        );
+      }
+      messages.splice(kept, next - kept);
+      forgotten += next - kept;
+    }
+  }
+}
