@@ -1,5 +1,13 @@
-import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { type ChildProcessWithoutNullStreams, execFile, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { parseArgs, promisify } from "node:util";
+
+/** What `main` hands to every subject. */
+export const { values: options } = parseArgs({
+  options: { python: { type: "string", default: "python3" }, smoke: { type: "boolean", default: false } },
+  strict: false,
+}) as { values: { python: string; smoke: boolean } };
 
 export interface Answer {
   seconds: number[];
@@ -49,4 +57,28 @@ export async function timed(repeats: number, run: () => unknown): Promise<number
     seconds.push((performance.now() - start) / 1000);
   }
   return seconds;
+}
+
+/** The most memory that this process has held. */
+export const peakMiB = (): number => process.resourceUsage().maxRSS / 1024;
+
+/** Runs another script of this folder, whose memory is then its own, with a question that it answers; undefined where it cannot. */
+export async function inOwnProcess<Reply>(script: string, question: object): Promise<Reply | undefined> {
+  const file = fileURLToPath(new URL(script, import.meta.url));
+  try {
+    const { stdout } = await promisify(execFile)(process.execPath, [file, JSON.stringify(question)], {
+      maxBuffer: 2 ** 26,
+    });
+    return JSON.parse(stdout.trim().split("\n").at(-1)!) as Reply;
+  } catch (error) {
+    console.error(`  ${script} failed: ${error instanceof Error ? error.message : String(error)}`);
+    return undefined;
+  }
+}
+
+/** The question that `inOwnProcess` put. */
+export const request = <Question>(): Question => JSON.parse(process.argv[2]!) as Question;
+
+export function respond(reply: object): void {
+  console.log(JSON.stringify(reply));
 }

@@ -18,8 +18,8 @@ def timed(run, repeats):
     return seconds
 
 
-def matmul(size, repeats):
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def matmul(m, k, n, repeats):
+    a, b = torch.randn(m, k), torch.randn(k, n)
     a @ b
     return timed(lambda: a @ b, repeats)
 
