@@ -24,9 +24,9 @@ const model = new Gpt2(config);
 using weights = Weights.initialize(runtime, model, 1);
 
 /** Seconds between one token and the next, the first of which also reads the prompt. */
-async function gaps(stream: AsyncIterable<unknown>): Promise<number[]> {
+async function gaps(stream: AsyncGenerator<unknown>): Promise<number[]> {
   const times: number[] = [];
-  for await (const _ of stream) times.push(performance.now());
+  while (!(await stream.next()).done) times.push(performance.now());
   return times.slice(1).map((time, index) => (time - times[index]!) / 1000);
 }
 
