@@ -7,8 +7,10 @@ import { embedCommand } from "./embed.js";
 import { evalCommand } from "./eval.js";
 import { exportCommand } from "./export.js";
 import { fillMaskCommand } from "./fill-mask.js";
+import { finetuneCommand } from "./finetune.js";
 import { generateCommand } from "./generate.js";
 import { examples } from "./options.js";
+import { predictCommand } from "./predict.js";
 import { pretrainCommand } from "./pretrain.js";
 import { searchCommand } from "./search.js";
 import { colors } from "./terminal.js";
@@ -22,7 +24,9 @@ const program = new Command("lineage")
   .addCommand(evalCommand)
   .addCommand(exportCommand)
   .addCommand(fillMaskCommand)
+  .addCommand(finetuneCommand)
   .addCommand(generateCommand)
+  .addCommand(predictCommand)
   .addCommand(pretrainCommand)
   .addCommand(searchCommand)
   .addCommand(trainCommand)

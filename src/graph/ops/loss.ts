@@ -26,9 +26,12 @@ interface LossAttributes {
 
 /** Loss of every row, `[rows]`, and the log-probabilities that its gradient uses again. */
 const rowLossesOp = defineOp<LossAttributes>("crossEntropy", {
-  shape: ([logits, labels]) => {
+  shape: ([logits, labels], { labelSmoothing }) => {
     if (logits!.rank !== 2 || !equalShapes(labels!.shape, [logits!.shape[0]!])) {
       throw new ShapeError(`the labels ${labels!.describe()} do not fit the logits ${logits!.describe()}`);
+    }
+    if (labelSmoothing !== 0 && typeof logits!.shape[1] !== "number") {
+      throw new ShapeError(`label smoothing needs a number of classes, not ${logits!.describe()}`);
     }
     return [
       { dtype: logits!.dtype, shape: [logits!.shape[0]!] },
@@ -43,8 +46,9 @@ const rowLossesOp = defineOp<LossAttributes>("crossEntropy", {
   }) => {
     if (!gradient) return [undefined, undefined];
     const weight = unsqueeze(gradient, 1);
-    const classes = Number(logits!.shape[1]);
-    const spread = sub(exp(logProbabilities!), labelSmoothing / classes);
+    const probabilities = exp(logProbabilities!);
+    const spread =
+      labelSmoothing === 0 ? probabilities : sub(probabilities, labelSmoothing / Number(logits!.shape[1]));
     return [
       scatterAdd(mul(spread, weight), unsqueeze(labels!, 1), mul(weight, labelSmoothing - 1), 1),
       undefined,

@@ -1,0 +1,189 @@
+import { Command } from "commander";
+import { LineageError } from "../base/errors.js";
+import { writeAtomically } from "../base/files.js";
+import { type Example, examplesOf, isHeaderOf, readTable, taskNames } from "../data/index.js";
+import { type Prediction, Predictor, type PredictorInput } from "../finetuning/index.js";
+import { createRuntime } from "../runtime/index.js";
+import { examples, number } from "./options.js";
+import { Reporter, count } from "./terminal.js";
+import { readTexts, stdinLines } from "./texts.js";
+
+interface PredictCommand {
+  readonly model: string;
+  readonly data?: string;
+  readonly textColumn?: string;
+  readonly pairColumn?: string;
+  readonly labelColumn?: string;
+  readonly encoding?: string;
+  readonly out?: string;
+  readonly threshold?: number;
+  readonly probabilities?: boolean;
+  readonly batch: number;
+  readonly maxLength?: number;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+/** A prediction for a person: the answer, how sure it is, and what of. */
+function sentence(text: string, prediction: Prediction, all: boolean): string {
+  const { label, probability, probabilities, value, tags, answer } = prediction;
+  if (tags)
+    return text
+      .split(/\s+/)
+      .map((word, place) => `${word}/${tags[place] ?? "?"}`)
+      .join(" ");
+  const sure = probability === undefined ? "" : `\t${probability.toFixed(4)}`;
+  const rest =
+    all && probabilities
+      ? `\t${Object.entries(probabilities)
+          .map(([name, share]) => `${name}=${share.toFixed(4)}`)
+          .join(" ")}`
+      : "";
+  const said =
+    answer !== undefined
+      ? answer === ""
+        ? "(no answer)"
+        : answer
+      : value !== undefined
+        ? String(value)
+        : (label ?? "(open)");
+  return `${said}${sure}${rest}\t${text}`;
+}
+
+/** What of a prediction a program is given: all probabilities only where they are asked for. */
+const record = (input: object, { probabilities, ...rest }: Prediction, all: boolean) => ({
+  ...input,
+  ...rest,
+  ...(all && probabilities && { probabilities }),
+});
+
+async function predict(given: string[], command: PredictCommand): Promise<void> {
+  const { model, data, out, threshold, batch, probabilities = false, json = false } = command;
+  if (threshold !== undefined && !(threshold >= 0 && threshold <= 1))
+    throw new LineageError("argument", `a threshold is a probability from 0 to 1, not ${threshold}`);
+  if (out !== undefined && !out.endsWith(".jsonl"))
+    throw new LineageError("argument", `${out}: predictions are written to .jsonl files`);
+  using predictor = await Predictor.load(model, {
+    maxLength: command.maxLength,
+    runtime: createRuntime({ threads: command.threads }),
+  });
+  const options = { threshold, batchSize: batch };
+  const line = (input: object, text: string, prediction: Prediction) =>
+    json || out !== undefined
+      ? `${JSON.stringify(record(input, prediction, probabilities))}\n`
+      : `${sentence(text, prediction, probabilities)}\n`;
+
+  const isTable = data !== undefined && data !== "-" && !/\.(txt|md|text)$/i.test(data);
+  if (given.length === 0 && !isTable && (data === undefined || data === "-") && out === undefined) {
+    // A stream is answered line by line, as it comes.
+    if (data === undefined && process.stdin.isTTY)
+      throw new LineageError(
+        "argument",
+        "there is no text: give it, or --data FILE, or send lines to standard input",
+      );
+    for await (const text of stdinLines()) {
+      const [prediction] = await predictor.predict([inputOf(predictor, text)], options);
+      process.stdout.write(line({ text }, text, prediction));
+    }
+    return;
+  }
+  const report = new Reporter(false);
+  const onProgress = (done: number, total: number) => {
+    if (!json && total > batch) report.progress(`${count(done)} of ${count(total)}`, {});
+  };
+  const rows = isTable ? await tableRows(predictor, command) : undefined;
+  const inputs: PredictorInput[] = rows
+    ? [...rows.examples]
+    : (await readTexts({ ...command, texts: given })).map((text) => inputOf(predictor, text));
+  let predictions: readonly Prediction[];
+  if (rows?.labelled) {
+    const measured = await predictor.evaluate(rows.examples, { ...options, file: data, onProgress });
+    predictions = measured.predictions;
+    const figures = Object.entries(measured.metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+    report.say(`${count(inputs.length)} labelled rows: ${figures.join(", ")}`);
+    if (measured.confusion) report.say(measured.confusion.toString());
+  } else predictions = await predictor.predict(inputs, { ...options, onProgress });
+  report.done();
+  const lines = predictions.map((prediction, place) => {
+    const input = inputs[place]!;
+    const example = typeof input === "string" ? { text: input } : (input as Example);
+    const { text, pair, row, words } = example as Example;
+    const known = {
+      ...(rows && { row }),
+      text,
+      ...(pair !== undefined && { pair }),
+      ...(words && { words }),
+    };
+    return line(known, pair === undefined ? text : `${text}\t${pair}`, prediction);
+  });
+  const cut = rows?.examples.filter((example) => predictor.truncatedTokens(example) > 0).length ?? 0;
+  if (cut > 0) report.say(`${count(cut)} texts were longer than the model reads and were cut`);
+  if (out === undefined) process.stdout.write(lines.join(""));
+  else {
+    await writeAtomically(out, lines);
+    report.say(`${out}: ${count(lines.length)} predictions`);
+  }
+}
+
+/** A line as the task takes it: two texts are parted by a tab, a question stands before its context. */
+function inputOf(predictor: Predictor, line: string): PredictorInput {
+  if (predictor.task === "choice") {
+    const [text = "", ...choices] = line.split("\t");
+    if (choices.length < 2)
+      throw new LineageError(
+        "argument",
+        "a line for a choice is a text and two choices or more, with tabs between them",
+      );
+    return { text, choices };
+  }
+  const tab = line.indexOf("\t");
+  if (predictor.task === "pair" || predictor.task === "span") {
+    if (tab < 0)
+      throw new LineageError(
+        "argument",
+        `a line for the task ${predictor.task} is two texts with a tab between them${predictor.task === "span" ? ": question, then context" : ""}`,
+      );
+    return { text: line.slice(0, tab), pair: line.slice(tab + 1) };
+  }
+  return line;
+}
+
+async function tableRows(
+  { task }: Predictor,
+  { data, textColumn, pairColumn, labelColumn, encoding }: PredictCommand,
+): Promise<{ examples: readonly Example[]; labelled: boolean }> {
+  const columns = { text: textColumn, pair: pairColumn, label: labelColumn };
+  const table = await readTable(data!, { header: isHeaderOf(columns), encoding });
+  const { examples: rows } = examplesOf(task, table, columns);
+  return { examples: rows, labelled: rows.every(({ label }) => label !== undefined) };
+}
+
+export const predictCommand = new Command("predict")
+  .description("answer with a fine-tuned encoder: a line, a file or a stream")
+  .argument("[texts...]", "texts; without any, --data or the lines of standard input")
+  .requiredOption("--model <folder>", `what finetune wrote, for one of ${taskNames.join(", ")}`)
+  .option("--data <file>", "CSV, TSV, JSONL or Parquet, or a .txt; with labels its metrics are told too")
+  .option("--text-column <name>", "column of the texts")
+  .option("--pair-column <name>", "column of the second texts")
+  .option("--label-column <name>", "column of the labels")
+  .option("--encoding <name>", "of the file, where it is not UTF-8")
+  .option("--out <file>", "predictions.jsonl; default: standard output")
+  .option(
+    "--threshold <p>",
+    "probability from which the second of two classes, or any of more, is answered",
+    number,
+  )
+  .option("--probabilities", "of all classes")
+  .option("--batch <n>", "rows that run together", number, 32)
+  .option("--max-length <n>", "tokens of a text", number)
+  .option("--threads <n>", "threads of the engine", number)
+  .option("--json", "JSON lines")
+  .addHelpText(
+    "after",
+    examples(
+      ['lineage predict --model runs/sentiment "a lovely film"', "a class and its probability"],
+      ["lineage predict --model runs/sentiment --data new.csv --out answers.jsonl", "a file"],
+      ["tail -f log.txt | lineage predict --model runs/sentiment --json", "a stream, line by line"],
+    ),
+  )
+  .action(predict);
