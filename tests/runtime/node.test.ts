@@ -4,6 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { Worker } from "node:worker_threads";
+import proto from "onnx-proto";
 import { describe, expect, it } from "vitest";
 import { LineageError, RuntimeError } from "../../src/base/errors.js";
 import { Random } from "../../src/base/random.js";
@@ -11,6 +12,7 @@ import {
   compile,
   concat,
   constant,
+  expand,
   gather,
   gatherElements,
   gelu,
@@ -289,6 +291,43 @@ describe("bytes that are no model", () => {
     }
     expect(refused).toBeGreaterThan(100);
     expect(refused).toBeLessThan(300);
+  });
+
+  it("are refused where they give what is no tensor, or a tensor of text", async () => {
+    const { onnx } = proto;
+    const tensorType = (elemType: number) =>
+      new onnx.TypeProto({
+        tensorType: new onnx.TypeProto.Tensor({ elemType, shape: new onnx.TensorShapeProto() }),
+      });
+    const model = (opType: string, elemType: number, result: InstanceType<typeof onnx.TypeProto>) =>
+      encodeModel(
+        new onnx.ModelProto({
+          irVersion: 10,
+          opsetImport: [new onnx.OperatorSetIdProto({ domain: "", version: 21 })],
+          graph: new onnx.GraphProto({
+            name: "foreign",
+            node: [new onnx.NodeProto({ opType, input: ["x"], output: ["y"] })],
+            input: [new onnx.ValueInfoProto({ name: "x", type: tensorType(elemType) })],
+            output: [new onnx.ValueInfoProto({ name: "y", type: result })],
+          }),
+        }),
+      );
+    const sequence = new onnx.TypeProto({
+      sequenceType: new onnx.TypeProto.Sequence({ elemType: tensorType(1) }),
+    });
+    await expect(runtime.createProgram(model("SequenceConstruct", 1, sequence))).rejects.toThrow(
+      "the output y of this model is not a tensor",
+    );
+    await expect(runtime.createProgram(model("Identity", 8, tensorType(8)))).rejects.toThrow(
+      "ONNX data type 8 has no dtype here",
+    );
+  });
+
+  it("that ask for more memory than there is fail in a sentence", async () => {
+    const length = input("length", "float32", ["n", "n"]);
+    using program = await compile(runtime, { y: expand(scalar(1), ["n*n*n*n*n*n"]).add(sum(length)) });
+    using given = runtime.createTensor("float32", [1000, 1000]);
+    await expect(program.run({ length: given })).rejects.toThrow(/the engine (ran out of memory|failed)/);
   });
 
   it("are refused when there are none", async () => {

@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
 import { compile, gradients, input, matmul, mean } from "../../src/graph/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -52,4 +53,30 @@ describe("native memory stays flat", () => {
     expect(runtime.allocatedBytes).toBe(allocated);
     expect(result.view()[0]).toBeLessThan(0.25);
   });
+});
+
+it("native memory of what nobody disposed goes when nobody can reach it", () => {
+  const module = (name: string) =>
+    JSON.stringify(new URL(`../../dist/src/${name}/index.js`, import.meta.url).href);
+  const script = `
+    const { createRuntime } = await import(${module("runtime")});
+    const { compile, input } = await import(${module("graph")});
+    const runtime = createRuntime();
+    for (let i = 0; i < 100; i++) {
+      const x = runtime.createTensor("float32", [2 ** 18]);
+      const program = await compile(runtime, { y: input("x", "float32", [2 ** 18]).mul(2) });
+      await program.run({ x });
+    }
+    const held = runtime.allocatedBytes;
+    for (let i = 0; i < 5; i++) {
+      gc();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    console.log(JSON.stringify([held, runtime.allocatedBytes]));`;
+  const output = execFileSync(process.execPath, ["--expose-gc", "--input-type=module", "-e", script], {
+    encoding: "utf8",
+  });
+  const [held, left] = JSON.parse(output) as [number, number];
+  expect(held).toBeGreaterThan(0);
+  expect(left).toBeLessThan(4 * 2 ** 20);
 });

@@ -181,6 +181,7 @@ export function engineError(status: number, message: string): LineageError {
   const reason = message
     .slice(message.indexOf("Status Message: ") < 0 ? 0 : message.indexOf("Status Message: ") + 16)
     .replaceAll(sourcePlace, "")
+    .replaceAll(/\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : /g, "")
     .trim();
   const where = [modulePath && `in module ${modulePath}`, node && `at node ${node}`]
     .filter(Boolean)

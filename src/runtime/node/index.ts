@@ -220,12 +220,13 @@ class NativeRuntime implements Runtime {
       const pointer = new BigUint64Array(1);
       // On a thread of the pool: optimising the graph of a training step takes long enough to be felt.
       await api.callAsync("CreateSessionFromArray", env, model, model.byteLength, session, pointer);
-      return new NativeProgram(
-        memory,
-        pointer[0]!,
-        options.name ?? "program",
-        weights.map(([, tensor]) => tensor),
-      );
+      const kept = weights.map(([, tensor]) => tensor);
+      try {
+        return new NativeProgram(memory, pointer[0]!, options.name ?? "program", kept);
+      } catch (error) {
+        api.release("ReleaseSession", pointer[0]!);
+        throw error;
+      }
     } catch (error) {
       signal?.throwIfAborted();
       throw error;

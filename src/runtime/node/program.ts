@@ -311,9 +311,19 @@ function signature(api: Api, allocator: Pointer, session: Pointer, kind: "Input"
     const name = koffi.decode(text, "char", -1) as string;
     api.call("AllocatorFree", allocator, text);
     const type = api.out(`SessionGet${kind}TypeInfo`, session, index);
-    const { dtype, shape } = readTensorInfo(api, api.out("CastTypeInfoToTensorInfo", type));
-    api.release("ReleaseTypeInfo", type);
-    return { name, dtype, shape };
+    try {
+      const tensor = api.out("CastTypeInfoToTensorInfo", type);
+      if (!tensor) {
+        throw new LineageError(
+          "unsupported",
+          `the ${kind.toLowerCase()} ${name} of this model is not a tensor`,
+        );
+      }
+      const { dtype, shape } = readTensorInfo(api, tensor);
+      return { name, dtype, shape };
+    } finally {
+      api.release("ReleaseTypeInfo", type);
+    }
   });
 }
 
