@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
-import { type Tokenizer, trainUnigram, trainWordPiece } from "../../src/io/index.js";
+import { type Tokenizer, trainByteLevelBpe, trainUnigram, trainWordPiece } from "../../src/io/index.js";
 
 /** Text of a made-up language whose words are one to eight of these syllables. */
 function inventedText(syllables: readonly string[], words: number): string {
@@ -102,7 +102,7 @@ describe.skipIf(!existsSync(botchan))(
   () => {
     const { vocabSize } = reference;
     const tokens = async (train: (lines: string[]) => Tokenizer): Promise<number> => {
-      const lines = (await readFile(botchan, "utf8")).replace("\uFEFF", "").split("\n");
+      const lines = (await readFile(botchan, "utf8")).replace("\uFEFF", "").split("\r\n");
       const tokenizer = train(lines);
       return lines.reduce((sum, line) => sum + tokenizer.encode(line).length, 0);
     };
@@ -110,6 +110,10 @@ describe.skipIf(!existsSync(botchan))(
     it("the tokenizers library: WordPiece", async () => {
       const count = await tokens((lines) => trainWordPiece(lines, { vocabSize }));
       expect(count).toBeLessThan(1.02 * reference.wordPiece);
+    });
+    it("the tokenizers library: byte-level BPE", async () => {
+      const count = await tokens((lines) => trainByteLevelBpe(lines, { vocabSize }));
+      expect(count).toBeLessThan(1.02 * reference.byteLevelBpe);
     });
     it("SentencePiece and the tokenizers library: Unigram", async () => {
       const count = await tokens((lines) => trainUnigram(lines, { vocabSize }));
