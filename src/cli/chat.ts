@@ -1,17 +1,19 @@
 import { createInterface } from "node:readline";
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { readText, writeJson } from "../base/files.js";
 import { type AnswerReport, Chat, Decoder, type SamplingOptions } from "../generation/index.js";
-import { loadRunnable } from "../models/index.js";
+import { loadForInference } from "../models/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { end } from "./generate.js";
 import { examples, number } from "./options.js";
+import { type QuantizedBits, schemeOf } from "./quantize.js";
 import { colors } from "./terminal.js";
 
 interface ChatCommand extends SamplingOptions {
   readonly model: string;
   readonly system?: string;
   readonly template?: string;
+  readonly quantize?: QuantizedBits;
   readonly context: number;
   readonly maxNewTokens?: number;
   readonly seed: number;
@@ -47,7 +49,7 @@ async function chat(command: ChatCommand): Promise<void> {
   const say = (text: string): void => void process.stderr.write(`${text}\n`);
   const runtime = createRuntime({ threads: command.threads });
   const started = performance.now();
-  const loaded = await loadRunnable(runtime, command.model);
+  const loaded = await loadForInference(runtime, command.model, { quantize: schemeOf(command.quantize) });
   const { model, weights, tokenizer } = loaded;
   const capacity = Math.min(model.config.contextLength, command.context);
   using decoder = await Decoder.create(model, weights, { batch: 1, capacity });
@@ -160,6 +162,7 @@ export const chatCommand = new Command("chat")
   .option("--min-p <p>", "keep tokens this probable beside the first", number)
   .option("--repetition-penalty <x>", "above 1 avoids tokens seen before", number)
   .option("--seed <n>", "the same seed gives the same answers", number, 0)
+  .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object for each answer; each line of the input is a message or a command")
   .addHelpText(

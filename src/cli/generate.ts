@@ -14,10 +14,11 @@ import {
   promptLookup,
 } from "../generation/index.js";
 import { StreamDecoder, type Tokenizer, beginSequence } from "../io/index.js";
-import { type RunnableModel, loadRunnable } from "../models/index.js";
+import { type InferenceModel, loadForInference } from "../models/index.js";
 import type { Runtime } from "../runtime/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, list, number } from "./options.js";
+import { type QuantizedBits, schemeOf } from "./quantize.js";
 
 export interface GenerateCommand extends SamplingOptions {
   readonly model: string;
@@ -28,6 +29,7 @@ export interface GenerateCommand extends SamplingOptions {
   /** `lookup`, or the folder of a smaller model of the same vocabulary. */
   readonly speculative?: string;
   readonly draftLength?: number;
+  readonly quantize?: QuantizedBits;
   readonly cache?: CacheType;
   readonly json?: boolean;
   readonly threads?: number;
@@ -66,11 +68,11 @@ export const end = ({ endOfTextId }: Tokenizer): number[] => (endOfTextId === un
 
 /** Text as it is written: pieces of whole characters, none of them part of a stop string. */
 export async function* writeText(
-  { model, weights, tokenizer, stopIds = end(tokenizer) }: RunnableModel,
+  { model, weights, tokenizer, stopIds = end(tokenizer) }: InferenceModel,
   {
     drafter,
     ...options
-  }: Omit<GenerateCommand, "model" | "json" | "threads" | "speculative"> & {
+  }: Omit<GenerateCommand, "model" | "json" | "threads" | "speculative" | "quantize"> & {
     readonly drafter?: Drafter | undefined;
     readonly signal?: AbortSignal;
   },
@@ -115,11 +117,11 @@ export async function* writeText(
 /** Who guesses the next tokens for `--speculative`. Throws `tokenizer` for a model of another vocabulary. */
 async function makeDrafter(
   runtime: Runtime,
-  { model, tokenizer }: RunnableModel,
+  { model, tokenizer }: InferenceModel,
   speculative: string,
 ): Promise<Drafter> {
   if (speculative === "lookup") return promptLookup();
-  const draft = await loadRunnable(runtime, speculative);
+  const draft = await loadForInference(runtime, speculative);
   if (
     draft.model.config.vocabSize !== model.config.vocabSize ||
     draft.tokenizer.vocabSize !== tokenizer.vocabSize
@@ -136,7 +138,7 @@ async function makeDrafter(
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads });
-  const loaded = await loadRunnable(runtime, command.model);
+  const loaded = await loadForInference(runtime, command.model, { quantize: schemeOf(command.quantize) });
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
   const controller = new AbortController();
@@ -188,6 +190,7 @@ export const generateCommand = new Command("generate")
   .option("--frequency-penalty <x>", "subtracted for every time that a token was written", number)
   .option("--presence-penalty <x>", "subtracted from tokens that were written", number)
   .option("--stop <text>", "end before this text; may be given again", list)
+  .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
   .option("--speculative <drafter>", "lookup, or the folder of a smaller model of the same vocabulary")
   .option("--draft-length <n>", "tokens that a drafter guesses at once", number)
   .addOption(new Option("--cache <type>", "what keys and values are kept as").choices(["float32", "float16"]))

@@ -12,6 +12,7 @@ import { generateCommand } from "./generate.js";
 import { examples } from "./options.js";
 import { predictCommand } from "./predict.js";
 import { pretrainCommand } from "./pretrain.js";
+import { quantizeCommand } from "./quantize.js";
 import { searchCommand } from "./search.js";
 import { colors } from "./terminal.js";
 import { trainCommand } from "./train.js";
@@ -28,6 +29,7 @@ const program = new Command("lineage")
   .addCommand(generateCommand)
   .addCommand(predictCommand)
   .addCommand(pretrainCommand)
+  .addCommand(quantizeCommand)
   .addCommand(searchCommand)
   .addCommand(trainCommand)
   .addHelpText(

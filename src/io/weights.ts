@@ -27,7 +27,8 @@ export const tensorsToSave = (weights: Pick<Weights, "tensors">, prefix = ""): T
 export const saveWeights = (file: string, weights: Weights): Promise<void> =>
   writeSafetensors(file, tensorsToSave(weights));
 
-interface Place {
+/** Where a parameter's numbers lie. */
+export interface Place {
   readonly file: SafetensorsFile;
   /** The tensor's name in the file. */
   readonly stored: string;
@@ -49,7 +50,7 @@ const defaultAliases = (name: string): readonly string[] => [name, name.replace(
  * Where each parameter's numbers lie. Throws `checkpoint` naming the first tensor that is missing, has another shape or a
  * dtype that is none of float32, float16 and bfloat16.
  */
-function placeTensors(
+export function placeTensors(
   files: readonly SafetensorsFile[],
   shapes: Iterable<readonly [string, readonly number[]]>,
   prefix: string,

@@ -13,26 +13,12 @@ import {
   ggufTokenizer,
   ggufTokenizerMetadata,
   rearrange,
-  rearrangeRows,
   ropeScalingOfFactors,
   tensorFormat,
   writeGguf,
 } from "../io/index.js";
-import type { PackedWeight } from "../graph/index.js";
-import { type Parameter, type WeightSet, Weights, namedParameters } from "../nn/index.js";
-import {
-  ModelWeights,
-  blockWeight,
-  fromGgmlBlocks,
-  ggmlBits,
-  ggmlBlockSize,
-  isGgmlBlockType,
-  matrixOf,
-  packableWeights,
-  quantizeMatrix,
-  verifyPacked,
-} from "../quantization/index.js";
-import type { DeviceTensor, Runtime } from "../runtime/types.js";
+import { type Parameter, Weights, namedParameters } from "../nn/index.js";
+import type { Runtime } from "../runtime/types.js";
 import { type CausalLanguageModel, type LoadedModel, causalModel, causalModelConfig } from "./load.js";
 
 /** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
@@ -52,7 +38,7 @@ interface OpenedGguf extends Omit<LoadedModel, "weights"> {
   readonly places: ReadonlyMap<string, GgufPlace>;
 }
 
-async function openGguf(file: string): Promise<OpenedGguf> {
+export async function openGguf(file: string): Promise<OpenedGguf> {
   const gguf = await GgufFile.open(file);
   const json = await ggufModelConfig(gguf);
   const model = causalModel(json);
@@ -98,47 +84,6 @@ export async function loadGguf(runtime: Runtime, file: string): Promise<LoadedMo
     weights.dispose();
     throw error;
   }
-}
-
-/** A model to run and not to train: its weights may be kept in fewer bits. */
-export interface RunnableModel extends Omit<LoadedModel, "weights"> {
-  readonly weights: WeightSet & Disposable;
-}
-
-/**
- * Reads a GGUF for inference, its quantised matrices as they are: Q4_0, Q4_1 and Q8_0 blocks without rounding them again,
- * those of super-blocks (Q4_K, Q5_K, Q6_K) in 8 bits. Throws as `loadGguf` does.
- */
-export async function loadGgufPacked(runtime: Runtime, file: string): Promise<RunnableModel> {
-  const { gguf, model, tokenizer, stopIds, parameters, places } = await openGguf(file);
-  const packable = packableWeights(model);
-  const tensors: Record<string, DeviceTensor> = {};
-  const packed: Record<string, PackedWeight> = {};
-  for (const [name, place] of places) {
-    const { shape } = parameters.get(name)!;
-    const { format } = gguf.tensor(place.name);
-    const kind = packable.get(name);
-    let weight: PackedWeight | undefined;
-    if (kind && !kind.transposed && isGgmlBlockType(format.name)) {
-      const [rows, columns] = shape as [number, number];
-      const bytes = rearrangeRows(await gguf.readBytes(place.name), rows, place);
-      weight = blockWeight(runtime, fromGgmlBlocks(format.name, bytes, { rows, columns }, place.name), {
-        rows,
-        columns,
-        transposed: false,
-        bits: ggmlBits(format.name),
-        blockSize: ggmlBlockSize,
-      });
-    } else {
-      const values = rearrange(await gguf.readValues(place.name), shape, place, "fromGguf");
-      if (kind && format.elements > 1)
-        weight = quantizeMatrix(runtime, matrixOf(values, shape, kind.transposed), kind.kind, { bits: 8 });
-      if (!weight) tensors[name] = runtime.createTensor("float32", shape, values);
-    }
-    if (weight) packed[name] = weight;
-  }
-  await verifyPacked(runtime, Object.values(packed));
-  return { model, weights: new ModelWeights(runtime, { tensors, packed }), tokenizer, stopIds };
 }
 
 export interface SaveGgufOptions {

@@ -4,15 +4,9 @@ export * from "./deberta-v2.js";
 export * from "./deberta.js";
 export * from "./electra.js";
 export * from "./encoder-program.js";
-export {
-  type RunnableModel,
-  type SaveGgufOptions,
-  ggufModelConfig,
-  loadGguf,
-  loadGgufPacked,
-  saveGguf,
-} from "./gguf.js";
+export { type SaveGgufOptions, ggufModelConfig, loadGguf, saveGguf } from "./gguf.js";
 export * from "./gpt2.js";
+export * from "./inference.js";
 export * from "./llama.js";
 export * from "./load-encoder.js";
 export * from "./load.js";

@@ -6,10 +6,10 @@ import { readJson, writeJson } from "../base/files.js";
 import type { CausalModel } from "../generation/index.js";
 import type { Tensor } from "../graph/index.js";
 import { Tokenizer, loadWeights, saveWeights } from "../io/index.js";
-import type { ForwardContext, Weights } from "../nn/index.js";
+import type { ForwardContext, WeightSet, Weights } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { LanguageModel } from "../training/index.js";
-import { type RunnableModel, loadGguf, loadGgufPacked } from "./gguf.js";
+import { loadGguf } from "./gguf.js";
 import { Gpt2, gpt2FromHuggingFace, gpt2ToHuggingFace } from "./gpt2.js";
 import { Llama, llamaFromHuggingFace, llamaToHuggingFace } from "./llama.js";
 import { Mistral, mistralFromHuggingFace, mistralToHuggingFace } from "./mistral.js";
@@ -87,9 +87,10 @@ export function causalModelConfig(model: CausalLanguageModel): Record<string, un
   throw new LineageError("argument", `no published layout is known for a ${model.constructor.name}`);
 }
 
-export interface LoadedModel {
+/** A model with what it needs; its weights train unless another kind of set is named. */
+export interface LoadedModel<W extends WeightSet = Weights> {
   readonly model: CausalLanguageModel;
-  readonly weights: Weights;
+  readonly weights: W;
   readonly tokenizer: Tokenizer;
   /** Ids that end what the model writes, as it was trained; never the padding's unless it is one of them. Default: the tokenizer's EOS. */
   readonly stopIds?: readonly number[] | undefined;
@@ -101,6 +102,24 @@ export interface LoadedModel {
  */
 export async function loadModel(runtime: Runtime, folder: string): Promise<LoadedModel> {
   if (folder.endsWith(".gguf")) return loadGguf(runtime, folder);
+  const { json, model, tokenizer, stopIds, unused } = await readCheckpoint(folder);
+  if ((json as { quantization_config?: unknown }).quantization_config)
+    throw new LineageError(
+      "checkpoint",
+      `${folder} is quantised: it generates and chats, but training, evaluation and export need the original`,
+    );
+  return { model, tokenizer, stopIds, weights: await loadWeights(runtime, model, folder, { unused }) };
+}
+
+/** A checkpoint folder without its weights. */
+export async function readCheckpoint(folder: string): Promise<{
+  readonly json: unknown;
+  readonly model: CausalLanguageModel;
+  readonly tokenizer: Tokenizer;
+  readonly stopIds: readonly number[] | undefined;
+  /** Tensors that the files may hold besides the parameters. */
+  readonly unused: RegExp;
+}> {
   const configFile = path.join(folder, "config.json");
   if (!existsSync(configFile)) {
     throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
@@ -115,13 +134,8 @@ export async function loadModel(runtime: Runtime, folder: string): Promise<Loade
       `the tokenizer of ${folder} has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${model.config.vocabSize}`,
     );
   }
-  const stopIds = await readStopIds(folder, json);
-  return { model, tokenizer, stopIds, weights: await loadWeights(runtime, model, folder, { unused }) };
+  return { json, model, tokenizer, unused, stopIds: await readStopIds(folder, json) };
 }
-
-/** As `loadModel`, for inference: the quantised matrices of a `.gguf` stay as they are. */
-export const loadRunnable = (runtime: Runtime, folder: string): Promise<RunnableModel> =>
-  folder.endsWith(".gguf") ? loadGgufPacked(runtime, folder) : loadModel(runtime, folder);
 
 const endIds = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
 
@@ -146,6 +160,16 @@ export async function saveModel(
   { model, weights, tokenizer, stopIds }: LoadedModel,
 ): Promise<void> {
   await writeJson(path.join(folder, "config.json"), causalModelConfig(model));
+  await saveTokenizer(folder, tokenizer, stopIds);
+  await saveWeights(path.join(folder, "model.safetensors"), weights);
+}
+
+/** Writes a tokenizer and the ends of a text beside a model. */
+export async function saveTokenizer(
+  folder: string,
+  tokenizer: Tokenizer,
+  stopIds: readonly number[] | undefined,
+): Promise<void> {
   await tokenizer.save(folder);
   if (stopIds)
     await writeJson(path.join(folder, "generation_config.json"), {
@@ -153,5 +177,4 @@ export async function saveModel(
       eos_token_id: stopIds.length === 1 ? stopIds[0] : stopIds,
       pad_token_id: tokenizer.padId,
     });
-  await saveWeights(path.join(folder, "model.safetensors"), weights);
 }

@@ -47,7 +47,7 @@ async function kernelError(runtime: Runtime, weight: Checked): Promise<number> {
   const rows = Math.min(checkedRows, weight.rows);
   const { columns } = weight;
   const part = { ...firstRows(runtime, weight, rows), transposed: false };
-  const plain = plainRows(part);
+  const plain = dequantizeWeight(part);
   const count = 5;
   const x = Float32Array.from(
     { length: count * columns },
@@ -124,7 +124,8 @@ function firstColumns(
   return runtime.createTensor("float32", [blocks, rows], picked);
 }
 
-const plainRows = (weight: Checked): Float32Array =>
+/** The matrix `[rows, columns]` that whole numbers or NF4 stand for. */
+export const dequantizeWeight = (weight: Checked): Float32Array =>
   weight.kind === "nf4"
     ? dequantizeNormalFloat({ values: weight.values.view(), scales: weight.scales.view() }, weight.blockSize)
     : dequantizeBlocks(

@@ -1,0 +1,433 @@
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { z } from "zod";
+import { FormatError, LineageError } from "../base/errors.js";
+import { writeJson } from "../base/files.js";
+import { widen } from "../base/half.js";
+import { type PackedWeight, packedParts } from "../graph/index.js";
+import {
+  type GgufFile,
+  type GgufPlace,
+  SafetensorsFile,
+  openWeightFiles,
+  placeTensors,
+  rearrange,
+  rearrangeRows,
+  writeSafetensors,
+} from "../io/index.js";
+import { type Parameter, namedParameters } from "../nn/index.js";
+import {
+  ModelWeights,
+  type QuantizationScheme,
+  blockSizes,
+  blockWeight,
+  fromGgmlBlocks,
+  ggmlBits,
+  ggmlBlockSize,
+  isGgmlBlockType,
+  matrixOf,
+  packableWeights,
+  quantizeMatrix,
+  verifyPacked,
+} from "../quantization/index.js";
+import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
+import { openGguf } from "./gguf.js";
+import {
+  type CausalLanguageModel,
+  type LoadedModel,
+  causalModelConfig,
+  readCheckpoint,
+  saveTokenizer,
+} from "./load.js";
+
+/** A model that is only run: its weights lie in their files' memory or in fewer bits, and do not train. */
+export type InferenceModel = LoadedModel<ModelWeights>;
+
+export interface InferenceOptions {
+  /** Packs matrices that the files hold in full or half precision. */
+  readonly quantize?: QuantizationScheme | undefined;
+}
+
+/** How one parameter lies in a file. */
+interface Source {
+  /** Its values in float32. */
+  readonly values: () => Float32Array | Promise<Float32Array>;
+  /** The file's own memory, where the numbers lie there as the engine takes them. */
+  readonly mapped?: () => DeviceTensor;
+  /** The file's blocks as the engine's. */
+  readonly packed?: () => PackedWeight;
+  /** What to pack the values into where nothing else is asked for. */
+  readonly scheme?: QuantizationScheme;
+}
+
+/**
+ * Reads a `.gguf` file or a checkpoint folder for inference. Weights in full and half precision are mapped into memory and
+ * not copied; blocks of a GGUF in Q8_0, Q4_0 and Q4_1 and of a folder that `saveQuantized` wrote are taken as they are.
+ * A GGUF's other blocks become 8-bit ones. Throws where something is missing or does not fit.
+ */
+export async function loadForInference(
+  runtime: Runtime,
+  source: string,
+  { quantize }: InferenceOptions = {},
+): Promise<InferenceModel> {
+  return source.endsWith(".gguf")
+    ? inferenceFromGguf(runtime, source, quantize)
+    : inferenceFromFolder(runtime, source, quantize);
+}
+
+/** Takes every parameter from its source: in fewer bits where asked or where it lies so, mapped where it can be. */
+async function assemble(
+  runtime: Runtime,
+  model: CausalLanguageModel,
+  sourceOf: (name: string, parameter: Parameter, transposed: boolean) => Source,
+  mappings: readonly FileMapping[],
+  quantize: QuantizationScheme | undefined,
+): Promise<ModelWeights> {
+  const packable = packableWeights(model);
+  const tensors: Record<string, DeviceTensor> = {};
+  const packed: Record<string, PackedWeight> = {};
+  const weights = new ModelWeights(runtime, { tensors, packed }, mappings);
+  try {
+    for (const [name, parameter] of namedParameters(model)) {
+      const place = packable.get(name);
+      const source = sourceOf(name, parameter, place?.transposed ?? false);
+      if (place && source.packed) packed[name] = source.packed();
+      else {
+        const scheme = quantize ?? source.scheme;
+        const weight =
+          place &&
+          scheme &&
+          quantizeMatrix(
+            runtime,
+            matrixOf(await source.values(), parameter.shape, place.transposed),
+            place.kind,
+            scheme,
+          );
+        if (weight) packed[name] = weight;
+        else {
+          const tensor =
+            source.mapped?.() ?? runtime.createTensor("float32", parameter.shape, await source.values());
+          if (tensor.dtype === "float32") tensors[name] = tensor;
+          else packed[name] = halfWeight(tensor, parameter.shape, place!.transposed);
+        }
+      }
+    }
+    await verifyPacked(runtime, Object.values(packed));
+    return weights;
+  } catch (error) {
+    weights.dispose();
+    throw error;
+  }
+}
+
+function halfWeight(tensor: DeviceTensor, shape: readonly number[], transposed: boolean): PackedWeight {
+  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
+  return { kind: "half", rows, columns, transposed, values: tensor as DeviceTensor<"float16"> };
+}
+
+// ---- GGUF ---------------------------------------------------------------------------------------------------------
+
+async function inferenceFromGguf(
+  runtime: Runtime,
+  file: string,
+  quantize: QuantizationScheme | undefined,
+): Promise<InferenceModel> {
+  const { gguf, model, tokenizer, stopIds, places } = await openGguf(file);
+  const mapping = runtime.mapFile(file);
+  const packable = packableWeights(model);
+  const weights = await assemble(
+    runtime,
+    model,
+    (name, { shape }, transposed) => {
+      return ggufSource(
+        runtime,
+        gguf,
+        mapping,
+        places.get(name)!,
+        shape,
+        transposed,
+        packable.get(name)?.kind,
+      );
+    },
+    [mapping],
+    quantize,
+  );
+  return { model, weights, tokenizer, stopIds };
+}
+
+/** Blocks that the engine has no kernel for, and tables with offsets, are rounded to these: finer than any of them. */
+const requantized: QuantizationScheme = { bits: 8, blockSize: 32 };
+
+function ggufSource(
+  runtime: Runtime,
+  gguf: GgufFile,
+  mapping: FileMapping,
+  place: GgufPlace,
+  shape: readonly number[],
+  transposed: boolean,
+  kind: "linear" | "embedding" | undefined,
+): Source {
+  const { format, shape: stored, byteOffset, byteLength } = gguf.tensor(place.name);
+  const values = async () => rearrange(await gguf.readValues(place.name), shape, place, "fromGguf");
+  const reordered = place.rotaryHeads !== undefined || place.transposed === true;
+  if (format.name === "F32" && !reordered)
+    return { values, mapped: () => mapping.tensor("float32", shape, byteOffset) };
+  if (kind && !reordered && (format.name === "F16" || format.name === "BF16")) {
+    const dtype = format.name === "F16" ? "float16" : "bfloat16";
+    return { values, mapped: () => mapping.tensor(dtype, shape, byteOffset) };
+  }
+  if (!kind || format.elements === 1) return { values };
+  if (!isGgmlBlockType(format.name) || (kind === "embedding" && format.name === "Q4_1"))
+    return { values, scheme: requantized };
+  const type = format.name;
+  const [rows, columns] = stored as readonly [number, number];
+  return {
+    values,
+    packed: () => {
+      const bytes = mapping.tensor("uint8", [byteLength], byteOffset);
+      const arrays = fromGgmlBlocks(
+        type,
+        rearrangeRows(bytes.view(), rows, place),
+        { rows, columns },
+        gguf.path,
+      );
+      bytes.dispose();
+      return blockWeight(runtime, arrays, {
+        rows,
+        columns,
+        transposed,
+        bits: ggmlBits(type),
+        blockSize: ggmlBlockSize,
+      });
+    },
+  };
+}
+
+// ---- Folders ------------------------------------------------------------------------------------------------------
+
+const packedEntry = z.discriminatedUnion("kind", [
+  z.object({
+    kind: z.literal("blocks"),
+    bits: z.union([z.literal(4), z.literal(8)]),
+    block_size: z.int().refine((size) => blockSizes.includes(size)),
+    zero_points: z.boolean().default(false),
+    offsets: z.boolean().default(false),
+  }),
+  z.object({ kind: z.literal("nf4"), block_size: z.int().refine((size) => blockSizes.includes(size)) }),
+]);
+type PackedEntry = z.infer<typeof packedEntry>;
+
+const quantizationConfig = z.object({
+  quantization_config: z
+    .object({ quant_method: z.literal("lineage"), tensors: z.record(z.string(), packedEntry) })
+    .nullish(),
+});
+
+/** Which parameters of a folder are packed, and how. Throws `config` for a quantisation of another program's. */
+function packedEntries(file: string, json: unknown): Readonly<Record<string, PackedEntry>> {
+  const parsed = quantizationConfig.safeParse(json);
+  if (!parsed.success)
+    throw new LineageError(
+      "config",
+      `${file}: the quantization_config is none that lineage wrote: ${z.prettifyError(parsed.error)}`,
+    );
+  return parsed.data.quantization_config?.tensors ?? {};
+}
+
+async function inferenceFromFolder(
+  runtime: Runtime,
+  folder: string,
+  quantize: QuantizationScheme | undefined,
+): Promise<InferenceModel> {
+  const { json, model, tokenizer, stopIds, unused } = await readCheckpoint(folder);
+  const entries = packedEntries(path.join(folder, "config.json"), json);
+  const files = await openWeightFiles(folder);
+  const parameters = namedParameters(model);
+  const plain = [...parameters].filter(([name]) => !Object.hasOwn(entries, name));
+  const places = placeTensors(
+    files,
+    plain.map(([name, { shape }]) => [name, shape] as const),
+    "",
+  );
+  refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, unused);
+  const mappings = new Map(files.map((file) => [file, runtime.mapFile(file.path)]));
+  const packable = packableWeights(model);
+  const weights = await assemble(
+    runtime,
+    model,
+    (name, { shape }, transposed) => {
+      const entry = Object.hasOwn(entries, name) ? entries[name] : undefined;
+      if (entry) {
+        if (!packable.has(name))
+          throw new LineageError("checkpoint", `${folder}: ${name} is quantised, but no product reads it`);
+        const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
+        return packedSource(files, mappings, name, entry, { rows, columns, transposed });
+      }
+      return floatSource(runtime, mappings, places.get(name)!, shape, packable.has(name));
+    },
+    [...mappings.values()],
+    quantize,
+  );
+  return { model, weights, tokenizer, stopIds };
+}
+
+function refuseUnused(
+  files: readonly SafetensorsFile[],
+  taken: ReadonlySet<string>,
+  entries: Readonly<Record<string, PackedEntry>>,
+  unused: RegExp,
+): void {
+  const ours = (name: string) => Object.hasOwn(entries, name.slice(0, name.lastIndexOf(".")));
+  for (const { path: file, header } of files) {
+    const extra = [...header.tensors.keys()].find(
+      (name) => !taken.has(name) && !unused.test(name) && !ours(name),
+    );
+    if (extra !== undefined)
+      throw new LineageError(
+        "checkpoint",
+        `${file} holds the tensor ${extra}, for which the model of ${path.join(path.dirname(file), "config.json")} has no place: the configuration describes another model`,
+      );
+  }
+}
+
+function floatSource(
+  runtime: Runtime,
+  mappings: ReadonlyMap<SafetensorsFile, FileMapping>,
+  { file, entry }: { file: SafetensorsFile; entry: { dtype: string; byteOffset: number } },
+  shape: readonly number[],
+  half: boolean,
+): Source {
+  const mapping = mappings.get(file)!;
+  const { byteOffset } = entry;
+  const dtype = entry.dtype as "float32" | "float16" | "bfloat16";
+  const mapped = () => mapping.tensor(dtype, shape, byteOffset);
+  if (dtype === "float32") {
+    return {
+      mapped,
+      values: () => {
+        using tensor = mapping.tensor("float32", shape, byteOffset);
+        return tensor.view().slice();
+      },
+    };
+  }
+  const values = () => {
+    using tensor = mapping.tensor(dtype, shape, byteOffset);
+    const target = new Float32Array(tensor.size);
+    widen[dtype]!(tensor.view(), target);
+    return target;
+  };
+  return half ? { values, mapped } : { values };
+}
+
+function packedSource(
+  files: readonly SafetensorsFile[],
+  mappings: ReadonlyMap<SafetensorsFile, FileMapping>,
+  name: string,
+  entry: PackedEntry,
+  layout: { rows: number; columns: number; transposed: boolean },
+): Source {
+  const { rows, columns } = layout;
+  const { block_size: blockSize } = entry;
+  if (columns % blockSize !== 0)
+    throw new LineageError(
+      "checkpoint",
+      `blocks of ${blockSize} do not divide the rows of ${name}, ${columns} long`,
+    );
+  const blocks = columns / blockSize;
+  const part = <D extends "uint8" | "float32">(
+    suffix: string,
+    dtype: D,
+    shape: readonly number[],
+  ): DeviceTensor<D> => {
+    const stored = `${name}.${suffix}`;
+    const file = files.find(({ header }) => header.tensors.has(stored));
+    const found = file?.header.tensors.get(stored);
+    if (!file || !found)
+      throw new LineageError("checkpoint", `there is no tensor ${stored}, a part of the quantised ${name}`);
+    if (found.dtype !== dtype || found.shape.join() !== shape.join())
+      throw new FormatError(
+        file.path,
+        `${stored} is ${found.dtype} [${found.shape.join(", ")}], but the configuration makes it ${dtype} [${shape.join(", ")}]`,
+      );
+    return mappings.get(file)!.tensor(dtype, shape, found.byteOffset);
+  };
+  return {
+    values: () => {
+      throw new LineageError("unsupported", `${name} is quantised already; take the original model`);
+    },
+    packed: () => {
+      if (entry.kind === "nf4")
+        return {
+          kind: "nf4",
+          ...layout,
+          blockSize,
+          values: part("values", "uint8", [(rows * columns) / 2]),
+          scales: part("scales", "float32", [rows * blocks]),
+        };
+      const { bits } = entry;
+      const values = part("values", "uint8", [rows, blocks, (blockSize * bits) / 8]);
+      return {
+        kind: "blocks",
+        ...layout,
+        bits,
+        blockSize,
+        values,
+        table: values.slice(0, [rows, (columns * bits) / 8]),
+        scales: part("scales", "float32", [rows, blocks]),
+        zeroPoints: entry.zero_points
+          ? part("zeroPoints", "uint8", [rows, Math.ceil((blocks * bits) / 8)])
+          : undefined,
+        offsets: entry.offsets ? part("offsets", "float32", [blocks, rows]) : undefined,
+      };
+    },
+  };
+}
+
+/**
+ * Writes a folder that `loadForInference` reads: the tensors of every packed weight in `model.safetensors`, and how they
+ * are packed in `config.json`. Throws `unsupported` for weights in half precision, which need no folder of their own.
+ */
+export async function saveQuantized(
+  folder: string,
+  { model, weights, tokenizer, stopIds }: InferenceModel,
+): Promise<void> {
+  const { tensors, packed } = weights.constants;
+  const entries: Record<string, unknown> = {};
+  const parts: [string, DeviceTensor][] = Object.entries(tensors);
+  for (const [name, weight] of Object.entries(packed)) {
+    if (weight.kind === "half")
+      throw new LineageError("unsupported", `${name} is in half precision; quantise it to save it`);
+    entries[name] =
+      weight.kind === "nf4"
+        ? { kind: "nf4", block_size: weight.blockSize }
+        : {
+            kind: "blocks",
+            bits: weight.bits,
+            block_size: weight.blockSize,
+            zero_points: weight.zeroPoints !== undefined,
+            offsets: weight.offsets !== undefined,
+          };
+    for (const [part, tensor] of Object.entries(packedParts(weight)))
+      if (part !== "table") parts.push([`${name}.${part}`, tensor]);
+  }
+  // Floats first: each tensor then lies at a multiple of its element's size, so that it can be mapped.
+  parts.sort(([, a], [, b]) => Number(a.dtype === "uint8") - Number(b.dtype === "uint8"));
+  await mkdir(folder, { recursive: true });
+  await writeJson(path.join(folder, "config.json"), {
+    ...causalModelConfig(model),
+    quantization_config: { quant_method: "lineage", tensors: entries },
+  });
+  await saveTokenizer(folder, tokenizer, stopIds);
+  await writeSafetensors(
+    path.join(folder, "model.safetensors"),
+    parts.map(([name, tensor]) => {
+      const { buffer, byteOffset, byteLength } = tensor.view();
+      return {
+        name,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        bytes: new Uint8Array(buffer, byteOffset, byteLength),
+      };
+    }),
+  );
+}

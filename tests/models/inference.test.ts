@@ -1,0 +1,211 @@
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { writeJson } from "../../src/base/files.js";
+import type { ConstantWeights } from "../../src/graph/index.js";
+import { Decoder } from "../../src/generation/index.js";
+import { characterTokenizer, writeSafetensors } from "../../src/io/index.js";
+import {
+  type CausalLanguageModel,
+  type InferenceModel,
+  Gpt2,
+  Llama,
+  gpt2Config,
+  llamaConfig,
+  loadForInference,
+  loadModel,
+  saveModel,
+  saveQuantized,
+} from "../../src/models/index.js";
+import { type WeightSet, Weights } from "../../src/nn/index.js";
+import { dequantizeWeight, quantizeWeights } from "../../src/quantization/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { relativeError } from "../support/reference.js";
+
+const runtime = createRuntime();
+const tokenizer = characterTokenizer("abcdefghij klmnop");
+const vocabSize = 64;
+const models: Record<string, CausalLanguageModel> = {
+  llama: new Llama(
+    llamaConfig({
+      vocabSize,
+      contextLength: 32,
+      hiddenSize: 64,
+      numLayers: 2,
+      numHeads: 4,
+      numKeyValueHeads: 2,
+      intermediateSize: 96,
+      initializerRange: 0.1,
+    }),
+  ),
+  gpt2: new Gpt2(
+    gpt2Config({
+      vocabSize,
+      contextLength: 32,
+      hiddenSize: 64,
+      numLayers: 2,
+      numHeads: 4,
+      initializerRange: 0.1,
+    }),
+  ),
+};
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "lineage-inference-"));
+});
+afterAll(() => {
+  rmSync(folder, { recursive: true });
+});
+
+const ids = [3, 1, 4, 1, 5, 9, 2, 6];
+
+/** Logits after a prompt, and after one more token. */
+async function logitsOf(model: CausalLanguageModel, weights: WeightSet): Promise<Float32Array[]> {
+  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 16 });
+  const prompt = await decoder.prefill([ids]);
+  const step = await decoder.step([7]);
+  return [prompt[0]!.slice(), step[0]!.slice()];
+}
+
+async function saved(name: string): Promise<{ place: string; weights: Weights; model: CausalLanguageModel }> {
+  const place = path.join(folder, name);
+  mkdirSync(place, { recursive: true });
+  const model = models[name]!;
+  const weights = Weights.initialize(runtime, model, 5);
+  await saveModel(place, { model, weights, tokenizer });
+  return { place, weights, model };
+}
+
+/** Full weights with the values that packed ones stand for. */
+function roundedWeights(weights: Weights, { packed }: ConstantWeights): Weights {
+  const rounded = weights.like();
+  for (const [name, tensor] of Object.entries(weights.tensors)) {
+    const weight = packed[name];
+    const target = rounded.get(name);
+    if (weight === undefined || weight.kind === "half") {
+      target.write(tensor.view());
+      continue;
+    }
+    const { rows, columns, transposed } = weight;
+    const values = dequantizeWeight(weight);
+    target.write(
+      transposed ? values.map((_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!) : values,
+    );
+  }
+  return rounded;
+}
+
+describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
+  it("gives the logits of its trainable weights from mapped ones", async () => {
+    const { place, weights, model } = await saved(name);
+    const [prompt, step] = await logitsOf(model, weights);
+    const before = runtime.allocatedBytes;
+    const loaded = await loadForInference(runtime, place);
+    expect(runtime.allocatedBytes).toBe(before);
+    const mapped = await logitsOf(loaded.model, loaded.weights);
+    expect(relativeError(mapped[0]!, prompt!)).toBeLessThan(1e-5);
+    expect(relativeError(mapped[1]!, step!)).toBeLessThan(1e-5);
+    loaded.weights.dispose();
+  });
+
+  it.each([
+    { bits: 8 },
+    { bits: 4, candidates: 8 },
+    { bits: 4, symmetric: false },
+    { bits: "nf4", blockSize: 32 },
+  ] as const)(
+    "computes in %j what the rounded weights give in full, also through a folder",
+    async (scheme) => {
+      const { place, weights, model } = await saved(name);
+      const quantized: InferenceModel = {
+        model,
+        tokenizer,
+        weights: await quantizeWeights(model, weights, scheme),
+      };
+      expect(quantized.weights.byteLength).toBeLessThan(weights.flat.byteLength * 0.45);
+      const direct = await logitsOf(model, quantized.weights);
+      // Whole numbers multiply inputs that the engine rounds to 8 bits.
+      using rounded = roundedWeights(weights, quantized.weights.constants);
+      const [prompt, step] = await logitsOf(model, rounded);
+      expect(relativeError(direct[0]!, prompt!)).toBeLessThan(0.05);
+      expect(relativeError(direct[1]!, step!)).toBeLessThan(0.05);
+      const target = `${place}-quantized`;
+      await saveQuantized(target, quantized);
+      const again = await loadForInference(runtime, target);
+      expect(await logitsOf(again.model, again.weights)).toEqual(direct);
+      const atLoad = await loadForInference(runtime, place, { quantize: scheme });
+      expect(await logitsOf(atLoad.model, atLoad.weights)).toEqual(direct);
+      await expect(loadModel(runtime, target)).rejects.toThrow("is quantised: it generates and chats");
+    },
+  );
+
+  it("maps half-precision matrices as they are", async () => {
+    const { place, weights, model } = await saved(name);
+    // Weights that bfloat16 holds exactly, so that both files hold one model.
+    for (const tensor of Object.values(weights.tensors)) {
+      const words = new Uint32Array(tensor.view().buffer, tensor.view().byteOffset, tensor.size);
+      words.forEach((word, index) => (words[index] = word & 0xffff0000));
+    }
+    const [prompt] = await logitsOf(model, weights);
+    await writeSafetensors(
+      path.join(place, "model.safetensors"),
+      Object.entries(weights.tensors).map(([key, tensor]) => {
+        const words = new Uint32Array(tensor.view().buffer, tensor.view().byteOffset, tensor.size);
+        const bits = Uint16Array.from(words, (word) => word >>> 16);
+        return { name: key, dtype: "bfloat16", shape: tensor.shape, bytes: new Uint8Array(bits.buffer) };
+      }),
+    );
+    const loaded = await loadForInference(runtime, place);
+    expect(Object.values(loaded.weights.constants.packed).every(({ kind }) => kind === "half")).toBe(true);
+    expect(relativeError((await logitsOf(loaded.model, loaded.weights))[0]!, prompt!)).toBeLessThan(1e-5);
+  });
+});
+
+describe("a quantised folder", () => {
+  async function quantizedFolder(): Promise<string> {
+    const { place, weights, model } = await saved("llama");
+    const target = `${place}-damaged`;
+    await saveQuantized(target, {
+      model,
+      tokenizer,
+      weights: await quantizeWeights(model, weights, { bits: 4 }),
+    });
+    return target;
+  }
+
+  it("is refused where its configuration contradicts its tensors", async () => {
+    const target = await quantizedFolder();
+    const file = path.join(target, "config.json");
+    const config = JSON.parse(readFileSync(file, "utf8")) as {
+      quantization_config: { quant_method: string; tensors: Record<string, Record<string, unknown>> };
+    };
+    const first = Object.keys(config.quantization_config.tensors).find((key) => key.includes("q_proj"))!;
+    const damaged = async (change: (copy: typeof config) => void): Promise<void> => {
+      const copy = structuredClone(config);
+      change(copy);
+      await writeJson(file, copy);
+    };
+    await damaged((copy) => (copy.quantization_config.tensors[first]!["block_size"] = 64));
+    await expect(loadForInference(runtime, target)).rejects.toThrow(`${first}.values is uint8`);
+    await damaged((copy) => (copy.quantization_config.tensors[first]!["block_size"] = 48));
+    await expect(loadForInference(runtime, target)).rejects.toThrow("none that lineage wrote");
+    await damaged((copy) => (copy.quantization_config.quant_method = "gptq"));
+    await expect(loadForInference(runtime, target)).rejects.toThrow("none that lineage wrote");
+    await damaged((copy) => Reflect.deleteProperty(copy.quantization_config.tensors, first));
+    await expect(loadForInference(runtime, target)).rejects.toThrow(`has no tensor ${first}`);
+    await damaged(
+      (copy) => (copy.quantization_config.tensors["model.norm.weight"] = { kind: "nf4", block_size: 64 }),
+    );
+    await expect(loadForInference(runtime, target)).rejects.toThrow("holds the tensor model.norm.weight");
+  });
+
+  it("is refused when it is cut short", async () => {
+    const target = await quantizedFolder();
+    const copy = `${target}-short`;
+    cpSync(target, copy, { recursive: true });
+    const file = path.join(copy, "model.safetensors");
+    writeFileSync(file, readFileSync(file).subarray(0, -9));
+    await expect(loadForInference(runtime, copy)).rejects.toThrow("outside the file");
+  });
+});
