@@ -8,6 +8,7 @@ import {
   type SamplingOptions,
   type SpeculativeToken,
   StopStrings,
+  cacheTypes,
   generate,
   generateSpeculatively,
   modelDrafter,
@@ -193,7 +194,7 @@ export const generateCommand = new Command("generate")
   .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
   .option("--speculative <drafter>", "lookup, or the folder of a smaller model of the same vocabulary")
   .option("--draft-length <n>", "tokens that a drafter guesses at once", number)
-  .addOption(new Option("--cache <type>", "what keys and values are kept as").choices(["float32", "float16"]))
+  .addOption(new Option("--cache <type>", "what keys and values are kept as").choices(cacheTypes))
   .option("--seed <n>", "the same seed writes the same text", number, 0)
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object with the text and its counts")

@@ -2,9 +2,15 @@ import type { TypedArray } from "../base/dtype.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 
 /** What the keys and values of earlier tokens are kept as. */
-export type CacheType = "float32" | "float16";
+export const cacheTypes = ["float32", "float16", "int8"] as const;
+export type CacheType = (typeof cacheTypes)[number];
 
 const parts = ["key", "value"] as const;
+
+/** Room above the largest values seen when the scales of an int8 cache are chosen. */
+const margin = 1.25;
+/** Of a channel that is zero throughout; the engine divides by it. */
+const smallestScale = 1e-12;
 
 /**
  * Keys and values of every layer, `[batch, numKeyValueHeads, slots, headSize]` each: buffers that a run reads and writes in
@@ -78,6 +84,35 @@ export class KeyValueBuffers implements Disposable {
         });
       }
     }
+  }
+
+  /**
+   * What one step of an int8 cache has to be worth for each channel of each layer's keys and values, by the names of
+   * `tensors`, `[heads * headSize]`: from the largest values in the first `count` slots of the first row, with a margin for
+   * what is yet to come. A pair of channels that a rotary position turns into each other counts by its length.
+   */
+  scales(count: number): Record<string, Float32Array> {
+    const { heads, headSize } = this;
+    const half = headSize / 2;
+    return Object.fromEntries(
+      Object.entries(this.tensors).map(([name, tensor]) => {
+        const view = tensor.view() as Float32Array;
+        const scale = new Float32Array(heads * headSize).fill(smallestScale);
+        for (let head = 0; head < heads; head++) {
+          for (let slot = 0; slot < count; slot++) {
+            const base = this.place(0, head) + slot * headSize;
+            for (let channel = 0; channel < headSize; channel++) {
+              const value = name.endsWith("key")
+                ? Math.hypot(view[base + (channel % half)]!, view[base + (channel % half) + half]!)
+                : Math.abs(view[base + channel]!);
+              const place = head * headSize + channel;
+              scale[place] = Math.max(scale[place]!, (value * margin) / 127);
+            }
+          }
+        }
+        return [name, scale];
+      }),
+    );
   }
 
   private place(row: number, head: number): number {

@@ -1,5 +1,5 @@
 export * from "./beam.js";
-export { type CacheType } from "./cache.js";
+export { type CacheType, cacheTypes } from "./cache.js";
 export * from "./chat.js";
 export * from "./decoder.js";
 export * from "./export.js";

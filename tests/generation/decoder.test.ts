@@ -132,17 +132,32 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
     }).toThrow("row 0 holds 22 tokens and cannot go back to 40");
   });
 
-  it("keeps half as many bytes in float16, and nearly the same logits", async () => {
-    const before = runtime.allocatedBytes;
-    using wide = await Decoder.create(model, weights, { batch: 1 });
-    const wideBytes = runtime.allocatedBytes - before;
-    using half = await Decoder.create(model, weights, { batch: 1, cacheType: "float16" });
-    const [wanted] = await wide.prefill([ids(40)]);
-    const [logits] = await half.prefill([ids(40)]);
-    expect(relativeError(logits!, wanted!)).toBeLessThan(0.01);
-    expect(relativeError(logits!, wanted!)).toBeGreaterThan(0);
-    expect(runtime.allocatedBytes - before - wideBytes).toBeLessThan(wideBytes * 0.75);
-  });
+  it.each([
+    ["float16", 2, 0.01],
+    ["int8", 1, 0.08],
+  ] as const)(
+    "keeps its cache in %s of %i bytes a number, and nearly the same logits",
+    async (cacheType, bytes, limit) => {
+      const sizeOf = async (options: DecoderOptions): Promise<[Float32Array, Float32Array, number]> => {
+        const before = runtime.allocatedBytes;
+        using decoder = await Decoder.create(model, weights, options);
+        const held = runtime.allocatedBytes - before;
+        const [prompt] = await decoder.prefill([ids(40)]);
+        return [prompt!, (await decoder.step([3]))[0]!.slice(), held];
+      };
+      const [wanted, wantedNext, wide] = await sizeOf({ batch: 1 });
+      const [logits, next, narrow] = await sizeOf({ batch: 1, cacheType });
+      for (const [found, reference] of [
+        [logits, wanted],
+        [next, wantedNext],
+      ] as const) {
+        expect(relativeError(found, reference)).toBeLessThan(limit);
+        expect(relativeError(found, reference)).toBeGreaterThan(0);
+      }
+      // 2 layers of keys and values, 2 heads of 8, 96 places.
+      expect(wide - narrow).toBe(2 * 2 * 2 * 8 * 96 * (4 - bytes));
+    },
+  );
 
   it("allocates nothing from step to step", async () => {
     using decoder = await Decoder.create(model, weights, { batch: 2 });

@@ -1,5 +1,5 @@
 import { ShapeError } from "../../base/errors.js";
-import { type Dim, formatShape, multiplyDims } from "../dims.js";
+import { type Dim, equalShapes, formatShape, multiplyDims } from "../dims.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { add, cast, greaterEqual, less, logicalAnd, mul, neg, sub, where } from "./elementwise.js";
@@ -198,7 +198,7 @@ interface CachedAttentionAttributes {
 
 const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention", {
   shape: (
-    [query, key, value, pastKey, pastValue, lastPosition, totalLength],
+    [query, key, value, pastKey, pastValue, lastPosition, totalLength, ...rest],
     { numHeads, numKeyValueHeads, presentLength },
   ) => {
     const headSize = pastKey!.shape[3];
@@ -219,6 +219,15 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
         `the positions must be int32, not ${lastPosition!.describe()} and ${totalLength!.describe()}`,
       );
     }
+    const scaleShape = [1, numKeyValueHeads, 1, headSize];
+    if (
+      pastKey!.dtype === "int8" &&
+      (rest.length < 2 || rest.slice(-2).some((scale) => !equalShapes(scale.shape, scaleShape)))
+    ) {
+      throw new ShapeError(
+        `an int8 cache needs a scale for each channel of keys and of values, float32 ${formatShape(scaleShape)}`,
+      );
+    }
     const present = pastKey!.shape.map((dim, axis) => (axis === 2 ? (presentLength ?? dim) : dim));
     return [
       { dtype: query!.dtype, shape: [batch!, sequence!, width] },
@@ -226,25 +235,34 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
       { dtype: pastValue!.dtype, shape: present },
     ];
   },
-  lower: ({ names, attributes }, onnx) =>
-    onnx.ops(
+  lower: ({ names, inputs, attributes }, onnx) => {
+    const quantized = inputs[3]!.dtype === "int8";
+    const [bias = ""] = quantized ? names.slice(7, -2) : names.slice(7);
+    const scales = quantized ? ["", ...names.slice(-2)] : [];
+    return onnx.ops(
       "GroupQueryAttention",
-      // Between the seven and the bias lie rotary tables and positions, which are applied outside.
-      [...names.slice(0, 7), ...(names[7] === undefined ? [] : ["", "", "", names[7]])],
+      // Between the seven and the bias lie rotary tables and positions, which are applied outside; after it sinks.
+      [...names.slice(0, 7), ...(bias === "" && !quantized ? [] : ["", "", "", bias, ...scales])],
       {
         num_heads: attributes.numHeads,
         kv_num_heads: attributes.numKeyValueHeads,
         scale: { float: attributes.scale },
         local_window_size: attributes.window,
+        ...(quantized && {
+          k_quant_type: "PER_CHANNEL",
+          v_quant_type: "PER_CHANNEL",
+          kv_cache_bit_width: 8,
+        }),
       },
       { domain: "com.microsoft", outputs: 3 },
-    ),
+    );
+  },
 });
 
 export interface KeyValueCache {
   /**
-   * Float32 or float16 `[batch, numKeyValueHeads, capacity, headSize]`; a run binds one buffer as the past and as the
-   * present.
+   * Float32, float16 or int8 `[batch, numKeyValueHeads, capacity, headSize]`; a run binds one buffer as the past and as
+   * the present.
    */
   readonly key: Tensor;
   readonly value: Tensor;
@@ -254,6 +272,8 @@ export interface KeyValueCache {
   readonly totalLength: Tensor;
   /** Added to the scores: float32 `[batch or 1, numHeads or 1, sequence, totalLength]`. */
   readonly bias?: Tensor | undefined;
+  /** Of an int8 cache: what its whole numbers stand for, float32 `[1, numKeyValueHeads, 1, headSize]`. */
+  readonly scales?: { readonly key: Tensor; readonly value: Tensor } | undefined;
   /** Positions that the present has, where it is not the past's own buffer. */
   readonly presentLength?: Dim | undefined;
 }
@@ -272,7 +292,8 @@ export function cachedAttention(
 ): { output: Tensor; key: Tensor; value: Tensor } {
   const { numHeads, numKeyValueHeads, window = -1 } = options;
   const scale = options.scale ?? 1 / Math.sqrt(Number(cache.key.shape[3]));
-  const { dtype } = cache.key;
+  // The engine itself rounds keys and values to 8 bits; the query stays as it is.
+  const dtype = cache.key.dtype === "int8" ? query.dtype : cache.key.dtype;
   const [output, presentKey, presentValue] = cachedAttentionOp(
     [
       cast(query, dtype),
@@ -283,6 +304,7 @@ export function cachedAttention(
       cache.lastPosition,
       cache.totalLength,
       ...(cache.bias ? [cast(cache.bias, dtype)] : []),
+      ...(cache.scales ? [cache.scales.key, cache.scales.value] : []),
     ],
     { numHeads, numKeyValueHeads, scale, window, presentLength: cache.presentLength },
   ).node.outputs;
