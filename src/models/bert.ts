@@ -198,12 +198,14 @@ export class BertPretrainingHeads extends Module {
     });
   }
 
-  /** Masked-LM logits `[batch, sequence, vocabSize]` and next-sentence logits `[batch, 2]`: 0 says that B follows A. */
+  /** Masked-LM logits `[batch, sequence, vocabSize]` and next-sentence logits `[batch, 2]`. */
   override forward(hidden: Tensor): { maskedLm: Tensor; nextSentence: Tensor } {
-    return {
-      maskedLm: this.predictions.forward(hidden),
-      nextSentence: this.nextSentence.forward(this.bert.pooler!.forward(hidden)),
-    };
+    return { maskedLm: this.predictions.forward(hidden), nextSentence: this.sentenceLogits(hidden) };
+  }
+
+  /** Next-sentence logits `[batch, 2]`: 0 says that B follows A. */
+  sentenceLogits(hidden: Tensor): Tensor {
+    return this.nextSentence.forward(this.bert.pooler!.forward(hidden));
   }
 }
 

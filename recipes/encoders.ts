@@ -1,0 +1,349 @@
+/** What the encoders' recipes share: their data, their loops, and how they print. What a recipe is about stands in itself. */
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { writeAtomically } from "../src/base/files.js";
+import { Random } from "../src/base/random.js";
+import { type Batch, type BatchSource, stories } from "../src/data/index.js";
+import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
+import { type Tokenizer, trainWordPiece } from "../src/io/index.js";
+import type { EncoderWithHead, Weights } from "../src/nn/index.js";
+import {
+  type Document,
+  ExampleSource,
+  type MaskedRow,
+  type MaskingOptions,
+  type SentenceVocabulary,
+  maskRow,
+  maskedBatch,
+  sentenceRow,
+} from "../src/objectives/index.js";
+import { type Curve, type Objective, Trainer, evaluate, lossChart, schedule } from "../src/training/index.js";
+
+export interface RecipeOptions {
+  /** Folder of the real data; without it the embedded stories stand in. */
+  readonly data: string;
+  readonly out: string;
+  /** Seconds instead of minutes: everything runs, nothing is learned. */
+  readonly smoke: boolean;
+  /** Threads of the engine. Default: the machine's cores. */
+  readonly threads: number | undefined;
+}
+
+/** Options of the command line: `--data FOLDER --out FOLDER --threads N --smoke`. */
+export function recipeOptions(name: string): RecipeOptions {
+  const { values } = parseArgs({
+    options: {
+      data: { type: "string", default: "../shared/data" },
+      out: { type: "string", default: `runs/${name}` },
+      smoke: { type: "boolean", default: false },
+      threads: { type: "string" },
+    },
+  });
+  mkdirSync(values.out, { recursive: true });
+  return { ...values, threads: values.threads === undefined ? undefined : Number(values.threads) };
+}
+
+export interface Labelled {
+  readonly text: string;
+  readonly label: number;
+}
+
+/** Sentences of film reviews with their sentiment (SST-2), or sentences of stories in and out of order. */
+export function sentences({ data, smoke }: RecipeOptions): {
+  name: string;
+  train: Labelled[];
+  dev: Labelled[];
+} {
+  const read = (file: string): Labelled[] =>
+    readFileSync(path.join(data, "sst2", file), "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => line.split("\t"))
+      .map(([text, label]) => ({ text: text!, label: Number(label) }));
+  const cut = (rows: Labelled[]) => (smoke ? rows.slice(0, 200) : rows);
+  if (existsSync(path.join(data, "sst2", "train.tsv")))
+    return { name: "SST-2", train: cut(read("train.tsv")), dev: cut(read("dev.tsv")) };
+  const random = new Random(1);
+  const told = [...stories({ seed: 1, count: smoke ? 60 : 1500 })].flatMap(splitSentences);
+  const rows = told.map((text) => {
+    const words = text.split(" ");
+    const label = random.integer(2);
+    const place = random.integer(Math.max(1, words.length - 1));
+    if (label === 0) words.splice(place, 2, ...words.slice(place, place + 2).reverse());
+    return { text: words.join(" "), label };
+  });
+  return {
+    name: "stories, words in order or not",
+    train: cut(rows.slice(900)),
+    dev: cut(rows.slice(0, 900)),
+  };
+}
+
+/** Texts of sentences in a row: a novel and plays, or the embedded stories. */
+export function documents({ data, smoke }: RecipeOptions): { name: string; texts: string[][] } {
+  const files = ["botchan.txt", "tinyshakespeare.txt"].map((file) => path.join(data, file));
+  if (!files.every((file) => existsSync(file))) {
+    const texts = [...stories({ seed: 1, count: smoke ? 60 : 2000 })].map(splitSentences);
+    return { name: "stories", texts };
+  }
+  const texts = files.flatMap((file) => {
+    const paragraphs = readFileSync(file, "utf8").split(/\r?\n\s*\r?\n/);
+    // A document of some paragraphs: long enough for pairs of neighbouring sentences, short enough for there to be many.
+    return chunks(paragraphs, 10).map((part) => part.flatMap(splitSentences));
+  });
+  return {
+    name: "Botchan and Shakespeare",
+    texts: smoke ? texts.slice(0, 40) : shuffled(texts),
+  };
+}
+
+const shuffled = <T>(items: readonly T[]): T[] =>
+  Array.from(new Random(1).permutation(items.length), (index) => items[index]!);
+
+const chunks = <T>(items: readonly T[], size: number): T[][] =>
+  Array.from({ length: Math.ceil(items.length / size) }, (_, index) =>
+    items.slice(index * size, (index + 1) * size),
+  );
+
+const splitSentences = (text: string): string[] =>
+  text
+    .replaceAll(/\s+/g, " ")
+    .split(/(?<=[.!?;:])\s+/)
+    .filter((sentence) => sentence.trim() !== "");
+
+/** A WordPiece vocabulary of these texts, and what objectives need to know of it. */
+export function vocabularyOf(
+  texts: readonly string[],
+  vocabSize: number,
+): { tokenizer: Tokenizer; vocabulary: SentenceVocabulary } {
+  const tokenizer = trainWordPiece(texts, { vocabSize, alphabetSize: 100 });
+  const id = (token: string): number => tokenizer.tokenToId(token)!;
+  const [paddingId, unknown, classId, separatorId, maskId] = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+  ].map(id) as [number, number, number, number, number];
+  const specialIds = new Set([paddingId, unknown, classId, separatorId, maskId]);
+  const startsWord = (token: number) => !tokenizer.idToToken(token)!.startsWith("##");
+  return {
+    tokenizer,
+    vocabulary: {
+      size: tokenizer.vocabSize,
+      maskId,
+      specialIds,
+      classId,
+      separatorId,
+      paddingId,
+      startsWord,
+    },
+  };
+}
+
+/** Texts as tokens, special ones left out. */
+export const tokenized = (tokenizer: Tokenizer, texts: readonly (readonly string[])[]): Document[] =>
+  texts.map((sentencesOf) => sentencesOf.map((text) => tokenizer.encode(text)));
+
+/** Batches of rows that are masked anew each time: `[CLS] tokens [SEP]`, those of like length together. */
+export const maskedRows = (
+  rows: readonly (readonly number[])[],
+  vocabulary: SentenceVocabulary,
+  masking: MaskingOptions,
+  options: { batchSize: number; seed: number; copies?: number },
+): ExampleSource<readonly number[], MaskedRow> =>
+  new ExampleSource({
+    ...options,
+    examples: () => rows,
+    length: (row) => row.length,
+    transform: (row, random) => maskRow(sentenceRow(vocabulary, row), vocabulary, masking, random),
+    collate: (masked) => maskedBatch(masked, vocabulary.paddingId),
+  });
+
+/** The first batches of a source, to measure held-out text always alike. */
+export const take = (source: { next(): Batch }, count: number): Batch[] =>
+  Array.from({ length: count }, () => source.next());
+
+export interface TrainOptions {
+  readonly name: string;
+  readonly objective: Objective;
+  readonly weights: Weights;
+  readonly source: BatchSource;
+  readonly steps: number;
+  readonly learningRate: number;
+  readonly seed: number;
+  /** Measured at the end, and as often as there are points in the curve. */
+  readonly heldOut?: readonly Batch[];
+  /** Which part of the held-out loss the curve shows. Default: the total. */
+  readonly part?: string;
+}
+
+export interface Trained {
+  /** Held-out loss by step; the training loss where nothing is held out. */
+  readonly curve: Curve;
+  readonly loss: number;
+  readonly tokens: number;
+  readonly seconds: number;
+}
+
+/** AdamW with warm-up over a tenth of the steps and a linear end. */
+export async function train(options: TrainOptions): Promise<Trained> {
+  const { name, objective, weights, source, steps, learningRate, seed, heldOut, part } = options;
+  using trainer = await Trainer.create({
+    objective,
+    weights,
+    source,
+    seed,
+    schedule: schedule("linear", {
+      learningRate,
+      warmupSteps: Math.ceil(steps / 10),
+      totalSteps: steps + 1,
+    }),
+  });
+  const every = Math.max(1, Math.floor(steps / 8));
+  const points: { step: number; loss: number }[] = [];
+  let [tokens, seconds, recent, counted] = [0, 0, 0, 0];
+  for (let step = 1; step <= steps; step++) {
+    const report = await trainer.step();
+    tokens += report.tokens;
+    seconds += report.seconds;
+    recent += report.loss;
+    counted++;
+    if (step % every !== 0 && step !== steps) continue;
+    const measured = heldOut && (await evaluate(objective, weights, heldOut));
+    const loss = measured ? (part ? measured.parts[part]! : measured.loss) : recent / counted;
+    points.push({ step, loss });
+    process.stderr.write(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}\n`);
+    [recent, counted] = [0, 0];
+  }
+  return { curve: { label: name, points }, loss: points.at(-1)!.loss, tokens, seconds };
+}
+
+/** Copies every parameter that both have, `from`'s name less its `prefix`; the number copied. */
+export function copyParameters(from: Weights, to: Weights, prefix = ""): number {
+  let copied = 0;
+  for (const [name, tensor] of Object.entries(to.tensors)) {
+    const source = from.tensors[prefix + name];
+    if (!source) continue;
+    tensor.write(source.view());
+    copied++;
+  }
+  return copied;
+}
+
+interface ClassifiedRow {
+  readonly ids: readonly number[];
+  readonly label: number;
+}
+
+const classBatch =
+  (paddingId: number) =>
+  (rows: readonly ClassifiedRow[]): Batch => {
+    const sequence = Math.max(...rows.map(({ ids }) => ids.length));
+    const inputIds = new Int32Array(rows.length * sequence).fill(paddingId);
+    const attentionMask = new Uint8Array(rows.length * sequence);
+    rows.forEach(({ ids }, row) => {
+      inputIds.set(ids, row * sequence);
+      attentionMask.fill(1, row * sequence, row * sequence + ids.length);
+    });
+    const shape = [rows.length, sequence];
+    return {
+      tensors: {
+        inputIds: { data: inputIds, shape },
+        attentionMask: { data: attentionMask, shape },
+        labels: { data: Int32Array.from(rows, ({ label }) => label), shape: [rows.length] },
+      },
+      counts: { classes: rows.length },
+      tokens: inputIds.length,
+    };
+  };
+
+export interface FineTuneOptions {
+  readonly name: string;
+  readonly model: EncoderWithHead;
+  readonly weights: Weights;
+  readonly train: readonly Labelled[];
+  readonly dev: readonly Labelled[];
+  readonly tokenizer: Tokenizer;
+  readonly vocabulary: SentenceVocabulary;
+  readonly steps: number;
+  readonly learningRate: number;
+  readonly seed: number;
+}
+
+/** Fine-tunes a network with a sequence head on sentences with labels; the share of the held-out ones that it gets right. */
+export async function fineTune(options: FineTuneOptions): Promise<{ accuracy: number; curve: Curve }> {
+  const { name, model, weights, tokenizer, vocabulary, steps, learningRate, seed } = options;
+  const limit = model.encoder.config.contextLength;
+  const rowsOf = (examples: readonly Labelled[]): ClassifiedRow[] =>
+    examples.map(({ text, label }) => ({
+      ids: sentenceRow(vocabulary, tokenizer.encode(text).slice(0, limit - 2)).ids,
+      label,
+    }));
+  const rows = rowsOf(options.train);
+  const perToken = ["batch", "sequence"];
+  const objective: Objective = {
+    model,
+    inputs: {
+      inputIds: { dtype: "int32", shape: perToken },
+      attentionMask: { dtype: "bool", shape: perToken },
+      labels: { dtype: "int32", shape: ["batch"] },
+    },
+    losses: ({ inputIds, attentionMask, labels }, context) => {
+      const logits = model.forward({ inputIds: inputIds!, attentionMask }, context);
+      return { classes: sum(tokenLosses(logits, labels!)) };
+    },
+  };
+  const collate = classBatch(vocabulary.paddingId);
+  const source = new ExampleSource<ClassifiedRow, ClassifiedRow>({
+    batchSize: 32,
+    seed,
+    examples: () => rows,
+    length: ({ ids }) => ids.length,
+    transform: (row) => row,
+    collate,
+  });
+  const { curve } = await train({ name, objective, weights, source, steps, learningRate, seed });
+
+  const logits = model.forward({
+    inputIds: input("inputIds", "int32", perToken),
+    attentionMask: input("attentionMask", "bool", perToken),
+  });
+  const { runtime } = weights;
+  using program = await compile(runtime, { logits });
+  let right = 0;
+  for (const part of chunks(rowsOf(options.dev), 64)) {
+    const { inputIds, attentionMask } = collate(part).tensors;
+    using ids = runtime.createTensor("int32", inputIds!.shape, inputIds!.data as Int32Array);
+    using mask = runtime.createTensor("bool", attentionMask!.shape, attentionMask!.data as Uint8Array);
+    const result = await program.run({ ...weights.tensors, inputIds: ids, attentionMask: mask });
+    using scores = result["logits"]!;
+    const values = (await scores.read()) as Float32Array;
+    part.forEach(({ label }, row) => {
+      if (Number(values[2 * row + 1]! > values[2 * row]!) === label) right++;
+    });
+  }
+  return { accuracy: right / options.dev.length, curve };
+}
+
+/** Rows of a table under their header, in columns. */
+export function printTable(header: readonly string[], rows: readonly (readonly string[])[]): void {
+  const widths = header.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => row[column]!.length)),
+  );
+  const lineOf = (row: readonly string[]) =>
+    row
+      .map((cell, column) => (column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!)))
+      .join("  ");
+  console.log(["", lineOf(header), ...rows.map(lineOf), ""].join("\n"));
+}
+
+/** Writes curves as a picture. */
+export async function plot(file: string, title: string, curves: readonly Curve[]): Promise<void> {
+  await writeAtomically(file, [lossChart(title, curves)]);
+  console.log(`wrote ${file}`);
+}
+
+export const percent = (share: number): string => `${(100 * share).toFixed(1)}%`;
+export const millions = (count: number): string => `${(count / 1e6).toFixed(2)}M`;
