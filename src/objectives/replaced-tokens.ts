@@ -113,10 +113,3 @@ export function replacedTokenBatch(rows: readonly MaskedRow[], paddingId: number
   const batch = maskedBatch(rows, paddingId);
   return { ...batch, counts: { ...batch.counts, [replacedTokens]: batch.tokens! } };
 }
-
-/**
- * The discriminator's embeddings under gradient-disentangled sharing, He et al. 2021 ("DeBERTaV3"), section 3.2: the
- * generator's, which the discriminator's loss does not pull, and a difference of its own, which starts at zero.
- */
-export const disentangledEmbedding = (generator: Tensor, difference: Tensor): Tensor =>
-  add(stopGradient(generator), difference);

@@ -13,11 +13,15 @@ import {
   writeSafetensors,
 } from "../io/index.js";
 import {
+  DebertaPretraining,
+  DebertaV3Pretraining,
   ElectraPretraining,
   albertConfig,
   albertForPretraining,
   bertConfig,
   bertForPretraining,
+  debertaConfig,
+  debertaV2Config,
   electraConfig,
   electraToHuggingFace,
   encoderConfigJson,
@@ -301,6 +305,94 @@ function electra(options: PretrainingOptions): Pretraining {
   };
 }
 
+const debertaTokens: SystemTokens = { ...wordPiece, startsWord: startsWithSpace };
+
+/** He et al. 2021, sections 3 and 4.1: masked LM, the words predicted through the enhanced mask decoder. */
+function deberta(options: PretrainingOptions): Pretraining {
+  const { tokenizer, contextLength, batchSize, seed } = options;
+  const vocabulary = vocabularyOf(tokenizer, debertaTokens);
+  const model = new DebertaPretraining(debertaConfig(bertSizesOf(options, vocabulary)));
+  return {
+    model,
+    objective: maskedLmObjective({
+      model,
+      encode: ({ inputIds, attentionMask }, context) =>
+        model.encoder.decode({ inputIds, attentionMask }, context),
+      maskedLosses: (hidden, labels) => model.head.losses(hidden, labels),
+    }),
+    ...sourceAndHeldOut(documentsIn(options), {
+      batchSize,
+      seed,
+      length: (row: readonly number[]) => row.length,
+      examplesOf: (documents: readonly Document[]) => () =>
+        fullSentences(documents, { maxLength: contextLength - 2, separatorId: vocabulary.separatorId }),
+      transform: (row: readonly number[], random) =>
+        maskRow(sentenceRow(vocabulary, row), vocabulary, {}, random),
+      collate: (rows) => maskedBatch(rows, vocabulary.paddingId),
+    }),
+    /** The encoder with its decoder's parts under their authors' names, which fine-tuning leaves out. */
+    save: async (folder, weights) => {
+      await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.encoder));
+      await tokenizer.save(folder);
+      await saveWeights(path.join(folder, "model.safetensors"), weights);
+    },
+  };
+}
+
+/** He et al. 2021 ("DeBERTaV3"), section 3: replaced tokens, with gradient-disentangled embedding sharing. */
+function debertaV3(options: PretrainingOptions): Pretraining {
+  const { tokenizer, contextLength, batchSize, seed } = options;
+  const vocabulary = vocabularyOf(tokenizer, albertTokens);
+  const model = new DebertaV3Pretraining(
+    debertaV2Config({ ...bertSizesOf(options, vocabulary), positionBuckets: Math.min(256, contextLength) }),
+  );
+  return {
+    model,
+    objective: replacedTokenObjective({
+      model,
+      generator: {
+        encode: ({ inputIds, attentionMask }, context) =>
+          model.generator.encoder.decode({ inputIds, attentionMask }, context),
+        logits: (hidden) => model.generator.head.forward(hidden),
+      },
+      discriminator: {
+        encode: ({ inputIds, attentionMask }, context) =>
+          model.discriminator.encoder.encode({ inputIds, attentionMask }, context),
+        logits: (hidden) => model.discriminator.head.forward(hidden),
+      },
+    }),
+    ...sourceAndHeldOut(documentsIn(options), {
+      batchSize,
+      seed,
+      length: (row: readonly number[]) => row.length,
+      examplesOf: (documents: readonly Document[]) => () =>
+        fullSentences(documents, { maxLength: contextLength - 2, separatorId: vocabulary.separatorId }),
+      transform: (row: readonly number[], random) =>
+        maskRow(sentenceRow(vocabulary, row), vocabulary, electraMasking, random),
+      collate: (rows) => replacedTokenBatch(rows, vocabulary.paddingId),
+    }),
+    /** The discriminator, its embeddings being the generator's and their difference in one. */
+    save: async (folder, weights) => {
+      await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.discriminator.encoder));
+      await tokenizer.save(folder);
+      const words = "deberta.embeddings.word_embeddings.weight";
+      const shared = weights.get(`generator.${words}`).view();
+      const whole = weights
+        .get(`discriminator.${words}`)
+        .view()
+        .map((value, index) => value + shared[index]!);
+      const prefix = "discriminator.";
+      const tensors = tensorsToSave(weights)
+        .filter(({ name }) => name.startsWith(prefix))
+        .map((tensor) => ({ ...tensor, name: tensor.name.slice(prefix.length) }))
+        .map((tensor) =>
+          tensor.name === words ? { ...tensor, bytes: new Uint8Array(whole.buffer) } : tensor,
+        );
+      await writeSafetensors(path.join(folder, "model.safetensors"), tensors);
+    },
+  };
+}
+
 /** Lample & Conneau 2019, section 3: masked LM in every language, and translation LM where there are translations. */
 function xlm(options: PretrainingOptions): Pretraining {
   const { tokenizer, contextLength, batchSize, seed, dropout, training } = options;
@@ -528,6 +620,19 @@ export const pretrainingSystems = {
     objective: "masked tokens and next sentence",
     trainTokenizer: learnWordPiece,
     prepare: bert,
+  },
+  deberta: {
+    title: "DeBERTa",
+    objective: "masked tokens through the enhanced mask decoder",
+    trainTokenizer: (texts, vocabSize) => trainEncoderBpe(texts, { vocabSize, style: "deberta" }),
+    prepare: deberta,
+  },
+  "deberta-v3": {
+    title: "DeBERTa v3",
+    objective: "replaced tokens with disentangled embeddings",
+    trainTokenizer: (texts, vocabSize) =>
+      trainUnigram(texts, { vocabSize, style: "albert", lowercase: false }),
+    prepare: debertaV3,
   },
   electra: {
     title: "ELECTRA",

@@ -1,12 +1,15 @@
 import { afterAll, describe, expect, it } from "vitest";
-import { RandomStream, compile, constant, gradients, input, mul, sum } from "../../src/graph/index.js";
+import { RandomStream, compile, constant, gradients, input } from "../../src/graph/index.js";
+import { DebertaV3Pretraining, debertaV2Config } from "../../src/models/index.js";
+import { Weights, namedParameters } from "../../src/nn/index.js";
 import {
-  disentangledEmbedding,
   replaceTokens,
   replacedTokenBatch,
+  replacedTokenObjective,
   sampleTokens,
 } from "../../src/objectives/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import type { DeviceTensor } from "../../src/runtime/types.js";
 
 const runtime = createRuntime();
 const made: { dispose(): void }[] = [];
@@ -65,17 +68,73 @@ describe("replaced-token detection", () => {
     expect(replacedTokenBatch([row(3), row(6)], 0).counts).toEqual({ maskedLm: 2, replacedTokens: 9 });
   });
 
-  it("keeps the discriminator's gradient from the generator's embeddings where they are disentangled", async () => {
-    const generator = input("generator", "float32", [2]);
-    const difference = input("difference", "float32", [2]);
-    const loss = sum(mul(disentangledEmbedding(generator, difference), constant("float32", [2], [3, 5])));
-    const [ofGenerator, ofDifference] = gradients(loss, [generator, difference]);
-    const program = await compile(runtime, { loss, ofGenerator: ofGenerator!, ofDifference: ofDifference! });
-    made.push(program);
-    const tensor = (a: number, b: number) => runtime.createTensor("float32", [2], Float32Array.of(a, b));
-    const results = await program.run({ generator: tensor(1, 2), difference: tensor(10, 20) });
-    expect(Number((await results["loss"]!.read())[0])).toBe(3 * 11 + 5 * 22);
-    expect([...((await results["ofGenerator"]!.read()) as Float32Array)]).toEqual([0, 0]);
-    expect([...((await results["ofDifference"]!.read()) as Float32Array)]).toEqual([3, 5]);
+  it("keeps the two networks' gradients apart where their embeddings are disentangled", async () => {
+    const model = new DebertaV3Pretraining(
+      debertaV2Config({
+        vocabSize: 20,
+        contextLength: 8,
+        hiddenSize: 8,
+        numLayers: 2,
+        numHeads: 2,
+        positionBuckets: 4,
+        hiddenDropout: 0,
+        attentionDropout: 0,
+      }),
+    );
+    const weights = Weights.initialize(runtime, model, 2);
+    const objective = replacedTokenObjective({
+      model,
+      generator: {
+        encode: (inputs, context) => model.generator.encoder.decode(inputs, context),
+        logits: (hidden) => model.generator.head.forward(hidden),
+      },
+      discriminator: {
+        encode: (inputs, context) => model.discriminator.encoder.encode(inputs, context),
+        logits: (hidden) => model.discriminator.head.forward(hidden),
+      },
+    });
+    const given = replacedTokenBatch(
+      [
+        {
+          ids: [1, 5, 6, 7, 8, 2],
+          typeIds: [0, 0, 0, 0, 0, 0],
+          inputIds: Int32Array.of(1, 3, 6, 3, 8, 2),
+          positions: Int32Array.of(1, 3),
+          labels: Int32Array.of(5, 7),
+        },
+      ],
+      0,
+    );
+    const inputs = Object.fromEntries(
+      Object.entries(objective.inputs).map(([name, { dtype, shape }]) => [name, input(name, dtype, shape)]),
+    );
+    const losses = objective.losses(inputs, {});
+    const parameters = namedParameters(model);
+    const table = (network: string) =>
+      parameters.get(`${network}.deberta.embeddings.word_embeddings.weight`)!.tensor;
+    const tables = [table("generator"), table("discriminator")];
+    const [words, difference] = [
+      gradients(losses["maskedLm"]!, tables),
+      gradients(losses["replacedTokens"]!, tables),
+    ];
+    const program = await compile(runtime, {
+      wordsOfGenerator: words[0]!,
+      wordsOfDiscriminator: words[1]!,
+      replacedOfGenerator: difference[0]!,
+      replacedOfDiscriminator: difference[1]!,
+    });
+    made.push(program, weights);
+    const all: Record<string, DeviceTensor> = { ...weights.tensors };
+    for (const [name, { data, shape }] of Object.entries(given.tensors))
+      all[name] = runtime.createTensor(objective.inputs[name]!.dtype, shape, data as never);
+    const results = await program.run(
+      Object.fromEntries(program.inputs.map(({ name }) => [name, all[name]!])),
+    );
+    const largest = async (name: string) =>
+      Math.max(...((await results[name]!.read()) as Float32Array).map(Math.abs));
+    expect(await largest("wordsOfGenerator")).toBeGreaterThan(1e-4);
+    expect(await largest("wordsOfDiscriminator")).toBe(0);
+    expect(await largest("replacedOfGenerator")).toBe(0);
+    expect(await largest("replacedOfDiscriminator")).toBeGreaterThan(1e-6);
   });
 });

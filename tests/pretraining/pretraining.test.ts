@@ -133,9 +133,9 @@ describe.each(pretrainingModels)("pretraining %s", (model) => {
     const isEncoder = (name: string) => /embed|layer|attention|ffn|encoder/.test(name);
     expect(classifier.fresh.filter(isEncoder)).toEqual([]);
     expect(classifier.fresh.length).toBeGreaterThan(0);
-    if (model !== "electra")
+    if (!model.startsWith("deberta") && model !== "electra")
       expect((await loadEncoderForTask(runtime, folder, "maskedLm")).fresh).toEqual([]);
-    else {
+    if (model === "electra") {
       const generator = await loadEncoderForTask(runtime, path.join(folder, "generator"), "maskedLm");
       expect(generator.fresh).toEqual([]);
       generator.weights.dispose();
