@@ -1,0 +1,98 @@
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Random } from "../../src/base/random.js";
+import { Embedder, cosineSimilarity } from "../../src/embedding/index.js";
+import { Predictor, finetune } from "../../src/finetuning/index.js";
+import { trainUnigram, trainWordPiece } from "../../src/io/index.js";
+import { encoderForTask, encoderModelTypes, saveEncoder } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+
+const random = new Random(11);
+const pick = <T>(list: readonly T[]): T => list[random.integer(list.length)]!;
+const nouns = ["film", "food", "song", "dog", "cat", "play"];
+const rows = Array.from({ length: 200 }, () => {
+  const label = pick(["good", "bad"]);
+  return { text: `the ${pick(nouns)} ${pick(["", "really "])}was ${label} and ${pick(nouns)}`, label };
+});
+
+const common = {
+  max_position_embeddings: 64,
+  hidden_size: 32,
+  embedding_size: 16,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  intermediate_size: 64,
+  initializer_range: 0.2,
+  type_vocab_size: 2,
+};
+/** What a small `config.json` of each family says besides. */
+const configs: Readonly<Record<string, Record<string, unknown>>> = {
+  roberta: { max_position_embeddings: 66, pad_token_id: 1 },
+  deberta: { relative_attention: true, pos_att_type: ["c2p", "p2c"], type_vocab_size: 0 },
+  "deberta-v2": {
+    relative_attention: true,
+    pos_att_type: ["c2p", "p2c"],
+    position_buckets: 16,
+    share_att_key: true,
+    norm_rel_ebd: "layer_norm",
+    type_vocab_size: 0,
+  },
+  xlm: { n_langs: 1, emb_dim: 32, n_layers: 2, n_heads: 2, use_lang_emb: false, init_std: 0.2, pad_index: 0 },
+  xlnet: { d_model: 32, n_layer: 2, n_head: 2, d_inner: 64, reuse_len: null, context_length: 64 },
+};
+
+let folder = "";
+let data = "";
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
+  data = path.join(folder, "rows.jsonl");
+  await writeFile(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function writeModel(type: string): Promise<string> {
+  const texts = rows.map(({ text }) => text);
+  const tokenizer =
+    type === "xlnet"
+      ? trainUnigram(texts, { vocabSize: 60, style: "xlnet" })
+      : trainWordPiece(texts, { vocabSize: 90 });
+  const config = { model_type: type, vocab_size: tokenizer.vocabSize, ...common, ...configs[type] };
+  const model = encoderForTask(config, "maskedLm");
+  const place = path.join(folder, type);
+  await mkdir(place);
+  using runtime = createRuntime();
+  using weights = Weights.initialize(runtime, model, 5);
+  await saveEncoder(place, { model, weights, tokenizer, task: "maskedLm", labels: undefined });
+  return place;
+}
+
+describe.each(encoderModelTypes)("%s", (type) => {
+  it("fine-tunes, and answers in a batch as it answers alone", async () => {
+    const model = await writeModel(type);
+    const out = path.join(folder, `${type}-tuned`);
+    const { metrics } = await finetune({
+      ...{ model, task: "classify", data, out, validation: 0.2 },
+      ...{ epochs: 8, batch: 8, learningRate: 2e-3, freezeEmbeddings: true, layerDecay: 0.9 },
+    });
+    expect(metrics!["accuracy"]).toBeGreaterThan(0.9);
+    using predictor = await Predictor.load(out);
+    const text = "the dog was bad and cat";
+    const [alone] = await predictor.predict([text]);
+    const [, among] = await predictor.predict([
+      "the film really was good and film and song and dog and play",
+      text,
+    ]);
+    expect(alone.label).toBe("bad");
+    expect(among.probability).toBeCloseTo(alone.probability!, 4);
+  });
+
+  it("embeds a text in a batch as alone", async () => {
+    using embedder = await Embedder.load(path.join(folder, type));
+    const [alone] = await embedder.embed([rows[0]!.text]);
+    const [, among] = await embedder.embed([`${rows[1]!.text} ${rows[2]!.text}`, rows[0]!.text]);
+    expect(cosineSimilarity(alone!, among!)).toBeGreaterThan(0.99999);
+  });
+});
