@@ -135,11 +135,27 @@ export function examplesOf(task: TaskName, table: Table, given: ColumnOptions = 
   const columns = findColumns(task, table, given);
   const used = Object.entries(columns).filter(([, name]) => name !== undefined);
   const read = readers[task];
+  const examples = table.rows.map((row) => read({ file: table.file, row, columns }));
+  if (!table.named) refuseHeader(table, examples);
   return {
     file: table.file,
-    examples: table.rows.map((row) => read({ file: table.file, row, columns })),
+    examples,
     columns: used.map(([role, name]) => `${role} from ${JSON.stringify(name)}`).join(", "),
   };
+}
+
+/** Throws where the first row would be a class of its own while every other class has several rows: it names columns. */
+function refuseHeader({ file, rows }: Table, examples: readonly Example[]): void {
+  const counts = new Map<unknown, number>();
+  for (const { label } of examples) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const first = examples[0]?.label;
+  const alone = [...counts].filter(([, count]) => count === 1).map(([label]) => label);
+  if (first === undefined || counts.size < 3 || alone.length !== 1 || alone[0] !== first) return;
+  const cells = Object.values(rows[0]!.values).map((cell) => JSON.stringify(cell));
+  throw new LineageError(
+    "data",
+    `${file}: row 1 (${cells.join(", ")}) seems to name the columns, but none of the names is a usual one; say which is which with --text-column and --label-column`,
+  );
 }
 
 type Columns = { readonly [R in Role]?: string } & { readonly choices?: readonly string[] };

@@ -185,8 +185,8 @@ export async function crossValidate(
       };
       control.onMessage?.(`fold ${fold + 1} of ${count}`, { fold: fold + 1, folds: count });
       const { metrics } = await run(folder, data, control);
-      if (!metrics) break;
-      folds.push({ metrics, rows: data.held.length });
+      control.signal?.throwIfAborted();
+      folds.push({ metrics: metrics!, rows: data.held.length });
     } finally {
       await folder.close();
     }
@@ -312,6 +312,12 @@ async function run(
         options.classWeights === "balanced" ? balancedWeights(data.training, loaded.labels!) : undefined,
     });
     freeze(loaded.model, options, loaded);
+    const measured = Object.keys(task.measure([], [], 0, context).metrics);
+    if (options.metric !== undefined && !measured.includes(options.metric))
+      throw new LineageError(
+        "argument",
+        `the task ${options.task} does not measure ${JSON.stringify(options.metric)}; it measures ${measured.join(", ")}`,
+      );
     const items = prepare(task, data.training, context);
     tellTruncated(data.file, items, context, control);
     const heldItems = prepare(task, data.held, context);
@@ -361,7 +367,7 @@ function tellTruncated(
   if (cut.length === 0) return;
   const tokens = cut.reduce((total, { truncated }) => total + truncated, 0);
   onMessage?.(
-    `${file}: ${cut.length} texts are longer than ${maxLength} tokens and were cut; ${tokens} tokens are not seen`,
+    `${file}: ${cut.length} ${cut.length === 1 ? "text is" : "texts are"} longer than ${maxLength} tokens; what is beyond, ${tokens} tokens, is cut off`,
     { file, truncatedTexts: cut.length, truncatedTokens: tokens },
   );
 }

@@ -36,6 +36,23 @@ describe("examples", () => {
     expect(isHeaderOf({ text: "body" })(["body", "mark"])).toBe(true);
   });
 
+  it("are refused when the first row seems to name columns that nobody knows", () => {
+    const rows = [
+      ["phrase", "emotion"],
+      ["a long text", "joy"],
+      ["and more", "joy"],
+      ["text", "fear"],
+      ["so", "fear"],
+    ];
+    const unnamed = table(
+      rows.map(([column1, column2]) => ({ column1, column2 })),
+      false,
+    );
+    expect(() => examplesOf("classify", unnamed)).toThrow(
+      'row 1 ("phrase", "emotion") seems to name the columns, but none of the names is a usual one',
+    );
+  });
+
   it("say which columns there are when one is missing", () => {
     expect(() => read("classify", { a: 1, b: 2 })).toThrow(
       "my.jsonl has no column for the text; it has a, b. Name the right one with --text-column",

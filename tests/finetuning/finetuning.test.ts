@@ -260,7 +260,7 @@ describe("fine-tuning", () => {
     expect(said.join("\n")).toContain("1 text is empty (rows 32)");
     expect(said.join("\n")).toContain("no label (row 34); they are left out");
     expect(said.join("\n")).toMatch(
-      /1 texts are longer than 64 tokens and were cut; \d+ tokens are not seen/,
+      /1 text is longer than 64 tokens; what is beyond, \d+ tokens, is cut off/,
     );
   });
 
@@ -275,6 +275,9 @@ describe("fine-tuning", () => {
     const third = await file("third.csv", "text,label\nthe dog,a\nthe cat,b\nthe film,c\nthe film,c\n");
     await expect(finetune({ ...start, model: place("classify"), data: third })).rejects.toThrow(
       "tells 2 classes apart, but the task has 3",
+    );
+    await expect(finetune({ ...start, data: await data(), metric: "pearson" })).rejects.toThrow(
+      'the task classify does not measure "pearson"; it measures loss, accuracy, macroF1, f1, matthews',
     );
     await expect(Predictor.load(model)).rejects.toThrow(
       "is not fine-tuned for a task: it holds a BertForMaskedLM",
