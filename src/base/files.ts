@@ -1,9 +1,11 @@
+import { closeSync, openSync, readSync } from "node:fs";
 import { type FileHandle, open, readFile, rename, rm } from "node:fs/promises";
 import path from "node:path";
 import { FormatError, LineageError, messageOf } from "./errors.js";
 
 const reasons: Readonly<Record<string, string>> = {
   ENOSPC: "the disk is full",
+  EFBIG: "the file would be larger than the system allows",
   EDQUOT: "the disk quota is used up",
   EACCES: "permission is denied",
   EPERM: "permission is denied",
@@ -67,6 +69,46 @@ export async function readText(file: string): Promise<string> {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes);
   } catch (error) {
     throw new FormatError(file, "the text is not UTF-8; convert it first", { cause: error });
+  }
+}
+
+/**
+ * A file's text in parts of about `bytes` bytes, never more of it in memory. Throws as `readText` does, at the part where
+ * the text stops being UTF-8.
+ */
+export function* readTextParts(file: string, bytes = 2 ** 18): Generator<string> {
+  let fd: number;
+  try {
+    fd = openSync(file, "r");
+  } catch (error) {
+    throw storageError("read", file, error);
+  }
+  try {
+    const decoder = new TextDecoder("utf-8", { fatal: true });
+    const buffer = Buffer.alloc(bytes);
+    for (let offset = 0, last = false; !last;) {
+      let length: number;
+      try {
+        length = readSync(fd, buffer, 0, bytes, offset);
+      } catch (error) {
+        throw storageError("read", file, error);
+      }
+      last = length === 0;
+      let text: string;
+      try {
+        text = decoder.decode(buffer.subarray(0, length), { stream: !last });
+      } catch (error) {
+        throw new FormatError(
+          file,
+          `the text is not UTF-8 (between bytes ${offset} and ${offset + length}); convert it first`,
+          { cause: error },
+        );
+      }
+      offset += length;
+      if (text !== "") yield text;
+    }
+  } finally {
+    closeSync(fd);
   }
 }
 

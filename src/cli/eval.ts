@@ -1,6 +1,6 @@
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
-import { readText } from "../base/files.js";
+import { encodeCorpus, textCorpus } from "../data/index.js";
 import { loadModel } from "../models/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { evaluatePerplexity } from "../training/index.js";
@@ -8,30 +8,29 @@ import { examples, number } from "./options.js";
 import { Reporter, count } from "./terminal.js";
 
 interface EvaluateCommand {
-  readonly checkpoint: string;
+  readonly model: string;
   readonly data: string;
   readonly batch: number;
   readonly json?: boolean;
   readonly threads?: number;
 }
 
+type CommandOptions = Omit<EvaluateCommand, "model"> & {
+  readonly model?: string;
+  readonly checkpoint?: string;
+};
+
 /** Perplexity of a checkpoint on a text. */
-async function evaluateCheckpoint({
-  checkpoint,
-  data,
-  batch,
-  json,
-  threads,
-}: EvaluateCommand): Promise<void> {
+async function evaluateModel({ model: folder, data, batch, json, threads }: EvaluateCommand): Promise<void> {
   const report = new Reporter(json ?? false);
-  const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), checkpoint);
-  const text = await readText(data);
-  const tokens = Int32Array.from(tokenizer.encode(text));
+  const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), folder);
+  const tokens = Int32Array.from(encodeCorpus(textCorpus(data), (text) => tokenizer.encode(text)));
   if (tokens.length < 2)
     throw new LineageError("data", `${data} has ${tokens.length} tokens; a loss needs two or more`);
   const result = await evaluatePerplexity(model, weights, tokens, {
     batchSize: batch,
-    sequenceLength: model.config.contextLength,
+    // A text shorter than the context needs no wider rows.
+    sequenceLength: Math.min(model.config.contextLength, tokens.length - 1),
   });
   report.say(
     `loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)} over ${count(result.tokens)} tokens of ${data}`,
@@ -41,13 +40,18 @@ async function evaluateCheckpoint({
 
 export const evalCommand = new Command("eval")
   .description("loss and perplexity of a checkpoint on a text")
-  .requiredOption("--checkpoint <folder>", "what train wrote")
+  .option("--model <folder>", "what train wrote, or a folder of Hugging Face")
+  .option("--checkpoint <folder>", "the same as --model")
   .requiredOption("--data <file>", "UTF-8 text")
   .option("--batch <n>", "rows evaluated at once", number, 8)
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object")
   .addHelpText(
     "after",
-    examples(["lineage eval --checkpoint runs/mine --data held-out.txt", "perplexity of a text"]),
+    examples(["lineage eval --model runs/mine --data held-out.txt", "perplexity of a text"]),
   )
-  .action(evaluateCheckpoint);
+  .action(async ({ checkpoint, model, ...options }: CommandOptions) => {
+    const folder = model ?? checkpoint;
+    if (folder === undefined) throw new LineageError("argument", "eval needs --model FOLDER");
+    await evaluateModel({ ...options, model: folder });
+  });

@@ -43,7 +43,7 @@ ${examples(
   ["lineage train --data my.txt --out runs/mine", "your own text"],
   ["lineage train --resume --out runs/mine", "go on after Ctrl-C, to the same losses"],
   ['lineage generate --model runs/mine --prompt "Once"', "write"],
-  ["lineage eval --checkpoint runs/mine --data held-out.txt", "perplexity"],
+  ["lineage eval --model runs/mine --data held-out.txt", "perplexity"],
 )}`,
   );
 

@@ -1,8 +1,19 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { readText } from "../base/files.js";
-import { DataLoader, stories } from "../data/index.js";
+import { formatBytes, requireMemory } from "../base/memory.js";
+import {
+  type Corpus,
+  type CorpusSize,
+  DataLoader,
+  evaluationBatches,
+  hasTokens,
+  measureCorpus,
+  openTokens,
+  storyCorpus,
+  textCorpus,
+  tokenizeCorpus,
+} from "../data/index.js";
 import { Tokenizer, characterTokenizer, trainByteLevelBpe } from "../io/index.js";
 import {
   type CausalLanguageModel,
@@ -17,20 +28,22 @@ import {
 import { Weights, countParameters } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
+  EvaluationStep,
   type Optimizer,
   RunFolder,
   type TrainingResult,
   adafactor,
   adamW,
-  evaluatePerplexity,
   nextTokenObjective,
+  optimizerStateSize,
   runTraining,
   schedule,
   sgd,
+  trainingMemory,
 } from "../training/index.js";
 import { examples, number } from "./options.js";
 import { interruptible, progressObserver } from "./progress.js";
-import { Reporter, colors, count } from "./terminal.js";
+import { Reporter, bar, colors, count } from "./terminal.js";
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const trainOptions = z.object({
@@ -80,6 +93,15 @@ export interface TrainCommand {
   readonly threads?: number;
 }
 
+/** What a run did, and with what. */
+export interface TrainResult extends TrainingResult {
+  readonly parameters: number;
+  readonly trainingTokens: number;
+  readonly validationTokens: number;
+  /** Tokens at the end of the training part that fill no row. */
+  readonly droppedTokens: number;
+}
+
 /** Stories of the embedded corpus: enough that a run of minutes sees each about once. */
 const embeddedStories = 12_000;
 
@@ -87,7 +109,7 @@ const embeddedStories = 12_000;
 export async function train(
   given: z.input<typeof trainOptions> | undefined,
   { out, resume = false, json = false, threads }: TrainCommand,
-): Promise<TrainingResult> {
+): Promise<TrainResult> {
   const report = new Reporter(json);
   const folder = await RunFolder.open(out, trainOptions, { resume, given });
   try {
@@ -103,35 +125,71 @@ async function run(
   report: Reporter,
   signal: AbortSignal,
   threads?: number,
-): Promise<TrainingResult> {
+): Promise<TrainResult> {
   const { options, path: out } = folder;
-  const documents =
-    options.data === "stories"
-      ? [...stories({ seed: options.seed, count: embeddedStories })]
-      : [await readText(options.data)];
-  if (documents.every((document) => document.trim() === ""))
-    throw new LineageError("data", `${options.data} is empty: there is nothing to learn from`);
-  const tokenizer = folder.resuming ? await Tokenizer.load(out) : await makeTokenizer(options, documents);
-  const { training, validation } = tokenize(tokenizer, documents, options.validation);
-  report.say(
-    `corpus: ${count(documents.join("").length)} characters, ${count(training.length)} tokens to learn from, ${count(validation.length)} held out; vocabulary ${count(tokenizer.vocabSize)}`,
-    { trainingTokens: training.length, validationTokens: validation.length },
-  );
-
   const runtime = createRuntime({ threads });
+  const corpus =
+    options.data === "stories"
+      ? storyCorpus({ seed: options.seed, count: embeddedStories })
+      : textCorpus(options.data);
+  // A run that goes on has its tokens beside it and needs neither the text nor its tokenizer's making.
+  const tokensFolder = folder.file("tokens");
+  const tokenized = folder.resuming && hasTokens(tokensFolder);
+  const { size, alphabet } = tokenized ? {} : await survey(corpus, options, signal);
+  const tokenizer = folder.resuming
+    ? await Tokenizer.load(out)
+    : await makeTokenizer(options, corpus, alphabet ?? "", report);
+
   const model = newModel(options, tokenizer.vocabSize);
   const shape = { batchSize: options.batch, sequenceLength: options.context };
-  const source = new DataLoader(training, { ...shape, seed: options.seed }, options.data);
-  const size = countParameters(model);
-  report.say(
-    `model: ${modelNames[options.model]} with ${count(size)} parameters (${options.layers} layers, ${options.hidden} wide, ${options.heads} heads); ` +
-      `weights, gradients and moments take ${count(Math.ceil((size * 16) / 2 ** 20))} MiB`,
-    { parameters: size },
+  const objective = nextTokenObjective(model, shape);
+  const parameters = countParameters(model);
+  const memory = trainingMemory(
+    objective,
+    {},
+    {
+      optimizer: optimizerStateSize[options.optimizer],
+      average: options.ema !== undefined,
+    },
   );
+  report.say(
+    `model: ${modelNames[options.model]} with ${count(parameters)} parameters (${options.layers} layers, ${options.hidden} wide, ${options.heads} heads); ` +
+      `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, ` +
+      `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}`,
+    { parameters, memory },
+  );
+  requireMemory(
+    memory.total,
+    `${modelNames[options.model]} and a batch of ${options.batch} x ${options.context} tokens`,
+    "use a smaller --batch with more --accumulate, or a smaller model",
+  );
+
+  if (size) await tokenize(tokensFolder, corpus, size, tokenizer, options, signal, report);
+  using tokens = await openTokens(runtime, tokensFolder, tokenizer.vocabSize);
+  const source = new DataLoader(tokens.training, { ...shape, seed: options.seed }, corpus.name);
+  if (tokens.validation.length < 2)
+    throw new LineageError(
+      "data",
+      `the held-out part of ${corpus.name} has ${tokens.validation.length} tokens, and a loss needs two or more; use more text or a larger --validation`,
+    );
+  const counts = {
+    trainingTokens: tokens.training.length,
+    validationTokens: tokens.validation.length,
+    droppedTokens: source.droppedTokens,
+  };
+  report.say(
+    `corpus: ${size ? `${count(size.characters)} characters, ` : ""}${count(counts.trainingTokens)} tokens to learn from, ${count(counts.validationTokens)} held out; vocabulary ${count(tokenizer.vocabSize)}` +
+      (counts.droppedTokens > 0
+        ? `; the last ${count(counts.droppedTokens)} fill no row of ${options.context} and are left out`
+        : ""),
+    counts,
+  );
+
   using weights = Weights.initialize(runtime, model, options.seed);
+  let evaluation: EvaluationStep | undefined;
   const result = await runTraining({
     folder,
-    objective: nextTokenObjective(model, shape),
+    objective,
     weights,
     source,
     accumulation: options.accumulate,
@@ -149,20 +207,21 @@ async function run(
     evalEvery: options.evalEvery,
     patience: options.patience,
     evaluate: async (kept, { signal: stop }) => {
-      const { loss, perplexity } = await evaluatePerplexity(model, kept, validation, {
-        ...shape,
+      evaluation ??= await EvaluationStep.create(objective, kept);
+      const { loss } = await evaluation.evaluate(evaluationBatches(tokens.validation, shape), {
         signal: stop,
       });
-      return { loss, perplexity };
+      return { loss, perplexity: Math.exp(loss) };
     },
     save: (kept) => saveModel(out, { model, weights: kept, tokenizer }),
     signal,
     observer: progressObserver(report),
-  });
+  }).finally(() => evaluation?.dispose());
+  const results = { ...result, ...counts, parameters };
   if (result.outcome === "interrupted")
     report.say(
       `stopped after step ${result.step} and saved; go on with: lineage train --resume --out ${out}`,
-      { ...result },
+      { ...results },
     );
   else {
     if (result.outcome === "stopped early")
@@ -170,10 +229,10 @@ async function run(
     const best = result.best ?? NaN;
     report.say(
       `${colors.green("done")}: ${out} holds the model (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)}), its tokenizer and loss.svg`,
-      { ...result },
+      { ...results },
     );
   }
-  return result;
+  return results;
 }
 
 const modelNames = { gpt2: "GPT-2", llama: "LLaMA", mistral: "Mistral" } as const;
@@ -215,43 +274,74 @@ function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weigh
   return adamW(weights, gradients, { betas: [0.9, beta2], weightDecay });
 }
 
+/** How long the corpus is, and what characters it has where that is the tokenizer. */
+async function survey(
+  corpus: Corpus,
+  { tokenizer }: TrainOptions,
+  signal: AbortSignal,
+): Promise<{ size: CorpusSize; alphabet: string }> {
+  const characters = new Set<string>();
+  const size = await measureCorpus(corpus, {
+    signal,
+    ...(tokenizer === "characters" && {
+      onPart: (text: string) => {
+        for (const character of text) characters.add(character);
+      },
+    }),
+  });
+  return { size, alphabet: [...characters].join("") };
+}
+
+/** Characters from which bpe learns its tokens; what comes after them in a larger corpus is tokenized, not learned from. */
+const tokenizerSample = 2 ** 26;
+
 async function makeTokenizer(
   { tokenizer, vocabSize }: TrainOptions,
-  documents: readonly string[],
+  corpus: Corpus,
+  alphabet: string,
+  report: Reporter,
 ): Promise<Tokenizer> {
-  if (tokenizer === "bpe") return trainByteLevelBpe(documents, { vocabSize });
-  if (tokenizer === "characters") return characterTokenizer(documents.join(""));
-  return Tokenizer.load(tokenizer);
+  if (tokenizer === "characters") return characterTokenizer(alphabet);
+  if (tokenizer !== "bpe") return Tokenizer.load(tokenizer);
+  return trainByteLevelBpe(sampleOf(corpus, report), { vocabSize });
 }
 
-/** Token ids of the first part and of the held-out last part of a corpus, each document closed by the end-of-text token. */
-function tokenize(
-  tokenizer: Tokenizer,
-  documents: readonly string[],
-  validation: number,
-): { training: Int32Array; validation: Int32Array } {
-  const parts = documents.length > 1 ? cut(documents, validation) : cutText(documents[0]!, validation);
-  const end = tokenizer.endOfTextId;
-  const [training, held] = parts.map((part) => {
-    const ids: number[] = [];
-    for (const document of part) {
-      for (const id of tokenizer.encode(document)) ids.push(id);
-      if (end !== undefined) ids.push(end);
+function* sampleOf(corpus: Corpus, report: Reporter): Generator<string> {
+  let characters = 0;
+  for (const part of corpus.parts()) {
+    if (characters > tokenizerSample) {
+      report.say(`tokenizer: learned from the first ${count(characters)} characters`, { characters });
+      return;
     }
-    return Int32Array.from(ids);
-  }) as [Int32Array, Int32Array];
-  return { training, validation: held };
+    characters += part.length;
+    yield part;
+  }
 }
 
-const cut = (documents: readonly string[], held: number): [readonly string[], readonly string[]] => {
-  const place = Math.ceil(documents.length * (1 - held));
-  return [documents.slice(0, place), documents.slice(place)];
-};
-
-const cutText = (text: string, held: number): [string[], string[]] => {
-  const place = Math.floor(text.length * (1 - held));
-  return [[text.slice(0, place)], [text.slice(place)]];
-};
+async function tokenize(
+  folder: string,
+  corpus: Corpus,
+  size: CorpusSize,
+  tokenizer: Tokenizer,
+  options: TrainOptions,
+  signal: AbortSignal,
+  report: Reporter,
+): Promise<void> {
+  await tokenizeCorpus(folder, corpus, size, {
+    encode: (text) => tokenizer.encode(text),
+    vocabSize: tokenizer.vocabSize,
+    endOfText: tokenizer.endOfTextId,
+    heldOut: options.validation,
+    signal,
+    onProgress: (characters) => {
+      const share = characters / size.characters;
+      report.progress(`${bar(share)} tokenizing: ${Math.floor(share * 100)}%`, {
+        tokenizedCharacters: characters,
+        characters: size.characters,
+      });
+    },
+  });
+}
 
 export const trainCommand = new Command("train")
   .description("train a model from scratch on a text file")

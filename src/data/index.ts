@@ -1,6 +1,8 @@
 export * from "./batch.js";
 export * from "./buckets.js";
+export * from "./corpus.js";
 export * from "./examples.js";
 export * from "./loader.js";
 export { stories, story } from "./stories/index.js";
 export * from "./table.js";
+export * from "./tokens.js";

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
+import type { Tokens } from "./tokens.js";
 import { type BatchSource, type TokenBatch, tokenBatch } from "./batch.js";
 
 /** Where a loader stands: enough to go on exactly there. */
@@ -35,7 +36,7 @@ export class DataLoader implements BatchSource {
 
   /** @param name what the tokens are, for messages. Throws `data` when they do not fill one batch. */
   constructor(
-    private readonly tokens: Int32Array | Uint16Array,
+    private readonly tokens: Tokens,
     private readonly options: LoaderOptions,
     name = "the corpus",
   ) {
@@ -101,7 +102,7 @@ export class DataLoader implements BatchSource {
  * that have nothing left carry the label -100, which counts for nothing.
  */
 export function* evaluationBatches(
-  tokens: Int32Array | Uint16Array,
+  tokens: Tokens,
   { batchSize, sequenceLength }: { batchSize: number; sequenceLength: number },
 ): Generator<TokenBatch> {
   const size = batchSize * sequenceLength;

@@ -125,3 +125,20 @@ export function broadcastShapes(a: Shape, b: Shape): Shape | undefined {
   }
   return result;
 }
+
+/** The number that a dimension is when its symbols have these sizes. Throws `argument` for one without a size. */
+export function evaluateDim(dim: Dim, sizes: Readonly<Record<string, number>>): number {
+  if (typeof dim === "number") return dim;
+  let total = 0;
+  for (const [monomial, coefficient] of parseDim(dim)) {
+    let product = coefficient;
+    for (const symbol of monomial.split("*").filter(Boolean)) {
+      const size = sizes[symbol];
+      if (size === undefined)
+        throw new LineageError("argument", `the dimension "${symbol}" has no size; give it one`);
+      product *= size;
+    }
+    total += product;
+  }
+  return total;
+}

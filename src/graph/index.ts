@@ -4,6 +4,7 @@ export {
   type Shape,
   addDims,
   divideDims,
+  evaluateDim,
   formatShape,
   isStatic,
   multiplyDims,

@@ -100,6 +100,12 @@ export class Weights implements WeightSet, Disposable {
     return tensor;
   }
 
+  /** Sets every number to zero. */
+  clear(): void {
+    if (this.runtime.viewable) this.flat.view().fill(0);
+    else this.flat.write(new Float32Array(this.layout.size));
+  }
+
   dispose(): void {
     for (const tensor of Object.values(this.tensors)) tensor.dispose();
     this.flat.dispose();

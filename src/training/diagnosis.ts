@@ -7,14 +7,17 @@ import { lossGraph } from "./step.js";
 import type { Objective } from "./objective.js";
 
 /** The nodes that `roots` need, each after what it needs itself. */
-function inOrder(roots: readonly Tensor[]): Node[] {
+export function nodesOf(
+  roots: readonly Tensor[],
+  inputsOf: (node: Node) => readonly Tensor[] = (node) => node.inputs,
+): Node[] {
   const order = new Set<Node>();
   const stack: { node: Node; ready: boolean }[] = roots.map(({ node }) => ({ node, ready: false })).reverse();
   for (let top = stack.pop(); top; top = stack.pop()) {
     if (top.ready) order.add(top.node);
     else if (!order.has(top.node)) {
       stack.push({ node: top.node, ready: true });
-      for (const { node } of [...top.node.inputs].reverse()) stack.push({ node, ready: false });
+      for (const { node } of [...inputsOf(top.node)].reverse()) stack.push({ node, ready: false });
     }
   }
   return [...order];
@@ -35,7 +38,7 @@ export async function firstNonFinite(
   const parameters = namedParameters(objective.model);
   const places: string[] = [];
   const flags: Record<string, Tensor> = {};
-  for (const node of inOrder(Object.values(sums))) {
+  for (const node of nodesOf(Object.values(sums))) {
     const [tensor] = node.outputs;
     if (!tensor || !isFloating(tensor.dtype)) continue;
     // Zero, or NaN where an element is infinite or none.

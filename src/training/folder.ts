@@ -36,30 +36,23 @@ export class RunFolder<Options = unknown> {
     schema: z.ZodType<Options>,
     { resume, given }: { readonly resume: boolean; readonly given?: unknown },
   ): Promise<RunFolder<Options>> {
-    const started = existsSync(trainingFile(folder));
-    if (resume && !started)
+    if (resume && !existsSync(trainingFile(folder)))
       throw new LineageError(
         "checkpoint",
         `there is nothing to resume in ${folder}: it has no ${path.basename(trainingFile(folder))}`,
       );
-    if (!resume && started)
-      throw new LineageError(
-        "checkpoint",
-        `${folder} already holds a training run; continue it with --resume, or choose another folder with --out`,
-      );
-    const parsed = schema.safeParse(resume ? await readJson(optionsFile(folder)) : given);
-    if (!parsed.success) {
-      const problems = parsed.error.issues.map(
-        ({ path: place, message }) => `${place.join(".")}: ${message}`,
-      );
-      throw new LineageError("argument", `the options do not fit: ${problems.join("; ")}`);
-    }
     const lock: Lock = {};
     const unlock = await lockFolder(folder, (error) => {
       lock.lost = error;
     });
-    await removeRemains(folder);
-    return new RunFolder(folder, parsed.data, resume, lock, unlock);
+    try {
+      const options = await readOptions(folder, schema, { resume, given });
+      await removeRemains(folder);
+      return new RunFolder(folder, options, resume, lock, unlock);
+    } catch (error) {
+      await unlock();
+      throw error;
+    }
   }
 
   file(name: string): string {
@@ -86,11 +79,29 @@ export class RunFolder<Options = unknown> {
   }
 }
 
+async function readOptions<Options>(
+  folder: string,
+  schema: z.ZodType<Options>,
+  { resume, given }: { readonly resume: boolean; readonly given?: unknown },
+): Promise<Options> {
+  if (!resume && existsSync(trainingFile(folder)))
+    throw new LineageError(
+      "checkpoint",
+      `${folder} already holds a training run; continue it with --resume, or choose another folder with --out`,
+    );
+  const parsed = schema.safeParse(resume ? await readJson(optionsFile(folder)) : given);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map(({ path: place, message }) => `${place.join(".")}: ${message}`);
+  throw new LineageError("argument", `the options do not fit: ${problems.join("; ")}`);
+}
+
 /** Half-written files of a process that was killed; `writeAtomically` gives them these names. */
 async function removeRemains(folder: string): Promise<void> {
   for (const name of await readdir(folder))
     if (/^\..+\.\d+\.tmp$/.test(name)) await rm(path.join(folder, name), { force: true });
 }
+
+const leaveToTheWrite = (): void => undefined;
 
 /**
  * Makes the folder and keeps every other process out of it until the returned function is called. Throws `locked` when
@@ -106,7 +117,13 @@ export async function lockFolder(
     throw storageError("make the folder", folder, error);
   }
   try {
-    return await lockfile.lock(folder, { stale: 15_000, onCompromised: onLost });
+    const unlock = await lockfile.lock(folder, { stale: 15_000, onCompromised: onLost });
+    // The lock's package would end the process at this signal, which otherwise leaves the write to fail with a reason.
+    process.on("SIGXFSZ", leaveToTheWrite);
+    return async () => {
+      process.removeListener("SIGXFSZ", leaveToTheWrite);
+      await unlock();
+    };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ELOCKED") {
       throw new LineageError(

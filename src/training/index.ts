@@ -2,6 +2,7 @@ export * from "./chart.js";
 export * from "./checkpoint.js";
 export * from "./folder.js";
 export * from "./log.js";
+export * from "./memory.js";
 export * from "./metrics.js";
 export * from "./objective.js";
 export * from "./optimizers.js";

@@ -101,7 +101,7 @@ class Loop {
     } catch (error) {
       if (error instanceof LineageError && error.code === "diverged") {
         await log.draw();
-        throw new LineageError("diverged", `${error.message}. ${this.keptSentence()}`, { cause: error });
+        throw new LineageError("diverged", `${error.message}; ${this.keptSentence()}`, { cause: error });
       }
       if (!signal?.aborted) throw error;
       await this.save();
@@ -149,6 +149,11 @@ class Loop {
         "argument",
         `the evaluation measures no "${metric}"; it measures ${Object.keys(metrics).join(", ")}`,
       );
+    if (!Number.isFinite(metrics.loss))
+      throw new LineageError(
+        "diverged",
+        `step ${this.step}: the held-out loss is ${metrics.loss}, though the step's own was finite. A lower learning rate or a longer warm-up would help`,
+      );
     const { best } = this.progress;
     const better = best === undefined || (mode === "least" ? value < best : value > best);
     observer?.evaluated?.(this.step, metrics, better);
@@ -169,7 +174,7 @@ class Loop {
   private keptSentence(): string {
     const { path } = this.options.folder;
     return this.savedStep === undefined
-      ? `Nothing had been saved in ${path} yet`
+      ? `nothing had been saved in ${path} yet`
       : `${path} keeps the checkpoint of step ${this.savedStep}`;
   }
 

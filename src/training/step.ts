@@ -223,22 +223,26 @@ async function readParts(sums: Readonly<Record<string, DeviceTensor<"float32">>>
  * ones add to them; both in place. `gradients` has a tensor for each trainable parameter: `weights.like` of those.
  */
 export class TrainingStep implements Disposable {
-  private later: Promise<BoundProgram> | undefined;
+  private readonly programs = new Map<boolean, Promise<BoundProgram>>();
 
   private constructor(
     private readonly objective: Objective,
-    private readonly first: BoundProgram,
-    private readonly compileLater: () => Promise<BoundProgram>,
+    private readonly compileProgram: (accumulates: boolean) => Promise<BoundProgram>,
     private readonly inputs: BatchInputs,
     private readonly scales: Readonly<Record<string, DeviceTensor<"float32">>>,
     private readonly sums: Readonly<Record<string, DeviceTensor<"float32">>>,
     private readonly seed: DeviceTensor<"uint32">,
   ) {}
 
+  /**
+   * @param options.accumulates which of the two programs to compile at once, that which adds to the buffers or (default)
+   *   that which writes them; the other one is compiled when it is first used, and takes as much memory again
+   */
   static async create(
     objective: Objective,
     weights: Weights,
     gradientBuffers: Weights,
+    { accumulates = false }: { readonly accumulates?: boolean } = {},
   ): Promise<TrainingStep> {
     const { runtime } = weights;
     const random = new RandomStream(input("seed", "uint32", []));
@@ -253,7 +257,7 @@ export class TrainingStep implements Disposable {
       total,
       names.map((name) => parameters.get(name)!.tensor),
     );
-    const results = Object.fromEntries(parts.map((part) => [sumName(part), sums[part]!]));
+    const partSums = Object.fromEntries(parts.map((part) => [sumName(part), sums[part]!]));
     const seed = runtime.createTensor("uint32", []);
     const scalars = () =>
       Object.fromEntries(parts.map((part) => [part, runtime.createTensor("float32", [])]));
@@ -268,28 +272,32 @@ export class TrainingStep implements Disposable {
       seed,
     };
     const outputs = { ...rename(sumTensors, sumName), ...rename(gradientBuffers.tensors, gradientName) };
-    const compiled = async (name: string, gradient: (parameter: string, found: Tensor) => Tensor) =>
-      new BoundProgram(
-        await compile(
-          runtime,
-          {
-            ...results,
-            ...Object.fromEntries(
-              names.map((key, index) => [gradientName(key), gradient(key, found[index]!)]),
-            ),
-          },
-          { name },
-        ),
-        inputs,
-        fixed,
-        outputs,
+    const compileProgram = async (added: boolean): Promise<BoundProgram> => {
+      const results = names.map((name, index) => {
+        const gradient = found[index]!;
+        const whole = added
+          ? add(input(accumulatedName(name), "float32", gradient.shape), gradient)
+          : gradient;
+        return [gradientName(name), whole] as const;
+      });
+      const program = await compile(
+        runtime,
+        { ...partSums, ...Object.fromEntries(results) },
+        { name: added ? "step (accumulating)" : "step", memoryPattern: false },
       );
-    const first = await compiled("step", (_, gradient) => gradient);
-    const later = () =>
-      compiled("step (accumulating)", (name, gradient) =>
-        add(input(accumulatedName(name), "float32", gradient.shape), gradient),
-      );
-    return new TrainingStep(objective, first, later, inputs, scales, sumTensors, seed);
+      return new BoundProgram(program, inputs, fixed, outputs);
+    };
+    const step = new TrainingStep(objective, compileProgram, inputs, scales, sumTensors, seed);
+    await step.program(accumulates);
+    return step;
+  }
+
+  private program(accumulates: boolean): Promise<BoundProgram> {
+    const known = this.programs.get(accumulates);
+    if (known) return known;
+    const made = this.compileProgram(accumulates);
+    this.programs.set(accumulates, made);
+    return made;
   }
 
   /**
@@ -306,28 +314,28 @@ export class TrainingStep implements Disposable {
       readonly seed?: number;
     } = {},
   ): Promise<PartValues> {
-    const later = options.accumulate ? await (this.later ??= this.compileLater()) : undefined;
+    const program = await this.program(options.accumulate ?? false);
     const replaced = this.inputs.write(batch);
-    this.first.replaced(replaced);
-    // Also where this run does not use it: the next one may.
-    if (this.later) (await this.later).replaced(replaced);
+    // Also in the one that this run does not use: the next one may.
+    for (const made of this.programs.values()) (await made).replaced(replaced);
     for (const [part, scale] of Object.entries(this.scales)) {
       const count = countOf(part, options.counts ?? batch.counts);
       scale.write(Float32Array.of(count === 0 ? 0 : weightOf(this.objective, part) / count));
     }
     this.seed.write(Uint32Array.of(options.seed ?? 0));
-    await (later ?? this.first).run({ signal: options.signal });
+    await program.run({ signal: options.signal });
     return readParts(this.sums);
   }
 
   dispose(): void {
-    this.first.dispose();
-    this.later?.then(
-      (program) => {
-        program.dispose();
-      },
-      () => undefined, // What could not be compiled has been reported, and holds nothing.
-    );
+    for (const made of this.programs.values()) {
+      made.then(
+        (program) => {
+          program.dispose();
+        },
+        () => undefined, // What could not be compiled has been reported, and holds nothing.
+      );
+    }
     this.inputs.dispose();
     for (const tensor of [this.seed, ...Object.values(this.scales), ...Object.values(this.sums)])
       tensor.dispose();

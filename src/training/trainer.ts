@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import { type Batch, type BatchSource, evaluationBatches } from "../data/index.js";
+import { type Batch, type BatchSource, type Tokens, evaluationBatches } from "../data/index.js";
 import type { Weights } from "../nn/index.js";
 import { firstNonFinite } from "./diagnosis.js";
 import { type LanguageModel, type Objective, nextTokenObjective } from "./objective.js";
@@ -54,11 +54,12 @@ export class Trainer implements Disposable {
 
   /** Throws `argument` where no parameter is trainable. */
   static async create(options: TrainerOptions): Promise<Trainer> {
-    const { objective, weights, averageDecay, optimizer: makeOptimizer = adamW } = options;
+    const { objective, weights, averageDecay, accumulation = 1, optimizer: makeOptimizer = adamW } = options;
     const gradients = weights.like((_, parameter) => parameter.trainable);
     if (gradients.layout.size === 0)
       throw new LineageError("argument", "there is nothing to train: every parameter of the model is frozen");
-    const step = await TrainingStep.create(objective, weights, gradients);
+    // One program alone, which has to start from zero where it adds: a second one would take as much memory again.
+    const step = await TrainingStep.create(objective, weights, gradients, { accumulates: accumulation > 1 });
     const optimizer = await makeOptimizer(weights, gradients);
     const norm = await GradientNorm.create(weights.runtime, gradients);
     const average =
@@ -99,9 +100,10 @@ export class Trainer implements Disposable {
       while (batches.length < accumulation) batches.push(await source.next());
       const counts = totalCounts(objective, batches);
       const sums: Record<string, number> = {};
+      if (accumulation > 1) this.gradients.clear();
       for (const [index, batch] of batches.entries()) {
         const parts = await this.trainingStep.run(batch, {
-          accumulate: index > 0,
+          accumulate: accumulation > 1,
           counts,
           seed: this.dropoutSeed(step, index),
           signal,
@@ -191,7 +193,7 @@ export interface Perplexity {
 export async function evaluatePerplexity(
   model: LanguageModel,
   weights: Weights,
-  tokens: Int32Array,
+  tokens: Tokens,
   options: { batchSize: number; sequenceLength: number; signal?: AbortSignal },
 ): Promise<Perplexity> {
   if (tokens.length < 2)

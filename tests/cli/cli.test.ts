@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, rm, truncate, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -146,6 +146,30 @@ describe("lineage", () => {
     expect((JSON.parse(stdout) as { perplexity: number }).perplexity).toBeLessThan(20);
   });
 
+  it.each(["sgd", "adafactor"])("trains with %s, and resumes it", async (optimizer) => {
+    const out = path.join(folder, optimizer);
+    const { stdout, status } = lineage(
+      ...["train", "--data", text, "--out", out, ...small, "--steps", "30", "--eval-every", "10"],
+      ...["--optimizer", optimizer, "--json"],
+    );
+    expect(status).toBe(0);
+    const records = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    const losses = records.flatMap(({ validationLoss }) => (validationLoss as number | undefined) ?? []);
+    expect(losses.at(-1)!).toBeLessThan(losses[0]!);
+    expect(records.at(-1)).toMatchObject({
+      outcome: "finished",
+      step: 30,
+      droppedTokens: expect.any(Number),
+    });
+    const memory = records.find((record) => record["memory"])!["memory"] as Record<string, number>;
+    const moments = { sgd: 1, adafactor: 0.2 }[optimizer]!;
+    expect(memory["optimizer"]! / memory["weights"]!).toBeLessThanOrEqual(moments);
+    expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+  });
+
   it("saves on Ctrl-C and goes on to the losses of an uninterrupted run", async () => {
     const losses = async (out: string) =>
       (await readFile(path.join(out, "metrics.jsonl"), "utf8"))
@@ -256,6 +280,105 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     expect(refused("--window", "4")).toContain("GPT-2 has no window: only mistral looks back on one");
     expect(refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no dropout");
     expect(refused("--model", "bert")).toContain("model");
+  });
+
+  it("a process that trains in the same folder", async () => {
+    const out = path.join(folder, "busy");
+    const child = spawn(
+      process.execPath,
+      [main, "train", "--data", text, "--out", out, ...small, "--steps", "100000", "--json"],
+      { env: environment },
+    );
+    const ended = new Promise((resolve) => child.on("exit", resolve));
+    await new Promise<void>((resolve) => {
+      child.stdout.on("data", (data: Buffer) => {
+        if (data.toString().includes('"step"')) resolve();
+      });
+    });
+    try {
+      refused(["train", "--data", text, "--out", out], "another process is training in");
+    } finally {
+      child.kill("SIGINT");
+    }
+    expect(await ended).toBe(0);
+  });
+
+  it("a text that is not UTF-8", async () => {
+    const file = path.join(folder, "latin1.txt");
+    await writeFile(file, Buffer.from([0x63, 0x61, 0x66, 0xe9, 0x0a]));
+    refused(["train", "--data", file, "--out", path.join(folder, "h")], "the text is not UTF-8");
+    refused(["eval", "--model", run, "--data", file], "the text is not UTF-8");
+  });
+
+  it("a model that does not fit into memory, before anything is loaded", () => {
+    const huge = ["--hidden", "65536", "--heads", "64", "--layers", "80"];
+    const out = path.join(folder, "huge");
+    refused(
+      ["train", "--data", text, "--out", out, ...small, ...huge],
+      /GPT-2 and a batch of 4 x 16 tokens need [\d.]+ TB of memory, but [\d.]+ [GM]B are free; use a smaller --batch/,
+    );
+  });
+
+  it("a loss that is not finite, naming step and layer, with the last checkpoint as it was", async () => {
+    const out = path.join(folder, "diverging");
+    const args = ["--data", text, "--out", out, ...small, "--eval-every", "1", "--warmup", "0"];
+    const steep = ["--steps", "40", "--optimizer", "sgd", "--learning-rate", "1e18", "--clip", "1e30"];
+    refused(
+      ["train", ...args, ...steep],
+      /step \d+: .*loss is (NaN|Infinity)(.|\n)*(keeps the checkpoint of step \d+|nothing had been saved)/,
+    );
+    expect(existsSync(path.join(out, "metrics.jsonl"))).toBe(true);
+    if (existsSync(path.join(out, "model.safetensors")))
+      expect(lineage("eval", "--model", out, "--data", text).status).toBe(0);
+  });
+
+  it("a disk that is full, with what was written before as it was", async () => {
+    const out = path.join(folder, "full disk");
+    const limited = (blocks: number, ...args: string[]) =>
+      spawnSync("bash", ["-c", `ulimit -f ${blocks}; exec "$0" "$@"`, process.execPath, main, ...args], {
+        encoding: "utf8",
+        env: environment,
+      });
+    const first = lineage(
+      "train",
+      "--data",
+      text,
+      "--out",
+      out,
+      ...small,
+      "--steps",
+      "4",
+      "--eval-every",
+      "2",
+    );
+    expect(first.status).toBe(0);
+    const state = await readFile(path.join(out, "training.safetensors"));
+    const options = path.join(out, "run.json");
+    await writeFile(options, (await readFile(options, "utf8")).replace('"steps": 4', '"steps": 8'));
+    // Files of 64 KiB and no more: the state of the run is larger.
+    const { stderr, status } = limited(64, "train", "--resume", "--out", out);
+    expect(stderr).toMatch(
+      /error: cannot write .*\.safetensors: the file would be larger than the system allows\n$/,
+    );
+    expect(status).toBe(1);
+    expect(state.equals(await readFile(path.join(out, "training.safetensors")))).toBe(true);
+    expect(lineage("eval", "--model", out, "--data", text).status).toBe(0);
+    expect((await readdir(out)).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+    expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+  });
+
+  it("a run to resume that is not there, or is damaged", async () => {
+    refused(["train", "--resume", "--out", path.join(folder, "none")], "there is nothing to resume in");
+    const out = path.join(folder, "damaged run");
+    lineage("train", "--data", text, "--out", out, ...small, "--steps", "2", "--json");
+    await truncate(path.join(out, "tokens", "training.bin"), 7);
+    refused(["train", "--resume", "--out", out], /training\.bin has 7 bytes, but its \d+ tokens take/);
+    await rm(path.join(out, "tokens"), { recursive: true });
+    expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+    await truncate(path.join(out, "training.safetensors"), 3000);
+    refused(["train", "--resume", "--out", out], /training\.safetensors: /);
+    await rm(path.join(out, "tokenizer.json"));
+    refused(["train", "--resume", "--out", out], "has no tokenizer");
   });
 
   it("options out of range", () => {

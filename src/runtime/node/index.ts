@@ -243,6 +243,7 @@ class NativeRuntime implements Runtime {
     if (this.threads === threads) api.call("DisablePerSessionThreads", session);
     else api.call("SetIntraOpNumThreads", session, this.threads);
     if (options.arena === false) api.call("DisableCpuMemArena", session);
+    if (options.memoryPattern === false) api.call("DisableMemPattern", session);
     if (options.profile) api.call("EnableProfiling", session, options.profile);
     if (options.directory) {
       api.call(
