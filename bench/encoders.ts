@@ -143,7 +143,8 @@ async function classify(batches: number[][]): Promise<void> {
     attentionMask: input("attention_mask", "int64", perToken).cast("bool"),
     tokenTypeIds: input("token_type_ids", "int64", perToken),
   });
-  using program = await compile(runtime, { logits });
+  // Weights that stay as they are: the engine packs them once, as it does for transformers.js.
+  using program = await compile(runtime, { logits }, { constants: { tensors: weights.tensors, packed: {} } });
   const tensorsOf = (lengths: readonly number[]) => {
     const sequence = Math.max(...lengths);
     const shape = [lengths.length, sequence];
@@ -163,7 +164,6 @@ async function classify(batches: number[][]): Promise<void> {
     using maskTensor = runtime.createTensor("int64", shape, mask);
     using typeTensor = runtime.createTensor("int64", shape, types);
     const result = await program.run({
-      ...weights.tensors,
       input_ids: tokenTensor,
       attention_mask: maskTensor,
       token_type_ids: typeTensor,

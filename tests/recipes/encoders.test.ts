@@ -1,0 +1,34 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+
+const recipe = (name: string) => fileURLToPath(new URL(`../../dist/recipes/${name}.js`, import.meta.url));
+
+describe("The encoders' recipes run on the embedded stories, in their smoke mode", () => {
+  it.each([
+    ["bert", "pretraining.svg", ["from scratch", "pretrained"]],
+    ["roberta", "loss.svg", ["BERT: NSP, static masks", "RoBERTa: no NSP, dynamic masks"]],
+    ["albert", "loss.svg", ["BERT, 128 wide", "ALBERT, 256 wide"]],
+    ["deberta", "loss.svg", ["absolute positions, as BERT", "disentangled, mask decoder"]],
+    ["electra", "pretraining.svg", ["masked LM", "ELECTRA"]],
+  ])("%s", { timeout: 240_000 }, async (name, picture, rows) => {
+    const out = await mkdtemp(path.join(os.tmpdir(), "lineage-recipe-"));
+    try {
+      const none = path.join(out, "no data here");
+      const run = spawnSync(process.execPath, [recipe(name), "--smoke", "--data", none, "--out", out], {
+        encoding: "utf8",
+      });
+      expect(run.stderr).not.toMatch(/Error/);
+      expect(run.status).toBe(0);
+      for (const row of rows) expect(run.stdout).toMatch(new RegExp(`^${row} .*\\d`, "m"));
+      expect(existsSync(path.join(out, picture))).toBe(true);
+      expect(readFileSync(path.join(out, picture), "utf8")).toMatch(/<path d="M/);
+    } finally {
+      await rm(out, { recursive: true });
+    }
+  });
+});
