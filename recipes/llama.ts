@@ -5,16 +5,21 @@
  * feed-forward layer (SwiGLU) and rotary positions make a better language model of the same number of parameters, trained
  * on the same tokens in the same order. The baseline is GPT-2: LayerNorm with biases, GELU, learned positions.
  *
+ * The recipe ends where the field's own tools begin: the LLaMA becomes a GGUF, and llama.cpp, where its library is
+ * installed, writes the same greedy text from it.
+ *
  *   node dist/recipes/llama.js [steps] [folder]
  */
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { writeAtomically } from "../src/base/files.js";
 import { train } from "../src/cli/train.js";
-import { loadModel } from "../src/models/index.js";
+import { Decoder, generate } from "../src/generation/index.js";
+import { loadModel, saveGguf } from "../src/models/index.js";
 import { countParameters } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { lossChart } from "../src/training/index.js";
+import { LlamaCppModel, divergence, llamaCppFolder } from "../tests/support/llama-cpp.js";
 
 const [, , steps = "240", out = "runs/llama-stories"] = process.argv;
 
@@ -29,7 +34,6 @@ const budget = {
   batch: 8,
   steps: Number(steps),
   learningRate: 1e-3,
-  warmup: 20,
   evalEvery: Math.max(1, Math.round(Number(steps) / 6)),
   validation: 0.01,
 };
@@ -76,3 +80,33 @@ for (const [index, { step }] of results[0]!.held.entries())
   );
 for (const { label, parameters, seconds } of results)
   console.log(`${label}: ${parameters.toLocaleString("en-US")} parameters, ${Math.round(seconds)} s`);
+
+const file = path.join(out, "llama.gguf");
+const loaded = await loadModel(createRuntime(), path.join(out, "llama"));
+await saveGguf(file, loaded, { format: "F32", name: "lineage stories" });
+const prompt = loaded.tokenizer.encode("Once upon a time, there was a");
+const newTokens = 60;
+using decoder = await Decoder.create(loaded.model, loaded.weights, { batch: 1 });
+const own: number[] = [];
+for await (const { id } of generate(decoder, [prompt], { temperature: 0, maxNewTokens: newTokens }))
+  if (id !== undefined) own.push(id);
+console.log(`\n${file}, as lineage writes on:\n${loaded.tokenizer.decode([...prompt, ...own])}`);
+if (llamaCppFolder) {
+  using other = LlamaCppModel.load(file, { contextLength: budget.context, cache: "float32" });
+  const theirs = other.greedy(prompt, newTokens);
+  const same = theirs.every((id, index) => id === own[index]);
+  console.log(
+    `\nllama.cpp from the same file: ${same ? "the same text, token for token" : `another text:\n${loaded.tokenizer.decode([...prompt, ...theirs])}`}`,
+  );
+  other.reset();
+  const rows = other.evaluate([...prompt, ...own], { all: true }).map((row) => row.slice());
+  decoder.reset();
+  const ownRows = [
+    ...(await decoder.prefill([prompt])),
+    ...(await decoder.extend(0, own)).map((row) => row.slice()),
+  ];
+  const mean =
+    ownRows.reduce((sum, row, index) => sum + divergence(rows[prompt.length - 1 + index]!, row), 0) /
+    ownRows.length;
+  console.log(`mean KL divergence of the next token over the text: ${mean.toExponential(1)} nats`);
+} else console.log("\nllama.cpp's library is not installed here: no comparison with it");
