@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
 import { chatCommand } from "./chat.js";
+import { convertCommand } from "./convert.js";
 import { demoCommand } from "./demo.js";
 import { embedCommand } from "./embed.js";
 import { evalCommand } from "./eval.js";
@@ -20,6 +21,7 @@ import { trainCommand } from "./train.js";
 const program = new Command("lineage")
   .description("Train Transformer language models and write with them, in TypeScript.")
   .addCommand(chatCommand)
+  .addCommand(convertCommand)
   .addCommand(demoCommand)
   .addCommand(embedCommand)
   .addCommand(evalCommand)

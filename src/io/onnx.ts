@@ -1,6 +1,9 @@
+import { readFile } from "node:fs/promises";
 import path from "node:path";
-import proto from "onnx-proto";
-import { writeAtomically } from "../base/files.js";
+import proto, { type onnx as Onnx } from "onnx-proto";
+import { z } from "zod";
+import { FormatError, LineageError, messageOf } from "../base/errors.js";
+import { storageError, writeAtomically } from "../base/files.js";
 import { type LowerOptions, type Tensor, lower } from "../graph/index.js";
 import type { Weights } from "../nn/index.js";
 import { encodeModel } from "../onnx/index.js";
@@ -50,4 +53,56 @@ export async function saveOnnx(
   }
   if (chunks.length > 0) await writeAtomically(dataFileOf(file), chunks);
   await writeAtomically(file, [encodeModel(model)]);
+}
+
+const dataEntry = z.object({
+  location: z.string(),
+  offset: z.coerce.number().int().min(0).default(0),
+  length: z.coerce.number().int().min(0).optional(),
+});
+
+/**
+ * Reads an ONNX model, its large tensors included where they lie in files beside it. Throws FormatError for a file that is
+ * no ONNX, or that points outside of its folder or of its data.
+ */
+export async function readOnnx(file: string): Promise<Onnx.ModelProto> {
+  const read = (name: string) =>
+    readFile(name).catch((error: unknown) => {
+      throw storageError("read", name, error);
+    });
+  let model: Onnx.ModelProto;
+  try {
+    model = proto.onnx.ModelProto.decode(await read(file));
+  } catch (error) {
+    if (error instanceof LineageError) throw error;
+    throw new FormatError(file, `this is not an ONNX model: ${messageOf(error)}`, { cause: error });
+  }
+  if (!model.graph?.node?.length) throw new FormatError(file, "this is not an ONNX model: it has no graph");
+  const files = new Map<string, Uint8Array>();
+  for (const tensor of model.graph.initializer ?? []) {
+    if (tensor.dataLocation !== proto.onnx.TensorProto.DataLocation.EXTERNAL) continue;
+    const parsed = dataEntry.safeParse(
+      Object.fromEntries((tensor.externalData ?? []).map(({ key, value }) => [key, value])),
+    );
+    if (!parsed.success)
+      throw new FormatError(file, `the tensor ${tensor.name} does not say where its data lie`);
+    const { location, offset, length } = parsed.data;
+    if (location !== path.basename(location))
+      throw new FormatError(
+        file,
+        `the tensor ${tensor.name} lies in ${JSON.stringify(location)}, outside the folder`,
+      );
+    let data = files.get(location);
+    if (!data) files.set(location, (data = await read(path.join(path.dirname(file), location))));
+    const end = length === undefined ? data.byteLength : offset + length;
+    if (end > data.byteLength)
+      throw new FormatError(
+        file,
+        `the tensor ${tensor.name} ends at byte ${end} of ${location}, which has ${data.byteLength}`,
+      );
+    tensor.rawData = data.subarray(offset, end);
+    tensor.externalData = [];
+    tensor.dataLocation = proto.onnx.TensorProto.DataLocation.DEFAULT;
+  }
+  return model;
 }

@@ -1,10 +1,11 @@
 import { existsSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
-import { viewOf } from "../base/dtype.js";
+import { bytesPerElement, viewOf } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
-import { readJson } from "../base/files.js";
-import { widen } from "../base/half.js";
+import { readJson, writeJson } from "../base/files.js";
+import { bfloat16Bits, float16Bits, widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
 import { type Module, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -26,6 +27,62 @@ export const tensorsToSave = (weights: Pick<Weights, "tensors">, prefix = ""): T
 /** Writes a model's weights under their published names. */
 export const saveWeights = (file: string, weights: Weights): Promise<void> =>
   writeSafetensors(file, tensorsToSave(weights));
+
+export interface SaveWeightsOptions {
+  /** Default float32. */
+  readonly dtype?: "float32" | "float16" | "bfloat16";
+  /** Bytes that a file may have; more weights are shared out among several, with an index. Default 5 GB. */
+  readonly shardBytes?: number;
+}
+
+const narrow = { float16: float16Bits, bfloat16: bfloat16Bits } as const;
+
+/** Writes a model's weights into a checkpoint folder: `model.safetensors`, or shards and their index. */
+export async function saveWeightFiles(
+  folder: string,
+  weights: Pick<Weights, "tensors">,
+  { dtype = "float32", shardBytes = 5e9 }: SaveWeightsOptions = {},
+): Promise<void> {
+  const tensors = tensorsToSave(weights);
+  const shards: TensorToSave[][] = [];
+  const size = ({ bytes }: TensorToSave) => (bytes.byteLength / 4) * bytesPerElement(dtype);
+  let room = 0;
+  for (const tensor of tensors) {
+    if (size(tensor) > room || shards.length === 0) {
+      shards.push([]);
+      room = shardBytes;
+    }
+    shards.at(-1)!.push(tensor);
+    room -= size(tensor);
+  }
+  const converted = (tensor: TensorToSave): TensorToSave => {
+    if (dtype === "float32") return tensor;
+    const { bytes } = tensor;
+    const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    return { ...tensor, dtype, bytes: new Uint8Array(Uint16Array.from(values, narrow[dtype]).buffer) };
+  };
+  const single = path.join(folder, "model.safetensors");
+  const index = `${single}.index.json`;
+  const number = (value: number) => String(value).padStart(5, "0");
+  const names = shards.map((_, shard) =>
+    shards.length === 1
+      ? "model.safetensors"
+      : `model-${number(shard + 1)}-of-${number(shards.length)}.safetensors`,
+  );
+  // One shard at a time is in memory twice.
+  for (const [shard, part] of shards.entries())
+    await writeSafetensors(path.join(folder, names[shard]!), part.map(converted));
+  if (shards.length > 1) {
+    await writeJson(index, {
+      metadata: { total_size: tensors.reduce((sum, tensor) => sum + size(tensor), 0) },
+      weight_map: Object.fromEntries(
+        shards.flatMap((part, shard) => part.map(({ name }) => [name, names[shard]])),
+      ),
+    });
+  }
+  // What a former save left would be read first.
+  await rm(shards.length > 1 ? single : index, { force: true });
+}
 
 /** Where a parameter's numbers lie. */
 export interface Place {

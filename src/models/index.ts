@@ -1,5 +1,6 @@
 export * from "./albert.js";
 export * from "./bert.js";
+export * from "./compare.js";
 export * from "./deberta-v2.js";
 export * from "./deberta.js";
 export * from "./electra.js";

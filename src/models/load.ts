@@ -5,7 +5,7 @@ import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import type { CausalModel } from "../generation/index.js";
 import type { Tensor } from "../graph/index.js";
-import { Tokenizer, loadWeights, saveWeights } from "../io/index.js";
+import { type SaveWeightsOptions, Tokenizer, loadWeights, saveWeightFiles } from "../io/index.js";
 import type { ForwardContext, WeightSet, Weights } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { LanguageModel } from "../training/index.js";
@@ -158,10 +158,14 @@ async function readStopIds(folder: string, config: unknown): Promise<readonly nu
 export async function saveModel(
   folder: string,
   { model, weights, tokenizer, stopIds }: LoadedModel,
+  options: SaveWeightsOptions = {},
 ): Promise<void> {
-  await writeJson(path.join(folder, "config.json"), causalModelConfig(model));
+  await writeJson(path.join(folder, "config.json"), {
+    ...causalModelConfig(model),
+    torch_dtype: options.dtype ?? "float32",
+  });
   await saveTokenizer(folder, tokenizer, stopIds);
-  await saveWeights(path.join(folder, "model.safetensors"), weights);
+  await saveWeightFiles(folder, weights, options);
 }
 
 /** Writes a tokenizer and the ends of a text beside a model. */

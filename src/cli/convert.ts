@@ -1,0 +1,144 @@
+import { mkdir } from "node:fs/promises";
+import { Command, Option } from "commander";
+import { LineageError } from "../base/errors.js";
+import { input } from "../graph/index.js";
+import { ggufFormats, saveOnnx } from "../io/index.js";
+import {
+  type Comparison,
+  compareModels,
+  compareOnnx,
+  loadModel,
+  saveGguf,
+  saveModel,
+} from "../models/index.js";
+import { createRuntime } from "../runtime/index.js";
+import { examples, number } from "./options.js";
+import { colors } from "./terminal.js";
+
+interface ConvertCommand {
+  readonly format: string;
+  readonly dtype: "float32" | "float16" | "bfloat16";
+  readonly shardSize: number;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+/** What the rounding of a format may change at most, in nats of mean divergence; more is a mistake. */
+const tolerance: Readonly<Record<string, number>> = {
+  F32: 1e-5,
+  F16: 1e-3,
+  Q8_0: 0.05,
+  Q4_0: 3,
+  float32: 1e-5,
+  float16: 1e-3,
+  bfloat16: 0.05,
+};
+
+async function convert(from: string, to: string, command: ConvertCommand): Promise<void> {
+  if (from === to)
+    throw new LineageError("argument", "the result would replace its source; name another place");
+  const runtime = createRuntime({ threads: command.threads });
+  const source = await loadModel(runtime, from);
+  using weights = source.weights;
+  let comparison: Comparison;
+  let kind: string;
+  if (to.endsWith(".onnx")) {
+    const inputIds = input("inputIds", "int64", ["batch", "sequence"]);
+    const { model } = source;
+    await saveOnnx(to, { logits: model.forward(inputIds) }, { name: model.constructor.name, weights });
+    kind = "float32";
+    comparison = await compareOnnx(runtime, source, to);
+  } else {
+    kind = to.endsWith(".gguf") ? command.format : command.dtype;
+    if (to.endsWith(".gguf")) await saveGguf(to, source, { format: command.format });
+    else {
+      await mkdir(to, { recursive: true });
+      await saveModel(to, source, { dtype: command.dtype, shardBytes: command.shardSize * 1e6 });
+    }
+    const result = await loadModel(runtime, to);
+    using resultWeights = result.weights;
+    comparison = await compareModels(source, { ...result, weights: resultWeights });
+  }
+  const problems = problemsOf(comparison, tolerance[kind]!);
+  if (command.json) process.stdout.write(`${JSON.stringify({ from, to, kind, ...comparison, problems })}\n`);
+  else process.stdout.write(`${describe(comparison, from, to)}\n`);
+  if (problems.length > 0)
+    throw new LineageError("checkpoint", `${to} is not what ${from} is: ${problems.join("; ")}`);
+}
+
+/** What of a comparison shows that the result is another model. */
+function problemsOf({ meanDivergence, files }: Comparison, allowed: number): string[] {
+  const problems: string[] = [];
+  if (!(meanDivergence <= allowed))
+    problems.push(
+      `its distributions diverge by ${meanDivergence.toExponential(1)} nats, more than rounding does`,
+    );
+  if (!files) return problems;
+  if (files.tied.source !== files.tied.result) problems.push("its output embeddings are tied otherwise");
+  if (files.differentTokens > 0) problems.push(`${files.differentTokens} ids stand for other tokens`);
+  if (!files.sameCut) problems.push("it cuts texts into other tokens");
+  if (JSON.stringify(files.specialIds.source) !== JSON.stringify(files.specialIds.result))
+    problems.push("its special tokens are others");
+  if (files.sameTemplate === false) problems.push("its chat template is another");
+  return problems;
+}
+
+function describe(comparison: Comparison, from: string, to: string): string {
+  const { tokens, files } = comparison;
+  const lines: [string, string][] = [
+    [
+      "distributions",
+      `divergence ${comparison.meanDivergence.toExponential(1)} nats on average, ${comparison.largestDivergence.toExponential(1)} at most; the same most probable token after ${comparison.sameFirst} of ${tokens}`,
+    ],
+  ];
+  if (files) {
+    const verdict = (same: boolean) => (same ? colors.green("the same") : colors.red("DIFFERENT"));
+    const ids = (record: object) =>
+      Object.entries(record)
+        .map(([name, id]) => `${name} ${id === undefined ? "none" : String(id)}`)
+        .join(", ");
+    const { source, result } = files.specialIds;
+    const sameIds = JSON.stringify(source) === JSON.stringify(result);
+    lines.push(
+      [
+        "embeddings",
+        `${files.tied.result ? "tied" : "not tied"} to the output: ${verdict(files.tied.source === files.tied.result)}`,
+      ],
+      [
+        "vocabulary",
+        `${files.vocabularySize.result.toLocaleString("en-US")} tokens: ${verdict(files.differentTokens === 0)}; cuts the probe: ${verdict(files.sameCut)}`,
+      ],
+      ["special ids", `${ids(result)}: ${verdict(sameIds)}${sameIds ? "" : ` (source: ${ids(source)})`}`],
+      ["chat template", files.sameTemplate === undefined ? "none in either" : verdict(files.sameTemplate)],
+    );
+  }
+  return [
+    `${to}, compared with ${from}:`,
+    ...lines.map(([name, text]) => `  ${name.padEnd(14)} ${text}`),
+  ].join("\n");
+}
+
+export const convertCommand = new Command("convert")
+  .description("write a model in another format, and compare the result with its source")
+  .argument("<from>", "a folder of Hugging Face, or a .gguf file")
+  .argument("<to>", "a .gguf or .onnx file, or a folder for safetensors")
+  .addOption(
+    new Option("--format <name>", "how a GGUF keeps matrices").choices(ggufFormats.writable).default("F16"),
+  )
+  .addOption(
+    new Option("--dtype <name>", "how safetensors keep numbers")
+      .choices(["float32", "float16", "bfloat16"])
+      .default("float32"),
+  )
+  .option("--shard-size <mb>", "megabytes of a safetensors file at most", number, 5000)
+  .option("--threads <n>", "threads of the engine", number)
+  .option("--json", "the comparison as one JSON object")
+  .addHelpText(
+    "after",
+    examples(
+      ["lineage convert runs/mine mine.gguf --format Q8_0", "for llama.cpp"],
+      ["lineage convert model.gguf folder --dtype bfloat16", "for Hugging Face transformers"],
+      ["lineage convert folder model.onnx", "for any ONNX engine"],
+    ),
+  )
+  .action(convert);

@@ -1,0 +1,111 @@
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Tokenizer, openWeightFiles, trainByteLevelBpe } from "../../src/io/index.js";
+import { Llama, llamaConfig, loadModel, saveModel } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { lineage } from "../support/cli.js";
+
+let folder: string;
+const at = (name: string) => path.join(folder, name);
+const runtime = createRuntime({ threads: 1 });
+const trained = trainByteLevelBpe(["the cat sat on the mat. user assistant ".repeat(20)], { vocabSize: 290 });
+const tokenizer = new Tokenizer(trained.definition, {
+  ...trained.config,
+  chat_template: "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
+});
+
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
+  const model = new Llama(
+    llamaConfig({
+      vocabSize: tokenizer.vocabSize,
+      hiddenSize: 64,
+      intermediateSize: 96,
+      numLayers: 2,
+      numHeads: 4,
+      numKeyValueHeads: 2,
+      contextLength: 128,
+      tieEmbeddings: true,
+      initializerRange: 0.1,
+    }),
+  );
+  using weights = Weights.initialize(runtime, model, 2);
+  await saveModel(folder, { model, weights, tokenizer, stopIds: [0, 5] });
+});
+afterAll(async () => {
+  await rm(folder, { recursive: true });
+});
+
+const convert = (...args: string[]) => {
+  const { stdout, stderr, status } = lineage("convert", ...args, "--threads", "1", "--json");
+  expect(stderr).toBe("");
+  expect(status).toBe(0);
+  return JSON.parse(stdout) as {
+    meanDivergence: number;
+    tokens: number;
+    problems: string[];
+    files?: { specialIds: { result: { stop: number[] } } };
+  };
+};
+
+describe("convert", () => {
+  it.each([
+    ["F32", 1e-10],
+    ["F16", 1e-5],
+    ["Q8_0", 1e-3],
+    ["Q4_0", 0.5],
+  ])("writes a GGUF in %s and shows that it is the same model", (format, limit) => {
+    const result = convert(folder, at(`${format}.gguf`), "--format", format);
+    expect(result.problems).toEqual([]);
+    expect(result.meanDivergence).toBeLessThan(limit);
+    expect(result.files!.specialIds.result.stop).toEqual([0, 5]);
+  });
+
+  it("comes back from a GGUF as safetensors, in shards of 16-bit floats", async () => {
+    convert(folder, at("again.gguf"), "--format", "F32");
+    const result = convert(at("again.gguf"), at("bf16"), "--dtype", "bfloat16", "--shard-size", "0.06");
+    expect(result.meanDivergence).toBeLessThan(1e-3);
+    const files = await openWeightFiles(at("bf16"));
+    expect(files.length).toBeGreaterThan(1);
+    expect(files[0]!.header.tensors.values().next().value!.dtype).toBe("bfloat16");
+    const index = JSON.parse(await readFile(at("bf16/model.safetensors.index.json"), "utf8")) as {
+      metadata: { total_size: number };
+    };
+    const loaded = await loadModel(runtime, at("bf16"));
+    using weights = loaded.weights;
+    const numbers = Object.values(weights.tensors).reduce((sum, { size }) => sum + size, 0);
+    expect(index.metadata.total_size).toBe(2 * numbers);
+    // A later save in one file takes the place of the shards.
+    convert(folder, at("bf16"), "--dtype", "float16");
+    expect(existsSync(at("bf16/model.safetensors.index.json"))).toBe(false);
+    expect((await openWeightFiles(at("bf16"))).map(({ path: file }) => path.basename(file))).toEqual([
+      "model.safetensors",
+    ]);
+  });
+
+  it("writes an ONNX whose own numbers give the same distributions", () => {
+    const result = convert(folder, at("model.onnx"));
+    expect(result.meanDivergence).toBeLessThan(1e-8);
+    expect(result.tokens).toBeGreaterThan(50);
+  });
+
+  it("says what differs, for a person", () => {
+    const { stdout } = lineage("convert", folder, at("read.gguf"), "--threads", "1");
+    expect(stdout).toContain("tied to the output: the same");
+    expect(stdout).toContain("chat template  the same");
+  });
+
+  it("ends with one sentence where it cannot", async () => {
+    expect(lineage("convert", folder, folder).stderr).toContain("would replace its source");
+    expect(lineage("convert", at("absent.gguf"), at("x")).stderr).toMatch(
+      /^error: cannot read .*absent\.gguf: there is no such file/,
+    );
+    await writeFile(at("broken.gguf"), "GGUF but not really, and long enough");
+    expect(lineage("convert", at("broken.gguf"), at("x")).stderr).toMatch(/^error: .*broken\.gguf: /);
+    expect(await readdir(folder)).not.toContain("x");
+  });
+});
