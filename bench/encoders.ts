@@ -217,7 +217,7 @@ if (wanted("equal")) {
   await train(`BERT-base masked LM, ${rows} x ${sequence} tokens`, equal, (lengths) => lengths);
 }
 if (wanted("real")) {
-  const lengths = realLengths("train.tsv").slice(0, (smoke ? 2 : 8) * 32);
+  const lengths = realLengths("train.tsv").slice(0, (smoke ? 2 : 4) * 32);
   await train("BERT-base masked LM, SST-2 lengths, by 32", inBatches(lengths, 32), byLength);
 }
 if (wanted("inference")) await classify(inBatches(realLengths("dev.tsv").slice(0, smoke ? 64 : 512), 32));

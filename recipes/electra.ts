@@ -62,9 +62,12 @@ const { tokenizer, vocabulary } = vocabularyOf(
 );
 const rows = tokenized(tokenizer, [labelled.map(({ text }) => text)])[0]!.map((row) => row.slice(0, 62));
 const shape = { numLayers: 3, contextLength: 64, vocabSize: tokenizer.vocabSize, embeddingSize: 128 };
-const config = electraConfig({ ...shape, hiddenSize: 128, numHeads: 4 });
+const sizes = { ...shape, hiddenSize: 128, numHeads: 4 };
+/** Few passes over the text leave nothing to dropout; few labels do. */
+const noDropout = { hiddenDropout: 0, attentionDropout: 0 };
+const config = electraConfig({ ...sizes, ...noDropout });
 /** A quarter of the discriminator's width, as ELECTRA-Small has it. */
-const generatorConfig = electraConfig({ ...shape, hiddenSize: 32, numHeads: 1 });
+const generatorConfig = electraConfig({ ...shape, hiddenSize: 32, numHeads: 1, ...noDropout });
 
 /** Operations of a step for each token: all layers, and the output layer at the masked 15%. */
 const layerCost = (width: number) => shape.numLayers * 12 * width * width;
@@ -130,7 +133,7 @@ for (const { label, copy } of starts) {
   for (const rate of setup.fineTuningRates) {
     let accuracy = 0;
     for (const seed of setup.seeds) {
-      const classifier = electraForSequenceClassification(config, 2);
+      const classifier = electraForSequenceClassification(electraConfig(sizes), 2);
       using weights = Weights.initialize(runtime, classifier, seed);
       copy(weights);
       const tuned = await fineTune({

@@ -61,6 +61,8 @@ const sizes = {
   numHeads: 4,
   contextLength: setup.rowLength,
   vocabSize: tokenizer.vocabSize,
+  hiddenDropout: 0,
+  attentionDropout: 0,
 };
 const { rowLength, batchSize } = setup;
 const pairOptions = { maxLength: rowLength - 3, task: "next-sentence" } as const;
