@@ -497,7 +497,9 @@ async function save(out: string, { options, task, loaded, context }: Prepared): 
   const { maxLength, stride, scale } = context;
   const restore = scale ? foldScale(loaded, scale) : undefined;
   try {
-    await saveEncoder(out, { ...loaded, task: task.encoderTask });
+    // One label, of whatever name, is how transformers knows that the answer is a number.
+    const labels = options.task === "regress" ? ["LABEL_0"] : loaded.labels;
+    await saveEncoder(out, { ...loaded, labels, task: task.encoderTask });
     await writeSettings(out, { task: options.task, maxLength, stride });
   } finally {
     restore?.();

@@ -95,6 +95,8 @@ describe("fine-tuning learns", () => {
     const result = await finetune({ model, task: "regress", data, out: place("regress"), ...fast });
     expect(result.metrics!["pearson"]).toBeGreaterThan(0.9);
     expect(result.metrics!["rmse"]).toBeLessThan(60);
+    const config = JSON.parse(await readFile(path.join(place("regress"), "config.json"), "utf8")) as object;
+    expect(config).toMatchObject({ id2label: { "0": "LABEL_0" } });
     using predictor = await Predictor.load(place("regress"));
     const [low, high] = await predictor.predict(["bad bad bad film", "good good good film"]);
     expect(low!.value).toBeLessThan(1100);
