@@ -46,6 +46,11 @@ ${examples(
   ["lineage train --resume --out runs/mine", "go on after Ctrl-C, to the same losses"],
   ['lineage generate --model runs/mine --prompt "Once"', "write"],
   ["lineage eval --model runs/mine --data held-out.txt", "perplexity"],
+  [
+    "lineage finetune --model DIR --task classify --data train.csv",
+    "learn from labelled rows; then lineage predict",
+  ],
+  ['lineage search notes "renewing a passport" --model DIR', "find passages by meaning"],
 )}`,
   );
 

@@ -30,7 +30,7 @@ const common = {
 };
 /** What a small `config.json` of each family says besides. */
 const configs: Readonly<Record<string, Record<string, unknown>>> = {
-  roberta: { max_position_embeddings: 66, pad_token_id: 1 },
+  roberta: { max_position_embeddings: 66, pad_token_id: 0 },
   deberta: { relative_attention: true, pos_att_type: ["c2p", "p2c"], type_vocab_size: 0 },
   "deberta-v2": {
     relative_attention: true,
@@ -46,10 +46,28 @@ const configs: Readonly<Record<string, Record<string, unknown>>> = {
 
 let folder = "";
 let data = "";
+let tagged = "";
+let answered = "";
 beforeAll(async () => {
   folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
   data = path.join(folder, "rows.jsonl");
   await writeFile(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+  const sentences = Array.from({ length: 250 }, () => {
+    const words = Array.from({ length: 4 + random.integer(12) }, () => pick([...nouns, "the", "was", "and"]));
+    return { tokens: words, tags: words.map((word) => (["dog", "cat"].includes(word) ? "PET" : "O")) };
+  });
+  tagged = path.join(folder, "tags.jsonl");
+  await writeFile(tagged, sentences.map((row) => JSON.stringify(row)).join("\n"));
+  const contexts = Array.from({ length: 300 }, () => {
+    const words = Array.from({ length: 3 + random.integer(8) }, () =>
+      pick(["film", "food", "song", "was", "the"]),
+    );
+    const answer = pick(["dog", "cat"]);
+    words[random.integer(words.length)] = answer;
+    return { question: "is it a dog or a cat", context: words.join(" "), answer };
+  });
+  answered = path.join(folder, "answers.jsonl");
+  await writeFile(answered, contexts.map((row) => JSON.stringify(row)).join("\n"));
 });
 afterAll(() => rm(folder, { recursive: true }));
 
@@ -87,6 +105,24 @@ describe.each(encoderModelTypes)("%s", (type) => {
     ]);
     expect(alone.label).toBe("bad");
     expect(among.probability).toBeCloseTo(alone.probability!, 4);
+  });
+
+  it("tags words and finds answers, whichever side is padded", async () => {
+    const model = path.join(folder, type);
+    const tuned = { model, validation: 0.2, epochs: 8, batch: 8, learningRate: 2e-3 } as const;
+    const tags = path.join(folder, `${type}-tag`);
+    await finetune({ ...tuned, task: "tag", data: tagged, out: tags });
+    using tagger = await Predictor.load(tags);
+    const words = "the dog and the film was the cat".split(" ");
+    const marks = words.map((word) => (["dog", "cat"].includes(word) ? "PET" : "O"));
+    const [, tagged2] = await tagger.predict([
+      { text: "", words: [...words, ...words, "film"] },
+      { text: "", words },
+    ]);
+    expect(tagged2!.tags).toEqual(marks);
+    const spans = path.join(folder, `${type}-span`);
+    const { metrics } = await finetune({ ...tuned, task: "span", data: answered, out: spans, epochs: 12 });
+    expect(metrics!["exactMatch"]).toBeGreaterThan(0.8);
   });
 
   it("embeds a text in a batch as alone", async () => {
