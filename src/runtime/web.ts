@@ -8,7 +8,9 @@ import {
   elementCount,
   viewOf,
 } from "../base/dtype.js";
-import { LineageError, RuntimeError, messageOf } from "../base/errors.js";
+import { LineageError, messageOf } from "../base/errors.js";
+import { engineError } from "./failure.js";
+import { Signature, checkShape } from "./signature.js";
 import type {
   Binding,
   Device,
@@ -50,7 +52,16 @@ class WebRuntime implements Runtime {
   }
 
   createTensor<D extends DType>(dtype: D, shape: readonly number[], data?: TypedArrayOf[D]): DeviceTensor<D> {
-    const tensor = new WebTensor(this, allocate(dtype, elementCount(shape)), dtype, shape);
+    checkShape("createTensor", shape);
+    let memory: TypedArrayOf[D];
+    try {
+      memory = allocate(dtype, elementCount(shape));
+    } catch (error) {
+      throw new LineageError("memory", `there is no memory for a tensor of [${shape.join(", ")}]`, {
+        cause: error,
+      });
+    }
+    const tensor = new WebTensor(this, memory, dtype, shape);
     if (data) tensor.write(data);
     return tensor;
   }
@@ -77,11 +88,7 @@ class WebRuntime implements Runtime {
       });
       return new WebProgram(this, session, options.name ?? "program");
     } catch (error) {
-      throw new RuntimeError(
-        `the engine refused ${options.name ?? "the program"}: ${messageOf(error)}`,
-        {},
-        { cause: error },
-      );
+      throw error instanceof LineageError ? error : engineError(undefined, messageOf(error), error);
     }
   }
 
@@ -131,8 +138,9 @@ class WebTensor<D extends DType = DType> implements DeviceTensor<D> {
     (this.view() as Uint8Array).set(data as Uint8Array);
   }
   slice(offset: number, shape: readonly number[]): DeviceTensor<D> {
+    checkShape("slice", shape);
     const size = elementCount(shape);
-    if (offset < 0 || offset + size > this.size) {
+    if (!Number.isInteger(offset) || offset < 0 || offset + size > this.size) {
       throw new LineageError(
         "argument",
         `slice: elements ${offset} to ${offset + size} do not lie within the ${this.size} of the tensor`,
@@ -157,16 +165,26 @@ class WebTensor<D extends DType = DType> implements DeviceTensor<D> {
 }
 
 class WebProgram implements Program {
-  readonly inputs: readonly ValueInfo[];
-  readonly outputs: readonly ValueInfo[];
+  private readonly signature: Signature;
+  private disposed = false;
 
   constructor(
     private readonly runtime: WebRuntime,
     private readonly session: ort.InferenceSession,
     private readonly name: string,
   ) {
-    this.inputs = session.inputMetadata.map(valueInfo);
-    this.outputs = session.outputMetadata.map(valueInfo);
+    this.signature = new Signature(
+      name,
+      session.inputMetadata.map(valueInfo),
+      session.outputMetadata.map(valueInfo),
+    );
+  }
+
+  get inputs(): readonly ValueInfo[] {
+    return this.signature.inputs;
+  }
+  get outputs(): readonly ValueInfo[] {
+    return this.signature.outputs;
   }
 
   async run(
@@ -175,17 +193,25 @@ class WebProgram implements Program {
     { signal }: RunOptions = {},
   ): Promise<Record<string, DeviceTensor>> {
     signal?.throwIfAborted();
-    const feeds: Record<string, ort.Tensor> = {};
-    for (const { name } of this.inputs) {
-      const tensor = inputs[name];
-      if (!tensor) throw new LineageError("argument", `${this.name}: the input ${name} is missing`);
-      feeds[name] = new ort.Tensor(tensor.dtype as "float32", tensor.view() as Float32Array, tensor.shape);
-    }
+    if (this.disposed) throw new LineageError("disposed", `${this.name} was run after it was disposed`);
+    this.signature.checkNames(inputs, outputs);
+    const given = [
+      ...this.inputs.map(({ name }) => [name, inputs[name]!] as const),
+      ...Object.entries(outputs),
+    ];
+    for (const [name, tensor] of given) this.signature.place(name, tensor);
+    this.signature.checkDimensions(given);
+    const feeds = Object.fromEntries(
+      this.inputs.map(({ name }) => {
+        const tensor = inputs[name]!;
+        return [name, new ort.Tensor(tensor.dtype as "float32", tensor.view() as Float32Array, tensor.shape)];
+      }),
+    );
     let results: ort.InferenceSession.OnnxValueMapType;
     try {
       results = await this.session.run(feeds);
     } catch (error) {
-      throw new RuntimeError(`the engine failed in ${this.name}: ${messageOf(error)}`, {}, { cause: error });
+      throw engineError(undefined, messageOf(error), error);
     }
     signal?.throwIfAborted();
     const found: Record<string, DeviceTensor> = {};
@@ -200,12 +226,14 @@ class WebProgram implements Program {
   }
 
   bind(inputs: Tensors, outputs: Tensors): Binding {
+    this.signature.checkBound(outputs);
+    this.signature.checkNames(inputs, outputs);
     const bound = { inputs: { ...inputs }, outputs: { ...outputs } };
     return {
       synchronous: false,
       set: (name, tensor) => {
-        if (this.inputs.some((info) => info.name === name)) bound.inputs[name] = tensor;
-        else bound.outputs[name] = tensor;
+        const { kind } = this.signature.place(name, tensor);
+        bound[kind === "input" ? "inputs" : "outputs"][name] = tensor;
       },
       run: async (options) => {
         await this.run(bound.inputs, bound.outputs, options);
@@ -222,6 +250,8 @@ class WebProgram implements Program {
   }
 
   dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
     void this.session.release();
   }
   [Symbol.dispose](): void {

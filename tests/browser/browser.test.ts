@@ -91,6 +91,27 @@ describe.skipIf(!executable)("a page in headless Chromium (needs Debian's chromi
     expect(ids).toEqual([3, 4, 0, 1, 2, 3, 4]);
   });
 
+  it("gets a sentence for each mistake, as in Node", async () => {
+    const messages = (await page.evaluate("mistakes()")) as string[];
+    const expected = [
+      /^the engine failed in module model.embedding, at node model.embedding\/gather#0: indices element out of data bounds/,
+      /^demo: table must be float32 \[4, 2\], not int64 \[2\]/,
+      /^demo: the dimension n is . in .* but . in .*; it must be one number in one run/,
+      /^demo: the input table is missing/,
+      /^demo has no output named z/,
+      /^createTensor: \[-1\] is not a shape/,
+      /^the engine failed: /,
+      /^the browser runtime has the device wasm, not cuda/,
+      /^enough/,
+      /was used after it was disposed/,
+      /^demo was run after it was disposed/,
+    ];
+    expect(messages.length).toBe(expected.length);
+    messages.forEach((message, index) => {
+      expect(message).toMatch(expected[index]!);
+    });
+  });
+
   it("runs an exported model, weights in a file beside it, with onnxruntime-web alone", async () => {
     const runtime = createRuntime();
     const model = new Gpt2(

@@ -7,6 +7,7 @@ import {
   createRuntime,
   generate,
   gpt2Config,
+  graph,
   lossOf,
   nextTokenObjective,
   tokenBatch,
@@ -49,4 +50,52 @@ async function runExported(ids: number[]): Promise<number[]> {
   return [...(logits!.data as Float32Array)];
 }
 
-Object.assign(globalThis, { run, runExported });
+/** What the runtime says to mistakes: one sentence each. */
+async function mistakes(): Promise<string[]> {
+  const runtime = createRuntime();
+  const ids = graph.input("ids", "int64", ["n"]);
+  const table = graph.input("table", "float32", [4, 2]);
+  const y = graph.withScope({ path: "model.embedding" }, () => graph.gather(table, ids));
+  const program = await graph.compile(
+    runtime,
+    { y, sum: ids.add(graph.input("more", "int64", ["n"])) },
+    { name: "demo" },
+  );
+  const given = {
+    ids: runtime.createTensor("int64", [1], BigInt64Array.of(99n)),
+    more: runtime.createTensor("int64", [1]),
+    table: runtime.createTensor("float32", [4, 2]),
+  };
+  const two = runtime.createTensor("int64", [2]);
+  const attempts: (() => unknown)[] = [
+    () => program.run(given),
+    () => program.run({ ...given, table: two }),
+    () => program.run({ ...given, more: two }),
+    () => program.run({ ids: two, more: two }),
+    () => program.run(given, { z: two }),
+    () => runtime.createTensor("float32", [-1]),
+    () => runtime.createProgram(new Uint8Array(5)),
+    () => createRuntime({ device: "cuda" }),
+    () => program.run(given, {}, { signal: AbortSignal.abort(new Error("enough")) }),
+    () => {
+      two.dispose();
+      return program.run({ ...given, ids: two, more: two });
+    },
+    () => {
+      program.dispose();
+      return program.run(given);
+    },
+  ];
+  const messages: string[] = [];
+  for (const attempt of attempts) {
+    try {
+      await attempt();
+      messages.push("no error");
+    } catch (error) {
+      messages.push((error as Error).message);
+    }
+  }
+  return messages;
+}
+
+Object.assign(globalThis, { run, runExported, mistakes });

@@ -2,6 +2,7 @@ import os from "node:os";
 import koffi from "koffi";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount } from "../../base/dtype.js";
 import { LineageError, messageOf } from "../../base/errors.js";
+import { checkShape } from "../signature.js";
 import type {
   Device,
   DeviceTensor,
@@ -15,7 +16,7 @@ import { Api, type Pointer } from "./api.js";
 import { hasCuda, locateLibrary } from "./library.js";
 import { mapFile } from "./mapping.js";
 import { NameList, NativeProgram } from "./program.js";
-import { Allocation, type Memory, NativeTensor, checkShape } from "./tensor.js";
+import { Allocation, type Memory, NativeTensor } from "./tensor.js";
 
 const optimizationLevels = { none: 0, basic: 1, extended: 2, all: 99 } as const;
 

@@ -26,7 +26,12 @@ const cudaFileNames: Partial<Record<NodeJS.Platform, string>> = {
 export function thisHost(): Host {
   const { platform, arch } = process;
   if (platform !== "linux") return { platform, arch, musl: false };
+  // The report would otherwise look up the names of all network peers, which can take seconds.
+  const settings = process.report as { excludeNetwork?: boolean };
+  const { excludeNetwork } = settings;
+  settings.excludeNetwork = true;
   const report = process.report.getReport() as { header?: { glibcVersionRuntime?: string } };
+  settings.excludeNetwork = excludeNetwork ?? false;
   return { platform, arch, musl: report.header?.glibcVersionRuntime === undefined };
 }
 

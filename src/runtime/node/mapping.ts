@@ -5,7 +5,8 @@ import { LineageError } from "../../base/errors.js";
 import { storageError } from "../../base/files.js";
 import type { DeviceTensor, FileMapping } from "../types.js";
 import type { Pointer } from "./api.js";
-import { Allocation, type Memory, NativeTensor, checkShape } from "./tensor.js";
+import { Allocation, type Memory, NativeTensor } from "./tensor.js";
+import { checkShape } from "../signature.js";
 
 /** The C library's memory maps. */
 interface Mapper {

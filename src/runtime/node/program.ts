@@ -1,6 +1,7 @@
 import koffi from "koffi";
 import { type DType, bytesPerElement, dtypeOfOnnx, elementCount } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
+import { Signature } from "../signature.js";
 import type { Binding, DeviceTensor, Program, RunOptions, Tensors, ValueInfo } from "../types.js";
 import type { Api, Pointer } from "./api.js";
 import { Allocation, type Memory, NativeTensor } from "./tensor.js";
@@ -20,20 +21,11 @@ const released = new FinalizationRegistry<() => void>((free) => {
   free();
 });
 
-/** Where a name stands in a program's signature. */
-interface Slot {
-  readonly info: ValueInfo;
-  readonly kind: "input" | "output";
-  readonly index: number;
-}
-
 /** A session of ONNX Runtime. */
 export class NativeProgram implements Program {
-  readonly inputs: readonly ValueInfo[];
-  readonly outputs: readonly ValueInfo[];
+  private readonly signature: Signature;
   private readonly inputNames: NameList;
   private readonly outputNames: NameList;
-  private readonly slots = new Map<string, Slot>();
   private disposed = false;
   private running = 0;
 
@@ -45,14 +37,22 @@ export class NativeProgram implements Program {
     private readonly kept: readonly NativeTensor[],
   ) {
     const { api, allocator } = memory;
-    this.inputs = signature(api, allocator, session, "Input");
-    this.outputs = signature(api, allocator, session, "Output");
+    this.signature = new Signature(
+      name,
+      readValues(api, allocator, session, "Input"),
+      readValues(api, allocator, session, "Output"),
+    );
     this.inputNames = new NameList(this.inputs.map((input) => input.name));
     this.outputNames = new NameList(this.outputs.map((output) => output.name));
-    this.outputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "output", index }));
-    this.inputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "input", index }));
     for (const tensor of kept) tensor.hold();
     released.register(this, releaser(api, session, kept), this);
+  }
+
+  get inputs(): readonly ValueInfo[] {
+    return this.signature.inputs;
+  }
+  get outputs(): readonly ValueInfo[] {
+    return this.signature.outputs;
   }
 
   async run(
@@ -70,10 +70,7 @@ export class NativeProgram implements Program {
   }
 
   bind(inputs: Tensors, outputs: Tensors): Binding {
-    for (const { name } of this.outputs) {
-      if (!outputs[name])
-        throw new LineageError("argument", `${this.name}: bind needs a tensor for the output ${name}`);
-    }
+    this.signature.checkBound(outputs);
     return new NativeBinding(this, this.prepare(inputs, outputs));
   }
 
@@ -113,21 +110,10 @@ export class NativeProgram implements Program {
 
   /** @internal The tensor's value at its place in `call`, once it is known to fit. */
   place(call: Call, name: string, tensor: DeviceTensor): void {
-    const slot = this.slots.get(name);
-    if (!slot)
-      throw new LineageError(
-        "argument",
-        `${this.name} has no input or output named ${name}; it has ${this.signatureText()}`,
-      );
     if (!(tensor instanceof NativeTensor)) {
       throw new LineageError("argument", `${this.name}: ${name} is a tensor of another runtime`);
     }
-    if (!fits(slot.info, tensor)) {
-      throw new LineageError(
-        "shape",
-        `${this.name}: ${name} must be ${describe(slot.info)}, not ${tensor.dtype} [${tensor.shape.join(", ")}]`,
-      );
-    }
+    const slot = this.signature.place(name, tensor);
     (slot.kind === "input" ? call.inputValues : call.outputValues)[slot.index] = tensor.value;
     call.tensors.set(name, tensor);
     call.checkedAt = undefined;
@@ -154,24 +140,9 @@ export class NativeProgram implements Program {
       tensors: new Map(),
       checkedAt: undefined,
     };
-    for (const { name } of this.inputs) {
-      const tensor = inputs[name];
-      if (!tensor)
-        throw new LineageError(
-          "argument",
-          `${this.name}: the input ${name} is missing; it needs ${this.signatureText()}`,
-        );
-      this.place(call, name, tensor);
-    }
-    for (const [name, tensor] of Object.entries(outputs)) {
-      if (this.slots.get(name)?.kind !== "output") {
-        throw new LineageError(
-          "argument",
-          `${this.name} has no output named ${name}; it has ${this.signatureText()}`,
-        );
-      }
-      this.place(call, name, tensor);
-    }
+    this.signature.checkNames(inputs, outputs);
+    for (const { name } of this.inputs) this.place(call, name, inputs[name]!);
+    for (const [name, tensor] of Object.entries(outputs)) this.place(call, name, tensor);
     return call;
   }
 
@@ -182,23 +153,8 @@ export class NativeProgram implements Program {
   private check(call: Call): void {
     if (this.disposed) throw new LineageError("disposed", `${this.name} was run after it was disposed`);
     if (call.checkedAt === this.memory.disposals) return;
-    const dims = new Map<string, { size: number; name: string }>();
-    for (const [name, tensor] of call.tensors) {
-      tensor.checkAlive();
-      this.slots.get(name)!.info.shape.forEach((dim, axis) => {
-        if (typeof dim !== "string" || !isSymbol.test(dim)) return;
-        const size = tensor.shape[axis]!;
-        const known = dims.get(dim);
-        if (known && known.size !== size) {
-          throw new LineageError(
-            "shape",
-            `${this.name}: the dimension ${dim} is ${known.size} in ${known.name} but ${size} in ${name}; ` +
-              `it must be one number in one run`,
-          );
-        }
-        if (!known) dims.set(dim, { size, name });
-      });
-    }
+    for (const tensor of call.tensors.values()) tensor.checkAlive();
+    this.signature.checkDimensions(call.tensors);
     call.checkedAt = this.memory.disposals;
   }
 
@@ -225,15 +181,6 @@ export class NativeProgram implements Program {
     const allocation = Allocation.ofValue(this.memory, value, elementCount(dims) * bytesPerElement(dtype));
     return new NativeTensor(this.memory, allocation, dtype, dims, 0);
   }
-
-  private signatureText(): string {
-    const list = (infos: readonly ValueInfo[]) =>
-      infos
-        .slice(0, 8)
-        .map((info) => `${info.name} (${describe(info)})`)
-        .join(", ") + (infos.length > 8 ? `, and ${infos.length - 8} more` : "");
-    return `the inputs ${list(this.inputs)} and the outputs ${list(this.outputs)}`;
-  }
 }
 
 /** The OrtValues of one run, in the order of the signature. */
@@ -248,9 +195,6 @@ interface Call extends Values {
   /** How many tensors had been disposed when these were last known to be alive and to agree. */
   checkedAt: number | undefined;
 }
-
-/** A dimension that is a name and not an expression of names. */
-const isSymbol = /^[A-Za-z_]\w*$/;
 
 /** Ends a session without holding on to its program. */
 const releaser = (api: Api, session: Pointer, kept: readonly NativeTensor[]) => (): void => {
@@ -296,15 +240,7 @@ class NativeBinding implements Binding {
   }
 }
 
-const describe = ({ dtype, shape }: ValueInfo): string =>
-  `${dtype} [${shape.map((dim) => dim ?? "?").join(", ")}]`;
-
-const fits = ({ dtype, shape }: ValueInfo, tensor: DeviceTensor): boolean =>
-  dtype === tensor.dtype &&
-  shape.length === tensor.shape.length &&
-  shape.every((dim, axis) => typeof dim !== "number" || dim === tensor.shape[axis]);
-
-function signature(api: Api, allocator: Pointer, session: Pointer, kind: "Input" | "Output"): ValueInfo[] {
+function readValues(api: Api, allocator: Pointer, session: Pointer, kind: "Input" | "Output"): ValueInfo[] {
   const count = Number(api.out(`SessionGet${kind}Count`, session));
   return Array.from({ length: count }, (_, index) => {
     const text = api.out(`SessionGet${kind}Name`, session, index, allocator);

@@ -8,16 +8,10 @@ import {
   viewOf,
 } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
+import { checkShape } from "../signature.js";
 import type { DeviceTensor } from "../types.js";
 import type { Api, Pointer } from "./api.js";
 import { detach } from "./detach.js";
-
-/** Throws `shape` unless every dimension is a whole number of at least 0. */
-export function checkShape(name: string, shape: readonly number[]): void {
-  if (shape.some((dim) => !Number.isSafeInteger(dim) || dim < 0)) {
-    throw new LineageError("shape", `${name}: [${shape.join(", ")}] is not a shape`);
-  }
-}
 
 /** What every tensor needs of the engine: its functions and its memory. */
 export interface Memory {

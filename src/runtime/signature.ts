@@ -1,0 +1,117 @@
+import { LineageError } from "../base/errors.js";
+import type { DeviceTensor, Tensors, ValueInfo } from "./types.js";
+
+/** Where a name stands in a program's signature. */
+export interface Slot {
+  readonly info: ValueInfo;
+  readonly kind: "input" | "output";
+  readonly index: number;
+}
+
+/** A dimension that is a name and not an expression of names. */
+const symbol = /^[A-Za-z_]\w*$/;
+
+/** What a program takes and gives, and the sentences for what does not fit: the same for every engine. */
+export class Signature {
+  private readonly slots = new Map<string, Slot>();
+
+  /** @param program its name for messages */
+  constructor(
+    readonly program: string,
+    readonly inputs: readonly ValueInfo[],
+    readonly outputs: readonly ValueInfo[],
+  ) {
+    outputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "output", index }));
+    inputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "input", index }));
+  }
+
+  /** The place of a tensor. Throws `argument` for a name that is none, `shape` for a tensor that does not fit it. */
+  place(name: string, tensor: DeviceTensor): Slot {
+    const slot = this.slots.get(name);
+    if (!slot) {
+      throw new LineageError(
+        "argument",
+        `${this.program} has no input or output named ${name}; it has ${this.text()}`,
+      );
+    }
+    if (!fits(slot.info, tensor)) {
+      throw new LineageError(
+        "shape",
+        `${this.program}: ${name} must be ${describe(slot.info)}, not ${tensor.dtype} [${tensor.shape.join(", ")}]`,
+      );
+    }
+    return slot;
+  }
+
+  /** Throws `argument` unless every input has a tensor and every name of `outputs` is an output's. */
+  checkNames(inputs: Tensors, outputs: Tensors): void {
+    for (const { name } of this.inputs) {
+      if (!inputs[name]) {
+        throw new LineageError(
+          "argument",
+          `${this.program}: the input ${name} is missing; it needs ${this.text()}`,
+        );
+      }
+    }
+    for (const name of Object.keys(outputs)) {
+      if (this.slots.get(name)?.kind !== "output") {
+        throw new LineageError(
+          "argument",
+          `${this.program} has no output named ${name}; it has ${this.text()}`,
+        );
+      }
+    }
+  }
+
+  /** Throws `argument` unless every output has a tensor. */
+  checkBound(outputs: Tensors): void {
+    for (const { name } of this.outputs) {
+      if (!outputs[name])
+        throw new LineageError("argument", `${this.program}: bind needs a tensor for the output ${name}`);
+    }
+  }
+
+  /** Throws `shape` unless tensors that are in their places agree on what each named dimension is. */
+  checkDimensions(tensors: Iterable<readonly [string, DeviceTensor]>): void {
+    const dims = new Map<string, { size: number; name: string }>();
+    for (const [name, tensor] of tensors) {
+      this.slots.get(name)!.info.shape.forEach((dim, axis) => {
+        if (typeof dim !== "string" || !symbol.test(dim)) return;
+        const size = tensor.shape[axis]!;
+        const known = dims.get(dim);
+        if (known && known.size !== size) {
+          throw new LineageError(
+            "shape",
+            `${this.program}: the dimension ${dim} is ${known.size} in ${known.name} but ${size} in ${name}; ` +
+              `it must be one number in one run`,
+          );
+        }
+        if (!known) dims.set(dim, { size, name });
+      });
+    }
+  }
+
+  private text(): string {
+    const list = (infos: readonly ValueInfo[]) =>
+      infos
+        .slice(0, 8)
+        .map((info) => `${info.name} (${describe(info)})`)
+        .join(", ") + (infos.length > 8 ? `, and ${infos.length - 8} more` : "");
+    return `the inputs ${list(this.inputs)} and the outputs ${list(this.outputs)}`;
+  }
+}
+
+const describe = ({ dtype, shape }: ValueInfo): string =>
+  `${dtype} [${shape.map((dim) => dim ?? "?").join(", ")}]`;
+
+const fits = ({ dtype, shape }: ValueInfo, tensor: DeviceTensor): boolean =>
+  dtype === tensor.dtype &&
+  shape.length === tensor.shape.length &&
+  shape.every((dim, axis) => typeof dim !== "number" || dim === tensor.shape[axis]);
+
+/** Throws `shape` unless every dimension is a whole number of at least 0. */
+export function checkShape(name: string, shape: readonly number[]): void {
+  if (shape.some((dim) => !Number.isSafeInteger(dim) || dim < 0)) {
+    throw new LineageError("shape", `${name}: [${shape.join(", ")}] is not a shape`);
+  }
+}
