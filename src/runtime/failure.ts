@@ -25,9 +25,9 @@ export function engineError(status: number | undefined, message: string, cause?:
   if (/bad_alloc|Failed to allocate memory|BFCArena/.test(message)) {
     return new LineageError("memory", `the engine ran out of memory${where && ` ${where}`}: ${reason}`);
   }
-  return new RuntimeError(`the engine failed${where && ` ${where}`}: ${reason}`, {
-    status,
-    node,
-    modulePath,
-  });
+  return new RuntimeError(
+    `the engine failed${where && ` ${where}`}: ${reason}`,
+    { status, node, modulePath },
+    { cause },
+  );
 }
