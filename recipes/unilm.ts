@@ -47,13 +47,13 @@ const settings = {
   numHeads: 4,
   contextLength: 64,
   batchSize: smoke ? 8 : 32,
-  pretrainingSteps: smoke ? 10 : 1800,
-  understandingSteps: smoke ? 5 : 450,
-  generationSteps: smoke ? 10 : 450,
+  pretrainingSteps: smoke ? 10 : 1200,
+  understandingSteps: smoke ? 5 : 300,
+  generationSteps: smoke ? 10 : 300,
   learningRate: 1e-3,
   seed: 1,
   /** Captions that are written for the score. */
-  written: smoke ? 8 : 200,
+  written: smoke ? 8 : 100,
 };
 const out = "runs/unilm";
 

@@ -44,7 +44,7 @@ const settings = {
   numHeads: 4,
   /** Rows of a batch of single sentences; a batch of pairs has half as many, and so as many tokens. */
   batchSize: smoke ? 8 : 64,
-  steps: smoke ? 12 : 1500,
+  steps: smoke ? 12 : 1200,
   learningRate: 1e-3,
   seed: 1,
   /** Held-out sentences among which the translation is looked for. */

@@ -43,7 +43,7 @@ const settings = {
   reuseLength: 24,
   /** Segments of one step, in rows of two with memory and of one without. */
   segmentsPerStep: smoke ? 8 : 24,
-  steps: smoke ? 10 : 1200,
+  steps: smoke ? 10 : 600,
   learningRate: 1.5e-3,
   seed: 1,
 };
