@@ -7,11 +7,11 @@
  * (Multi30k, sequence-to-sequence mask, hiding 70% of the target as in section 2.4). The baseline is the same network with
  * random weights under the same two fine-tunings.
  *
- *   node dist/recipes/unilm.js [folder with sst2 and multi30k, default ../shared/data] [--smoke]
+ *   node dist/recipes/unilm.js [--data FOLDER with sst2 and multi30k, default ../shared/data] [--out FOLDER] [--smoke]
  *
  * Without the folder, sentences of the embedded stories are the captions, and the reviews say whether a sentence has "not" in it.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Random } from "../src/base/random.js";
@@ -37,9 +37,9 @@ import {
 import { documentsOf, vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { type Objective, Trainer, type TrainerOptions, lossChart, schedule } from "../src/training/index.js";
+import { recipeOptions } from "./encoders.js";
 
-const smoke = process.argv.includes("--smoke");
-const folder = process.argv.slice(2).find((argument) => !argument.startsWith("--")) ?? "../shared/data";
+const { smoke, data: folder, out, threads } = recipeOptions("unilm");
 const settings = {
   vocabSize: smoke ? 600 : 4000,
   hiddenSize: smoke ? 32 : 128,
@@ -55,7 +55,6 @@ const settings = {
   /** Captions that are written for the score. */
   written: smoke ? 8 : 100,
 };
-const out = "runs/unilm";
 
 // ---- Data ---------------------------------------------------------------------------------------------------------
 
@@ -117,7 +116,7 @@ const contentWords = (caption: string) =>
 
 // ---- The network, pretrained under four masks ---------------------------------------------------------------------------
 
-const runtime = createRuntime();
+const runtime = createRuntime({ threads });
 const config = unilmConfig({
   vocabSize: tokenizer.vocabSize,
   contextLength: settings.contextLength,
@@ -370,7 +369,6 @@ console.log(`\nfrom "${contentWords(testCaptions[0]!)}":`);
 for (const [name, , , example] of rows) console.log(`  ${name.padEnd(14)}${example}`);
 console.log(`  ${"the caption".padEnd(14)}${testCaptions[0]!}`);
 console.log(`${((performance.now() - started) / 1000).toFixed(0)} s in all`);
-mkdirSync(out, { recursive: true });
 writeFileSync(
   path.join(out, "loss.svg"),
   lossChart("Masked loss of pretraining under four masks", [{ label: "training", points: pretraining }]),

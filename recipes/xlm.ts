@@ -7,11 +7,11 @@
  * alone is told which belong together. Alignment is how often the nearest German sentence, by the cosine of mean hidden
  * states, is the translation of an English one, among held-out sentences; each language's mean is taken off first.
  *
- *   node dist/recipes/xlm.js [folder with multi30k, default ../shared/data] [--smoke]
+ *   node dist/recipes/xlm.js [--data FOLDER with multi30k, default ../shared/data] [--out FOLDER] [--smoke]
  *
  * Without the folder, the embedded stories and the same stories with every word backwards are the two languages.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Random } from "../src/base/random.js";
@@ -34,9 +34,9 @@ import {
 import { documentsOf, vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { Trainer, evaluate, lossChart, schedule } from "../src/training/index.js";
+import { recipeOptions } from "./encoders.js";
 
-const smoke = process.argv.includes("--smoke");
-const folder = process.argv.slice(2).find((argument) => !argument.startsWith("--")) ?? "../shared/data";
+const { smoke, data: folder, out, threads } = recipeOptions("xlm");
 const settings = {
   vocabSize: smoke ? 500 : 3000,
   hiddenSize: smoke ? 32 : 128,
@@ -50,7 +50,6 @@ const settings = {
   /** Held-out sentences among which the translation is looked for. */
   candidates: smoke ? 40 : 1000,
 };
-const out = "runs/xlm";
 
 // ---- Data: the same sentences in two languages ------------------------------------------------------------------------
 
@@ -102,7 +101,7 @@ const testPairs = encodePairs(test);
 
 // ---- Objectives: masks in single sentences, masks in pairs -----------------------------------------------------------
 
-const runtime = createRuntime();
+const runtime = createRuntime({ threads });
 const config = xlmConfig({
   vocabSize: tokenizer.vocabSize,
   contextLength: 128,
@@ -291,7 +290,6 @@ for (const { name, tokens, loss, points, seconds } of results)
 console.log(
   `before training: ${(100 * results[0]!.points[0]!.loss).toFixed(1)}%; by chance: ${(100 / test.length).toFixed(1)}%`,
 );
-mkdirSync(out, { recursive: true });
 writeFileSync(
   path.join(out, "alignment.svg"),
   lossChart(

@@ -7,11 +7,11 @@
  * memory of the segment before (two segments a row), the baseline without (one segment a row, twice the rows). On held-out
  * text both then predict the same tokens in the same orders, without memory and with the memory of three segments before.
  *
- *   node dist/recipes/xlnet.js [folder with botchan.txt, default ../shared/data] [--smoke]
+ *   node dist/recipes/xlnet.js [--data FOLDER with botchan.txt, default ../shared/data] [--out FOLDER] [--smoke]
  *
  * Without the folder, the embedded stories are the text.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { Random } from "../src/base/random.js";
 import { stories } from "../src/data/index.js";
@@ -30,9 +30,9 @@ import {
 import { vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { Trainer, lossChart, schedule } from "../src/training/index.js";
+import { recipeOptions } from "./encoders.js";
 
-const smoke = process.argv.includes("--smoke");
-const folder = process.argv.slice(2).find((argument) => !argument.startsWith("--")) ?? "../shared/data";
+const { smoke, data: folder, out, threads } = recipeOptions("xlnet");
 const settings = {
   vocabSize: smoke ? 300 : 1500,
   hiddenSize: smoke ? 32 : 128,
@@ -47,7 +47,6 @@ const settings = {
   learningRate: 1.5e-3,
   seed: 1,
 };
-const out = "runs/xlnet";
 const segment: PermutationOptions = settings;
 
 // ---- Data: one long text -----------------------------------------------------------------------------------------
@@ -73,7 +72,7 @@ console.log(
 
 // ---- Training, with memory and without -------------------------------------------------------------------------------
 
-const runtime = createRuntime();
+const runtime = createRuntime({ threads });
 const config = xlnetConfig({
   vocabSize: tokenizer.vocabSize,
   contextLength: settings.sequenceLength,
@@ -230,7 +229,6 @@ for (const run of runs) {
 console.log(
   `nats a predicted token over ${counted} of them; knowing nothing costs ${Math.log(tokenizer.vocabSize).toFixed(2)}`,
 );
-mkdirSync(out, { recursive: true });
 writeFileSync(
   path.join(out, "loss.svg"),
   lossChart(

@@ -15,6 +15,9 @@ describe("The encoders' recipes run on the embedded stories, in their smoke mode
     ["albert", "loss.svg", ["BERT, 128 wide", "ALBERT, 256 wide"]],
     ["deberta", "loss.svg", ["absolute positions, as BERT", "disentangled, mask decoder"]],
     ["electra", "pretraining.svg", ["masked LM", "ELECTRA"]],
+    ["unilm", "loss.svg", ["from scratch", "pretrained"]],
+    ["xlm", "alignment.svg", ["MLM", "MLM \\+ TLM"]],
+    ["xlnet", "loss.svg", ["without memory", "with memory"]],
   ])("%s", { timeout: 240_000 }, async (name, picture, rows) => {
     const out = await mkdtemp(path.join(os.tmpdir(), "lineage-recipe-"));
     try {
