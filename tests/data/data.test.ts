@@ -1,5 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { countReadings } from "../../src/data/stories/grammar.js";
+import { fragments, plots } from "../../src/data/stories/plots.js";
 import { DataLoader, evaluationBatches, stories, story } from "../../src/data/index.js";
 
 describe("the story corpus", () => {
@@ -10,14 +12,30 @@ describe("the story corpus", () => {
     expect(new Set(sample).size).toBe(sample.length);
   });
 
-  it("has about a thousand words and stories of a paragraph or more", () => {
+  it("has some fifteen hundred words and stories of a paragraph or more", () => {
     const words = new Set(sample.flatMap((text) => text.toLowerCase().match(/[a-z]+/g)!));
-    expect(words.size).toBeGreaterThan(900);
+    expect(words.size).toBeGreaterThan(1400);
     expect(words.size).toBeLessThan(1800);
     for (const text of sample) {
       const length = text.split(/\s+/).length;
       expect(length).toBeGreaterThan(60);
       expect(length).toBeLessThan(320);
+    }
+  });
+
+  it("can tell millions of stories of each kind, before anybody in it has a name", () => {
+    expect(plots.length).toBeGreaterThanOrEqual(15);
+    for (const { name, text } of plots)
+      expect(countReadings(text, fragments), name).toBeGreaterThan(1_000_000n);
+    // Among so many, 5,000 draws hardly ever meet: a birthday's chance of one pair in 10 million or more.
+    const long = [...stories({ seed: 1_000_000, count: 20_000 })];
+    expect(new Set(long).size).toBe(long.length);
+  });
+
+  it("speaks in every story, and tells it in paragraphs", () => {
+    for (const text of sample) {
+      expect(text.match(/"[^"]+"/g)!.length, text).toBeGreaterThanOrEqual(2);
+      expect(text.split("\n").length).toBeGreaterThanOrEqual(2);
     }
   });
 

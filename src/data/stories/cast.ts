@@ -11,6 +11,7 @@ import {
   elders,
   girls,
   hobbies,
+  sights,
   things,
   traits,
 } from "./words.js";
@@ -45,6 +46,8 @@ export interface CommonCast extends Record<string, Entity> {
   place: Entity;
   otherPlace: Entity;
   day: Entity;
+  /** Something that can be passed on the way. */
+  sight: Entity;
   /** Something that the hero owns or finds: "red ball", with `noun` "ball". */
   thing: Entity;
 }
@@ -103,12 +106,13 @@ export function commonCast(random: Random, heroes: Heroes): CommonCast {
       to: `to ${otherPlace.name}`,
     },
     day: { name: pick(random, day.opening), weather: pick(random, day.weather) },
+    sight: named(pick(random, sights)),
     thing: someThing(random),
   };
 }
 
 function person(name: string, kind: string, trait: string, full: string, female: boolean): Entity {
-  return { name, kind, trait, full, ...pronouns(female) };
+  return { name, kind, trait, full, poss: `${name}'s`, ...pronouns(female) };
 }
 
 /** A thing with one adjective, other than `except`. */

@@ -1,7 +1,7 @@
 import type { Random } from "../../base/random.js";
 import { type CommonCast, type Heroes, named, pick, someThing } from "./cast.js";
 import { type Cast, type Fragments, type Text, capitalise, compile } from "./grammar.js";
-import { foods, roles } from "./words.js";
+import { foods, roles, smallAnimals } from "./words.js";
 
 /** One kind of story: who may be its hero, what it needs besides the common cast, and how it is told. */
 export interface Plot {
@@ -12,13 +12,14 @@ export interface Plot {
 }
 
 const sources: Record<string, string> = {
-  beginning: `[Once upon a time|Long ago|Once|Not so long ago], there [lived|was] a~ [little|young|small] {hero.kind}
+  beginning: `[Once upon a time|Long ago|Once|Not so long ago|Years ago], there [lived|was] a~ [little|young|small] {hero.kind}
     [called|named|whose name was] {hero.name}. {Hero.name} lived {setting} and was very {hero.trait}.
-    [More than anything, {hero.he} liked to {hero.hobby}.|Every day, {hero.he} liked to {hero.hobby}.|{Hero.name} loved to {hero.hobby}.]`,
-  morning: `{Day}, {hero.name} went {place.to}. [{day.weather}|]`,
-  sad: `[{Hero.name} felt sad.|{Hero.name} was sad and sat down.|Tears came into {hero.his} eyes.|{Hero.name} wanted to cry.]`,
-  glad: `[{Hero.name} was very happy.|{Hero.name} smiled from ear to ear.|{Hero.name} laughed with joy.|{Hero.name} had never been so happy.]`,
-  night: `[That night, {hero.name} slept well.|In the evening, {hero.name} told {elder} everything.|At bedtime, {hero.name} was still smiling.|]`,
+    [More than anything, {hero.he} liked to {hero.hobby}.|Every day, {hero.he} liked to {hero.hobby}.|{Hero.name} loved to {hero.hobby}.|Whenever nobody needed {hero.him}, {hero.he} would {hero.hobby}.|Nobody could {hero.hobby} for as long as {hero.he} could.]`,
+  morning: `{Day}, {hero.name} [went|wandered|hurried|strolled] {place.to}. [{day.weather}|<way>|]`,
+  way: `[On the way|Along the road|Halfway there|Just before it], {hero.he} [saw|passed|noticed|stopped to admire] a~ {sight}.`,
+  sad: `[{Hero.name} felt sad.|{Hero.name} was sad and sat down.|Tears came into {hero.his} eyes.|{Hero.name} wanted to cry.|A lump rose in {hero.his} throat.|{Hero.poss} heart sank.|{Hero.name} sighed deeply.|Disappointed, {hero.name} stared at the ground.]`,
+  glad: `[{Hero.name} was very happy.|{Hero.name} smiled from ear to ear.|{Hero.name} laughed with joy.|{Hero.name} had never been so happy.|{Hero.name} skipped with delight.|Relief spread through {hero.name} like warm cocoa.|{Hero.name} whooped and spun in a circle.|{Hero.poss} eyes sparkled.]`,
+  night: `[That night, {hero.name} slept well.|In the evening, {hero.name} told {elder} everything.|At bedtime, {hero.name} was still smiling.|The moon climbed over the rooftops, and {hero.name} yawned contentedly.|Outside, an owl hooted twice, as if it agreed.|Before midnight, the whole house was snoring.|]`,
   said: `[said|answered|replied]`,
 };
 
@@ -38,6 +39,12 @@ const define = (name: string, heroes: Heroes, source: string, extend?: Plot["ext
   heroes,
   text: compile(source),
   ...(extend && { extend }),
+});
+
+const withPet = (cast: CommonCast, random: Random): Cast => ({
+  ...cast,
+  pet: named(pick(random, smallAnimals)),
+  place: { ...cast.place, spot1Capital: capitalise(cast.place["spot1"]!) },
 });
 
 export const plots: readonly Plot[] = [
@@ -66,7 +73,7 @@ export const plots: readonly Plot[] = [
     "[Are you hungry|Would you like some|Do you want to eat with me]?" asked {hero.name}.
     "[Yes, please|Oh yes|I have not eaten all day]," <said> {friend.name}.
 
-    {Hero.name} [thought for a moment|looked at the {food}|was hungry too], but {hero.he} gave {friend.him} half of it. They ate together and
+    {Hero.name} [thought for a moment|looked at the {food}|was hungry too], but {hero.he} gave {friend.him} half. They ate together and
     [talked about many things|told each other stories|laughed a lot]. The {food} had never tasted so good.
     "[You are kind|You have a good heart|That was nice of you]," said {friend.name}. "[Tomorrow I will bring something for you.|Let us be friends.|Now I want to show you something.]"
     [The next day, {friend.name} brought a~ {thing} as a present.|From that day on, {hero.name} and {friend.name} were best friends.]
@@ -154,7 +161,7 @@ export const plots: readonly Plot[] = [
     {Friend.name} [thought about it|looked at the {thing.noun}|smiled]. "[All right|Yes, gladly|Let us swap]," {friend.he} said. So {hero.name} took the {other.noun} and {friend.name} took the {thing.noun}.
 
     At first, {hero.name} was happy. But at home {hero.he} [missed {hero.his} {thing.noun}|could not sleep|did not know what to do with the {other.noun}]. <sad>
-    The next day, {hero.name} went back {place.to}. {Friend.name} was sitting {place.spot1}. "[I miss my {other.noun}|I could not sleep|I want to swap back]," said {friend.name}. "[So do I|Me too|That is why I came]!" said {hero.name}.
+    The next day, {hero.name} went back {place.to}. {Friend.name} was sitting {place.spot1}. ["I miss my {other.noun}," said {friend.name}. "And I miss mine!"|"I could not sleep," said {friend.name}. "Nor could I!"|"I want to swap back," said {friend.name}. "That is why I came!"] <said> {hero.name}.
     They laughed and swapped again. [Then they played with both.|From then on, they shared both.|What we have is often what we need.] <glad>`,
     withOther,
   ),
@@ -192,7 +199,7 @@ export const plots: readonly Plot[] = [
     "[I am coming|Do not be afraid|Hold on]," said {hero.name}. "[I wanted to reach my {thing}|I slipped|I was looking for my {thing}]," <said> {friend.name}.
     {Hero.name} pulled as hard as {hero.he} could, but {friend.name} did not move. [What now?|{Hero.he} was not strong enough.|{Hero.he} had to think.]
 
-    Then {hero.he} had an idea. {Hero.he} [took a long branch|ran to fetch {elder}|found a strong rope] {place.spot2}. [One, two, three!|They pulled together.|It took a while.] And {friend.name} was free!
+    Then {hero.he} had an idea. {Hero.he} [found a long branch {place.spot2}|ran to fetch {elder}|found a strong rope {place.spot2}]. [One, two, three!|They pulled together.|It took a while.] And {friend.name} was free!
     "[You saved me|I thank you|You are a true friend]," said {friend.name}. "[You would do the same for me|It was nothing|That is what friends are for]," <said> {hero.name}.
     [Later, {friend.name} gave {hero.him} the {thing}.|They walked home side by side.|{Elder} made supper for both of them.] <glad> <night>`,
   ),
@@ -207,10 +214,58 @@ export const plots: readonly Plot[] = [
 
     When {friend.name} came, everything was [dark and quiet|ready]. "Surprise!" cried {hero.name}. {Friend.name} [jumped|could not believe it|was speechless]. "[Is this for me|Did you make it|Is it a present]?" {friend.he} asked. "[It is all for you|I made it myself|Happy birthday]," <said> {hero.name}.
     They ate and danced until the stars came out. [It was the best birthday of all.|{Friend.name} kept the {thing.noun} for ever.] <glad>`,
-    (cast, random) => ({
-      ...withFood(cast, random),
-      hero: { ...cast.hero, poss: `${cast.hero.name}'s` },
-      friend: { ...cast.friend, poss: `${cast.friend.name}'s` },
-    }),
+    withFood,
+  ),
+  define(
+    "the seed",
+    "any",
+    `<beginning>
+
+    {Day}, {elder} gave {hero.him} [a small brown seed|a wrinkled seed|a seed no larger than a crumb]. "[Plant it and be patient|Put it into the earth and give it time|Bury it and care for it]," said {elder}.
+    {Hero.name} carried it {place.to}. <way> There {hero.he} [dug a hole for it|pushed it into the soil|buried it] {place.spot1}.
+    Every [morning|evening], {hero.he} [watered it from an old kettle|brought water in a jug|pulled out the weeds]. But a whole week passed and nothing [grew|showed|happened]. <sad>
+    "[Perhaps it is broken|It will sleep for ever|I must have done something wrong]," said {hero.name} when {friend.full} came by.
+    "[My cousin once waited a month|Roots grow first, where nobody sees them|Whatever you do, never dig it up]," <said> {friend.name}. [Together they built a fence of twigs around it.|{Friend.name} left a~ {thing} beside it to keep the crows away.|They sang to it, just in case.]
+
+    [Ten days later|One dawn|On a damp Thursday], a green [sprout|shoot|tip] [peeped out of|broke through|poked out of] the ground. By [autumn|the end of summer|September], it was [a sunflower taller than a door|a bush heavy with blackberries|a vine with three fat pumpkins]. <glad>
+    {Hero.name} gave [the first blossom|half of the harvest|a handful of new seeds] to {friend.name}. "[Next year we will have two|Waiting was the hardest part|You were right about the roots]," {hero.he} said. <night>`,
+  ),
+  define(
+    "the broken jug",
+    "child",
+    `<beginning>
+
+    {Day}, {hero.name} was [chasing a moth|juggling three onions|practising cartwheels] indoors, though {elder} had [often forbidden it|asked {hero.him} not to|warned {hero.him} twice]. [Crash!|Bang!|Oh no!] The [striped vase|clay jug|china teapot] [fell from the shelf|toppled over|slid off the table] and [shattered|broke into a dozen pieces|lay in splinters].
+    {Hero.name} [turned pale|held {hero.his} breath|froze]. Nobody had seen it. "[Shall I hide the pieces|Shall I blame the cat|What if nobody asks]?" {hero.he} thought. [But the thought made {hero.his} stomach ache.|But {hero.his} cheeks were burning.|But a secret is heavy to carry.]
+    Then {friend.full} knocked at the door. "[Why are you so silent|Did you see a ghost|What are those bits]?" asked {friend.name}. {Hero.name} [confessed|explained] everything. "[Tell the truth before supper|Honesty is quicker|I will stand beside you]," <said> {friend.name}.
+
+    So {hero.name} waited [on the doorstep|by the window|in the hallway] until {elder} came home, and [told the whole story|admitted it at once|hid nothing]. {Elder} [sighed|frowned|was silent for a while]. "[I am sad about it, but glad that you told me|That was my favourite, and yet I am proud of you|Accidents happen, but lies are made]," said {elder}.
+    [They glued the pieces together, and afterwards it leaked only a little.|To pay for it, {hero.name} swept the yard for a month.|{Hero.name} offered {hero.his} own {thing}, but {elder} only shook {elder.his} head and smiled.] [That evening, {hero.name} felt as light as thistledown.|{Hero.name} never played like that indoors again.]`,
+  ),
+  define(
+    "the race",
+    "any",
+    `<beginning>
+
+    <morning> A race was about to start. "The winner gets a~ {thing}," announced {elder}. {Friend.full} was [the fastest runner for miles|already boasting|certain of victory]. "[You have no chance|I could win backwards|Try not to stumble over your own feet]," said {friend.name}.
+    {Hero.name} [only shrugged|kept quiet|breathed in slowly]. [Ready, steady, go!|A bell rang, and off they went.|{Elder} waved a handkerchief.] {Friend.name} shot ahead. [Halfway|At the last bend|Near the finish], {friend.he} [turned round to mock the others|glanced back over {friend.his} shoulder] and [tripped over a root|slipped on wet leaves|twisted {friend.his} ankle].
+
+    {Hero.name} could have run past, for [the goal was close|there was nobody ahead|nobody would have blamed {hero.him}]. But {friend.name} was [groaning|pale with pain|unable to stand]. {Hero.name} stopped, [bound the wound with a strip of cloth|lifted {friend.him} up|offered {hero.his} shoulder], and together they [limped|hobbled] over the line, [last of all|long after everybody else].
+    "[I mocked you, and still you helped me|I was unkind, and you were not|You gave up the prize for me]," said {friend.name}. "[A prize gathers dust|There will be other races|I would rather have a friend]," <said> {hero.name}.
+    [Everyone applauded.|Even the judges wiped their eyes.|The loudest cheer of the afternoon was for those two.] <glad> <night>`,
+  ),
+  define(
+    "the little one",
+    "child",
+    `<beginning>
+
+    <morning> {Place.spot1Capital}, something [whimpered|rustled|squeaked]. It was a [tiny|shivering|hungry|frightened] {pet}, all alone.
+    "[Where is your family|Are you hurt|Have you lost your way]?" asked {hero.name}. The {pet} only trembled. {Hero.name} wrapped it in [moss|a handkerchief|dry hay] and gave it [a few drops of water|some crumbs|a sheltered place to rest].
+    "[May I keep it|Can it stay with us|Must it leave]?" {hero.name} asked {elder}. "[It is not ours to keep|Someone is surely searching for it|First we must ask everybody]," <said> {elder}. <sad>
+
+    So {hero.name} [asked at every door|wrote a notice in large letters|followed the tracks in the sand] until {hero.he} met {friend.full}, who [had heard a sad call all night|knew where its mother lived|had seen the rest of the family].
+    Together they went {otherPlace.to}. There, [its mother came at once|three brothers were waiting|its mother was calling and calling]. {Hero.name} put the {pet} down. It looked back once, and then it vanished. [It hurt a little, but it was right.|{Hero.name} swallowed hard.|Something in {hero.his} chest was heavy and light at once.]
+    [Some weeks later|The following spring|On {hero.his} birthday], there was a~ {thing} on the doorstep. Nobody knew who had left it, but {hero.name} [could guess|had an idea]. <glad>`,
+    withPet,
   ),
 ];
