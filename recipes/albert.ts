@@ -6,7 +6,7 @@
  * compute is not smaller). All networks here see the same rows, masked in ALBERT's way (spans of up to three words), for the
  * same number of steps.
  *
- *   node dist/recipes/albert.js [--data FOLDER] [--out FOLDER] [--smoke]
+ *   node dist/recipes/albert.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import { albertConfig, albertForMaskedLm, bertConfig, bertForMaskedLm } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
@@ -26,12 +26,12 @@ import {
 } from "./encoders.js";
 
 const options = recipeOptions("albert");
-const { smoke } = options;
+const { smoke, scale } = options;
 const setup = {
   vocabSize: smoke ? 400 : 2000,
   rowLength: 48,
   batchSize: 32,
-  steps: smoke ? 4 : 450,
+  steps: smoke ? 4 : Math.round(450 * scale),
   learningRate: 2e-3,
 };
 const runtime = createRuntime({ ...(options.threads && { threads: options.threads }) });

@@ -7,7 +7,7 @@
  * are few, as they are in the tasks that the paper is about. (Reviews in SST-2 are single sentences, so that there is no
  * next sentence to predict; recipes/roberta.ts has that objective.)
  *
- *   node dist/recipes/bert.js [--data FOLDER] [--out FOLDER] [--smoke]
+ *   node dist/recipes/bert.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import { bertConfig, bertForMaskedLm, bertForSequenceClassification } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
@@ -30,12 +30,12 @@ import {
 } from "./encoders.js";
 
 const options = recipeOptions("bert");
-const { smoke } = options;
+const { smoke, scale } = options;
 const setup = {
   vocabSize: smoke ? 400 : 2000,
-  pretrainingSteps: smoke ? 4 : 900,
+  pretrainingSteps: smoke ? 4 : Math.round(900 * scale),
   pretrainingRate: 2e-3,
-  fineTuningSteps: smoke ? 4 : 120,
+  fineTuningSteps: smoke ? 4 : Math.round(120 * scale),
   /** The best for training from scratch and the best for fine-tuning differ; each network is tried with all. */
   fineTuningRates: smoke ? [1e-3] : [5e-4, 2e-3],
   labels: smoke ? 64 : 1000,

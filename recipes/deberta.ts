@@ -6,7 +6,7 @@
  * better than BERT's sum of content and absolute position. The same layers are trained on the same rows with BERT's
  * positions, with disentangled ones, and with the decoder as well; only the position terms differ.
  *
- *   node dist/recipes/deberta.js [--data FOLDER] [--out FOLDER] [--smoke]
+ *   node dist/recipes/deberta.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import {
   DebertaPretraining,
@@ -31,12 +31,12 @@ import {
 } from "./encoders.js";
 
 const options = recipeOptions("deberta");
-const { smoke } = options;
+const { smoke, scale } = options;
 const setup = {
   vocabSize: smoke ? 400 : 2000,
   rowLength: 48,
   batchSize: 32,
-  steps: smoke ? 4 : 450,
+  steps: smoke ? 4 : Math.round(450 * scale),
   learningRate: 2e-3,
 };
 const runtime = createRuntime({ ...(options.threads && { threads: options.threads }) });

@@ -6,7 +6,7 @@
  * counted as floating-point operations of the layers and output layers, three passes' worth a step; ELECTRA pays for its
  * generator by taking fewer steps. Both encoders are then fine-tuned on the same few labelled sentences.
  *
- *   node dist/recipes/electra.js [--data FOLDER] [--out FOLDER] [--smoke]
+ *   node dist/recipes/electra.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import {
   ElectraPretraining,
@@ -42,13 +42,13 @@ import {
 } from "./encoders.js";
 
 const options = recipeOptions("electra");
-const { smoke } = options;
+const { smoke, scale } = options;
 const setup = {
   vocabSize: smoke ? 400 : 2000,
-  maskedLmSteps: smoke ? 4 : 900,
+  maskedLmSteps: smoke ? 4 : Math.round(900 * scale),
   batchSize: smoke ? 32 : 64,
   pretrainingRate: 2e-3,
-  fineTuningSteps: smoke ? 4 : 120,
+  fineTuningSteps: smoke ? 4 : Math.round(120 * scale),
   fineTuningRates: smoke ? [1e-3] : [5e-4, 2e-3],
   labels: smoke ? 64 : 1000,
   seeds: smoke ? [1] : [1, 2],

@@ -26,22 +26,26 @@ export interface RecipeOptions {
   readonly out: string;
   /** Seconds instead of minutes: everything runs, nothing is learned. */
   readonly smoke: boolean;
+  /** Factor of the numbers of steps. Default 1, some minutes on two free cores. */
+  readonly scale: number;
   /** Threads of the engine. Default: the machine's cores. */
   readonly threads: number | undefined;
 }
 
-/** Options of the command line: `--data FOLDER --out FOLDER --threads N --smoke`. */
+/** Options of the command line: `--data FOLDER --out FOLDER --scale X --threads N --smoke`. */
 export function recipeOptions(name: string): RecipeOptions {
   const { values } = parseArgs({
     options: {
       data: { type: "string", default: "../shared/data" },
       out: { type: "string", default: `runs/${name}` },
       smoke: { type: "boolean", default: false },
+      scale: { type: "string", default: "1" },
       threads: { type: "string" },
     },
   });
   mkdirSync(values.out, { recursive: true });
-  return { ...values, threads: values.threads === undefined ? undefined : Number(values.threads) };
+  const threads = values.threads === undefined ? undefined : Number(values.threads);
+  return { ...values, threads, scale: Number(values.scale) };
 }
 
 export interface Labelled {

@@ -8,7 +8,7 @@
  * dynamic masks, masked language modelling alone. Both see the same number of tokens of the same documents. They are
  * measured by the masked-LM loss on held-out text cut either way, so that neither has its own format alone.
  *
- *   node dist/recipes/roberta.js [--data FOLDER] [--out FOLDER] [--smoke]
+ *   node dist/recipes/roberta.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import type { Batch } from "../src/data/index.js";
 import { bertForPretraining, robertaConfig, robertaForMaskedLm, bertConfig } from "../src/models/index.js";
@@ -40,13 +40,13 @@ import {
 } from "./encoders.js";
 
 const options = recipeOptions("roberta");
-const { smoke } = options;
+const { smoke, scale } = options;
 const setup = {
   vocabSize: smoke ? 400 : 2000,
   /** Tokens of a row, special ones included. */
   rowLength: 48,
   batchSize: 32,
-  tokens: smoke ? 6_000 : 600_000,
+  tokens: smoke ? 6_000 : 800_000 * scale,
   learningRate: 2e-3,
 };
 const runtime = createRuntime({ ...(options.threads && { threads: options.threads }) });

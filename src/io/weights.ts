@@ -241,8 +241,7 @@ export async function loadWeights(
   }
   const bytes = [...parameters.values()].reduce((sum, { size }) => sum + 4 * size, 0);
   requireMemory(bytes, `the weights of ${folder} in float32`, "take a smaller model, or a quantised one");
-  const complete = places.size === parameters.size;
-  const weights = complete ? Weights.allocate(runtime, model) : Weights.initialize(runtime, model, seed);
+  const weights = Weights.initialize(runtime, model, seed, (name) => !places.has(name));
   try {
     await readPlaces(places, weights);
     return weights;

@@ -70,11 +70,21 @@ export class Weights implements WeightSet, Disposable {
     return new Weights(runtime, layout, runtime.createTensor("float32", [layout.size]));
   }
 
-  /** A model's first weights by its initialisers. Each parameter draws from its own stream, so that the order of definition does not matter. */
-  static initialize(runtime: Runtime, model: Module, seed: number): Weights {
+  /**
+   * A model's first weights by its initialisers. Each parameter draws from its own stream, so that the order of definition
+   * does not matter.
+   * @param includes which parameters get values; the others stay zero. Default all
+   */
+  static initialize(
+    runtime: Runtime,
+    model: Module,
+    seed: number,
+    includes: (name: string) => boolean = () => true,
+  ): Weights {
     const weights = Weights.allocate(runtime, model);
     const random = new Random(seed);
     for (const [name, { parameter }] of weights.layout.placements) {
+      if (!includes(name)) continue;
       const data = new Float32Array(parameter.size);
       parameter.initializer(data, random.fork(name), parameter.shape);
       weights.tensors[name]!.write(data);
