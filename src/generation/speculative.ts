@@ -91,6 +91,9 @@ export interface SpeculativeToken extends GeneratedToken {
  * Continues one prompt as `generate` does, with the same distribution of texts and, at temperature 0, the same text: every
  * token that a drafter guesses is checked, all of them in one run of the model. Leviathan et al. 2023, "Fast Inference from
  * Transformers via Speculative Decoding", algorithm 1.
+ *
+ * With weights in 4 bits the engine rounds what it multiplies them with otherwise for one row than for several, so that a
+ * near tie may fall otherwise than in `generate`; in float32 both compute the same.
  */
 export async function* generateSpeculatively(
   decoder: Decoder,
