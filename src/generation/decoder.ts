@@ -65,6 +65,7 @@ export class Decoder implements Disposable {
   private readonly rows: readonly Row[];
   /** One token for every row: bound once. */
   private readonly together: { readonly feed: Feed; readonly binding: Binding };
+  private readonly pace = new Pace();
   /** By row: the program bound to that row of the caches alone. */
   private readonly alone = new Map<number, { binding: Binding; tensors: Tensors; feed: Feed }>();
   /** Inputs and outputs of runs over one row, by their numbers of tokens and of logits; the least recent first. */
@@ -259,7 +260,7 @@ export class Decoder implements Disposable {
       total = Math.max(total, used + 1);
     }
     feed.totalLength[0] = total;
-    await binding.run(options);
+    await this.pace.run(binding, options);
     for (let row = 0; row < this.batch; row++) this.rows[row]!.tokens.push(tokens[row]!);
     return feed.logits;
   }
@@ -435,6 +436,34 @@ async function measureScales(
   using decoder = await Decoder.create(model, weights, { batch: 1, capacity: tokens.length });
   await decoder.prefill([tokens]);
   return decoder.scales();
+}
+
+/** Milliseconds that a step may hold the event loop, and after how many of them in a row the loop gets a turn. */
+const [briefStep, turnAfter] = [5, 8];
+
+/**
+ * Runs steps on this thread where they are brief, since handing one to another thread costs a tenth of a millisecond, and
+ * elsewhere on another. The event loop gets a turn every few milliseconds either way.
+ */
+class Pace {
+  private last = Infinity;
+  private turn = 0;
+
+  async run(binding: Binding, options: RunOptions): Promise<void> {
+    let started = performance.now();
+    if (binding.synchronous && this.last < briefStep) {
+      if (started - this.turn > turnAfter) {
+        await new Promise((resolve) => setImmediate(resolve));
+        this.turn = started = performance.now();
+      }
+      options.signal?.throwIfAborted();
+      binding.runSync();
+    } else {
+      await binding.run(options);
+      this.turn = performance.now();
+    }
+    this.last = performance.now() - started;
+  }
 }
 
 /** Prompts have all kinds of lengths; drafts repeat a few. */

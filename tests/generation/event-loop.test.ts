@@ -39,6 +39,27 @@ it("the event loop stays free while a prompt is read", async () => {
   expect(delay).toBeLessThan(Math.max(50, elapsed / 3));
 });
 
+it("the event loop gets its turns between brief steps", async () => {
+  const tiny = new Gpt2(
+    gpt2Config({ hiddenSize: 32, numLayers: 1, numHeads: 2, vocabSize: 64, contextLength: 2048 }),
+  );
+  using weights = Weights.initialize(runtime, tiny, 1);
+  using decoder = await Decoder.create(tiny, weights, { batch: 1 });
+  await decoder.prefill([[1]]);
+  let turns = 0;
+  const count = () => {
+    turns++;
+    timer = setImmediate(count);
+  };
+  let timer = setImmediate(count);
+  const { elapsed } = await longestDelay(async () => {
+    for (let i = 0; i < 2000; i++) await decoder.step([i % 64]);
+  });
+  clearImmediate(timer);
+  // A turn for every 8 ms, and a step over that may take 5 more; half of it for a machine that does other work as well.
+  expect(turns).toBeGreaterThan(elapsed / 26);
+});
+
 it("the event loop stays free while a training step runs", async () => {
   using weights = Weights.initialize(runtime, model, 1);
   using gradients = weights.like();
