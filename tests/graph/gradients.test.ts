@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { ShapeError } from "../../src/base/errors.js";
 import { Random } from "../../src/base/random.js";
 import * as g from "../../src/graph/index.js";
 import type { Tensor } from "../../src/graph/index.js";
@@ -782,6 +783,21 @@ describe("random numbers in a program", () => {
   });
 });
 
+describe("normal random numbers", () => {
+  it("have the moments of the standard normal distribution", async () => {
+    const random = new g.RandomStream(g.scalar(11, "uint32"));
+    using program = await g.compile(runtime, { x: random.normal([200, 500]) });
+    const values = (await (await program.run({}))["x"]!.read()) as Float32Array;
+    const moment = (power: number) =>
+      values.reduce((total, value) => total + value ** power, 0) / values.length;
+    // Standard errors over 100,000 draws: 0.003, 0.0045, 0.012 and 0.03.
+    expect(Math.abs(moment(1))).toBeLessThan(0.012);
+    expect(Math.abs(moment(2) - 1)).toBeLessThan(0.018);
+    expect(Math.abs(moment(3))).toBeLessThan(0.05);
+    expect(Math.abs(moment(4) - 3)).toBeLessThan(0.12);
+  });
+});
+
 describe("gradients", () => {
   it("of gradients come out for what is built from primitives", async () => {
     const second = (x: Tensor) => g.gradients(g.sum(g.mul(g.tanh(x), g.exp(x))), [x])[0]!;
@@ -881,6 +897,20 @@ describe("shape errors name the operation and both shapes", () => {
   it("of a broadcast", () => {
     const [a, b] = [g.input("a", "float32", [2, 3]), g.input("b", "float32", [4])];
     expect(() => a.add(b)).toThrow("add: [2, 3] and [4] do not broadcast");
+  });
+
+  it("at the line where it was written, in the module where it was written", () => {
+    const [a, b] = [g.input("a", "float32", [2, 3]), g.input("b", "float32", [4])];
+    let caught: unknown;
+    try {
+      g.withScope({ path: "transformer.h.3.mlp" }, () => g.add(a, b));
+    } catch (error) {
+      caught = error;
+    }
+    expect(caught).toBeInstanceOf(ShapeError);
+    expect((caught as Error).message).toContain("[2, 3] and [4] do not broadcast");
+    expect((caught as Error).message).toContain("(in transformer.h.3.mlp)");
+    expect((caught as Error).stack).toContain("gradients.test.ts");
   });
 
   it("of a symbolic reshape", () => {
