@@ -13,8 +13,8 @@ const size = { width: 640, height: 360, left: 52, right: 16, top: 34, bottom: 40
 const escape = (text: string): string =>
   text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
 
-/** Loss over steps as an SVG picture. Points that are not finite are left out. */
-export function lossChart(title: string, curves: readonly Curve[]): string {
+/** Loss over steps, or over what `axis` names, as an SVG picture. Points that are not finite are left out. */
+export function lossChart(title: string, curves: readonly Curve[], axis = "step"): string {
   const finite = curves.map(({ label, points }) => ({
     label,
     points: points.filter(({ loss }) => Number.isFinite(loss)),
@@ -49,7 +49,7 @@ export function lossChart(title: string, curves: readonly Curve[]): string {
     `<text x="${size.left}" y="20" font-size="14" font-weight="600">${escape(title)}</text>`,
     ...grid,
     ...steps,
-    `<text x="${size.width / 2}" y="${size.height - 6}" text-anchor="middle">step</text>`,
+    `<text x="${size.width / 2}" y="${size.height - 6}" text-anchor="middle">${escape(axis)}</text>`,
     ...drawn,
     `</svg>\n`,
   ].join("\n");

@@ -1,0 +1,180 @@
+/**
+ * Weights in fewer bits: what each form costs in error, in perplexity and in the next token's distribution.
+ *
+ * The claims in miniature: 8-bit blocks are as good as full precision; at 4 bits smaller blocks and better scales pay; and
+ * NF4 (Dettmers et al. 2023), whose values are the quantiles of a normal distribution, errs less than evenly spaced
+ * values with the same scale for as many weights. The baseline is the model in full precision.
+ *
+ *   node dist/recipes/quantization.js                                trains a small LLaMA on the embedded stories first
+ *   node dist/recipes/quantization.js MODEL [text file] [tokens]     a checkpoint folder or .gguf, on any text
+ */
+import { existsSync, mkdirSync } from "node:fs";
+import path from "node:path";
+import { readText, writeAtomically } from "../src/base/files.js";
+import { train } from "../src/cli/train.js";
+import { stories } from "../src/data/index.js";
+import { compile, input, tokenLosses } from "../src/graph/index.js";
+import { loadModel } from "../src/models/index.js";
+import { type WeightSet, namedParameters } from "../src/nn/index.js";
+import {
+  type QuantizationScheme,
+  dequantizeWeight,
+  matrixOf,
+  eachRow,
+  packableWeights,
+  quantizeWeights,
+} from "../src/quantization/index.js";
+import { createRuntime } from "../src/runtime/index.js";
+import { lossChart } from "../src/training/index.js";
+
+const [, , given, textFile, wanted = "4096"] = process.argv;
+const out = "runs/quantization";
+mkdirSync(out, { recursive: true });
+
+if (given === undefined && !existsSync(path.join(out, "model", "model.safetensors"))) {
+  await train(
+    {
+      data: "stories",
+      model: "llama",
+      tieEmbeddings: true,
+      vocabSize: 2048,
+      layers: 4,
+      hidden: 256,
+      heads: 4,
+      context: 128,
+      batch: 8,
+      steps: 400,
+      learningRate: 2e-3,
+      evalEvery: 100,
+      validation: 0.02,
+    },
+    { out: path.join(out, "model") },
+  );
+}
+
+const runtime = createRuntime();
+const { model, weights, tokenizer } = await loadModel(runtime, given ?? path.join(out, "model"));
+// Stories far from the seeds that the embedded corpus is made of.
+const text = textFile ? await readText(textFile) : [...stories({ seed: 5_000_000, count: 200 })].join("\n\n");
+const sequence = Math.min(256, model.config.contextLength);
+const tokens = tokenizer.encode(text).slice(0, Number(wanted) + 1);
+
+// ---- What is measured -------------------------------------------------------------------------------------------------
+
+interface Measured {
+  readonly loss: number;
+  /** Logits of every position, a row of the text at a time. */
+  readonly logits: readonly Float32Array[];
+}
+
+/** The model over the text in rows of `sequence` tokens. */
+async function measure(set: WeightSet): Promise<Measured> {
+  namedParameters(model);
+  const inputIds = input("inputIds", "int32", ["batch", "sequence"]);
+  const labels = input("labels", "int32", ["batch", "sequence"]);
+  const logits = model.forward(inputIds);
+  using program = await compile(
+    runtime,
+    { losses: tokenLosses(logits, labels), logits },
+    { name: "evaluation", constants: set.constants },
+  );
+  const rows: Float32Array[] = [];
+  let [sum, count] = [0, 0];
+  for (let start = 0; start + 1 < tokens.length; start += sequence) {
+    const length = Math.min(sequence, tokens.length - 1 - start);
+    const ids = (offset: number) => Int32Array.from(tokens.slice(start + offset, start + offset + length));
+    using x = runtime.createTensor("int32", [1, length], ids(0));
+    using y = runtime.createTensor("int32", [1, length], ids(1));
+    const result = await program.run({ ...set.tensors, inputIds: x, labels: y });
+    ((await result["losses"]!.read()) as Float32Array).forEach((loss) => (sum += loss));
+    count += length;
+    rows.push((await result["logits"]!.read()) as Float32Array);
+    for (const tensor of Object.values(result)) tensor.dispose();
+  }
+  return { loss: sum / count, logits: rows };
+}
+
+/** Mean Kullback-Leibler divergence of the next token's distribution from the full model's, in nats. */
+function divergence(full: Measured, other: Measured): number {
+  const { vocabSize } = model.config;
+  let [sum, count] = [0, 0];
+  const normalizer = (row: Float32Array): number => {
+    let peak = -Infinity;
+    for (const value of row) if (value > peak) peak = value;
+    let total = 0;
+    for (const value of row) total += Math.exp(value - peak);
+    return peak + Math.log(total);
+  };
+  full.logits.forEach((all, index) => {
+    for (let at = 0; at < all.length; at += vocabSize) {
+      const p = all.subarray(at, at + vocabSize);
+      const q = other.logits[index]!.subarray(at, at + vocabSize);
+      const [pSum, qSum] = [normalizer(p), normalizer(q)];
+      for (let id = 0; id < vocabSize; id++)
+        sum += Math.exp(p[id]! - pSum) * (p[id]! - pSum - (q[id]! - qSum));
+      count++;
+    }
+  });
+  return sum / count;
+}
+
+// ---- The forms ----------------------------------------------------------------------------------------------------------
+
+const forms: readonly (readonly [label: string, scheme: QuantizationScheme])[] = [
+  ["8 bits, blocks of 32", { bits: 8 }],
+  ["8 bits, blocks of 128", { bits: 8, blockSize: 128 }],
+  ["4 bits, blocks of 32", { bits: 4 }],
+  ["  the best of 16 scales", { bits: 4, candidates: 16 }],
+  ["  with zero points", { bits: 4, symmetric: false }],
+  ["  zero points, 16 scales", { bits: 4, symmetric: false, candidates: 16 }],
+  ["4 bits, blocks of 64", { bits: 4, blockSize: 64, candidates: 16 }],
+  ["4 bits, blocks of 128", { bits: 4, blockSize: 128, candidates: 16 }],
+  ["NF4, blocks of 64", { bits: "nf4" }],
+];
+
+const full = await measure(weights);
+const packable = packableWeights(model);
+const size = [...namedParameters(model).values()].reduce((sum, parameter) => sum + parameter.size, 0);
+
+console.log(
+  `\n${tokens.length - 1} tokens; full precision: loss ${full.loss.toFixed(4)}, perplexity ${Math.exp(full.loss).toFixed(3)}\n`,
+);
+console.log(
+  "form                        bits/weight   error of linear weights   perplexity    change   KL (nats)",
+);
+const points = [];
+for (const [label, scheme] of forms) {
+  using packed = await quantizeWeights(model, weights, scheme);
+  let [difference, total] = [0, 0];
+  for (const [name, weight] of Object.entries(packed.constants.packed)) {
+    const place = packable.get(name)!;
+    if (weight.kind === "half" || place.kind === "embedding") continue;
+    const rounded = dequantizeWeight(weight);
+    eachRow(matrixOf(weights.get(name).view(), weights.get(name).shape, place.transposed), (row, values) => {
+      values.forEach((value, column) => {
+        difference += (value - rounded[row * weight.columns + column]!) ** 2;
+        total += value ** 2;
+      });
+    });
+  }
+  const measured = await measure(packed);
+  const bits = (8 * packed.byteLength) / size;
+  const change = Math.exp(measured.loss - full.loss) - 1;
+  points.push({ step: bits, loss: Math.exp(measured.loss) });
+  console.log(
+    `${label.padEnd(28)}${bits.toFixed(2).padStart(11)}${`${(100 * Math.sqrt(difference / total)).toFixed(2)}%`.padStart(26)}${Math.exp(measured.loss).toFixed(3).padStart(13)}${`${(100 * change).toFixed(2)}%`.padStart(10)}${divergence(full, measured).toExponential(1).padStart(12)}`,
+  );
+}
+
+const whole = [Math.min(...points.map(({ step }) => step)), Math.max(...points.map(({ step }) => step))];
+await writeAtomically(path.join(out, "perplexity.svg"), [
+  lossChart(
+    "Perplexity by bits a weight",
+    [
+      { label: "in fewer bits", points: points.sort((a, b) => a.step - b.step) },
+      { label: "full precision", points: whole.map((step) => ({ step, loss: Math.exp(full.loss) })) },
+    ],
+    "bits a weight",
+  ),
+]);
+console.log(`\n${path.join(out, "perplexity.svg")}`);
