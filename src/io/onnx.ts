@@ -4,8 +4,8 @@ import proto, { type onnx as Onnx } from "onnx-proto";
 import { z } from "zod";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { storageError, writeAtomically } from "../base/files.js";
-import { type LowerOptions, type Tensor, lower } from "../graph/index.js";
-import type { Weights } from "../nn/index.js";
+import { type LowerOptions, type Tensor, constantTensors, lower } from "../graph/index.js";
+import type { WeightSet } from "../nn/index.js";
 import { encodeModel } from "../onnx/index.js";
 
 /** Tensors from this size on lie in the data file, where the format has no 2 GB limit. */
@@ -18,7 +18,7 @@ export const dataFileOf = (file: string): string => `${file}_data`;
 
 export interface SaveOnnxOptions extends LowerOptions {
   /** Values of inputs that become part of the model. */
-  readonly weights?: Weights;
+  readonly weights?: WeightSet;
 }
 
 /**
@@ -30,10 +30,12 @@ export async function saveOnnx(
   outputs: Readonly<Record<string, Tensor>>,
   { weights, ...options }: SaveOnnxOptions = {},
 ): Promise<void> {
+  const constants = weights?.constants;
+  const tensors = { ...weights?.tensors, ...(constants && constantTensors(constants)) };
   const initializers = Object.fromEntries(
-    Object.entries(weights?.tensors ?? {}).map(([name, tensor]) => [name, tensor.view()]),
+    Object.entries(tensors).map(([name, tensor]) => [name, tensor.view()]),
   );
-  const model = lower(outputs, { ...options, initializers }).build();
+  const model = lower(outputs, { ...options, initializers, constants }).build();
   const location = path.basename(dataFileOf(file));
   const chunks: Uint8Array[] = [];
   let offset = 0;

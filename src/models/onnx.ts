@@ -3,14 +3,14 @@ import path from "node:path";
 import { storageError, writeJson } from "../base/files.js";
 import { type CausalModel, decoderOutputs } from "../generation/index.js";
 import { type SaveOnnxOptions, saveOnnx } from "../io/index.js";
-import type { Weights } from "../nn/index.js";
+import type { WeightSet } from "../nn/index.js";
 import { type LoadedModel, causalModelConfig } from "./load.js";
 
 /** Writes `decoderOutputs` of a model with its weights, as `saveOnnx` does. */
 export const saveDecoderOnnx = (
   file: string,
   model: CausalModel,
-  weights: Weights,
+  weights: WeightSet,
   options: Omit<SaveOnnxOptions, "weights"> = {},
 ): Promise<void> => saveOnnx(file, decoderOutputs(model), { name: "decoder", ...options, weights });
 
@@ -20,7 +20,7 @@ export const saveDecoderOnnx = (
  */
 export async function exportForTransformersJs(
   folder: string,
-  { model, weights, tokenizer }: LoadedModel,
+  { model, weights, tokenizer }: LoadedModel<WeightSet>,
 ): Promise<void> {
   await mkdir(path.join(folder, "onnx"), { recursive: true }).catch((error: unknown) => {
     throw storageError("make", folder, error);

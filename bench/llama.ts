@@ -1,0 +1,292 @@
+/**
+ * Speed of LLaMA-shaped models with random weights, against llama.cpp and transformers.js on the same numbers: the same
+ * GGUF here and in llama.cpp, and an export of it in transformers.js.
+ *
+ *   npm run build && node dist/bench/llama.js                   110M parameters in f32, 8 and 4 bits
+ *   node dist/bench/llama.js --size 1b --forms q4_0             1.1B parameters
+ *   node dist/bench/llama.js --gguf MODEL.gguf                  a model of your own
+ *   node dist/bench/llama.js --smoke                            seconds: checks that everything runs
+ *
+ * llama.cpp is there when its library is: npm install --no-save @node-llama-cpp/linux-x64@3.22.1
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { Decoder } from "../src/generation/index.js";
+import { trainByteLevelBpe } from "../src/io/index.js";
+import {
+  Llama,
+  exportForTransformersJs,
+  llamaConfig,
+  loadForInference,
+  saveGguf,
+} from "../src/models/index.js";
+import { Weights } from "../src/nn/index.js";
+import type { QuantizationScheme } from "../src/quantization/index.js";
+import { createRuntime } from "../src/runtime/index.js";
+import { LlamaCppModel, llamaCppFolder } from "../tests/support/llama-cpp.js";
+
+const { values: options } = parseArgs({
+  options: {
+    size: { type: "string", default: "110m" },
+    forms: { type: "string", default: "f32,q8_0,q4_0,4x128" },
+    contexts: { type: "string", default: "128,1024,4096" },
+    peers: { type: "string", default: "lineage,llama.cpp,transformers.js" },
+    gguf: { type: "string" },
+    folder: { type: "string", default: "runs/bench-llama" },
+    tokens: { type: "string", default: "32" },
+    smoke: { type: "boolean", default: false },
+    worker: { type: "string" },
+  },
+});
+
+const shared = { vocabSize: 32_000, contextLength: 4352 };
+const sizes = {
+  smoke: llamaConfig({ ...shared, hiddenSize: 128, numLayers: 2, numHeads: 4, tieEmbeddings: true }),
+  "110m": llamaConfig({ ...shared, hiddenSize: 768, numLayers: 12, numHeads: 12, tieEmbeddings: true }),
+  "1b": llamaConfig({
+    ...shared,
+    hiddenSize: 2048,
+    numLayers: 22,
+    numHeads: 32,
+    numKeyValueHeads: 4,
+    intermediateSize: 5632,
+  }),
+};
+const size = (options.smoke ? "smoke" : options.size) as keyof typeof sizes;
+const contexts = (options.smoke ? "32" : options.contexts).split(",").map(Number);
+const newTokens = options.smoke ? 4 : Number(options.tokens);
+
+/** What one engine did with one file. */
+interface Result {
+  readonly loadSeconds: number;
+  /** Bytes of the weights that a token reads. */
+  readonly weightBytes?: number;
+  readonly peakMiB: number;
+  readonly runs: readonly { readonly context: number; readonly prompt: number; readonly step: number }[];
+}
+
+/** An engine with one model: reads a prompt from nothing, then one token more. */
+interface Engine {
+  readonly weightBytes?: number;
+  readonly read: (ids: readonly number[]) => unknown;
+  readonly step: (id: number) => unknown;
+}
+
+const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
+
+async function seconds(run: () => unknown): Promise<number> {
+  const started = performance.now();
+  await run();
+  return (performance.now() - started) / 1000;
+}
+
+async function measure(load: () => Promise<Engine>, limit: number): Promise<Result> {
+  const started = performance.now();
+  const engine = await load();
+  const loadSeconds = (performance.now() - started) / 1000;
+  const runs = [];
+  for (const context of contexts) {
+    const ids = Array.from(
+      { length: Math.min(context, limit - newTokens - 1) },
+      (_, i) => 5 + ((i * 7919) % 250),
+    );
+    const prompts: number[] = [];
+    for (let repeat = 0; repeat < (context > 2000 ? 1 : 3); repeat++)
+      prompts.push(await seconds(() => engine.read(ids)));
+    await engine.step(7);
+    const steps: number[] = [];
+    for (let i = 0; i < newTokens; i++) steps.push(await seconds(() => engine.step(9 + i)));
+    runs.push({ context: ids.length, prompt: ids.length / Math.min(...prompts), step: 1 / median(steps) });
+  }
+  return {
+    loadSeconds,
+    weightBytes: engine.weightBytes,
+    peakMiB: process.resourceUsage().maxRSS / 1024,
+    runs,
+  };
+}
+
+// ---- Engines, each in a process of its own --------------------------------------------------------------------------------
+
+/** `4x128`: 4 bits in blocks of 128. */
+function schemeOf(form: string): QuantizationScheme | undefined {
+  const [bits, blockSize] = form.split("x").map(Number);
+  return blockSize === undefined ? undefined : { bits: bits as 4 | 8, blockSize };
+}
+
+const engines: Record<string, (file: string) => Promise<Engine>> = {
+  lineage: async (source) => {
+    const runtime = createRuntime();
+    const { model, weights } = await loadForInference(runtime, source);
+    const capacity = Math.min(model.config.contextLength, Math.max(...contexts) + newTokens + 2);
+    const decoder = await Decoder.create(model, weights, { batch: 1, capacity });
+    return {
+      weightBytes: weights.byteLength,
+      read: async (ids) => {
+        decoder.reset();
+        await decoder.prefill([ids]);
+      },
+      step: (id) => decoder.step([id]),
+    };
+  },
+  "llama.cpp": (file) => {
+    const limit = Math.max(...contexts) + newTokens + 2;
+    const model = LlamaCppModel.load(file, { threads: os.availableParallelism(), contextLength: limit });
+    return Promise.resolve({
+      read: (ids) => {
+        model.reset();
+        model.evaluate(ids);
+      },
+      step: (id) => model.evaluate([id]),
+    });
+  },
+  "transformers.js": async (folder) => {
+    const { AutoModelForCausalLM, Tensor, env } = await import("@huggingface/transformers");
+    env.allowRemoteModels = false;
+    env.localModelPath = `${path.dirname(path.resolve(folder))}/`;
+    const model = await AutoModelForCausalLM.from_pretrained(path.basename(folder), {
+      dtype: "fp32",
+      device: "cpu",
+    });
+    const tensor = (values: readonly number[]) =>
+      new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
+    type Outputs = Record<string, unknown>;
+    let past: unknown = null;
+    let length = 0;
+    const run = async (ids: readonly number[]): Promise<void> => {
+      length += ids.length;
+      const outputs = (await model.forward({
+        input_ids: tensor(ids),
+        attention_mask: tensor(new Array<number>(length).fill(1)),
+        past_key_values: past,
+      })) as Outputs;
+      past = Object.fromEntries(
+        Object.entries(outputs)
+          .filter(([name]) => name.startsWith("present"))
+          .map(([name, value]) => [name.replace("present", "past_key_values"), value]),
+      );
+    };
+    return {
+      read: (ids) => {
+        past = null;
+        length = 0;
+        return run(ids);
+      },
+      step: (id) => run([id]),
+    };
+  },
+};
+
+if (options.worker !== undefined) {
+  const [engine, file, limit] = JSON.parse(options.worker) as [string, string, number];
+  const result = await measure(() => engines[engine]!(file), limit);
+  process.stdout.write(`\n${JSON.stringify(result)}\n`);
+  process.exit(0);
+}
+
+// ---- Files ----------------------------------------------------------------------------------------------------------------
+
+mkdirSync(options.folder, { recursive: true });
+const place = (name: string): string => path.join(options.folder, `${size}-${name}`);
+
+/** The GGUF of a form; `4x128` and its like are packed from f32. */
+async function prepare(forms: readonly string[]): Promise<void> {
+  const needed = new Set(forms.map((form) => (schemeOf(form) ? "f32" : form)));
+  const missing = [...needed].filter((form) => !existsSync(place(`${form}.gguf`)));
+  if (missing.length === 0) return;
+  const runtime = createRuntime();
+  const model = new Llama(sizes[size]);
+  using weights = Weights.initialize(runtime, model, 1);
+  const tokenizer = trainByteLevelBpe(["the cat sat on the mat and the dog on the log"], { vocabSize: 280 });
+  for (const form of missing)
+    await saveGguf(
+      place(`${form}.gguf`),
+      { model, weights, tokenizer },
+      { format: form.toUpperCase(), name: size },
+    );
+}
+
+/** What an engine loads for a form; undefined where it has no such form. */
+async function sourceFor(engine: string, form: string): Promise<string | undefined> {
+  const scheme = schemeOf(form);
+  const gguf = options.gguf ?? place(`${scheme ? "f32" : form}.gguf`);
+  if (engine === "llama.cpp") return scheme || !llamaCppFolder ? undefined : gguf;
+  if (engine === "lineage" && !scheme) return gguf;
+  const folder = place(`${form}-${engine}`);
+  if (!existsSync(path.join(folder, "config.json"))) {
+    const loaded = await loadForInference(createRuntime(), gguf, { quantize: scheme });
+    if (engine === "lineage") {
+      const { saveQuantized } = await import("../src/models/index.js");
+      await saveQuantized(folder, loaded);
+    } else await exportForTransformersJs(folder, loaded);
+    loaded.weights.dispose();
+  }
+  return folder;
+}
+
+/** Bytes a second that all cores read from memory, far beyond the caches. */
+async function bandwidth(): Promise<number> {
+  const { compile, input, sum } = await import("../src/graph/index.js");
+  const runtime = createRuntime();
+  const [rows, columns] = options.smoke ? [64, 2 ** 14] : [64, 2 ** 22];
+  using program = await compile(runtime, { y: sum(input("x", "float32", [rows, columns]), { axes: 1 }) });
+  using x = runtime.createTensor("float32", [rows, columns]);
+  x.view().fill(1);
+  using y = runtime.createTensor("float32", [rows]);
+  using binding = program.bind({ x }, { y });
+  const times: number[] = [];
+  for (let repeat = 0; repeat < 7; repeat++) times.push(await seconds(() => binding.run()));
+  return (4 * rows * columns) / Math.min(...times);
+}
+
+// ---- The table ------------------------------------------------------------------------------------------------------------
+
+const speed = await bandwidth();
+console.log(
+  `${os.cpus()[0]?.model ?? "?"}, ${os.availableParallelism()} threads; memory reads ${(speed / 1e9).toFixed(1)} GB/s${options.smoke ? "; smoke run" : ""}\n`,
+);
+console.log(
+  "form    engine            context   prompt tok/s   decode tok/s   of the floor   load s   peak MiB",
+);
+const forms = options.gguf ? ["gguf"] : options.forms.split(",");
+if (!options.gguf) await prepare(forms);
+for (const form of forms) {
+  for (const engine of options.peers.split(",")) {
+    const source = await sourceFor(engine, form);
+    if (source === undefined) continue;
+    const limit = sizes[size].contextLength;
+    const child = spawnSync(
+      process.execPath,
+      [
+        fileURLToPath(import.meta.url),
+        ...process.argv.slice(2),
+        "--worker",
+        JSON.stringify([engine, source, limit]),
+      ],
+      { encoding: "utf8", maxBuffer: 2 ** 26 },
+    );
+    const line = child.stdout.trim().split("\n").at(-1) ?? "";
+    if (child.status !== 0 || !line.startsWith("{")) {
+      console.log(
+        `${form.padEnd(8)}${engine.padEnd(18)}failed: ${child.stderr.trim().split("\n").at(-1) ?? ""}`,
+      );
+      continue;
+    }
+    const result = JSON.parse(line) as Result;
+    for (const [index, { context, prompt, step }] of result.runs.entries()) {
+      const floor =
+        result.weightBytes === undefined ? "" : `${((100 * step * result.weightBytes) / speed).toFixed(0)}%`;
+      console.log(
+        `${form.padEnd(8)}${engine.padEnd(18)}${String(context).padStart(7)}${prompt.toFixed(0).padStart(15)}${step.toFixed(1).padStart(15)}${floor.padStart(15)}` +
+          (index === 0
+            ? `${result.loadSeconds.toFixed(2).padStart(9)}${result.peakMiB.toFixed(0).padStart(11)}`
+            : ""),
+      );
+    }
+  }
+}
