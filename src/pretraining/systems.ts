@@ -39,6 +39,7 @@ import type { EncoderWithHead, Weights } from "../nn/index.js";
 import {
   type Document,
   type LanguageText,
+  type MaskingOptions,
   MixtureSource,
   type SentencePair,
   type SentenceVocabulary,
@@ -101,6 +102,7 @@ const robertaTokens: SystemTokens = {
   mask: "<mask>",
   startsWord: startsWithSpace,
 };
+const debertaTokens: SystemTokens = { ...wordPiece, startsWord: startsWithSpace };
 const xlmTokens: SystemTokens = { ...robertaTokens, first: "</s>", mask: "<special1>" };
 const startsWithMark = (token: string): boolean => token.startsWith("▁");
 const albertTokens: SystemTokens = {
@@ -148,6 +150,27 @@ const saveTrained =
     await saveWeights(path.join(folder, "model.safetensors"), weights);
   };
 
+/** Rows of as many whole sentences as fit, masked anew every time. */
+const maskedFullSentences = (
+  options: PretrainingOptions,
+  vocabulary: SentenceVocabulary,
+  masking: MaskingOptions = {},
+  batchOf: typeof maskedBatch = maskedBatch,
+) => {
+  const { batchSize, seed, contextLength } = options;
+  const { separatorId, paddingId } = vocabulary;
+  return sourceAndHeldOut(documentsIn(options), {
+    batchSize,
+    seed,
+    length: (row: readonly number[]) => row.length,
+    examplesOf: (documents: readonly Document[]) => () =>
+      fullSentences(documents, { maxLength: contextLength - 2, separatorId }),
+    transform: (row: readonly number[], random) =>
+      maskRow(sentenceRow(vocabulary, row), vocabulary, masking, random),
+    collate: (rows) => batchOf(rows, paddingId),
+  });
+};
+
 /** `[CLS] first [SEP] second [SEP]`: three special tokens in a row of two stretches. */
 const pairLength = (contextLength: number) => contextLength - 3;
 
@@ -189,7 +212,7 @@ function bert(options: PretrainingOptions): Pretraining {
 
 /** Liu et al. 2019, section 4: masks anew every time over full sentences, and nothing else. */
 function roberta(options: PretrainingOptions): Pretraining {
-  const { tokenizer, contextLength, batchSize, seed } = options;
+  const { tokenizer } = options;
   const vocabulary = vocabularyOf(tokenizer, robertaTokens);
   const model = robertaForMaskedLm(robertaConfig(bertSizesOf(options, vocabulary)));
   return {
@@ -200,16 +223,7 @@ function roberta(options: PretrainingOptions): Pretraining {
         model.encoder.encode({ inputIds, attentionMask }, context),
       maskedLosses: (hidden, labels) => model.head.losses(hidden, labels),
     }),
-    ...sourceAndHeldOut(documentsIn(options), {
-      batchSize,
-      seed,
-      length: (row: readonly number[]) => row.length,
-      examplesOf: (documents: readonly Document[]) => () =>
-        fullSentences(documents, { maxLength: contextLength - 2, separatorId: vocabulary.separatorId }),
-      transform: (row: readonly number[], random) =>
-        maskRow(sentenceRow(vocabulary, row), vocabulary, {}, random),
-      collate: (rows) => maskedBatch(rows, vocabulary.paddingId),
-    }),
+    ...maskedFullSentences(options, vocabulary),
     save: saveTrained(model as never, tokenizer),
   };
 }
@@ -248,7 +262,7 @@ function albert(options: PretrainingOptions): Pretraining {
 
 /** Clark et al. 2020, section 3: a generator a quarter as wide fills masks, the discriminator tells what it filled. */
 function electra(options: PretrainingOptions): Pretraining {
-  const { tokenizer, contextLength, batchSize, seed, hiddenSize, numHeads } = options;
+  const { tokenizer, hiddenSize, numHeads } = options;
   const vocabulary = vocabularyOf(tokenizer, wordPiece);
   const config = electraConfig(bertSizesOf(options, vocabulary));
   const narrow =
@@ -272,16 +286,7 @@ function electra(options: PretrainingOptions): Pretraining {
         logits: (hidden) => model.discriminator.head.forward(hidden),
       },
     }),
-    ...sourceAndHeldOut(documentsIn(options), {
-      batchSize,
-      seed,
-      length: (row: readonly number[]) => row.length,
-      examplesOf: (documents: readonly Document[]) => () =>
-        fullSentences(documents, { maxLength: contextLength - 2, separatorId: vocabulary.separatorId }),
-      transform: (row: readonly number[], random) =>
-        maskRow(sentenceRow(vocabulary, row), vocabulary, electraMasking, random),
-      collate: (rows) => replacedTokenBatch(rows, vocabulary.paddingId),
-    }),
+    ...maskedFullSentences(options, vocabulary, electraMasking, replacedTokenBatch),
     /** The discriminator, which is what is fine-tuned; the generator in a folder of its own. */
     save: async (folder, weights) => {
       const embeddings = "discriminator.electra.embeddings.";
@@ -305,11 +310,9 @@ function electra(options: PretrainingOptions): Pretraining {
   };
 }
 
-const debertaTokens: SystemTokens = { ...wordPiece, startsWord: startsWithSpace };
-
 /** He et al. 2021, sections 3 and 4.1: masked LM, the words predicted through the enhanced mask decoder. */
 function deberta(options: PretrainingOptions): Pretraining {
-  const { tokenizer, contextLength, batchSize, seed } = options;
+  const { tokenizer } = options;
   const vocabulary = vocabularyOf(tokenizer, debertaTokens);
   const model = new DebertaPretraining(debertaConfig(bertSizesOf(options, vocabulary)));
   return {
@@ -320,16 +323,7 @@ function deberta(options: PretrainingOptions): Pretraining {
         model.encoder.decode({ inputIds, attentionMask }, context),
       maskedLosses: (hidden, labels) => model.head.losses(hidden, labels),
     }),
-    ...sourceAndHeldOut(documentsIn(options), {
-      batchSize,
-      seed,
-      length: (row: readonly number[]) => row.length,
-      examplesOf: (documents: readonly Document[]) => () =>
-        fullSentences(documents, { maxLength: contextLength - 2, separatorId: vocabulary.separatorId }),
-      transform: (row: readonly number[], random) =>
-        maskRow(sentenceRow(vocabulary, row), vocabulary, {}, random),
-      collate: (rows) => maskedBatch(rows, vocabulary.paddingId),
-    }),
+    ...maskedFullSentences(options, vocabulary),
     /** The encoder with its decoder's parts under their authors' names, which fine-tuning leaves out. */
     save: async (folder, weights) => {
       await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.encoder));
@@ -341,7 +335,7 @@ function deberta(options: PretrainingOptions): Pretraining {
 
 /** He et al. 2021 ("DeBERTaV3"), section 3: replaced tokens, with gradient-disentangled embedding sharing. */
 function debertaV3(options: PretrainingOptions): Pretraining {
-  const { tokenizer, contextLength, batchSize, seed } = options;
+  const { tokenizer, contextLength } = options;
   const vocabulary = vocabularyOf(tokenizer, albertTokens);
   const model = new DebertaV3Pretraining(
     debertaV2Config({ ...bertSizesOf(options, vocabulary), positionBuckets: Math.min(256, contextLength) }),
@@ -361,16 +355,7 @@ function debertaV3(options: PretrainingOptions): Pretraining {
         logits: (hidden) => model.discriminator.head.forward(hidden),
       },
     }),
-    ...sourceAndHeldOut(documentsIn(options), {
-      batchSize,
-      seed,
-      length: (row: readonly number[]) => row.length,
-      examplesOf: (documents: readonly Document[]) => () =>
-        fullSentences(documents, { maxLength: contextLength - 2, separatorId: vocabulary.separatorId }),
-      transform: (row: readonly number[], random) =>
-        maskRow(sentenceRow(vocabulary, row), vocabulary, electraMasking, random),
-      collate: (rows) => replacedTokenBatch(rows, vocabulary.paddingId),
-    }),
+    ...maskedFullSentences(options, vocabulary, electraMasking, replacedTokenBatch),
     /** The discriminator, its embeddings being the generator's and their difference in one. */
     save: async (folder, weights) => {
       await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.discriminator.encoder));
