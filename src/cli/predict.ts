@@ -87,7 +87,8 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
     }
     return;
   }
-  const report = new Reporter(false);
+  // Standard output holds either predictions or reports.
+  const report = new Reporter(json && out !== undefined);
   const onProgress = (done: number, total: number) => {
     if (!json && total > batch) report.progress(`${count(done)} of ${count(total)}`, {});
   };
@@ -100,8 +101,8 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
     const measured = await predictor.evaluate(rows.examples, { ...options, file: data, onProgress });
     predictions = measured.predictions;
     const figures = Object.entries(measured.metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
-    report.say(`${count(inputs.length)} labelled rows: ${figures.join(", ")}`);
-    if (measured.confusion) report.say(measured.confusion.toString());
+    report.say(`${count(inputs.length)} labelled rows: ${figures.join(", ")}`, { metrics: measured.metrics });
+    if (measured.confusion && !json) report.say(measured.confusion.toString());
   } else predictions = await predictor.predict(inputs, { ...options, onProgress });
   report.done();
   const lines = predictions.map((prediction, place) => {
@@ -117,11 +118,17 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
     return line(known, pair === undefined ? text : `${text}\t${pair}`, prediction);
   });
   const cut = rows?.examples.filter((example) => predictor.truncatedTokens(example) > 0).length ?? 0;
-  if (cut > 0) report.say(`${count(cut)} texts were longer than the model reads and were cut`);
+  if (cut > 0)
+    report.say(
+      `${count(cut)} ${cut === 1 ? "text was" : "texts were"} longer than the model reads, and cut`,
+      {
+        truncatedTexts: cut,
+      },
+    );
   if (out === undefined) process.stdout.write(lines.join(""));
   else {
     await writeAtomically(out, lines);
-    report.say(`${out}: ${count(lines.length)} predictions`);
+    report.say(`${out}: ${count(lines.length)} predictions`, { out, predictions: lines.length });
   }
 }
 

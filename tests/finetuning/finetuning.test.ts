@@ -58,6 +58,15 @@ describe("fine-tuning learns", () => {
     });
   });
 
+  it("what a checkpoint of transformers says by its files alone", async () => {
+    await rm(path.join(place("classify"), "task.json"));
+    using predictor = await Predictor.load(place("classify"));
+    expect(predictor.task).toBe("classify");
+    expect(predictor.labels).toEqual(["bad", "good"]);
+    const [answer] = await predictor.predict(["the food was good"]);
+    expect(answer.label).toBe("good");
+  });
+
   it("to compare two texts", async () => {
     const rows = Array.from({ length: 200 }, () => {
       const [a, b] = [pick(nouns), pick(nouns.slice(0, 2))];
