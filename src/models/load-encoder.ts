@@ -106,6 +106,9 @@ const taskNames: Readonly<Record<EncoderTask, { readonly words: string; readonly
   choice: { words: "multiple choice", suffix: "ForMultipleChoice" },
 };
 
+/** Whether a task's head has an output for each class. */
+const countsClasses = (task: EncoderTask): boolean => task === "sequence" || task === "token";
+
 /** How one family of encoders meets the files that the field keeps it in. */
 interface Family {
   /** What transformers' classes begin with: `Bert`. */
@@ -138,8 +141,12 @@ function family<C extends EncoderConfig>(definition: {
       const config = fromHuggingFace(json);
       return {
         encoder: (options) => encoder(config, options),
+        // The other tasks have heads of one published shape.
         heads: Object.fromEntries(
-          encoderTasks.map((task) => [task, (numLabels: number) => heads[task](config, numLabels)]),
+          encoderTasks.map((task) => [
+            task,
+            (numLabels: number) => heads[task](config, countsClasses(task) ? numLabels : 2),
+          ]),
         ) as Record<EncoderTask, (numLabels: number) => EncoderWithHead>,
       };
     },
@@ -407,8 +414,7 @@ export async function loadEncoderForTask(
   const usable = newHead !== "always" && (held === undefined || held === task);
   const classes = usable ? classesStored(files, build(2), prefix) : undefined;
   const wanted = numLabels ?? classes ?? 2;
-  const counted = task === "sequence" || task === "token";
-  if (counted && classes !== undefined && wanted !== classes) {
+  if (countsClasses(task) && classes !== undefined && wanted !== classes) {
     throw new LineageError(
       "checkpoint",
       `the head of ${folder} tells ${classes} classes apart, but the task has ${wanted}: take a checkpoint that fits, or begin with a new head`,
