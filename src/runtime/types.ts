@@ -120,6 +120,8 @@ export interface Runtime extends Disposable {
   readonly device: Device;
   /** Devices that this build of the engine offers on this machine. */
   readonly devices: readonly Device[];
+  /** The same engine on the plain CPU (itself, where that is the device): what other devices are checked against. */
+  readonly cpu: Runtime;
   /** Version of the engine. */
   readonly version: string;
   readonly threads: number;

@@ -47,6 +47,9 @@ class WebRuntime implements Runtime {
 
   constructor(readonly threads: number) {}
 
+  get cpu(): Runtime {
+    return this;
+  }
   get version(): string {
     return ort.env.versions.web ?? ort.env.versions.common;
   }

@@ -142,6 +142,9 @@ class NativeRuntime implements Runtime {
   get devices(): readonly Device[] {
     return this.engine.devices;
   }
+  get cpu(): Runtime {
+    return this.device === "cpu" ? this : new NativeRuntime(this.engine, "cpu", this.threads);
+  }
   get version(): string {
     return this.engine.api.version;
   }
