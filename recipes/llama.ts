@@ -21,7 +21,7 @@ import { createRuntime } from "../src/runtime/index.js";
 import { lossChart } from "../src/training/index.js";
 import { LlamaCppModel, divergence, llamaCppFolder } from "../tests/support/llama-cpp.js";
 
-const [, , steps = "240", out = "runs/llama-stories"] = process.argv;
+const [, , steps = "120", out = "runs/llama-stories"] = process.argv;
 
 // 8 layers of 384 with tied embeddings: 15.1M parameters as a LLaMA, 15.2M as a GPT-2, since 3 x 1,024 is 2 x 4 x 384.
 const budget = {

@@ -4,6 +4,8 @@ export type * from "./runtime/types.js";
 export * as graph from "./graph/index.js";
 export * from "./nn/index.js";
 export * from "./models/gpt2.js";
+export * from "./models/llama.js";
+export * from "./models/mistral.js";
 export * from "./data/batch.js";
 export * from "./training/objective.js";
 export * from "./training/optimizers.js";
