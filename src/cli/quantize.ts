@@ -21,7 +21,7 @@ interface QuantizeCommand {
   readonly out: string;
   readonly bits: QuantizedBits;
   readonly blockSize?: number;
-  readonly asymmetric?: boolean;
+  readonly symmetric?: boolean;
   readonly candidates: number;
   readonly threads?: number;
   readonly json?: boolean;
@@ -37,7 +37,7 @@ export const quantizeCommand = new Command("quantize")
       .default("4"),
   )
   .option("--block-size <n>", "columns that share a scale: 16 to 256; default 32, for nf4 64", number)
-  .option("--asymmetric", "give every block a zero point")
+  .option("--symmetric", "no zero points: blocks around 0")
   .option("--candidates <n>", "scales tried for each block", number, 16)
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object")
@@ -55,7 +55,7 @@ export const quantizeCommand = new Command("quantize")
       out,
       bits,
       blockSize,
-      asymmetric,
+      symmetric,
       candidates,
       threads,
       json,
@@ -66,7 +66,7 @@ export const quantizeCommand = new Command("quantize")
           `--candidates must be a whole number of at least 1, not ${candidates}`,
         );
       const started = performance.now();
-      const scheme = schemeOf(bits, { blockSize, symmetric: !asymmetric, candidates });
+      const scheme = schemeOf(bits, { blockSize, symmetric, candidates });
       const loaded = await loadForInference(createRuntime({ threads }), source, { quantize: scheme });
       await saveQuantized(out, loaded);
       const seconds = (performance.now() - started) / 1000;

@@ -12,7 +12,7 @@ export interface QuantizationScheme {
   readonly bits: 4 | 8 | "nf4";
   /** Columns that share a scale. Default 32 for 4 and 8 bits, 64 for NF4. */
   readonly blockSize?: number | undefined;
-  /** `false` gives every block of whole numbers a zero point. Default `true`. */
+  /** `false` gives every block of whole numbers a zero point. Default: 4 bits have them, which costs no time, 8 bits not. */
   readonly symmetric?: boolean | undefined;
   /** Scales tried for each block. Default 1. */
   readonly candidates?: number | undefined;
@@ -73,7 +73,7 @@ export function quantizeMatrix(
   scheme: QuantizationScheme,
 ): PackedWeight | undefined {
   const { rows, columns, transposed } = source;
-  const { symmetric, candidates } = scheme;
+  const { candidates } = scheme;
   const blockSize = fittingBlock(columns, scheme.blockSize ?? (scheme.bits === "nf4" ? 64 : 32));
   if (blockSize === undefined) return undefined;
   // Rows of a table are added to the residual stream as they are, and a tied table gives the logits: 8 bits for it.
@@ -86,6 +86,7 @@ export function quantizeMatrix(
       blockSize,
     });
   const layout = { rows, columns, transposed, bits, blockSize } as const;
+  const symmetric = scheme.symmetric ?? bits === 8;
   return blockWeight(runtime, quantizeBlocks(source, { bits, blockSize, symmetric, candidates }), layout);
 }
 

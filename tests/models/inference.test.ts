@@ -112,7 +112,7 @@ describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
   it.each([
     { bits: 8 },
     { bits: 4, candidates: 8 },
-    { bits: 4, symmetric: false },
+    { bits: 4, symmetric: true },
     { bits: "nf4", blockSize: 32 },
   ] as const)(
     "computes in %j what the rounded weights give in full, also through a folder",

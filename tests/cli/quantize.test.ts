@@ -1,0 +1,72 @@
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { trainByteLevelBpe } from "../../src/io/index.js";
+import { Llama, llamaConfig, saveModel } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { lineage } from "../support/cli.js";
+
+let folder: string;
+let source: string;
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "lineage-quantize-"));
+  source = path.join(folder, "full");
+  mkdirSync(source);
+  const tokenizer = trainByteLevelBpe(["the cat sat on the mat"], { vocabSize: 270 });
+  const model = new Llama(
+    llamaConfig({
+      vocabSize: 320,
+      contextLength: 64,
+      hiddenSize: 64,
+      numLayers: 1,
+      numHeads: 2,
+      intermediateSize: 96,
+    }),
+  );
+  await saveModel(source, { model, weights: Weights.initialize(createRuntime(), model, 1), tokenizer });
+});
+afterAll(() => {
+  rmSync(folder, { recursive: true });
+});
+
+const args = ["--prompt", "the cat", "--max-new-tokens", "8", "--temperature", "0", "--json"];
+
+describe("lineage quantize", () => {
+  it("writes a folder that generates what packing at load does", () => {
+    const out = path.join(folder, "packed");
+    const made = lineage(
+      "quantize",
+      "--model",
+      source,
+      "--out",
+      out,
+      "--bits",
+      "8",
+      "--candidates",
+      "1",
+      "--json",
+    );
+    expect(made.stderr).toBe("");
+    const result = JSON.parse(made.stdout) as { packed: number; inFull: number };
+    // Embeddings, head and seven matrices; two norms of the block and the last.
+    expect(result).toMatchObject({ packed: 9, inFull: 3 });
+    const text = (...more: string[]): unknown =>
+      (JSON.parse(lineage("generate", ...more, ...args).stdout) as { text: unknown }).text;
+    expect(text("--model", out)).toBe(text("--model", source, "--quantize", "8"));
+  });
+
+  it("says what it cannot do in one sentence", () => {
+    const out = path.join(folder, "none");
+    const tries = [
+      [["--bits", "5"], "Allowed choices are 4, 8, nf4"],
+      [["--candidates", "0"], "--candidates must be a whole number of at least 1"],
+    ] as const;
+    for (const [more, sentence] of tries) {
+      const { status, stderr } = lineage("quantize", "--model", source, "--out", out, ...more);
+      expect(status).toBe(1);
+      expect(stderr).toContain(sentence);
+    }
+  });
+});
