@@ -1,7 +1,10 @@
 import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
+import { readJson } from "../base/files.js";
 import {
   type CacheType,
+  ConstraintCompiler,
+  type ConstraintRule,
   Decoder,
   type Drafter,
   type FinishReason,
@@ -30,6 +33,10 @@ export interface GenerateCommand extends SamplingOptions {
   /** `lookup`, or the folder of a smaller model of the same vocabulary. */
   readonly speculative?: string;
   readonly draftLength?: number;
+  /** A file with the JSON schema that the answer must satisfy. */
+  readonly jsonSchema?: string;
+  /** What the whole answer must match. */
+  readonly regex?: string;
   readonly quantize?: QuantizedBits;
   readonly cache?: CacheType;
   readonly json?: boolean;
@@ -72,9 +79,14 @@ export async function* writeText(
   { model, weights, tokenizer, stopIds = end(tokenizer) }: InferenceModel,
   {
     drafter,
+    rule,
     ...options
-  }: Omit<GenerateCommand, "model" | "json" | "threads" | "speculative" | "quantize"> & {
+  }: Omit<
+    GenerateCommand,
+    "model" | "json" | "threads" | "speculative" | "quantize" | "jsonSchema" | "regex"
+  > & {
     readonly drafter?: Drafter | undefined;
+    readonly rule?: ConstraintRule | undefined;
     readonly signal?: AbortSignal;
   },
 ): AsyncGenerator<string, TextReport> {
@@ -87,7 +99,11 @@ export async function* writeText(
   });
   const characters = new StreamDecoder(tokenizer);
   const stops = new StopStrings(options.stop ?? []);
-  const generation = { ...options, stopIds };
+  using compiler =
+    rule && (await ConstraintCompiler.create(tokenizer, { vocabSize: model.config.vocabSize, stopIds }));
+  using constraint = rule && (await compiler?.compile(rule));
+  using walk = await constraint?.begin();
+  const generation = { ...options, stopIds, constraints: walk && [walk] };
   const tokens: AsyncIterable<SpeculativeToken> = drafter
     ? generateSpeculatively(decoder, ids, drafter, generation)
     : generate(decoder, [ids], generation);
@@ -136,12 +152,27 @@ async function makeDrafter(
   return modelDrafter(await Decoder.create(draft.model, draft.weights, { batch: 1, capacity }));
 }
 
+/** What `--json-schema` or `--regex` asks for. */
+async function ruleOf({
+  jsonSchema,
+  regex,
+  speculative,
+}: GenerateCommand): Promise<ConstraintRule | undefined> {
+  if (jsonSchema === undefined && regex === undefined) return undefined;
+  if (jsonSchema !== undefined && regex !== undefined)
+    throw new LineageError("argument", "give --json-schema or --regex, not both");
+  if (speculative !== undefined)
+    throw new LineageError("argument", "--speculative does not go with --json-schema or --regex");
+  return jsonSchema !== undefined ? { jsonSchema: await readJson(jsonSchema) } : { regex: regex! };
+}
+
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads });
   const loaded = await loadForInference(runtime, command.model, { quantize: schemeOf(command.quantize) });
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
+  const rule = await ruleOf(command);
   const controller = new AbortController();
   process.once("SIGINT", () => {
     controller.abort();
@@ -150,6 +181,7 @@ export async function generateText(command: GenerateCommand): Promise<void> {
   const pieces = writeText(loaded, {
     ...command,
     drafter,
+    rule,
     signal: controller.signal,
   });
   let text = "";
@@ -193,6 +225,8 @@ export const generateCommand = new Command("generate")
   .option("--stop <text>", "end before this text; may be given again", list)
   .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
   .option("--speculative <drafter>", "lookup, or the folder of a smaller model of the same vocabulary")
+  .option("--json-schema <file>", "write JSON that this schema describes")
+  .option("--regex <pattern>", "write what this expression matches from first to last character")
   .option("--draft-length <n>", "tokens that a drafter guesses at once", number)
   .addOption(new Option("--cache <type>", "what keys and values are kept as").choices(cacheTypes))
   .option("--seed <n>", "the same seed writes the same text", number, 0)
@@ -205,6 +239,10 @@ export const generateCommand = new Command("generate")
       ['lineage generate --model runs/mine --prompt "Once" --temperature 0', "the most probable text"],
       ['lineage generate --model runs/mine --prompt "Q: why?" --stop "Q:" --json', "for a program"],
       ['lineage generate --model runs/mine --prompt "Once" --speculative lookup', "faster where it repeats"],
+      [
+        'lineage generate --model chat.gguf --prompt "A cat as JSON: " --json-schema cat.json',
+        "valid always",
+      ],
     ),
   )
   .action(async ({ checkpoint, model, ...options }: CommandOptions) => {

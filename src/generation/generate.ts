@@ -3,6 +3,16 @@ import { Random } from "../base/random.js";
 import { type SamplingOptions, checkSampling, penalize, sample } from "./sampling.js";
 import type { Decoder } from "./decoder.js";
 
+/** What a text must be: tells at every token which ones may come. */
+export interface TokenConstraint {
+  /** Sets the logits of all tokens that may not come to -Infinity. */
+  restrict(logits: Float32Array): void | Promise<void>;
+  /** Goes on by the token that came. */
+  accept(id: number): void;
+  /** Whether nothing may follow. */
+  readonly finished: boolean;
+}
+
 export interface GenerateOptions extends SamplingOptions {
   /** Tokens to write at most. Default: what the context holds. */
   readonly maxNewTokens?: number;
@@ -10,6 +20,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stopIds?: readonly number[];
   /** The same seed writes the same text. Default 0. */
   readonly seed?: number;
+  /** One for each row, applied after penalties and before sampling. */
+  readonly constraints?: readonly TokenConstraint[] | undefined;
   readonly signal?: AbortSignal;
 }
 
@@ -34,7 +46,7 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken> {
   checkSampling(options);
-  const { maxNewTokens = Infinity, stopIds = [], seed = 0, signal } = options;
+  const { maxNewTokens = Infinity, stopIds = [], seed = 0, constraints, signal } = options;
   const randoms = prompts.map(() => new Random(seed));
   const generated: number[][] = prompts.map(() => []);
   const finished = prompts.map(() => false);
@@ -47,14 +59,18 @@ export async function* generate(
       if (finished[row]) continue;
       const scores = logits[row]!;
       penalize(scores, prompt, generated[row]!, options);
+      const constraint = constraints?.[row];
+      await constraint?.restrict(scores);
       const id = sample(scores, options, randoms[row]!);
+      constraint?.accept(id);
       let finish: FinishReason | undefined;
       if (stopIds.includes(id)) finish = "stop";
       else {
         generated[row]!.push(id);
         next[row] = id;
         yield { row, id };
-        if (generated[row]!.length >= maxNewTokens) finish = "length";
+        if (constraint?.finished) finish = "stop";
+        else if (generated[row]!.length >= maxNewTokens) finish = "length";
         else if (decoder.lengths[row]! >= decoder.capacity) finish = "context";
       }
       if (finish) {

@@ -1,6 +1,7 @@
 export * from "./beam.js";
 export { type CacheType, cacheTypes } from "./cache.js";
 export * from "./chat.js";
+export * from "./constraint.js";
 export * from "./decoder.js";
 export * from "./export.js";
 export * from "./generate.js";
