@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile, readdir, stat } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
-import { LineageError } from "../base/errors.js";
+import { FormatError, LineageError } from "../base/errors.js";
 import { storageError } from "../base/files.js";
 import { SafetensorsFile, writeSafetensors } from "../io/index.js";
 import { type Embedder, cosineSimilarity } from "./embedder.js";
@@ -235,9 +235,17 @@ async function readCache(cache: string, embedder: Embedder): Promise<Map<string,
   const known = new Map<string, KnownFile>();
   if (!existsSync(cache)) return known;
   const file = await SafetensorsFile.open(cache);
-  const parsed = cacheState.safeParse(JSON.parse(file.header.metadata["lineage"] ?? "null"));
+  const parsed = cacheState.safeParse(parseState(file));
+  if (!parsed.success)
+    throw new FormatError(
+      cache,
+      "it is no index of a folder's passages; remove it, or name another with --index",
+    );
+  if (parsed.data.model !== embedder.identity) return known;
+  const count = Object.values(parsed.data.files).reduce((sum, { passages }) => sum + passages.length, 0);
   const entry = file.header.tensors.get("vectors");
-  if (!parsed.success || parsed.data.model !== embedder.identity || !entry) return known;
+  if (entry?.dtype !== "float32" || entry.shape.join() !== [count, embedder.size].join())
+    throw new FormatError(cache, `it must hold ${count} vectors of ${embedder.size} numbers; remove it`);
   const flat = new Float32Array(entry.byteLength / 4);
   await file.readInto("vectors", new Uint8Array(flat.buffer));
   let place = 0;
@@ -246,6 +254,14 @@ async function readCache(cache: string, embedder: Embedder): Promise<Map<string,
     known.set(name, { state, vectors });
   }
   return known;
+}
+
+function parseState(file: SafetensorsFile): unknown {
+  try {
+    return JSON.parse(file.header.metadata["lineage"] ?? "null") as unknown;
+  } catch (error) {
+    throw new FormatError(file.path, "its description is not JSON; remove it", { cause: error });
+  }
 }
 
 async function writeCache(

@@ -87,6 +87,19 @@ describe("a search index", () => {
     });
   });
 
+  it("refuses a file that is no index, and makes a new one for another model", async () => {
+    const notes = path.join(folder, "few");
+    await mkdir(notes);
+    await writeFile(path.join(notes, "a.txt"), sentences[0]!);
+    using embedder = await Embedder.load(model);
+    await expect(
+      SearchIndex.open(notes, embedder, { cache: path.join(model, "model.safetensors") }),
+    ).rejects.toThrow("it is no index of a folder's passages");
+    await SearchIndex.open(notes, embedder);
+    using other = await Embedder.load(model, { pooling: "cls" });
+    expect((await SearchIndex.open(notes, other)).report).toMatchObject({ embedded: 1, removed: 0 });
+  });
+
   it("cuts long texts into passages that the model reads whole and that hold every line once", async () => {
     const long = path.join(folder, "long");
     await mkdir(long);
