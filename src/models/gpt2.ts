@@ -321,7 +321,7 @@ export class Gpt2 extends Module {
    */
   losses(inputIds: Tensor, labels: Tensor, context: ForwardContext = {}): Tensor {
     return linearTokenLosses(
-      this.hiddenStates(inputIds, undefined, context),
+      this.hiddenStates(inputIds, context.positionIds, context),
       this.transformer.tokenEmbedding.weight.tensor,
       labels,
     );

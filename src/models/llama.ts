@@ -310,7 +310,11 @@ export class Llama extends Module {
    * position that counts for nothing.
    */
   losses(inputIds: Tensor, labels: Tensor, context: ForwardContext = {}): Tensor {
-    return linearTokenLosses(this.hiddenStates(inputIds, undefined, context), this.outputEmbeddings, labels);
+    return linearTokenLosses(
+      this.hiddenStates(inputIds, context.positionIds, context),
+      this.outputEmbeddings,
+      labels,
+    );
   }
 
   /** Shape of one layer's key or value cache. */

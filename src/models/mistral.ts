@@ -245,7 +245,7 @@ export class Mistral extends Module {
    */
   losses(inputIds: Tensor, labels: Tensor, context: ForwardContext = {}): Tensor {
     return linearTokenLosses(
-      this.hiddenStates(inputIds, undefined, context),
+      this.hiddenStates(inputIds, context.positionIds, context),
       this.head.weight.tensor,
       labels,
     );

@@ -6,6 +6,8 @@ export interface ForwardContext {
   readonly random?: RandomStream | undefined;
   /** Bool, broadcast to `[batch, numHeads, sequence, sequence]`: true where a query may look, besides causality. */
   readonly attentionMask?: Tensor | undefined;
+  /** Int `[batch, sequence]`: position of every token in its own document, where a row holds several. Default 0, 1, 2, … */
+  readonly positionIds?: Tensor | undefined;
   /** Keys and values of earlier positions, when the pass continues a sequence. */
   readonly cache?: CacheContext | undefined;
 }

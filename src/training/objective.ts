@@ -1,5 +1,5 @@
 import type { DType } from "../base/dtype.js";
-import { type Dim, type Shape, type Tensor, sum } from "../graph/index.js";
+import { type Dim, type Shape, type Tensor, equal, sum, unsqueeze } from "../graph/index.js";
 import type { ForwardContext, Module } from "../nn/index.js";
 
 /** An input of a training program. A dimension may be a name: batches may then differ in it, and equal names are equal numbers in one batch. */
@@ -47,5 +47,27 @@ export function nextTokenObjective(
     model,
     inputs: { inputIds: tokens, labels: tokens },
     losses: ({ inputIds, labels }, context) => ({ tokens: sum(model.losses(inputIds!, labels!, context)) }),
+  };
+}
+
+/**
+ * Next-token prediction on rows of several documents, none of which sees another: the same loss and gradient as with each
+ * in a row of its own. Inputs as `PackedLoader` gives them.
+ */
+export function packedObjective(
+  model: LanguageModel,
+  sizes: { batchSize?: Dim; sequenceLength?: Dim } = {},
+): Objective {
+  const next = nextTokenObjective(model, sizes);
+  const perToken = next.inputs["inputIds"]!;
+  return {
+    model,
+    inputs: { ...next.inputs, positionIds: perToken, documentIds: perToken },
+    losses: ({ inputIds, labels, positionIds, documentIds }, context) => {
+      // [batch, 1, sequence, 1] against [batch, 1, 1, sequence].
+      const ids = unsqueeze(documentIds!, 1);
+      const attentionMask = equal(unsqueeze(ids, 3), unsqueeze(ids, 2));
+      return { tokens: sum(model.losses(inputIds!, labels!, { ...context, positionIds, attentionMask })) };
+    },
   };
 }

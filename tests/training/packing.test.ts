@@ -1,0 +1,100 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { PackedLoader, packDocuments, tokenBatch } from "../../src/data/index.js";
+import { Gpt2, Llama, gpt2Config, llamaConfig } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import {
+  type LanguageModel,
+  Trainer,
+  TrainingStep,
+  nextTokenObjective,
+  packedObjective,
+  restoreTraining,
+  saveTraining,
+} from "../../src/training/index.js";
+
+const runtime = createRuntime();
+const sizes = { vocabSize: 40, contextLength: 24, hiddenSize: 32, numLayers: 2, numHeads: 2 };
+const documents = [7, 24, 3, 11, 5, 13, 2, 9, 16, 4].map((length, document) =>
+  Int32Array.from({ length }, (_, i) => (document * 17 + i * i * 3 + i) % 40),
+);
+
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage é-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+describe("packed documents", () => {
+  it.each<[string, LanguageModel]>([
+    ["GPT-2", new Gpt2(gpt2Config({ ...sizes, dropout: 0 }))],
+    ["LLaMA", new Llama(llamaConfig(sizes))],
+  ])("have the loss and gradient that they have in rows of their own: %s", async (_, model) => {
+    using weights = Weights.initialize(runtime, model, 2);
+    const [alone, packed] = [weights.like(), weights.like()];
+    // Each document in a row of its own, padded to the longest.
+    const [rows, width] = [documents.length, 24];
+    const [inputIds, labels] = [new Int32Array(rows * width), new Int32Array(rows * width).fill(-100)];
+    documents.forEach((document, row) => {
+      inputIds.set(document, row * width);
+      labels.set(document.subarray(1), row * width);
+    });
+    using one = await TrainingStep.create(nextTokenObjective(model), weights, alone);
+    const { tokens: wanted } = await one.run(tokenBatch(inputIds, labels, [rows, width]));
+    // The same ones in five rows of 24.
+    const [a, b, c, d, e, f, g, h, i, j] = documents as [Int32Array, ...Int32Array[]];
+    const batch = packDocuments([[b!], [a, f!, c!], [h!, d!, j!], [i!, e!, g!]], width);
+    using two = await TrainingStep.create(packedObjective(model), weights, packed);
+    const { tokens: found } = await two.run(batch);
+    expect(batch.counts).toEqual({ tokens: documents.reduce((sum, { length }) => sum + length - 1, 0) });
+    expect(found! / wanted!).toBeCloseTo(1, 5);
+    const [x, y] = [alone.flat.view(), packed.flat.view()];
+    expect(Math.max(...x.map((value, index) => Math.abs(value - y[index]!)))).toBeLessThan(2e-6);
+  });
+
+  it("are each given once an epoch, and what is cut is counted", () => {
+    const long = [...documents, Int32Array.from({ length: 30 }, () => 1), Int32Array.of(1)];
+    const loader = new PackedLoader(long, { batchSize: 1, sequenceLength: 24, seed: 3 });
+    expect([loader.cutDocuments, loader.cutTokens]).toEqual([1, 6]);
+    let [counted, rows] = [0, 0];
+    for (let batch = loader.next(); loader.state.epoch === 0; batch = loader.next()) {
+      counted += batch.counts["tokens"]!;
+      rows++;
+    }
+    expect(counted).toBe(documents.reduce((sum, { length }) => sum + length - 1, 0) + 23);
+    expect(rows).toBeLessThan(8);
+  });
+
+  it("goes on after a resume in the middle of an epoch, with accumulation and an average, bit for bit", async () => {
+    const model = new Gpt2(gpt2Config({ ...sizes, dropout: 0.1 }));
+    const start = async () => {
+      const weights = Weights.initialize(runtime, model, 3);
+      return Trainer.create({
+        objective: packedObjective(model),
+        weights,
+        source: new PackedLoader(documents, { batchSize: 2, sequenceLength: 24, seed: 5 }),
+        accumulation: 3,
+        averageDecay: 0.9,
+        seed: 9,
+        schedule: () => 1e-2,
+      });
+    };
+    const whole = await start();
+    const losses: number[] = [];
+    for (let i = 0; i < 12; i++) losses.push((await whole.step()).loss);
+    const first = await start();
+    for (let i = 0; i < 5; i++) await first.step();
+    expect((first.state.source as { position: number }).position).toBeGreaterThan(0);
+    await saveTraining(folder, first, { evaluationsSinceBest: 0 });
+    const second = await start();
+    await restoreTraining(folder, second);
+    const resumed: number[] = [];
+    for (let i = 5; i < 12; i++) resumed.push((await second.step()).loss);
+    expect(resumed).toEqual(losses.slice(5));
+    expect(second.kept.flat.view()).toEqual(whole.kept.flat.view());
+    expect(second.weights.flat.view()).toEqual(whole.weights.flat.view());
+  });
+});
