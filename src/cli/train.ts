@@ -29,6 +29,7 @@ import { Weights, countParameters } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
   EvaluationStep,
+  type Objective,
   type Optimizer,
   RunFolder,
   type TrainingResult,
@@ -65,6 +66,8 @@ export const trainOptions = z.object({
   dropout: z.number().min(0).lt(1).default(0),
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
+  /** Worker threads that share the micro-batches of a step out. Default: none. */
+  workers: z.int().positive().optional(),
   steps: z.int().positive().default(1000),
   optimizer: z.enum(["adamw", "sgd", "adafactor"]).default("adamw"),
   /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor. */
@@ -150,6 +153,7 @@ async function run(
     {
       optimizer: optimizerStateSize[options.optimizer],
       average: options.ema !== undefined,
+      workers: options.workers,
     },
   );
   report.say(
@@ -193,6 +197,16 @@ async function run(
     weights,
     source,
     accumulation: options.accumulate,
+    workers:
+      options.workers === undefined
+        ? undefined
+        : {
+            workers: options.workers,
+            module: import.meta.url,
+            name: trainObjective.name,
+            argument: { options, vocabSize: tokenizer.vocabSize } satisfies ObjectiveArgument,
+            threads: Math.max(1, Math.floor(runtime.threads / options.workers)),
+          },
     clipNorm: options.clip,
     seed: options.seed,
     averageDecay: options.ema,
@@ -233,6 +247,19 @@ async function run(
     );
   }
   return results;
+}
+
+interface ObjectiveArgument {
+  readonly options: TrainOptions;
+  readonly vocabSize: number;
+}
+
+/** The objective of a run, made again in each of its workers. */
+export function trainObjective({ options, vocabSize }: ObjectiveArgument): Objective {
+  return nextTokenObjective(newModel(options, vocabSize), {
+    batchSize: options.batch,
+    sequenceLength: options.context,
+  });
 }
 
 const modelNames = { gpt2: "GPT-2", llama: "LLaMA", mistral: "Mistral" } as const;
@@ -361,6 +388,7 @@ export const trainCommand = new Command("train")
   .option("--dropout <p>", "probability", number)
   .option("--batch <n>", "rows of a micro-batch", number)
   .option("--accumulate <n>", "micro-batches of a step", number)
+  .option("--workers <n>", "worker threads that share the micro-batches of a step", number)
   .option("--steps <n>", "steps to train", number)
   .option("--optimizer <name>", "adamw, sgd or adafactor")
   .option("--learning-rate <x>", "peak of the schedule", number)

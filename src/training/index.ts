@@ -6,6 +6,7 @@ export * from "./memory.js";
 export * from "./metrics.js";
 export * from "./objective.js";
 export * from "./optimizers.js";
+export * from "./parallel.js";
 export * from "./run.js";
 export * from "./schedules.js";
 export * from "./step.js";

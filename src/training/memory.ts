@@ -42,8 +42,14 @@ const free = new Set(["input", "constant", "full", "range"]);
 export function trainingMemory(
   objective: Objective,
   sizes: Readonly<Record<string, number>>,
-  options: { readonly optimizer: (parameter: Parameter) => number; readonly average: boolean },
+  options: {
+    readonly optimizer: (parameter: Parameter) => number;
+    readonly average: boolean;
+    /** Worker threads, each with weights, gradients and a batch of its own, and its part of the shared memory. */
+    readonly workers?: number | undefined;
+  },
 ): TrainingMemory {
+  const { workers = 0 } = options;
   const parameters = [...namedParameters(objective.model).values()];
   const trained = parameters.filter(({ trainable }) => trainable);
   const bytes = (list: readonly Parameter[], size: (parameter: Parameter) => number): number =>
@@ -55,11 +61,13 @@ export function trainingMemory(
     trained.map(({ tensor }) => tensor),
   );
   const parts = {
-    weights: bytes(parameters, ({ size }) => size),
-    gradients: bytes(trained, ({ size }) => size),
+    weights: (workers > 0 ? 2 + workers : 1) * bytes(parameters, ({ size }) => size),
+    gradients: (1 + 2 * workers) * bytes(trained, ({ size }) => size),
     optimizer: bytes(trained, options.optimizer),
     average: options.average ? bytes(parameters, ({ size }) => size) : 0,
-    activations: Math.ceil(engineOverhead * peakBytes([total, ...found], found, sizes)),
+    activations: Math.ceil(
+      Math.max(1, workers) * engineOverhead * peakBytes([total, ...found], found, sizes),
+    ),
   };
   return { ...parts, total: Object.values(parts).reduce((a, b) => a + b) };
 }

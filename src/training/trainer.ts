@@ -4,6 +4,7 @@ import type { Weights } from "../nn/index.js";
 import { firstNonFinite } from "./diagnosis.js";
 import { type LanguageModel, type Objective, nextTokenObjective } from "./objective.js";
 import { GradientNorm, type Optimizer, WeightAverage, adamW, clippingFactor } from "./optimizers.js";
+import { WorkerGroup, type WorkerGroupOptions } from "./parallel.js";
 import type { Schedule } from "./schedules.js";
 import { EvaluationStep, type Loss, type PartValues, TrainingStep, lossOf, totalCounts } from "./step.js";
 
@@ -19,6 +20,8 @@ export interface TrainerOptions {
   readonly seed: number;
   /** Makes the optimiser of the parameters that `gradients` has. Default `adamW`. */
   readonly optimizer?: (weights: Weights, gradients: Weights) => Promise<Optimizer>;
+  /** Shares the micro-batches of a step out to worker threads, in which the objective is made again. Default: none. */
+  readonly workers?: WorkerGroupOptions | undefined;
   /** Keeps an exponential moving average of the weights with this decay. Default: none. */
   readonly averageDecay?: number;
 }
@@ -46,7 +49,7 @@ export class Trainer implements Disposable {
   private constructor(
     private readonly options: TrainerOptions,
     readonly gradients: Weights,
-    private readonly trainingStep: TrainingStep,
+    private readonly passes: TrainingStep | WorkerGroup,
     readonly optimizer: Optimizer,
     private readonly norm: GradientNorm,
     readonly average: WeightAverage | undefined,
@@ -58,13 +61,21 @@ export class Trainer implements Disposable {
     const gradients = weights.like((_, parameter) => parameter.trainable);
     if (gradients.layout.size === 0)
       throw new LineageError("argument", "there is nothing to train: every parameter of the model is frozen");
+    const { workers } = options;
+    if (workers && workers.workers > accumulation)
+      throw new LineageError(
+        "argument",
+        `${workers.workers} workers share ${accumulation} micro-batches of a step: some would have nothing to do; use more micro-batches or fewer workers`,
+      );
     // One program alone, which has to start from zero where it adds: a second one would take as much memory again.
-    const step = await TrainingStep.create(objective, weights, gradients, { accumulates: accumulation > 1 });
+    const passes = workers
+      ? WorkerGroup.create(weights, gradients, workers)
+      : await TrainingStep.create(objective, weights, gradients, { accumulates: accumulation > 1 });
     const optimizer = await makeOptimizer(weights, gradients);
     const norm = await GradientNorm.create(weights.runtime, gradients);
     const average =
       averageDecay === undefined ? undefined : await WeightAverage.create(weights, averageDecay);
-    return new Trainer(options, gradients, step, optimizer, norm, average);
+    return new Trainer(options, gradients, passes, optimizer, norm, average);
   }
 
   get weights(): Weights {
@@ -99,17 +110,7 @@ export class Trainer implements Disposable {
       const batches: Batch[] = [];
       while (batches.length < accumulation) batches.push(await source.next());
       const counts = totalCounts(objective, batches);
-      const sums: Record<string, number> = {};
-      if (accumulation > 1) this.gradients.clear();
-      for (const [index, batch] of batches.entries()) {
-        const parts = await this.trainingStep.run(batch, {
-          accumulate: accumulation > 1,
-          counts,
-          seed: this.dropoutSeed(step, index),
-          signal,
-        });
-        for (const [part, sum] of Object.entries(parts)) sums[part] = (sums[part] ?? 0) + sum;
-      }
+      const sums = await this.pass(step, batches, counts, signal);
       const loss = lossOf(objective, sums, counts);
       const gradientNorm = await this.norm.measure();
       if (!Number.isFinite(loss.loss) || !Number.isFinite(gradientNorm))
@@ -136,6 +137,29 @@ export class Trainer implements Disposable {
     }
   }
 
+  /** Leaves the gradients of a step's micro-batches in the buffers; the sums of the parts of their loss. */
+  private async pass(
+    step: number,
+    batches: readonly Batch[],
+    counts: PartValues,
+    signal: AbortSignal | undefined,
+  ): Promise<PartValues> {
+    const { passes } = this;
+    const seeded = batches.map((batch, index) => ({ batch, seed: this.dropoutSeed(step, index) }));
+    if (passes instanceof WorkerGroup) {
+      signal?.throwIfAborted();
+      return await passes.run(seeded, counts);
+    }
+    const accumulate = batches.length > 1;
+    if (accumulate) this.gradients.clear();
+    const sums: Record<string, number> = {};
+    for (const { batch, seed } of seeded) {
+      const parts = await passes.run(batch, { accumulate, counts, seed, signal });
+      for (const [part, sum] of Object.entries(parts)) sums[part] = (sums[part] ?? 0) + sum;
+    }
+    return sums;
+  }
+
   private dropoutSeed(step: number, microBatch: number): number {
     const { seed, accumulation = 1 } = this.options;
     return (Math.imul(seed, 0x9e3779b1) + step * accumulation + microBatch) >>> 0;
@@ -160,7 +184,7 @@ export class Trainer implements Disposable {
   }
 
   dispose(): void {
-    for (const part of [this.trainingStep, this.optimizer, this.norm, this.gradients, this.average])
+    for (const part of [this.passes, this.optimizer, this.norm, this.gradients, this.average])
       part?.dispose();
   }
   [Symbol.dispose](): void {

@@ -170,6 +170,28 @@ describe("lineage", () => {
     expect(lineage("train", "--resume", "--out", out).status).toBe(0);
   });
 
+  it("has the loss of one big batch in micro-batches and in workers", async () => {
+    const losses = async (name: string, ...args: string[]) => {
+      const out = path.join(folder, name);
+      const steps = ["--steps", "6", "--eval-every", "6", "--seed", "5"];
+      expect(lineage("train", "--data", text, "--out", out, ...small, ...args, ...steps).stderr).not.toMatch(
+        "error",
+      );
+      return (await readFile(path.join(out, "metrics.jsonl"), "utf8"))
+        .trim()
+        .split("\n")
+        .flatMap((line) => (JSON.parse(line) as { loss?: number }).loss ?? []);
+    };
+    const big = await losses("big batch", "--batch", "12");
+    const accumulated = await losses("accumulated", "--batch", "4", "--accumulate", "3");
+    const shared = await losses("shared", "--batch", "4", "--accumulate", "3", "--workers", "2");
+    expect(big).toHaveLength(6);
+    big.forEach((loss, step) => {
+      expect(accumulated[step]).toBeCloseTo(loss, 5);
+      expect(shared[step]).toBeCloseTo(loss, 5);
+    });
+  });
+
   it("saves on Ctrl-C and goes on to the losses of an uninterrupted run", async () => {
     const losses = async (out: string) =>
       (await readFile(path.join(out, "metrics.jsonl"), "utf8"))
