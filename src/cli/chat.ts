@@ -3,9 +3,9 @@ import { Command, Option } from "commander";
 import { readText, writeJson } from "../base/files.js";
 import { type AnswerReport, Chat, Decoder, type SamplingOptions } from "../generation/index.js";
 import { loadForInference } from "../models/index.js";
-import { createRuntime } from "../runtime/index.js";
+import { type Device, createRuntime } from "../runtime/index.js";
 import { end } from "./generate.js";
-import { examples, number } from "./options.js";
+import { deviceOption, examples, number } from "./options.js";
 import { type QuantizedBits, schemeOf } from "./quantize.js";
 import { colors } from "./terminal.js";
 
@@ -18,6 +18,7 @@ interface ChatCommand extends SamplingOptions {
   readonly maxNewTokens?: number;
   readonly seed: number;
   readonly threads?: number;
+  readonly device?: Device;
   readonly json?: boolean;
 }
 
@@ -47,7 +48,7 @@ function summary(report: AnswerReport): string {
 async function chat(command: ChatCommand): Promise<void> {
   const { json = false } = command;
   const say = (text: string): void => void process.stderr.write(`${text}\n`);
-  const runtime = createRuntime({ threads: command.threads });
+  const runtime = createRuntime({ threads: command.threads, device: command.device });
   const started = performance.now();
   const loaded = await loadForInference(runtime, command.model, { quantize: schemeOf(command.quantize) });
   const { model, weights, tokenizer } = loaded;
@@ -163,6 +164,7 @@ export const chatCommand = new Command("chat")
   .option("--repetition-penalty <x>", "above 1 avoids tokens seen before", number)
   .option("--seed <n>", "the same seed gives the same answers", number, 0)
   .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
+  .addOption(deviceOption())
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object for each answer; each line of the input is a message or a command")
   .addHelpText(

@@ -19,9 +19,9 @@ import {
 } from "../generation/index.js";
 import { StreamDecoder, type Tokenizer, beginSequence } from "../io/index.js";
 import { type InferenceModel, loadForInference } from "../models/index.js";
-import type { Runtime } from "../runtime/index.js";
+import type { Device, Runtime } from "../runtime/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, list, number } from "./options.js";
+import { deviceOption, examples, list, number } from "./options.js";
 import { type QuantizedBits, schemeOf } from "./quantize.js";
 
 export interface GenerateCommand extends SamplingOptions {
@@ -41,6 +41,7 @@ export interface GenerateCommand extends SamplingOptions {
   readonly cache?: CacheType;
   readonly json?: boolean;
   readonly threads?: number;
+  readonly device?: Device;
 }
 
 /** Prompt ids, after the token that begins a sequence where the model was trained with one. */
@@ -168,7 +169,7 @@ async function ruleOf({
 
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
-  const runtime = createRuntime({ threads: command.threads });
+  const runtime = createRuntime({ threads: command.threads, device: command.device });
   const loaded = await loadForInference(runtime, command.model, { quantize: schemeOf(command.quantize) });
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
@@ -230,6 +231,7 @@ export const generateCommand = new Command("generate")
   .option("--draft-length <n>", "tokens that a drafter guesses at once", number)
   .addOption(new Option("--cache <type>", "what keys and values are kept as").choices(cacheTypes))
   .option("--seed <n>", "the same seed writes the same text", number, 0)
+  .addOption(deviceOption())
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object with the text and its counts")
   .addHelpText(

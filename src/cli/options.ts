@@ -1,4 +1,4 @@
-import { InvalidArgumentError } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 
 /** An option's number. */
 export function number(text: string): number {
@@ -6,6 +6,10 @@ export function number(text: string): number {
   if (text.trim() === "" || Number.isNaN(value)) throw new InvalidArgumentError("it must be a number.");
   return value;
 }
+
+/** Where the engine runs; a device is compared with the CPU before its first program. */
+export const deviceOption = (): Option =>
+  new Option("--device <name>", "where the engine runs (default: cpu)").choices(["cpu", "webgpu", "cuda"]);
 
 /** An option that may be given again: all its values. */
 export const list = (text: string, before: string[] = []): string[] => [...before, text];

@@ -1,0 +1,18 @@
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { expect, it } from "vitest";
+import { createRuntime } from "../../src/runtime/index.js";
+
+const main = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
+const run = (...args: string[]) =>
+  spawnSync(process.execPath, [main, ...args], { encoding: "utf8", env: { ...process.env, NO_COLOR: "1" } });
+
+it("a device that there is not ends a command with one sentence", () => {
+  const unknown = run("generate", "--model", "none", "--device", "tpu");
+  expect(unknown.status).toBe(1);
+  expect(unknown.stderr).toContain("Allowed choices are cpu, webgpu, cuda");
+  if (createRuntime().devices.includes("cuda")) return;
+  const missing = run("generate", "--model", "none", "--device", "cuda");
+  expect(missing.status).toBe(1);
+  expect(missing.stderr).toMatch(/^error: this build of ONNX Runtime .* has no device cuda; it has .*cpu/);
+});
