@@ -4,6 +4,7 @@ import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import { widen } from "../base/half.js";
+import { requireMemory } from "../base/memory.js";
 import { type PackedWeight, packedParts } from "../graph/index.js";
 import {
   type GgufFile,
@@ -113,6 +114,11 @@ async function assemble(
       }
     }
     await verifyPacked(runtime, Object.values(packed));
+    requireMemory(
+      weights.byteLength,
+      "the engine's own arrangement of the weights",
+      "take a smaller model, or one in fewer bits",
+    );
     return weights;
   } catch (error) {
     weights.dispose();
