@@ -7,6 +7,10 @@
  * (Multi30k, sequence-to-sequence mask, hiding 70% of the target as in section 2.4). The baseline is the same network with
  * random weights under the same two fine-tunings.
  *
+ * What came out, in three minutes: captions are twice as near to the true ones with pretraining (ROUGE-L 22.5 against 11.3),
+ * though both are far from what the content words alone reach (72.1), which a larger network would learn to copy. Reviews it
+ * does not help: 71.9% against 77.2% from scratch (50.9% for the larger class). Half of the claim shows at this scale.
+ *
  *   node dist/recipes/unilm.js [--data FOLDER with sst2 and multi30k, default ../shared/data] [--out FOLDER] [--smoke]
  *
  * Without the folder, sentences of the embedded stories are the captions, and the reviews say whether a sentence has "not" in it.

@@ -7,6 +7,10 @@
  * alone is told which belong together. Alignment is how often the nearest German sentence, by the cosine of mean hidden
  * states, is the translation of an English one, among held-out sentences; each language's mean is taken off first.
  *
+ * What came out, in two minutes of training (1,200 steps, 1.4 million tokens each): 3.5% found with TLM and 3.5% without it,
+ * 7.4% before training (by words that both languages share), 0.1% by chance. So few steps do not show the claim: neither
+ * model has come far beyond the words' frequencies (masked loss 4.87 and 4.83). More steps are what it would need.
+ *
  *   node dist/recipes/xlm.js [--data FOLDER with multi30k, default ../shared/data] [--out FOLDER] [--smoke]
  *
  * Without the folder, the embedded stories and the same stories with every word backwards are the two languages.

@@ -7,6 +7,10 @@
  * memory of the segment before (two segments a row), the baseline without (one segment a row, twice the rows). On held-out
  * text both then predict the same tokens in the same orders, without memory and with the memory of three segments before.
  *
+ * What came out, in two minutes of training (600 steps, 0.7 million tokens each): memory takes 0.037 nats off the loss of the
+ * network that learned with it (5.204 to 5.167), and is in the way of the one that did not (5.128 to 5.172). The claim shows
+ * within a network and not between them: rows of two segments hold fewer different texts, and cost more than memory gives back.
+ *
  *   node dist/recipes/xlnet.js [--data FOLDER with botchan.txt, default ../shared/data] [--out FOLDER] [--smoke]
  *
  * Without the folder, the embedded stories are the text.
