@@ -3,8 +3,9 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["tests/**/*.test.ts"],
-    // Two engine threads share the machine with the test workers; more workers only make every one slower.
+    // The engine's threads wait by spinning: more of them than cores would only keep each other waiting.
     maxWorkers: 2,
+    env: { LINEAGE_THREADS: "1" },
     testTimeout: 120_000,
     hookTimeout: 120_000,
     coverage: {

@@ -100,7 +100,7 @@ export interface ProgramOptions {
 export interface RuntimeOptions {
   /** Default: `cpu` in Node; `wasm` in the browser. */
   readonly device?: Device;
-  /** Threads of one operation. Default: the machine's cores. */
+  /** Threads of one operation. Default: the environment's LINEAGE_THREADS in Node, else the machine's cores. */
   readonly threads?: number;
 }
 

@@ -146,7 +146,7 @@ export class LlamaCppModel implements Disposable {
   /** Throws when llama.cpp refuses the file. */
   static load(file: string, options: LlamaCppOptions = {}): LlamaCppModel {
     const {
-      threads = 2,
+      threads = 1,
       contextLength = 512,
       batch = contextLength,
       microBatch = 512,

@@ -105,7 +105,7 @@ function appendDevice(api: Api, session: Pointer, device: Device): void {
  */
 export function createRuntime({
   device = "cpu",
-  threads = os.availableParallelism(),
+  threads = Number(process.env["LINEAGE_THREADS"] ?? os.availableParallelism()),
 }: RuntimeOptions = {}): Runtime {
   if (!Number.isInteger(threads) || threads < 1) {
     throw new LineageError("argument", `threads must be a whole number of at least 1, not ${threads}`);
