@@ -10,9 +10,11 @@ import { exportCommand } from "./export.js";
 import { fillMaskCommand } from "./fill-mask.js";
 import { finetuneCommand } from "./finetune.js";
 import { generateCommand } from "./generate.js";
+import { inspectCommand } from "./inspect.js";
 import { examples } from "./options.js";
 import { predictCommand } from "./predict.js";
 import { pretrainCommand } from "./pretrain.js";
+import { pullCommand } from "./pull.js";
 import { quantizeCommand } from "./quantize.js";
 import { searchCommand } from "./search.js";
 import { colors } from "./terminal.js";
@@ -29,8 +31,10 @@ const program = new Command("lineage")
   .addCommand(fillMaskCommand)
   .addCommand(finetuneCommand)
   .addCommand(generateCommand)
+  .addCommand(inspectCommand)
   .addCommand(predictCommand)
   .addCommand(pretrainCommand)
+  .addCommand(pullCommand)
   .addCommand(quantizeCommand)
   .addCommand(searchCommand)
   .addCommand(trainCommand)

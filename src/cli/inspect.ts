@@ -1,0 +1,155 @@
+import { existsSync } from "node:fs";
+import { stat } from "node:fs/promises";
+import path from "node:path";
+import { Command } from "commander";
+import proto from "onnx-proto";
+import { LineageError } from "../base/errors.js";
+import { readJson } from "../base/files.js";
+import { formatBytes } from "../base/memory.js";
+import { GgufFile, SafetensorsFile, openWeightFiles, readOnnx } from "../io/index.js";
+import { examples } from "./options.js";
+
+interface TensorRow {
+  readonly name: string;
+  readonly type: string;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+}
+
+/** What is in a file or a folder. */
+interface Contents {
+  readonly kind: string;
+  readonly metadata: Readonly<Record<string, unknown>>;
+  readonly tensors: readonly TensorRow[];
+}
+
+async function inspect(
+  place: string,
+  { json, tensors: all }: { json?: boolean; tensors?: boolean },
+): Promise<void> {
+  const { kind, metadata, tensors } = await read(place);
+  const parameters = tensors.reduce(
+    (sum, { shape }) => sum + shape.reduce((product, dim) => product * dim, 1),
+    0,
+  );
+  const bytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+  const types = new Map<string, { tensors: number; bytes: number }>();
+  for (const tensor of tensors) {
+    const entry = types.get(tensor.type) ?? { tensors: 0, bytes: 0 };
+    types.set(tensor.type, { tensors: entry.tensors + 1, bytes: entry.bytes + tensor.bytes });
+  }
+  if (json) {
+    const summary = {
+      place,
+      kind,
+      parameters,
+      bytes,
+      float32Bytes: 4 * parameters,
+      types: Object.fromEntries(types),
+    };
+    process.stdout.write(`${JSON.stringify({ ...summary, metadata, tensors })}\n`);
+    return;
+  }
+  const count = (value: number) => value.toLocaleString("en-US");
+  const lines = [
+    `${place}: ${kind}`,
+    `  parameters  ${count(parameters)} in ${count(tensors.length)} tensors`,
+    `  memory      ${formatBytes(bytes)} as they are kept, ${formatBytes(4 * parameters)} in float32`,
+    ...Array.from(
+      types,
+      ([type, entry]) => `  ${type.padEnd(10)}  ${count(entry.tensors)} tensors, ${formatBytes(entry.bytes)}`,
+    ),
+    ...Object.entries(metadata).map(([key, value]) => `  ${key} = ${shorten(value)}`),
+    ...(all
+      ? tensors.map(
+          ({ name, type, shape, bytes: size }) =>
+            `  ${name}  ${type} [${shape.join(", ")}], ${formatBytes(size)}`,
+        )
+      : []),
+  ];
+  process.stdout.write(`${lines.join("\n")}\n`);
+}
+
+function shorten(value: unknown): string {
+  if (Array.isArray(value) && value.length > 8)
+    return `[${value
+      .slice(0, 6)
+      .map((entry) => JSON.stringify(entry))
+      .join(", ")}, … ${value.length.toLocaleString("en-US")} in all]`;
+  const text = typeof value === "bigint" ? String(value) : JSON.stringify(value);
+  return text.length > 120 ? `${text.slice(0, 117)}…` : text;
+}
+
+async function read(place: string): Promise<Contents> {
+  if (!existsSync(place)) throw new LineageError("storage", `there is no ${place}`);
+  if ((await stat(place)).isDirectory()) {
+    const files = await openWeightFiles(place);
+    const config = path.join(place, "config.json");
+    return {
+      kind: `a checkpoint folder with ${files.length} safetensors file${files.length === 1 ? "" : "s"}`,
+      metadata: existsSync(config) ? ((await readJson(config)) as Record<string, unknown>) : {},
+      tensors: files.flatMap(safetensorsRows),
+    };
+  }
+  if (place.endsWith(".gguf")) {
+    const { header } = await GgufFile.open(place);
+    return {
+      kind: `GGUF, version ${header.version}`,
+      metadata: Object.fromEntries(Array.from(header.metadata, ([key, { value }]) => [key, value])),
+      tensors: Array.from(header.tensors, ([name, { format, shape, byteLength }]) => ({
+        name,
+        type: format.name,
+        shape,
+        bytes: byteLength,
+      })),
+    };
+  }
+  if (place.endsWith(".safetensors")) {
+    const file = await SafetensorsFile.open(place);
+    return { kind: "safetensors", metadata: file.header.metadata, tensors: safetensorsRows(file) };
+  }
+  if (place.endsWith(".onnx")) {
+    const model = await readOnnx(place);
+    const names = Object.entries(proto.onnx.TensorProto.DataType);
+    return {
+      kind: `ONNX, ${model.graph!.node!.length.toLocaleString("en-US")} nodes`,
+      metadata: {
+        producer: model.producerName ?? "",
+        inputs: (model.graph!.input ?? []).map(({ name }) => name),
+        outputs: (model.graph!.output ?? []).map(({ name }) => name),
+      },
+      tensors: (model.graph!.initializer ?? []).map((tensor) => ({
+        name: tensor.name ?? "",
+        type: names.find(([, number]) => number === tensor.dataType)?.[0].toLowerCase() ?? "unknown",
+        shape: (tensor.dims ?? []).map(Number),
+        bytes: tensor.rawData?.byteLength ?? 0,
+      })),
+    };
+  }
+  throw new LineageError(
+    "argument",
+    `${place} is neither .gguf, .safetensors nor .onnx, nor a checkpoint folder`,
+  );
+}
+
+const safetensorsRows = ({ header }: SafetensorsFile): TensorRow[] =>
+  Array.from(header.tensors, ([name, { dtype, shape, byteLength }]) => ({
+    name,
+    type: dtype,
+    shape,
+    bytes: byteLength,
+  }));
+
+export const inspectCommand = new Command("inspect")
+  .description("show what is in a model's file or folder: sizes, types, metadata, memory needed")
+  .argument("<place>", "a .gguf, .safetensors or .onnx file, or a checkpoint folder")
+  .option("--tensors", "every tensor")
+  .option("--json", "everything as one JSON object")
+  .addHelpText(
+    "after",
+    examples(
+      ["lineage inspect model.gguf", "what is in it"],
+      ["lineage inspect folder --tensors", "each tensor"],
+    ),
+  )
+  .action(inspect);

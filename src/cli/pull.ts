@@ -1,0 +1,58 @@
+import os from "node:os";
+import path from "node:path";
+import { Command } from "commander";
+import { formatBytes } from "../base/memory.js";
+import { pullModel } from "../io/hub.js";
+import { examples } from "./options.js";
+import { Reporter } from "./terminal.js";
+
+interface PullCommand {
+  readonly cache: string;
+  readonly revision: string;
+  readonly offline?: boolean;
+  readonly json?: boolean;
+}
+
+async function pull(name: string, { json, ...options }: PullCommand): Promise<void> {
+  const report = new Reporter(json ?? false);
+  try {
+    const { folder, commit, files } = await pullModel(name, {
+      ...options,
+      hubUrl: process.env["HF_ENDPOINT"],
+      accessToken: process.env["HF_TOKEN"],
+      onProgress: (file, done, total) => {
+        report.progress(`${file}  ${formatBytes(done)} of ${formatBytes(total)}`, { file, done, total });
+      },
+    });
+    report.done();
+    for (const { path: file, bytes, how } of files)
+      report.say(`${how.padEnd(10)} ${file} (${formatBytes(bytes)})`, { file, bytes, how });
+    report.say(`${name} at ${commit} is in ${folder}`, { folder, commit });
+    if (!json) process.stdout.write(`${folder}\n`);
+  } finally {
+    report.done();
+  }
+}
+
+export const pullCommand = new Command("pull")
+  .description("bring a model from the hub into the cache, and print its folder")
+  .argument("<name>", "ORG/NAME")
+  .option("--revision <name>", "branch, tag or commit", "main")
+  .option(
+    "--cache <folder>",
+    "where pulled models are kept",
+    process.env["LINEAGE_CACHE"] ?? path.join(os.homedir(), ".cache", "lineage"),
+  )
+  .option("--offline", "only look at what is there already")
+  .option("--json", "one JSON object a line, for programs")
+  .addHelpText(
+    "after",
+    examples(
+      ["lineage pull HuggingFaceTB/SmolLM2-135M-Instruct", "again after a break: goes on where it ended"],
+      [
+        'lineage chat --model "$(lineage pull HuggingFaceTB/SmolLM2-135M-Instruct --offline)"',
+        "without a network",
+      ],
+    ),
+  )
+  .action(pull);
