@@ -1,7 +1,7 @@
 /**
  * Speed beside others' on the same work, in the same run:
  *
- *   npm run bench                        every subject, beside what is there of PyTorch and transformers.js
+ *   npm run bench                        every subject, beside what is there of PyTorch, transformers.js and llama.cpp
  *   npm run bench -- matmul overhead     these subjects
  *   npm run bench -- --python PATH       a Python that has torch and transformers; default `python3`
  *   npm run bench -- --smoke             seconds instead of minutes: checks that everything runs
@@ -14,15 +14,25 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { createRuntime } from "../src/runtime/index.js";
 
-const subjects = ["overhead", "matmul", "gpt2-decoding", "gpt2-training", "encoders"];
+/** Every subject, and whether PyTorch stands beside it. */
+const subjects: Readonly<Record<string, { python: boolean }>> = {
+  overhead: { python: false },
+  matmul: { python: true },
+  "gpt2-decoding": { python: true },
+  "gpt2-training": { python: true },
+  encoders: { python: true },
+  llama: { python: false },
+};
 
 const { values: options, positionals } = parseArgs({
   options: { python: { type: "string", default: "python3" }, smoke: { type: "boolean", default: false } },
   allowPositionals: true,
 });
-const unknown = positionals.filter((name) => !subjects.includes(name));
+const unknown = positionals.filter((name) => !Object.hasOwn(subjects, name));
 if (unknown.length > 0) {
-  console.error(`error: there is no bench ${unknown.join(", ")}; there are ${subjects.join(", ")}`);
+  console.error(
+    `error: there is no bench ${unknown.join(", ")}; there are ${Object.keys(subjects).join(", ")}`,
+  );
   process.exit(1);
 }
 
@@ -31,10 +41,13 @@ console.log(
   `${os.cpus()[0]?.model ?? "?"}, ${runtime.threads} threads, ONNX Runtime ${runtime.version}${options.smoke ? ", smoke run" : ""}`,
 );
 let failed = false;
-for (const subject of positionals.length > 0 ? positionals : subjects) {
+for (const subject of positionals.length > 0 ? positionals : Object.keys(subjects)) {
   console.log(`\n${subject}`);
   const file = fileURLToPath(new URL(`${subject}.js`, import.meta.url));
-  const flags = ["--python", options.python, ...(options.smoke ? ["--smoke"] : [])];
+  const flags = [
+    ...(subjects[subject]!.python ? ["--python", options.python] : []),
+    ...(options.smoke ? ["--smoke"] : []),
+  ];
   const { status } = spawnSync(process.execPath, [file, ...flags], { stdio: "inherit" });
   failed ||= status !== 0;
 }
