@@ -85,6 +85,7 @@ export const trainOptions = z.object({
   ema: z.number().positive().lt(1).optional(),
   /** Evaluations without a better held-out loss after which training ends. Default: never. */
   patience: z.int().positive().optional(),
+  precision: z.enum(["float32", "bfloat16", "float16"]).default("float32"),
   seed: z.int().nonnegative().default(1),
 });
 export type TrainOptions = z.infer<typeof trainOptions>;
@@ -131,6 +132,11 @@ async function run(
 ): Promise<TrainResult> {
   const { options, path: out } = folder;
   const runtime = createRuntime({ threads });
+  if (options.precision !== "float32")
+    throw new LineageError(
+      "unsupported",
+      `training in ${options.precision} is not supported on the device ${runtime.device}; leave --precision out to train in float32`,
+    );
   const corpus =
     options.data === "stories"
       ? storyCorpus({ seed: options.seed, count: embeddedStories })
@@ -401,6 +407,10 @@ export const trainCommand = new Command("train")
   .option("--eval-every <n>", "steps between evaluations", number)
   .option("--ema <decay>", "evaluate and save the moving average of the weights", number)
   .option("--patience <n>", "end after this many evaluations without a better held-out loss", number)
+  .option(
+    "--precision <dtype>",
+    "of the arithmetic: float32; 16-bit ones are refused where the device has none",
+  )
   .option("--seed <n>", "everything random follows from it", number)
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object a line, for programs")

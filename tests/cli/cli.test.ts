@@ -403,6 +403,13 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     refused(["train", "--resume", "--out", out], "has no tokenizer");
   });
 
+  it("a precision that the device does not train in", () => {
+    refused(
+      ["train", "--data", text, "--out", path.join(folder, "half"), "--precision", "bfloat16"],
+      "training in bfloat16 is not supported on the device cpu",
+    );
+  });
+
   it("options out of range", () => {
     refused(["train", "--data", text, "--out", path.join(folder, "g"), "--layers", "0"], "layers");
     refused(
