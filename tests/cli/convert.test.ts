@@ -109,3 +109,17 @@ describe("convert", () => {
     expect(await readdir(folder)).not.toContain("x");
   });
 });
+
+describe("inspect", () => {
+  it("counts the same numbers in every format of one model", () => {
+    const inspect = (place: string) =>
+      JSON.parse(lineage("inspect", place, "--json").stdout) as { parameters: number; kind: string };
+    const { parameters } = inspect(folder);
+    expect(parameters).toBeGreaterThan(50_000);
+    expect(inspect(at("model.safetensors")).parameters).toBe(parameters);
+    convert(folder, at("counted.gguf"), "--format", "Q8_0");
+    expect(inspect(at("counted.gguf"))).toMatchObject({ parameters, kind: "GGUF, version 3" });
+    expect(lineage("inspect", at("counted.gguf")).stdout).toContain('general.architecture = "llama"');
+    expect(lineage("inspect", at("config.json")).stderr).toContain("is neither .gguf");
+  });
+});
