@@ -7,6 +7,9 @@
  * are few, as they are in the tasks that the paper is about. (Reviews in SST-2 are single sentences, so that there is no
  * next sentence to predict; recipes/roberta.ts has that objective.)
  *
+ * Seen at `--scale 0.5` (450 pretraining steps, 60 of fine-tuning, two seeds): 58.5% of held-out sentences right against
+ * 50.9% from scratch, which is the share of the commoner class: so few steps teach a fresh network nothing.
+ *
  *   node dist/recipes/bert.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import { bertConfig, bertForMaskedLm, bertForSequenceClassification } from "../src/models/index.js";

@@ -6,6 +6,9 @@
  * better than BERT's sum of content and absolute position. The same layers are trained on the same rows with BERT's
  * positions, with disentangled ones, and with the decoder as well; only the position terms differ.
  *
+ * Seen at `--scale 0.35` (158 steps): held-out loss 6.255 with BERT's positions, 6.037 with disentangled ones, 6.064 with
+ * the decoder as well. The first claim shows; that the decoder helps does not, at this size.
+ *
  *   node dist/recipes/deberta.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import {
