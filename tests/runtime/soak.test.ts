@@ -17,11 +17,11 @@ describe("native memory stays flat", () => {
       y!.view();
       y!.dispose();
     };
-    for (let i = 0; i < 20; i++) await round();
+    for (let i = 0; i < 100; i++) await round();
     const [before, allocated] = [mebibytes(), runtime.allocatedBytes];
     for (let i = 0; i < 200; i++) await round();
-    // Each round handles 2 MiB: keeping any of it would add 400 MiB.
-    expect(mebibytes() - before).toBeLessThan(64);
+    // Each round makes two tensors of 1 MiB: keeping one of them would add 200 MiB. JavaScript's own heap comes and goes by tens.
+    expect(mebibytes() - before).toBeLessThan(150);
     expect(runtime.allocatedBytes).toBe(allocated);
   });
 
