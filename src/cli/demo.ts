@@ -35,5 +35,5 @@ async function demo({ out, steps }: { out: string; steps: number }): Promise<voi
 export const demoCommand = new Command("demo")
   .description("the whole path in minutes: embedded stories, tokenizer, training, perplexity, a story")
   .option("--out <folder>", "checkpoint folder, replaced", "runs/demo")
-  .option("--steps <n>", "steps to train", number, 1500)
+  .option("--steps <n>", "steps to train", number, 1200)
   .action(demo);
