@@ -8,7 +8,7 @@ import { train } from "./train.js";
 /** From nothing to a story: corpus, tokenizer, training, perplexity, text. */
 async function demo({ out, steps }: { out: string; steps: number }): Promise<void> {
   await rm(out, { recursive: true, force: true });
-  await train(
+  const { outcome } = await train(
     {
       data: "stories",
       vocabSize: 2048,
@@ -19,6 +19,7 @@ async function demo({ out, steps }: { out: string; steps: number }): Promise<voi
     },
     { out },
   );
+  if (outcome === "interrupted") return;
   process.stderr.write(`\n${colors.bold("A story by the model:")}\n\n`);
   await generateText({
     model: out,
