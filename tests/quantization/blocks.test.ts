@@ -175,9 +175,9 @@ describe("blocks", () => {
     });
     const w = blockWeight(runtime, arrays, { rows, columns, transposed: false, bits: 4, blockSize: 32 });
     const table = input("w", "float32", [rows, columns]);
-    expect(() =>
+    await expect(
       compile(runtime, { y: table.add(1) }, { constants: { tensors: {}, packed: { w } } }),
-    ).toThrow("w is quantised");
+    ).rejects.toThrow("w is quantised");
   });
 });
 
