@@ -8,6 +8,10 @@
  * dynamic masks, masked language modelling alone. Both see the same number of tokens of the same documents. They are
  * measured by the masked-LM loss on held-out text cut either way, so that neither has its own format alone.
  *
+ * Seen (800,000 tokens each, 45 s a network): held-out loss on full sentences 5.848 as BERT, 5.818 without next-sentence
+ * prediction, 5.782 with dynamic masks too; on pairs 5.737, 5.744, 5.744. Both claims show where RoBERTa's own format is
+ * read, by hundredths of a nat and from one seed.
+ *
  *   node dist/recipes/roberta.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import type { Batch } from "../src/data/index.js";
