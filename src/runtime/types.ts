@@ -92,7 +92,7 @@ export interface ProgramOptions {
   readonly arena?: boolean;
   /**
    * Whether the engine plans all temporaries of a run as one block from the second run on, which it holds besides what
-   * the first run took. Default true; false halves the memory of a training step and costs no time.
+   * the first run took. Default true; false halved the memory of training steps.
    */
   readonly memoryPattern?: boolean;
 }
