@@ -4,7 +4,7 @@ import { ChatTemplate, readOnnx } from "../io/index.js";
 import { type WeightSet, namedParameters } from "../nn/index.js";
 import { encodeModel } from "../onnx/index.js";
 import type { Runtime } from "../runtime/types.js";
-import type { LoadedModel } from "./load.js";
+import type { LoadedModel } from "./architectures.js";
 
 type RunnableModel = LoadedModel<WeightSet>;
 

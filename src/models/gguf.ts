@@ -19,7 +19,12 @@ import {
 } from "../io/index.js";
 import { type Parameter, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
-import { type CausalLanguageModel, type LoadedModel, causalModel, causalModelConfig } from "./load.js";
+import {
+  type CausalLanguageModel,
+  type LoadedModel,
+  causalModel,
+  causalModelConfig,
+} from "./architectures.js";
 
 /** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
 const unused = /^(rope_freqs|output)\.weight$/;

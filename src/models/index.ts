@@ -1,4 +1,11 @@
 export * from "./albert.js";
+export {
+  type CausalLanguageModel,
+  type LoadedModel,
+  causalModel,
+  causalModelConfig,
+  causalModelTypes,
+} from "./architectures.js";
 export * from "./bert.js";
 export * from "./compare.js";
 export * from "./deberta-v2.js";

@@ -32,14 +32,9 @@ import {
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
+import { type CausalLanguageModel, type LoadedModel, causalModelConfig } from "./architectures.js";
 import { openGguf } from "./gguf.js";
-import {
-  type CausalLanguageModel,
-  type LoadedModel,
-  causalModelConfig,
-  readCheckpoint,
-  saveTokenizer,
-} from "./load.js";
+import { readCheckpoint, saveTokenizer } from "./load.js";
 
 /** A model that is only run: its weights lie in their files' memory or in fewer bits, and do not train. */
 export type InferenceModel = LoadedModel<ModelWeights>;

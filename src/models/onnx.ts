@@ -4,7 +4,7 @@ import { storageError, writeJson } from "../base/files.js";
 import { type CausalModel, decoderOutputs } from "../generation/index.js";
 import { type SaveOnnxOptions, saveOnnx } from "../io/index.js";
 import type { WeightSet } from "../nn/index.js";
-import { type LoadedModel, causalModelConfig } from "./load.js";
+import { type LoadedModel, causalModelConfig } from "./architectures.js";
 
 /** Writes `decoderOutputs` of a model with its weights, as `saveOnnx` does. */
 export const saveDecoderOnnx = (
