@@ -22,6 +22,7 @@ import {
   activations,
   mergeHeads,
   normalInit,
+  residualInit,
   splitHeads,
 } from "../nn/index.js";
 
@@ -221,10 +222,6 @@ class Gpt2FeedForward extends Module {
     return this.residualDropout.forward(this.down.forward(hidden), random);
   }
 }
-
-/** Residual weights start smaller by the root of their number, section 2.3: every block adds twice to one stream. */
-const residualInit = ({ initializerRange, numLayers }: Gpt2Config) =>
-  normalInit(initializerRange / Math.sqrt(2 * numLayers));
 
 /** A pre-norm block; `[batch, sequence, hiddenSize]` in and out. */
 class Gpt2Block extends Module {

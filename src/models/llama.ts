@@ -38,7 +38,7 @@ export interface LlamaConfig {
   readonly ropeScaling?: RotaryScaling | undefined;
   /** Whether the output embeddings are the token embeddings. */
   readonly tieEmbeddings: boolean;
-  /** Standard deviation of the first weights. */
+  /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
   readonly initializerRange: number;
 }
 
@@ -231,12 +231,11 @@ class LlamaBlock extends Module {
 
   constructor(config: LlamaConfig, layer: number) {
     super();
-    const { hiddenSize, intermediateSize, rmsNormEpsilon } = config;
-    const initializer = normalInit(config.initializerRange);
+    const { hiddenSize, rmsNormEpsilon } = config;
     this.attentionNorm = new RMSNorm(hiddenSize, rmsNormEpsilon);
-    this.attention = new GroupedQueryAttention({ ...config, initializer }, layer);
+    this.attention = new GroupedQueryAttention(config, layer);
     this.feedForwardNorm = new RMSNorm(hiddenSize, rmsNormEpsilon);
-    this.feedForward = new SwiGLU(hiddenSize, intermediateSize, initializer);
+    this.feedForward = new SwiGLU(config);
   }
 
   override forward(x: Tensor, context: RotaryContext): Tensor {

@@ -34,7 +34,7 @@ export interface MistralConfig {
   readonly rmsNormEpsilon: number;
   /** Base of the rotary wavelengths. */
   readonly ropeTheta: number;
-  /** Standard deviation of the first weights. */
+  /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
   readonly initializerRange: number;
 }
 
@@ -165,12 +165,11 @@ class MistralBlock extends Module {
 
   constructor(config: MistralConfig, layer: number) {
     super();
-    const { hiddenSize, intermediateSize, rmsNormEpsilon } = config;
-    const initializer = normalInit(config.initializerRange);
+    const { hiddenSize, rmsNormEpsilon } = config;
     this.attentionNorm = new RMSNorm(hiddenSize, rmsNormEpsilon);
-    this.attention = new GroupedQueryAttention({ ...config, initializer }, layer);
+    this.attention = new GroupedQueryAttention(config, layer);
     this.feedForwardNorm = new RMSNorm(hiddenSize, rmsNormEpsilon);
-    this.feedForward = new SwiGLU(hiddenSize, intermediateSize, initializer);
+    this.feedForward = new SwiGLU(config);
   }
 
   override forward(x: Tensor, context: RotaryContext): Tensor {

@@ -1,6 +1,6 @@
 import { type Tensor, attention, cachedAttention, rotary } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
-import type { Initializer } from "./initializers.js";
+import { normalInit, residualInit } from "./initializers.js";
 import { Linear, mergeHeads, splitHeads } from "./layers.js";
 import { Module } from "./module.js";
 import type { RotaryTables } from "./rotary.js";
@@ -13,7 +13,10 @@ export interface GroupedQueryAttentionConfig {
   readonly headSize: number;
   /** Keys that a query looks back on, itself included; undefined for all. */
   readonly slidingWindow?: number | undefined;
-  readonly initializer: Initializer;
+  /** Layers of the whole network, which first weights depend on. */
+  readonly numLayers: number;
+  /** Standard deviation of the first weights. */
+  readonly initializerRange: number;
 }
 
 /** What an attention layer with rotary positions needs besides its input. */
@@ -38,12 +41,15 @@ export class GroupedQueryAttention extends Module {
     private readonly layer: number,
   ) {
     super();
-    const { hiddenSize, numHeads, numKeyValueHeads, headSize, initializer } = config;
-    const options = { bias: false, initializer };
+    const { hiddenSize, numHeads, numKeyValueHeads, headSize, initializerRange } = config;
+    const options = { bias: false, initializer: normalInit(initializerRange) };
     this.query = new Linear(hiddenSize, numHeads * headSize, options);
     this.key = new Linear(hiddenSize, numKeyValueHeads * headSize, options);
     this.value = new Linear(hiddenSize, numKeyValueHeads * headSize, options);
-    this.output = new Linear(numHeads * headSize, hiddenSize, options);
+    this.output = new Linear(numHeads * headSize, hiddenSize, {
+      bias: false,
+      initializer: residualInit(config),
+    });
   }
 
   override forward(x: Tensor, context: RotaryContext): Tensor {

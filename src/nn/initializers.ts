@@ -18,6 +18,18 @@ export const normalInit =
     random.fillNormal(data, 0, standardDeviation);
   };
 
+/**
+ * Normal for a weight whose product is added to the stream between layers: smaller by the root of the number of sums, which
+ * are two a layer, so that the sums begin no larger however deep the network is. Radford et al. 2019, section 2.3.
+ */
+export const residualInit = ({
+  initializerRange,
+  numLayers,
+}: {
+  readonly initializerRange: number;
+  readonly numLayers: number;
+}): Initializer => normalInit(initializerRange / Math.sqrt(2 * numLayers));
+
 /** Uniform in `[-bound, bound]`. */
 export const uniformInit =
   (bound: number): Initializer =>

@@ -12,7 +12,7 @@ import {
   silu,
   slice,
 } from "../graph/index.js";
-import { type Initializer, normalInit, onesInit, zerosInit } from "./initializers.js";
+import { type Initializer, normalInit, onesInit, residualInit, zerosInit } from "./initializers.js";
 import { Module, Parameter } from "./module.js";
 
 export interface LinearOptions {
@@ -101,6 +101,15 @@ export class RMSNorm extends Module {
   }
 }
 
+export interface SwiGLUConfig {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  /** Layers of the whole network, which first weights depend on. */
+  readonly numLayers: number;
+  /** Standard deviation of the first weights. */
+  readonly initializerRange: number;
+}
+
 /**
  * Gated feed-forward layer with SiLU, Shazeer 2020, "GLU Variants Improve Transformer": `down(silu(gate(x)) * up(x))`,
  * without biases. `[..., hiddenSize]` in and out. The names are those that the LLaMA family publishes.
@@ -111,12 +120,13 @@ export class SwiGLU extends Module {
   readonly up: Linear;
   readonly down: Linear;
 
-  constructor(hiddenSize: number, intermediateSize: number, initializer?: Initializer) {
+  constructor(config: SwiGLUConfig) {
     super();
-    const options = { bias: false, ...(initializer && { initializer }) };
+    const { hiddenSize, intermediateSize, initializerRange } = config;
+    const options = { bias: false, initializer: normalInit(initializerRange) };
     this.gate = new Linear(hiddenSize, intermediateSize, options);
     this.up = new Linear(hiddenSize, intermediateSize, options);
-    this.down = new Linear(intermediateSize, hiddenSize, options);
+    this.down = new Linear(intermediateSize, hiddenSize, { bias: false, initializer: residualInit(config) });
   }
 
   override forward(x: Tensor): Tensor {

@@ -10,11 +10,12 @@ import {
   llamaFromHuggingFace,
   llamaSizes,
   llamaToHuggingFace,
+  mistralConfig,
   mistralFromHuggingFace,
   mistralSizes,
   mistralToHuggingFace,
 } from "../../src/models/index.js";
-import { countParameters, namedParameters } from "../../src/nn/index.js";
+import { Weights, countParameters, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { TrainingStep, nextTokenObjective } from "../../src/training/index.js";
 import { Reference, relativeError } from "../support/reference.js";
@@ -103,6 +104,23 @@ describe("every scaling of rotary positions gives transformers' logits beyond th
     });
     const wanted = (await reference.tensors("logits.safetensors")).get(kind)!;
     expect(relativeError((await logits!.read()) as Float32Array, wanted)).toBeLessThan(1e-5);
+  });
+});
+
+describe("first weights", () => {
+  const sizes = { hiddenSize: 256, numLayers: 8, numHeads: 4, numKeyValueHeads: 2, vocabSize: 512 };
+  it.each([
+    ["LLaMA", new Llama(llamaConfig(sizes))],
+    ["Mistral", new Mistral(mistralConfig(sizes))],
+  ])("%s: those whose products are summed start smaller by the root of two a layer", (_, model) => {
+    using weights = Weights.initialize(runtime, model, 1);
+    for (const [name, { shape }] of namedParameters(model)) {
+      const values = weights.get(name).view();
+      const deviation = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / values.length);
+      const wanted =
+        shape.length === 1 ? 1 : /(o|down)_proj\.weight$/.test(name) ? 0.02 / Math.sqrt(2 * 8) : 0.02;
+      expect(deviation / wanted, name).toBeCloseTo(1, 1);
+    }
   });
 });
 
