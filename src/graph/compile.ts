@@ -1,5 +1,6 @@
 import { encodeModel } from "../onnx/builder.js";
 import type { DeviceTensor, Program, ProgramOptions, Runtime } from "../runtime/types.js";
+import { checkOf } from "./limits.js";
 import { type LowerOptions, lower } from "./lower.js";
 import { constantTensors } from "./packed.js";
 import { verifyDevice } from "./verify.js";
@@ -12,9 +13,13 @@ export async function compile(
   { fused, initializers, constants, ...options }: LowerOptions & ProgramOptions = {},
 ): Promise<Program> {
   await verifyDevice(runtime);
-  const builder = lower(outputs, { name: options.name, fused, initializers, constants });
+  const { builder, limits } = lower(outputs, { name: options.name, fused, initializers, constants });
   const weights: Record<string, DeviceTensor> = { ...options.weights };
   const shared = constants ? constantTensors(constants) : {};
   for (const name of builder.sharedNames) weights[name] = shared[name]!;
-  return runtime.createProgram(encodeModel(builder.build()), { ...options, weights });
+  return runtime.createProgram(encodeModel(builder.build()), {
+    ...options,
+    weights,
+    checkSizes: checkOf(limits),
+  });
 }

@@ -42,6 +42,7 @@ export {
   concat,
   expand,
   flip,
+  limit,
   pad,
   repeat,
   reshape,

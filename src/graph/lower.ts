@@ -2,6 +2,7 @@ import { type DType, type TypedArray } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { type AttributeValue, type NodeOptions, OnnxBuilder, encodeModel } from "../onnx/builder.js";
 import { type Dim, type Shape, isStatic, parseDim } from "./dims.js";
+import type { Limit } from "./limits.js";
 import type { Node } from "./op.js";
 import { type InputSource, inputSource } from "./ops/leaf.js";
 import { type ConstantWeights, type PackedWeight, packedParts } from "./packed.js";
@@ -14,6 +15,7 @@ export class Lowering {
   private readonly packed = new Map<Tensor, { name: string; weight: PackedWeight }>();
   private readonly symbols = new Map<string, { input: string; axis: number }>();
   private readonly declared = new Set<string>();
+  private readonly found = new Map<Dim, Limit>();
   private scopeName = "";
 
   constructor(
@@ -126,6 +128,16 @@ export class Lowering {
     }
     this.dims.set(dim, sum!);
     return sum!;
+  }
+
+  /** Says that `dim` can be no more than `atMost`, which is all that `table` has; told when the program runs. */
+  limit(dim: Dim, atMost: number, table: Tensor): void {
+    if (typeof dim === "number" || (this.found.get(dim)?.atMost ?? Infinity) <= atMost) return;
+    this.found.set(dim, { dim, atMost, of: inputSource(table.node)?.name ?? this.scopeName });
+  }
+
+  get limits(): readonly Limit[] {
+    return [...this.found.values()];
   }
 
   /** Writes `roots` and all that they need. */
@@ -285,17 +297,17 @@ export interface LowerOptions {
 export function lower(
   outputs: Readonly<Record<string, Tensor>>,
   { name = "lineage", fused = true, initializers, constants }: LowerOptions = {},
-): OnnxBuilder {
+): Lowering {
   const builder = new OnnxBuilder(name);
   const lowering = new Lowering(builder, fused, initializers, constants);
   lowering.emit(Object.values(outputs));
   for (const [key, tensor] of Object.entries(outputs)) {
     builder.output(key, lowering.nameOf(tensor), tensor.dtype, tensor.shape);
   }
-  return builder;
+  return lowering;
 }
 
 /** The serialised ONNX model that computes `outputs`. */
 export function toOnnx(outputs: Readonly<Record<string, Tensor>>, options: LowerOptions = {}): Uint8Array {
-  return encodeModel(lower(outputs, options).build());
+  return encodeModel(lower(outputs, options).builder.build());
 }

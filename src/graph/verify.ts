@@ -1,7 +1,6 @@
 import { LineageError } from "../base/errors.js";
-import { encodeModel } from "../onnx/builder.js";
 import type { Runtime } from "../runtime/types.js";
-import { lower } from "./lower.js";
+import { toOnnx } from "./lower.js";
 import { gelu, softmax } from "./ops/activation.js";
 import { add } from "./ops/elementwise.js";
 import { gather } from "./ops/indexing.js";
@@ -71,7 +70,7 @@ async function evaluate(
 ): Promise<Record<string, Float32Array>> {
   const numbers = (count: number, phase: number) =>
     Float32Array.from({ length: count }, (_, index) => Math.sin(1.7 * index + phase));
-  using program = await runtime.createProgram(encodeModel(lower(outputs, { name: "probe" }).build()), {
+  using program = await runtime.createProgram(toOnnx(outputs, { name: "probe" }), {
     name: "probe",
   });
   using x = runtime.createTensor("float32", [rows, size], numbers(rows * size, 0));

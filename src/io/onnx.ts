@@ -35,7 +35,7 @@ export async function saveOnnx(
   const initializers = Object.fromEntries(
     Object.entries(tensors).map(([name, tensor]) => [name, tensor.view()]),
   );
-  const model = lower(outputs, { ...options, initializers, constants }).build();
+  const model = lower(outputs, { ...options, initializers, constants }).builder.build();
   const location = path.basename(dataFileOf(file));
   const chunks: Uint8Array[] = [];
   let offset = 0;

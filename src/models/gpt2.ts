@@ -8,8 +8,6 @@ import {
   cachedAttention,
   linearTokenLosses,
   matmul,
-  range,
-  unsqueeze,
 } from "../graph/index.js";
 import {
   type ActivationName,
@@ -277,8 +275,10 @@ class Gpt2Transformer extends Module {
   }
 
   override forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor {
-    const positions = positionIds ?? unsqueeze(range(inputIds.dim(1), "int64"), 0);
-    let x = this.tokenEmbedding.forward(inputIds).add(this.positionEmbedding.forward(positions));
+    const positions = positionIds
+      ? this.positionEmbedding.forward(positionIds)
+      : this.positionEmbedding.rows(0, inputIds.dim(1));
+    let x = this.tokenEmbedding.forward(inputIds).add(positions);
     x = this.embeddingDropout.forward(x, context.random);
     for (const block of this.blocks) x = block.forward(x, context);
     return this.finalNorm.forward(x);

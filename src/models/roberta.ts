@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { type Tensor, cumulativeSum, equal, logicalNot } from "../graph/index.js";
+import { type Tensor, cumulativeSum, equal, limit, logicalNot } from "../graph/index.js";
 import {
   type ActivationName,
   ChoiceHead,
@@ -176,8 +176,9 @@ export class Roberta extends Encoder {
 
   /** Real tokens are counted from `padTokenId + 1`, wherever the padding is; padding stays at `padTokenId`. */
   private positionsOf(inputIds: Tensor): Tensor {
-    const { padTokenId } = this.config;
-    const real = logicalNot(equal(inputIds, padTokenId)).cast("int32");
+    const { contextLength, padTokenId } = this.config;
+    const within = limit(inputIds, 1, contextLength, this.embeddings.position.weight.tensor);
+    const real = logicalNot(equal(within, padTokenId)).cast("int32");
     return cumulativeSum(real, 1).mul(real).add(padTokenId);
   }
 }

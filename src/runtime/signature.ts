@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import type { DeviceTensor, Tensors, ValueInfo } from "./types.js";
+import type { DeviceTensor, ProgramOptions, Tensors, ValueInfo } from "./types.js";
 
 /** Where a name stands in a program's signature. */
 export interface Slot {
@@ -20,6 +20,7 @@ export class Signature {
     readonly program: string,
     readonly inputs: readonly ValueInfo[],
     readonly outputs: readonly ValueInfo[],
+    private readonly checkSizes?: ProgramOptions["checkSizes"],
   ) {
     outputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "output", index }));
     inputs.forEach((info, index) => this.slots.set(info.name, { info, kind: "input", index }));
@@ -71,7 +72,10 @@ export class Signature {
     }
   }
 
-  /** Throws `shape` unless tensors that are in their places agree on what each named dimension is. */
+  /**
+   * Throws `shape` unless tensors that are in their places agree on what each named dimension is, and what `checkSizes`
+   * throws of their sizes.
+   */
   checkDimensions(tensors: Iterable<readonly [string, DeviceTensor]>): void {
     const dims = new Map<string, { size: number; name: string }>();
     for (const [name, tensor] of tensors) {
@@ -89,6 +93,7 @@ export class Signature {
         if (!known) dims.set(dim, { size, name });
       });
     }
+    this.checkSizes?.(this.program, new Map([...dims].map(([dim, { size }]) => [dim, size])));
   }
 
   private text(): string {

@@ -85,6 +85,8 @@ export interface ProgramOptions {
   readonly signal?: AbortSignal;
   /** Name for error messages. */
   readonly name?: string;
+  /** Told what each named dimension is before a run; throws where the program cannot be run with that. */
+  readonly checkSizes?: ((program: string, sizes: ReadonlyMap<string, number>) => void) | undefined;
   /**
    * Memory arena of this program's temporaries: `true` (default) keeps freed memory for the next run,
    * `false` returns it to the system at once.

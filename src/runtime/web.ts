@@ -89,7 +89,7 @@ class WebRuntime implements Runtime {
         graphOptimizationLevel:
           options.optimization === "none" ? "disabled" : (options.optimization ?? "all"),
       });
-      return new WebProgram(this, session, options.name ?? "program");
+      return new WebProgram(this, session, options.name ?? "program", options.checkSizes);
     } catch (error) {
       throw error instanceof LineageError ? error : engineError(undefined, messageOf(error), error);
     }
@@ -175,11 +175,13 @@ class WebProgram implements Program {
     private readonly runtime: WebRuntime,
     private readonly session: ort.InferenceSession,
     private readonly name: string,
+    checkSizes: ProgramOptions["checkSizes"],
   ) {
     this.signature = new Signature(
       name,
       session.inputMetadata.map(valueInfo),
       session.outputMetadata.map(valueInfo),
+      checkSizes,
     );
   }
 

@@ -31,7 +31,7 @@ export const optimizerStateSize = {
 const engineOverhead = 1.5;
 
 /** Operations whose results lie in their input's memory. */
-const aliases = new Set(["reshape", "unsqueeze", "squeeze", "stopGradient"]);
+const aliases = new Set(["reshape", "unsqueeze", "squeeze", "stopGradient", "limit"]);
 /** Operations whose results are given, or small: the engine computes them once. */
 const free = new Set(["input", "constant", "full", "range"]);
 

@@ -6,7 +6,14 @@ import { Random } from "../../src/base/random.js";
 import { Embedder, cosineSimilarity } from "../../src/embedding/index.js";
 import { Predictor, finetune } from "../../src/finetuning/index.js";
 import { trainUnigram, trainWordPiece } from "../../src/io/index.js";
-import { encoderForTask, encoderModelTypes, saveEncoder } from "../../src/models/index.js";
+import {
+  EncoderProgram,
+  encoderForTask,
+  encoderModelTypes,
+  loadEncoder,
+  padRows,
+  saveEncoder,
+} from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
@@ -130,5 +137,26 @@ describe.each(encoderModelTypes)("%s", (type) => {
     const [alone] = await embedder.embed([rows[0]!.text]);
     const [, among] = await embedder.embed([`${rows[1]!.text} ${rows[2]!.text}`, rows[0]!.text]);
     expect(cosineSimilarity(alone!, among!)).toBeGreaterThan(0.99999);
+  });
+
+  it("says how many tokens it reads when a program is given more", async () => {
+    using runtime = createRuntime();
+    const { encoder, weights } = await loadEncoder(runtime, path.join(folder, type));
+    using program = await EncoderProgram.create(encoder, weights, (inputs) => encoder.encode(inputs));
+    const rowOf = (length: number) => {
+      const ids = Array<number>(length).fill(7);
+      return padRows([{ ids, typeIds: ids.map(() => 0) }], { padId: 0, left: false });
+    };
+    const known = encoder.config.contextLength;
+    const { shape } = await program.run(rowOf(known));
+    expect(shape).toEqual([1, known, 32]);
+    const longer = program.run(rowOf(known + 1));
+    // XLNet's positions are relative to no table, and know no end.
+    if (type === "xlnet") await expect(longer).resolves.toMatchObject({ shape: [1, known + 1, 32] });
+    else {
+      await expect(longer).rejects.toMatchObject({ code: "length" });
+      await expect(longer).rejects.toThrow(`encoder: sequence is ${known + 1}, but at most ${known} fit: `);
+    }
+    weights.dispose();
   });
 });

@@ -171,7 +171,7 @@ describe("a program", () => {
         Float32Array.from({ length: 512 }, (_, i) => i),
       );
       const outputs = { y: input("w", "float32", [512]).mul(2) };
-      const builder = lower(outputs, { initializers: { w: weight.view() } });
+      const { builder } = lower(outputs, { initializers: { w: weight.view() } });
       const model = builder.build();
       await writeFile(path.join(folder, "ä b.data"), new Uint8Array(weight.view().buffer));
       const [tensor] = model.graph!.initializer!.filter((initializer) => initializer.name === "w");

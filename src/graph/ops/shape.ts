@@ -122,8 +122,12 @@ const sliceOp = defineOp<SliceAttributes>("slice", {
   derivative: ({ inputs: [x], gradient, attributes: { axis, start, end } }) => [
     pad(gradient, axis, start, subtractDims(x!.shape[axis]!, end)),
   ],
-  lower: ({ names, attributes: { axis, start, end } }, onnx) =>
-    onnx.op("Slice", [names[0]!, onnx.dim(start), onnx.dim(end), onnx.ints([axis])]),
+  lower: ({ names, inputs: [x], attributes: { axis, start, end } }, onnx) => {
+    const size = x!.shape[axis]!;
+    // The engine would cut the range short and give another shape than this one.
+    if (typeof size === "number") onnx.limit(end, size, x!);
+    return onnx.op("Slice", [names[0]!, onnx.dim(start), onnx.dim(end), onnx.ints([axis])]);
+  },
 });
 
 /**
@@ -142,6 +146,33 @@ export function slice(
   const to = typeof end === "number" && end < 0 ? addDims(size, end) : end;
   return from === 0 && to === size ? x : sliceOp([x], { axis: place, start: from, end: to });
 }
+
+interface LimitAttributes {
+  readonly axis: number;
+  readonly atMost: number;
+  readonly table: Tensor;
+}
+const limitOp = defineOp<LimitAttributes>("limit", {
+  shape: ([x], { axis, atMost, table }) => {
+    const size = x!.shape[axis]!;
+    if (typeof size === "number" && size > atMost)
+      throw new ShapeError(
+        `${size} is more than the ${atMost} that ${formatShape(table.shape)} has room for`,
+      );
+    return { dtype: x!.dtype, shape: x!.shape };
+  },
+  derivative: ({ gradient }) => [gradient],
+  lower: ({ names, inputs: [x], attributes: { axis, atMost, table } }, onnx) => {
+    onnx.limit(x!.shape[axis]!, atMost, table);
+    return names;
+  },
+});
+/**
+ * `x` itself, in a program that says in words when `axis` is longer than `atMost`: what is looked up in `table` by computed
+ * places knows no more. Throws ShapeError where that is known already.
+ */
+export const limit = (x: Tensor, axis: number, atMost: number, table: Tensor): Tensor =>
+  limitOp([x], { axis: normalizeAxis(axis, x.rank), atMost, table });
 
 const flipOp = defineOp<{ readonly axis: number }>("flip", {
   shape: ([x]) => ({ dtype: x!.dtype, shape: x!.shape }),

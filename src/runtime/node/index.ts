@@ -226,7 +226,7 @@ class NativeRuntime implements Runtime {
       await api.callAsync("CreateSessionFromArray", env, model, model.byteLength, session, pointer);
       const kept = weights.map(([, tensor]) => tensor);
       try {
-        return new NativeProgram(memory, pointer[0]!, options.name ?? "program", kept);
+        return new NativeProgram(memory, pointer[0]!, options.name ?? "program", kept, options.checkSizes);
       } catch (error) {
         api.release("ReleaseSession", pointer[0]!);
         throw error;

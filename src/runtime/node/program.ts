@@ -2,7 +2,15 @@ import koffi from "koffi";
 import { type DType, bytesPerElement, dtypeOfOnnx, elementCount } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
 import { Signature } from "../signature.js";
-import type { Binding, DeviceTensor, Program, RunOptions, Tensors, ValueInfo } from "../types.js";
+import type {
+  Binding,
+  DeviceTensor,
+  Program,
+  ProgramOptions,
+  RunOptions,
+  Tensors,
+  ValueInfo,
+} from "../types.js";
 import type { Api, Pointer } from "./api.js";
 import { Allocation, type Memory, NativeTensor } from "./tensor.js";
 
@@ -35,12 +43,14 @@ export class NativeProgram implements Program {
     private readonly session: Pointer,
     private readonly name: string,
     private readonly kept: readonly NativeTensor[],
+    checkSizes?: ProgramOptions["checkSizes"],
   ) {
     const { api, allocator } = memory;
     this.signature = new Signature(
       name,
       readValues(api, allocator, session, "Input"),
       readValues(api, allocator, session, "Output"),
+      checkSizes,
     );
     this.inputNames = new NameList(this.inputs.map((input) => input.name));
     this.outputNames = new NameList(this.outputs.map((output) => output.name));
