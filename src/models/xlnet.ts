@@ -13,6 +13,7 @@ import {
   equal,
   flip,
   gatherElements,
+  greater,
   linear,
   linearTokenLosses,
   logicalNot,
@@ -22,6 +23,7 @@ import {
   range,
   sin,
   squeeze,
+  stack,
   stopGradient,
   subtractDims,
   unsqueeze,
@@ -75,6 +77,11 @@ export interface XlnetConfig {
   readonly reuseLength: number;
   /** Largest distance that relative positions tell apart; 0 for no limit. */
   readonly clampLength: number;
+  /**
+   * Whether the second half of a batch's rows is read in the other direction, as the bidirectional data of pretraining has
+   * it (the odd row forwards). What a row means then depends on its place in the batch: published models are used without.
+   */
+  readonly bidirectionalData: boolean;
   readonly padTokenId: number;
 }
 
@@ -93,6 +100,7 @@ export function xlnetConfig(
     memoryLength: 0,
     reuseLength: 0,
     clampLength: 0,
+    bidirectionalData: false,
     padTokenId: 5,
     ...sizes,
   };
@@ -124,7 +132,7 @@ const huggingFaceConfig = z.object({
   reuse_len: length,
   clamp_len: z.int().default(-1),
   attn_type: z.literal("bi").default("bi"),
-  bi_data: z.literal(false).default(false),
+  bi_data: z.boolean().default(false),
   pad_token_id: z.int().nonnegative().nullish(),
 });
 
@@ -145,6 +153,7 @@ export function xlnetFromHuggingFace(json: unknown): XlnetConfig {
     memoryLength: config.mem_len ?? 0,
     reuseLength: config.reuse_len ?? 0,
     clampLength: Math.max(0, config.clamp_len),
+    bidirectionalData: config.bi_data,
     padTokenId: config.pad_token_id ?? 5,
   });
 }
@@ -167,7 +176,7 @@ export const xlnetToHuggingFace = (config: XlnetConfig): Record<string, unknown>
   reuse_len: config.reuseLength === 0 ? null : config.reuseLength,
   clamp_len: config.clampLength === 0 ? -1 : config.clampLength,
   attn_type: "bi",
-  bi_data: false,
+  bi_data: config.bidirectionalData,
   untie_r: true,
   same_length: false,
   summary_type: "last",
@@ -180,8 +189,10 @@ export const xlnetToHuggingFace = (config: XlnetConfig): Record<string, unknown>
 
 /** How the rows of one stream stand to the keys. `T` rows, `K` keys: memory first, then the segment. */
 interface Relation {
-  /** Encodings of every distance that occurs, from `K` down, `[distances, hiddenSize]`. */
+  /** Encodings of every distance that occurs, from `K` down, `[directions, distances, hiddenSize]`. */
   readonly distances: Tensor;
+  /** Which of two directions each row of the batch is read in, int32 `[batch]`. */
+  readonly direction: Tensor | undefined;
   /** Scores by distance `[batch, numHeads, T, distances]` as scores by key `[batch, numHeads, T, K]`. */
   readonly byKey: (scores: Tensor) => Tensor;
   /** 1 where row and key belong to different segments, `[batch, 1, T, K]`. */
@@ -244,7 +255,8 @@ class XlnetAttention extends Module {
       x.add(bias.tensor.reshape([numHeads, 1, headSize]));
 
     const query = heads(rows, this.query);
-    const distances = squeeze(heads(unsqueeze(relation.distances, 0), this.position), 0);
+    const ways = heads(relation.distances, this.position);
+    const distances = relation.direction ? ways.gather(relation.direction, 0) : squeeze(ways, 0);
     const byDistance = matmul(biased(query, this.positionBias), distances, { transposeB: true });
     let bias = relation.byKey(byDistance);
     if (relation.differs) {
@@ -415,7 +427,7 @@ export class Xlnet extends Encoder {
     memory: readonly Tensor[] | undefined,
     context: ForwardContext,
   ): Relation {
-    const sequence = inputIds.dim(1);
+    const [batch, sequence] = inputIds.shape as [Dim, Dim];
     const keys = addDims(memory?.[0]?.dim(1) ?? 0, sequence);
     const differs = types && segmentDifference(types, types, memory);
     // The content at a place always sees itself.
@@ -424,6 +436,7 @@ export class Xlnet extends Encoder {
     const mask = visible && seesMemory(logicalOr(visible, unsqueeze(itself, 0)), memory);
     return {
       distances: this.dropout.forward(this.distances(keys, sequence), context.random),
+      direction: this.config.bidirectionalData ? secondHalf(batch) : undefined,
       byKey: (scores) => {
         // One column less shifts each row by one more: the key of row i at column j is at distance i - j.
         const [batch, heads, rows, distances] = scores.shape as [Dim, Dim, Dim, Dim];
@@ -459,6 +472,7 @@ export class Xlnet extends Encoder {
     const numbers = unsqueeze(targets.mul(-1).add(sequence), 2).add(range(keys).reshape([1, 1, keys]));
     return {
       distances: content.distances,
+      direction: content.direction,
       byKey: (scores) =>
         gatherElements(scores, unsqueeze(numbers, 1).expand([batch, scores.dim(1), count, keys])),
       differs: differs && unsqueeze(differs, 1),
@@ -466,9 +480,12 @@ export class Xlnet extends Encoder {
     };
   }
 
-  /** Sinusoids of the distances from `keys` down to one less than `sequence` below 0, `[keys + sequence, hiddenSize]`. */
+  /**
+   * Sinusoids of the distances from `keys` down to one less than `sequence` below 0, `[directions, keys + sequence,
+   * hiddenSize]`: those of the other direction are of the opposite distances.
+   */
   private distances(keys: Dim, sequence: Dim): Tensor {
-    const { hiddenSize, clampLength } = this.config;
+    const { hiddenSize, clampLength, bidirectionalData } = this.config;
     const before = flip(range(keys, "float32"), 0).add(1);
     const after = range(sequence, "float32").mul(-1);
     let distance = concat([before, after], 0);
@@ -480,8 +497,17 @@ export class Xlnet extends Encoder {
       Array.from({ length: half }, (_, index) => 10_000 ** ((-2 * index) / hiddenSize)),
     );
     const angles = matmul(unsqueeze(distance, 1), frequencies);
-    return concat([sin(angles), cos(angles)], 1);
+    const forwards = concat([sin(angles), cos(angles)], 1);
+    return bidirectionalData
+      ? stack([forwards, concat([sin(angles).mul(-1), cos(angles)], 1)])
+      : unsqueeze(forwards, 0);
   }
+}
+
+/** 1 for the rows of the second half of a batch, 0 for the others, int32 `[batch]`. */
+function secondHalf(batch: Dim): Tensor {
+  const rows = range(batch);
+  return cast(greater(rows, flip(rows, 0)), "int32");
 }
 
 const withMemory = (content: Tensor, memory: Tensor | undefined): Tensor =>

@@ -14,6 +14,7 @@ import {
 } from "../../src/models/index.js";
 import { Weights, countParameters } from "../../src/nn/index.js";
 import {
+  type Recorded,
   encoderInputs,
   expectAgreement,
   recorded,
@@ -32,23 +33,18 @@ describe("XLNet agrees with Hugging Face transformers on random weights", () => 
     { memory: true, fused: false },
   ])("in its two streams under a permutation (%o)", async ({ memory, fused }) => {
     const model = xlnetForPretraining(config);
-    const build = (given: Record<string, Tensor>) => {
-      const states = model.encoder.streams({
-        inputIds: given["input_ids"]!,
-        tokenTypeIds: given["token_type_ids"],
-        visible: logicalNot(given["perm_mask"]!),
-        targets: given["targets"]!,
-        memory: memory ? [given["memory.0"]!, given["memory.1"]!] : undefined,
-      });
-      const logits = model.head.forward(states.hidden);
-      const left = Object.fromEntries(states.memory.map((state, layer) => [`memory.${layer}`, state]));
-      return { logits, loss: crossEntropy(logits, given["labels"]!), ...outputsOf(left) };
-    };
     const task = await recorded(`xlnet/streams${memory ? "WithMemory" : ""}.safetensors`);
-    const outputs = new Map(task.outputs);
-    for (const layer of [0, 1]) outputs.set(`left.${layer}`, task.outputs.get(`memory.${layer}`)!);
-    await expectAgreement({ ...task, outputs }, model, build, { fused });
+    await expectAgreement(withMemoryOutputs(task), model, streamsOf(model, memory), { fused });
   });
+
+  it.each([{ fused: true }, { fused: false }])(
+    "in two streams with memory and clamped distances, half of the rows read backwards (%o)",
+    async (how) => {
+      const model = xlnetForPretraining({ ...config, bidirectionalData: true, clampLength: 6 });
+      const task = await recorded("xlnet/streamsBothWays.safetensors");
+      await expectAgreement(withMemoryOutputs(task), model, streamsOf(model, true), how);
+    },
+  );
 
   it("in classes of sequences, padded on the left", async () => {
     const model = xlnetForSequenceClassification(config, 3);
@@ -84,9 +80,27 @@ describe("XLNet agrees with Hugging Face transformers on random weights", () => 
   });
 });
 
-/** The new memory under names that no input has. */
-const outputsOf = (left: Record<string, Tensor>): Record<string, Tensor> =>
-  Object.fromEntries(Object.entries(left).map(([name, state]) => [name.replace("memory", "left"), state]));
+/** Logits and loss of both streams, and the new memory under names that no input has. */
+const streamsOf =
+  (model: ReturnType<typeof xlnetForPretraining>, memory: boolean) =>
+  (given: Record<string, Tensor>): Record<string, Tensor> & { loss: Tensor } => {
+    const states = model.encoder.streams({
+      inputIds: given["input_ids"]!,
+      tokenTypeIds: given["token_type_ids"],
+      visible: logicalNot(given["perm_mask"]!),
+      targets: given["targets"]!,
+      memory: memory ? [given["memory.0"]!, given["memory.1"]!] : undefined,
+    });
+    const logits = model.head.forward(states.hidden);
+    const left = Object.fromEntries(states.memory.map((state, layer) => [`left.${layer}`, state]));
+    return { logits, loss: crossEntropy(logits, given["labels"]!), ...left };
+  };
+
+function withMemoryOutputs(task: Recorded): Recorded {
+  const outputs = new Map(task.outputs);
+  for (const layer of [0, 1]) outputs.set(`left.${layer}`, task.outputs.get(`memory.${layer}`)!);
+  return { ...task, outputs };
+}
 
 describe("XLNet", () => {
   it("has the published numbers of parameters", () => {
@@ -99,7 +113,9 @@ describe("XLNet", () => {
     const large = xlnetSizes["xlnet-large-cased"];
     expect(xlnetFromHuggingFace(xlnetToHuggingFace(large))).toEqual(large);
     expect(xlnetFromHuggingFace(xlnetToHuggingFace(config))).toEqual(config);
-    expect(() => xlnetFromHuggingFace({ model_type: "xlnet", bi_data: true })).toThrow("bi_data");
+    const bothWays = { ...large, bidirectionalData: true };
+    expect(xlnetFromHuggingFace(xlnetToHuggingFace(bothWays))).toEqual(bothWays);
+    expect(() => xlnetFromHuggingFace({ model_type: "xlnet", bi_data: "yes" })).toThrow("bi_data");
     expect(() => xlnetFromHuggingFace({ model_type: "xlnet", n_head: 7 })).toThrow("7 heads");
   });
 

@@ -23,6 +23,7 @@ def main() -> None:
     write_config(folder, config)
     for memory in (False, True):
         streams(folder / f"streams{'WithMemory' if memory else ''}.safetensors", config, memory)
+    both_ways(folder, config)
 
     # Padding stands on the left, since the class token is the last.
     given = {name: value.flip(1) for name, value in inputs().items()}
@@ -49,24 +50,35 @@ def main() -> None:
     })
 
 
-def streams(path, config, memory: bool) -> None:
+def both_ways(folder, config) -> None:
+    """Half of four rows read in the other direction, distances clamped; without disturbing what is drawn for the others."""
+    state = torch.get_rng_state()
+    config = XLNetConfig(**config.to_dict() | {"bi_data": True, "clamp_len": 6})
+    streams(folder / "streamsBothWays.safetensors", config, True, rows=4)
+    torch.set_rng_state(state)
+
+
+def streams(path, config, memory: bool, rows: int = BATCH) -> None:
     """Permutation language modelling: logits and loss at the targets, the new memory and every gradient."""
     model = XLNetLMHeadModel(config).eval()
     perturb(model)
     given = inputs(lengths=(SEQUENCE,) * BATCH)
+    if rows > BATCH:
+        more = inputs(lengths=(SEQUENCE,) * BATCH)
+        given = {name: torch.cat([value, more[name]])[:rows] for name, value in given.items()}
     del given["attention_mask"]
-    targets = torch.stack([torch.randperm(SEQUENCE)[:TARGETS].sort().values for _ in range(BATCH)])
+    targets = torch.stack([torch.randperm(SEQUENCE)[:TARGETS].sort().values for _ in range(rows)])
     given["target_mapping"] = torch.nn.functional.one_hot(targets, SEQUENCE).float()
     # A random order in which targets come last: a target is hidden from itself, from what precedes it and from the context.
-    hidden = torch.zeros(BATCH, SEQUENCE, SEQUENCE)
-    for row in range(BATCH):
+    hidden = torch.zeros(rows, SEQUENCE, SEQUENCE)
+    for row in range(rows):
         order = {place.item(): rank for rank, place in enumerate(targets[row][torch.randperm(TARGETS)])}
         for key, rank in order.items():
             for query in range(SEQUENCE):
                 hidden[row, query, key] = float(order.get(query, -1) <= rank)
     given["perm_mask"] = hidden
     labels = given["input_ids"].gather(1, targets)
-    mems = [torch.randn(MEMORY, BATCH, config.d_model) for _ in range(config.n_layer)] if memory else None
+    mems = [torch.randn(MEMORY, rows, config.d_model) for _ in range(config.n_layer)] if memory else None
     out = model(**given, mems=mems, labels=labels, use_mems=True)
     out.loss.backward()
     tensors = {f"inputs/{name}": value for name, value in given.items() if name != "target_mapping"}
