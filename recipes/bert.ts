@@ -22,17 +22,13 @@ import {
   copyParameters,
   fineTune,
   maskedRows,
-  millions,
-  percent,
-  plot,
-  printTable,
-  recipeOptions,
   sentences,
   take,
   tokenized,
   train,
   vocabularyOf,
 } from "./encoders.js";
+import { millions, percent, plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("bert");
 const { smoke, scale } = options;

@@ -20,18 +20,8 @@ import {
 import { Weights, countParameters } from "../src/nn/index.js";
 import { fullSentences, maskedLmObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import {
-  documents,
-  maskedRows,
-  millions,
-  plot,
-  printTable,
-  recipeOptions,
-  take,
-  tokenized,
-  train,
-  vocabularyOf,
-} from "./encoders.js";
+import { documents, maskedRows, take, tokenized, train, vocabularyOf } from "./encoders.js";
+import { millions, plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("deberta");
 const { smoke, scale } = options;

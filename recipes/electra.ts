@@ -33,16 +33,12 @@ import {
   copyParameters,
   fineTune,
   maskedRows,
-  millions,
-  percent,
-  plot,
-  printTable,
-  recipeOptions,
   sentences,
   tokenized,
   train,
   vocabularyOf,
 } from "./encoders.js";
+import { millions, percent, plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("electra");
 const { smoke, scale } = options;

@@ -1,8 +1,6 @@
-/** What the encoders' recipes share: their data, their loops, and how they print. What a recipe is about stands in itself. */
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+/** What the encoders' recipes share: their data and their loops. What a recipe is about stands in itself. */
+import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { parseArgs } from "node:util";
-import { writeAtomically } from "../src/base/files.js";
 import { Random } from "../src/base/random.js";
 import { type Batch, type BatchSource, stories } from "../src/data/index.js";
 import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
@@ -18,35 +16,8 @@ import {
   maskedBatch,
   sentenceRow,
 } from "../src/objectives/index.js";
-import { type Curve, type Objective, Trainer, evaluate, lossChart, schedule } from "../src/training/index.js";
-
-export interface RecipeOptions {
-  /** Folder of the real data; without it the embedded stories stand in. */
-  readonly data: string;
-  readonly out: string;
-  /** Seconds instead of minutes: everything runs, nothing is learned. */
-  readonly smoke: boolean;
-  /** Factor of the numbers of steps. Default 1, some minutes on two free cores. */
-  readonly scale: number;
-  /** Threads of the engine. Default: the machine's cores. */
-  readonly threads: number | undefined;
-}
-
-/** Options of the command line: `--data FOLDER --out FOLDER --scale X --threads N --smoke`. */
-export function recipeOptions(name: string): RecipeOptions {
-  const { values } = parseArgs({
-    options: {
-      data: { type: "string", default: "../shared/data" },
-      out: { type: "string", default: `runs/${name}` },
-      smoke: { type: "boolean", default: false },
-      scale: { type: "string", default: "1" },
-      threads: { type: "string" },
-    },
-  });
-  mkdirSync(values.out, { recursive: true });
-  const threads = values.threads === undefined ? undefined : Number(values.threads);
-  return { ...values, threads, scale: Number(values.scale) };
-}
+import { type Curve, type Objective, Trainer, evaluate, schedule } from "../src/training/index.js";
+import type { RecipeOptions } from "./recipe.js";
 
 export interface Labelled {
   readonly text: string;
@@ -330,24 +301,3 @@ export async function fineTune(options: FineTuneOptions): Promise<{ accuracy: nu
   }
   return { accuracy: right / options.dev.length, curve };
 }
-
-/** Rows of a table under their header, in columns. */
-export function printTable(header: readonly string[], rows: readonly (readonly string[])[]): void {
-  const widths = header.map((title, column) =>
-    Math.max(title.length, ...rows.map((row) => row[column]!.length)),
-  );
-  const lineOf = (row: readonly string[]) =>
-    row
-      .map((cell, column) => (column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!)))
-      .join("  ");
-  console.log(["", lineOf(header), ...rows.map(lineOf), ""].join("\n"));
-}
-
-/** Writes curves as a picture. */
-export async function plot(file: string, title: string, curves: readonly Curve[]): Promise<void> {
-  await writeAtomically(file, [lossChart(title, curves)]);
-  console.log(`wrote ${file}`);
-}
-
-export const percent = (share: number): string => `${(100 * share).toFixed(1)}%`;
-export const millions = (count: number): string => `${(count / 1e6).toFixed(2)}M`;

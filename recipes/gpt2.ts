@@ -6,42 +6,47 @@
  * read beside its published ones: 1.4697 for 10.65M parameters on a GPU (5,000 steps of 64 x 256 tokens), 1.88 for its
  * small CPU run (2,000 steps of 12 x 64 tokens). The baseline is the same network before it has learned anything.
  *
- *   node dist/recipes/gpt2.js path/to/tinyshakespeare.txt [steps] [folder]
+ *   node dist/recipes/gpt2.js [--data FOLDER with tinyshakespeare.txt] [--out FOLDER] [--scale X] [--smoke]
  */
-import { readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
+import path from "node:path";
 import { train } from "../src/cli/train.js";
+import { Tokenizer } from "../src/io/index.js";
+import { heldOutLosses, printTable, recipeOptions } from "./recipe.js";
 
-const [, , data, steps = "1000", out = "runs/gpt2-shakespeare"] = process.argv;
-if (data === undefined) {
-  console.error("Which text? Give the path of tinyshakespeare.txt, or of any UTF-8 text.");
-  process.exit(1);
-}
+const { data, out, smoke, scale, threads } = recipeOptions("gpt2-shakespeare");
+const file = path.join(data, "tinyshakespeare.txt");
+const real = existsSync(file);
+const run = path.join(out, "model");
 
 await train(
   {
-    data,
+    data: real ? file : "stories",
     tokenizer: "characters",
     // nanoGPT's 10.65M-parameter network, without its dropout: a CPU run of minutes sees no text twice.
-    layers: 6,
-    hidden: 384,
-    heads: 6,
+    ...(smoke ? { layers: 2, hidden: 64, heads: 2 } : { layers: 6, hidden: 384, heads: 6 }),
     context: 256,
     batch: 8,
-    steps: Number(steps),
+    steps: smoke ? 8 : Math.round(1000 * scale),
     learningRate: 1e-3,
-    warmup: 50,
-    evalEvery: 200,
+    warmup: smoke ? 2 : 50,
+    evalEvery: smoke ? 4 : 200,
+    ...(smoke && { validation: 0.001 }),
   },
-  { out },
+  { out: run, threads },
 );
 
-const records = readFileSync(`${out}/metrics.jsonl`, "utf8").trim().split("\n");
-const held = records
-  .map((line) => JSON.parse(line) as { step: number; validationLoss?: number })
-  .filter(({ validationLoss }) => validationLoss !== undefined);
-const characters = new Set(readFileSync(data, "utf8")).size;
-console.log(
-  `\nheld-out loss by step, beside ${Math.log(characters).toFixed(2)} for knowing nothing, nanoGPT's 1.88 (CPU) and 1.4697 (GPU):`,
+const { vocabSize } = await Tokenizer.load(run);
+printTable(
+  [`held-out loss a character on ${real ? "Tiny Shakespeare" : "stories"}`, ""],
+  [
+    ["knowing nothing", Math.log(vocabSize).toFixed(4)],
+    ...heldOutLosses(run).map(({ step, loss }) => [`GPT-2, step ${step}`, loss.toFixed(4)]),
+    ...(real
+      ? [
+          ["nanoGPT's CPU run", "1.88"],
+          ["nanoGPT's GPU run", "1.4697"],
+        ]
+      : []),
+  ],
 );
-for (const { step, validationLoss } of held)
-  console.log(`  step ${String(step).padStart(5)}  ${validationLoss!.toFixed(4)}`);

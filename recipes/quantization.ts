@@ -5,12 +5,14 @@
  * NF4 (Dettmers et al. 2023), whose values are the quantiles of a normal distribution, errs less than evenly spaced
  * values with the same scale for as many weights. The baseline is the model in full precision.
  *
- *   node dist/recipes/quantization.js                                trains a small LLaMA on the embedded stories first
- *   node dist/recipes/quantization.js MODEL [text file] [tokens]     a checkpoint folder or .gguf, on any text
+ *   node dist/recipes/quantization.js                  trains a small LLaMA on the embedded stories first
+ *   node dist/recipes/quantization.js --model MODEL [--text FILE] [--tokens N]
+ *                                                      a checkpoint folder or .gguf, on any text
+ *   also [--out FOLDER] [--scale X] [--threads N] [--smoke]
  */
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import path from "node:path";
-import { readText, writeAtomically } from "../src/base/files.js";
+import { readText } from "../src/base/files.js";
 import { train } from "../src/cli/train.js";
 import { stories } from "../src/data/index.js";
 import { compile, input, tokenLosses } from "../src/graph/index.js";
@@ -25,39 +27,45 @@ import {
   quantizeWeights,
 } from "../src/quantization/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { lossChart } from "../src/training/index.js";
+import { plot, printTable, recipeOptions } from "./recipe.js";
 
-const [, , given, textFile, wanted = "4096"] = process.argv;
-const out = "runs/quantization";
-mkdirSync(out, { recursive: true });
+const options = recipeOptions("quantization", {
+  model: { type: "string" },
+  text: { type: "string" },
+  tokens: { type: "string" },
+});
+const { out, smoke, scale, threads } = options;
+const wanted = Number(options.tokens ?? (smoke ? 512 : 4096));
+const source = options.model ?? path.join(out, "model");
 
-if (given === undefined && !existsSync(path.join(out, "model", "model.safetensors"))) {
+if (options.model === undefined && !existsSync(path.join(source, "model.safetensors"))) {
   await train(
     {
       data: "stories",
       model: "llama",
       tieEmbeddings: true,
-      vocabSize: 2048,
-      layers: 4,
-      hidden: 256,
-      heads: 4,
+      ...(smoke
+        ? { vocabSize: 512, layers: 1, hidden: 128, heads: 2 }
+        : { vocabSize: 2048, layers: 4, hidden: 256, heads: 4 }),
       context: 128,
       batch: 8,
-      steps: 400,
+      steps: smoke ? 8 : Math.round(600 * scale),
       learningRate: 2e-3,
-      evalEvery: 100,
-      validation: 0.02,
+      evalEvery: smoke ? 4 : 100,
+      validation: smoke ? 0.001 : 0.02,
     },
-    { out: path.join(out, "model") },
+    { out: source, threads },
   );
 }
 
-const runtime = createRuntime();
-const { model, weights, tokenizer } = await loadModel(runtime, given ?? path.join(out, "model"));
+const runtime = createRuntime({ threads });
+const { model, weights, tokenizer } = await loadModel(runtime, source);
 // Stories far from the seeds that the embedded corpus is made of.
-const text = textFile ? await readText(textFile) : [...stories({ seed: 5_000_000, count: 200 })].join("\n\n");
+const text = options.text
+  ? await readText(options.text)
+  : [...stories({ seed: 5_000_000, count: 200 })].join("\n\n");
 const sequence = Math.min(256, model.config.contextLength);
-const tokens = tokenizer.encode(text).slice(0, Number(wanted) + 1);
+const tokens = tokenizer.encode(text).slice(0, wanted + 1);
 
 // ---- What is measured -------------------------------------------------------------------------------------------------
 
@@ -139,9 +147,7 @@ const size = [...namedParameters(model).values()].reduce((sum, parameter) => sum
 console.log(
   `\n${tokens.length - 1} tokens; full precision: loss ${full.loss.toFixed(4)}, perplexity ${Math.exp(full.loss).toFixed(3)}\n`,
 );
-console.log(
-  "form                        bits/weight   error of linear weights   perplexity    change   KL (nats)",
-);
+const rows = [];
 const points = [];
 for (const [label, scheme] of forms) {
   using packed = await quantizeWeights(model, weights, scheme);
@@ -159,22 +165,26 @@ for (const [label, scheme] of forms) {
   }
   const measured = await measure(packed);
   const bits = (8 * packed.byteLength) / size;
-  const change = Math.exp(measured.loss - full.loss) - 1;
-  points.push({ step: bits, loss: Math.exp(measured.loss) });
-  console.log(
-    `${label.padEnd(28)}${bits.toFixed(2).padStart(11)}${`${(100 * Math.sqrt(difference / total)).toFixed(2)}%`.padStart(26)}${Math.exp(measured.loss).toFixed(3).padStart(13)}${`${(100 * change).toFixed(2)}%`.padStart(10)}${divergence(full, measured).toExponential(1).padStart(12)}`,
-  );
+  const perplexity = Math.exp(measured.loss);
+  points.push({ label, step: bits, loss: perplexity });
+  rows.push([
+    label,
+    bits.toFixed(2),
+    `${(100 * Math.sqrt(difference / total)).toFixed(2)}%`,
+    perplexity.toFixed(4),
+    `${(100 * (Math.exp(measured.loss - full.loss) - 1)).toFixed(2)}%`,
+    divergence(full, measured).toExponential(1),
+  ]);
 }
+printTable(["form", "bits/weight", "error of linear weights", "perplexity", "change", "KL (nats)"], rows);
 
 const whole = [Math.min(...points.map(({ step }) => step)), Math.max(...points.map(({ step }) => step))];
-await writeAtomically(path.join(out, "perplexity.svg"), [
-  lossChart(
-    "Perplexity by bits a weight",
-    [
-      { label: "in fewer bits", points: points.sort((a, b) => a.step - b.step) },
-      { label: "full precision", points: whole.map((step) => ({ step, loss: Math.exp(full.loss) })) },
-    ],
-    "bits a weight",
-  ),
-]);
-console.log(`\n${path.join(out, "perplexity.svg")}`);
+await plot(
+  path.join(out, "perplexity.svg"),
+  "Perplexity by bits a weight",
+  [
+    { label: "in fewer bits", points: points.sort((a, b) => a.step - b.step) },
+    { label: "full precision", points: whole.map((step) => ({ step, loss: Math.exp(full.loss) })) },
+  ],
+  "bits a weight",
+);

@@ -30,18 +30,8 @@ import {
 } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { type Objective, evaluate } from "../src/training/index.js";
-import {
-  documents,
-  maskedRows,
-  millions,
-  plot,
-  printTable,
-  recipeOptions,
-  take,
-  tokenized,
-  train,
-  vocabularyOf,
-} from "./encoders.js";
+import { documents, maskedRows, take, tokenized, train, vocabularyOf } from "./encoders.js";
+import { millions, plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("roberta");
 const { smoke, scale } = options;

@@ -41,7 +41,7 @@ import {
 import { documentsOf, vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { type Objective, Trainer, type TrainerOptions, lossChart, schedule } from "../src/training/index.js";
-import { recipeOptions } from "./encoders.js";
+import { recipeOptions } from "./recipe.js";
 
 const { smoke, data: folder, out, threads } = recipeOptions("unilm");
 const settings = {

@@ -38,7 +38,7 @@ import {
 import { documentsOf, vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { Trainer, evaluate, lossChart, schedule } from "../src/training/index.js";
-import { recipeOptions } from "./encoders.js";
+import { recipeOptions } from "./recipe.js";
 
 const { smoke, data: folder, out, threads } = recipeOptions("xlm");
 const settings = {

@@ -34,7 +34,7 @@ import {
 import { vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { Trainer, lossChart, schedule } from "../src/training/index.js";
-import { recipeOptions } from "./encoders.js";
+import { recipeOptions } from "./recipe.js";
 
 const { smoke, data: folder, out, threads } = recipeOptions("xlnet");
 const settings = {

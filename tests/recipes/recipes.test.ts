@@ -8,13 +8,16 @@ import { describe, expect, it } from "vitest";
 
 const recipe = (name: string) => fileURLToPath(new URL(`../../dist/recipes/${name}.js`, import.meta.url));
 
-describe("The encoders' recipes run on the embedded stories, in their smoke mode", () => {
+describe("The recipes run on the embedded stories, in their smoke mode", () => {
   it.each([
     ["bert", "pretraining.svg", ["from scratch", "pretrained"]],
     ["roberta", "loss.svg", ["BERT: NSP, static masks", "RoBERTa: no NSP, dynamic masks"]],
     ["albert", "loss.svg", ["BERT, 128 wide", "ALBERT, 256 wide"]],
     ["deberta", "loss.svg", ["absolute positions, as BERT", "disentangled, mask decoder"]],
     ["electra", "pretraining.svg", ["masked LM", "ELECTRA"]],
+    ["gpt2", "model/loss.svg", ["knowing nothing", "GPT-2, step 8"]],
+    ["llama", "loss.svg", ["after 8 steps"]],
+    ["quantization", "perplexity.svg", ["8 bits, blocks of 32", "NF4, blocks of 64"]],
     ["unilm", "loss.svg", ["from scratch", "pretrained"]],
     ["xlm", "alignment.svg", ["MLM", "MLM \\+ TLM"]],
     ["xlnet", "loss.svg", ["without memory", "with memory"]],
