@@ -3,7 +3,7 @@ import { LineageError } from "../base/errors.js";
 import { taskNames } from "../data/index.js";
 import { type FinetuneControl, crossValidate, finetune, resumeFinetuning } from "../finetuning/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number } from "./options.js";
+import { examples, number, threshold } from "./options.js";
 import { interruptible, progressObserver } from "./progress.js";
 import { Reporter, colors, duration } from "./terminal.js";
 
@@ -124,8 +124,8 @@ export const finetuneCommand = new Command("finetune")
   )
   .option(
     "--threshold <p>",
-    "probability from which the second of two classes, or any of more, is answered",
-    number,
+    "probability from which the second of two classes, or any of more, is answered; auto: the best on the held-out rows",
+    threshold,
   )
   .option("--eval-every <n>", "steps between evaluations; default: once an epoch", number)
   .option("--patience <n>", "end after this many evaluations without a better one", number)

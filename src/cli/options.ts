@@ -7,6 +7,11 @@ export function number(text: string): number {
   return value;
 }
 
+/** A probability, or `auto` for one that is chosen. */
+export function threshold(text: string): number | "auto" {
+  return text === "auto" ? text : number(text);
+}
+
 /** Where the engine runs; a device is compared with the CPU before its first program. */
 export const deviceOption = (): Option =>
   new Option("--device <name>", "where the engine runs (default: cpu)").choices(["cpu", "webgpu", "cuda"]);

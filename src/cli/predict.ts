@@ -177,7 +177,7 @@ export const predictCommand = new Command("predict")
   .option("--out <file>", "predictions.jsonl; default: standard output")
   .option(
     "--threshold <p>",
-    "probability from which the second of two classes, or any of more, is answered",
+    "probability from which the second of two classes, or any of more, is answered; default: as fine-tuned",
     number,
   )
   .option("--probabilities", "of all classes")

@@ -11,6 +11,7 @@ import {
   type TaskContext,
   inputsOf,
   logitsOf,
+  thresholdFor,
 } from "./tasks.js";
 
 export interface AnswerOptions extends PredictOptions {
@@ -74,10 +75,19 @@ export class Answerer implements Disposable {
     );
   }
 
-  /** The answers' measures against the examples' labels. */
+  /** The answers' measures against the examples' labels; with a threshold of their own choice, that too. */
   async measure(
     examples: readonly Example[],
-    options: AnswerOptions & { readonly items?: readonly Item[] } = {},
+    {
+      threshold: given,
+      metric = "f1",
+      ...options
+    }: Omit<AnswerOptions, "threshold"> & {
+      readonly items?: readonly Item[];
+      /** `auto` takes that at which the answers are best by `metric`. */
+      readonly threshold?: number | "auto" | undefined;
+      readonly metric?: string | undefined;
+    } = {},
   ): Promise<Measured & { readonly predictions: readonly Prediction[] }> {
     const found = await this.run(options.items ?? this.prepare(examples), options);
     let [sum, count] = [0, 0];
@@ -86,11 +96,17 @@ export class Answerer implements Disposable {
       sum += part.sum;
       count += part.count;
     }
-    const predictions = examples.map((example, place) =>
-      this.task.predict(example, found.get(place)!, this.context, options),
-    );
+    const answers = (threshold?: number) =>
+      examples.map((example, place) =>
+        this.task.predict(example, found.get(place)!, this.context, { threshold }),
+      );
     const loss = count === 0 ? 0 : sum / count;
-    return { ...this.task.measure(examples, predictions, loss, this.context), predictions };
+    const threshold =
+      given === "auto" ? thresholdFor(metric, examples, answers(), this.context.labels) : given;
+    const predictions = answers(threshold);
+    const measured = this.task.measure(examples, predictions, loss, this.context);
+    if (given !== "auto") return { ...measured, predictions };
+    return { ...measured, metrics: { ...measured.metrics, threshold: threshold! }, predictions };
   }
 
   dispose(): void {

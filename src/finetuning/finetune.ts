@@ -35,6 +35,7 @@ import {
   type TaskContext,
   batchOf,
   checkLabels,
+  checkThreshold,
   hasClasses,
   labelsOf,
   tasks,
@@ -83,7 +84,11 @@ export const finetuneOptions = z.object({
   patience: z.int().positive().optional(),
   /** Metric of the best checkpoint. Default: accuracy, F1 or Pearson's correlation, as fits the task. `loss` for the least loss. */
   metric: z.string().optional(),
-  threshold: z.number().min(0).max(1).optional(),
+  /**
+   * Probability from which on the second of two classes, or any of more, is answered; kept for predicting. `auto`: that at
+   * which the held-out rows are answered best by `metric`, or by F1. Default: the most probable class is answered.
+   */
+  threshold: z.union([z.number().min(0).max(1), z.literal("auto")]).optional(),
   maxLength: z.int().min(4).optional(),
   /** Tokens that windows over a long context share. */
   stride: z.int().nonnegative().default(64),
@@ -311,6 +316,7 @@ async function run(
       classWeights:
         options.classWeights === "balanced" ? balancedWeights(data.training, loaded.labels!) : undefined,
     });
+    checkThreshold(options.threshold, options.task, context.labels);
     freeze(loaded.model, options, loaded);
     const measured = Object.keys(task.measure([], [], 0, context).metrics);
     if (options.metric !== undefined && !measured.includes(options.metric))
@@ -434,6 +440,7 @@ async function train(prepared: Prepared, control: FinetuneControl): Promise<Fine
   const stepsPerEpoch = Math.ceil(source.batches / options.accumulate);
   const steps = Math.max(1, Math.round(stepsPerEpoch * options.epochs));
   const { numLayers } = model.encoder.config;
+  const metric = options.metric ?? (options.threshold === "auto" ? "f1" : task.metric);
   using answerer = await Answerer.create(task, context, model, weights);
   let last: Measured | undefined;
   const result = await runTraining({
@@ -458,18 +465,20 @@ async function train(prepared: Prepared, control: FinetuneControl): Promise<Fine
     steps,
     evalEvery: options.evalEvery ?? stepsPerEpoch,
     patience: options.patience,
-    best: { metric: options.metric ?? task.metric, mode: modeOf(options.metric) },
+    best: { metric, mode: modeOf(metric) },
     evaluate: async (_, { signal }) => {
       last = await answerer.measure(data.held, {
         items: heldItems,
         batchSize: 2 * options.batch,
         threshold: options.threshold,
+        metric,
         signal,
       });
       return last.metrics;
     },
     save: async () => {
-      await save(out, prepared);
+      const { threshold } = options;
+      await save(out, prepared, threshold === "auto" ? last?.metrics["threshold"] : threshold);
       if (last) await writeEvaluation(out, last);
     },
     signal: control.signal,
@@ -479,7 +488,7 @@ async function train(prepared: Prepared, control: FinetuneControl): Promise<Fine
   return { ...result, metrics: kept?.metrics, confusion: kept?.confusion, labels: loaded.labels ?? [] };
 }
 
-const modeOf = (metric?: string): "least" | "most" =>
+const modeOf = (metric: string): "least" | "most" =>
   metric === "loss" || metric === "rmse" ? "least" : "most";
 
 /** What fine-tuning makes smaller: the task's loss of the network's answers. */
@@ -493,14 +502,18 @@ function objectiveOf(task: Task, model: EncoderWithHead): Objective {
   };
 }
 
-async function save(out: string, { options, task, loaded, context }: Prepared): Promise<void> {
+async function save(
+  out: string,
+  { options, task, loaded, context }: Prepared,
+  threshold: number | undefined,
+): Promise<void> {
   const { maxLength, stride, scale } = context;
   const restore = scale ? foldScale(loaded, scale) : undefined;
   try {
     // One label, of whatever name, is how transformers knows that the answer is a number.
     const labels = options.task === "regress" ? ["LABEL_0"] : loaded.labels;
     await saveEncoder(out, { ...loaded, labels, task: task.encoderTask });
-    await writeSettings(out, { task: options.task, maxLength, stride });
+    await writeSettings(out, { task: options.task, maxLength, stride, threshold });
   } finally {
     restore?.();
   }

@@ -30,6 +30,8 @@ export class Predictor implements Disposable {
     private readonly loaded: LoadedTask,
     private readonly context: TaskContext,
     private readonly answerer: Answerer,
+    /** Probability that decides unless it is told otherwise, as fine-tuning chose it. */
+    readonly threshold: number | undefined,
   ) {}
 
   /** Throws `checkpoint` where the folder has no head for the task. */
@@ -48,7 +50,7 @@ export class Predictor implements Disposable {
       maxLength: options.maxLength ?? settings.maxLength,
     });
     const answerer = await Answerer.create(task, context, loaded.model, loaded.weights);
-    return new Predictor(settings.task, loaded, context, answerer);
+    return new Predictor(settings.task, loaded, context, answerer, settings.threshold);
   }
 
   /** Names of the classes or tags; empty where there are none. */
@@ -69,7 +71,7 @@ export class Predictor implements Disposable {
         ? { row: place + 1, text: input, words: input.split(/\s+/).filter((word) => word !== "") }
         : { row: place + 1, ...input },
     );
-    return (await this.answerer.predict(examples, options)) as { [I in keyof T]: Prediction };
+    return (await this.answerer.predict(examples, this.decided(options))) as { [I in keyof T]: Prediction };
   }
 
   /** Answers to labelled examples, and how right they are. Throws `data` for a label that the model does not know. */
@@ -78,7 +80,11 @@ export class Predictor implements Disposable {
     options: AnswerOptions & { readonly file?: string } = {},
   ): Promise<Measured & { readonly predictions: readonly Prediction[] }> {
     if (hasClasses(this.task)) checkLabels(options.file ?? "the data", examples, this.labels);
-    return this.answerer.measure(examples, options);
+    return this.answerer.measure(examples, this.decided(options));
+  }
+
+  private decided<O extends AnswerOptions>(options: O): O {
+    return { ...options, threshold: options.threshold ?? this.threshold };
   }
 
   /** Tokens of a text that do not fit a row and are not read; none in tasks that read long texts part by part. */

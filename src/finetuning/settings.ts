@@ -12,6 +12,8 @@ const settingsSchema = z.object({
   task: z.enum(taskNames),
   maxLength: z.int().positive(),
   stride: z.int().nonnegative(),
+  /** Probability from which on the second of two classes, or any of more, is answered. */
+  threshold: z.number().min(0).max(1).optional(),
 });
 /** What predicting needs to know of fine-tuning and Hugging Face's files do not say: `task.json` beside them. */
 export type TaskSettings = z.infer<typeof settingsSchema>;

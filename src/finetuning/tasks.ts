@@ -7,6 +7,7 @@ import {
   ConfusionMatrix,
   type InputSpec,
   type Metrics,
+  bestThreshold,
   entityScores,
   pearson,
   rootMeanSquaredError,
@@ -224,17 +225,53 @@ const classification = (name: "classify" | "pair"): Task => ({
     // A label that the threshold left open is an answer of its own, and a wrong one.
     const open = predictions.some(({ label }) => label === null);
     const classes = open ? [...labels, "(open)"] : labels;
-    const confusion = new ConfusionMatrix(
+    const confusion = ConfusionMatrix.of(
       classes,
       examples.map(({ label }) => labels.indexOf(label as string)),
       predictions.map(({ label }) => (label === null ? labels.length : labels.indexOf(label!))),
     );
-    const { accuracy, macroF1, matthews, byClass } = confusion;
-    // Of two classes the second is the positive one.
-    const f1: Record<string, number> = labels.length === 2 ? { f1: byClass[1]!.f1 } : {};
-    return { metrics: { loss, accuracy, macroF1, ...f1, matthews }, confusion };
+    return { metrics: { loss, ...scoresOf(confusion, labels.length === 2) }, confusion };
   },
 });
+
+/** Of two classes the second is the positive one. */
+function scoresOf(confusion: ConfusionMatrix, binary: boolean): Record<string, number> {
+  const { accuracy, macroF1, matthews, byClass } = confusion;
+  return { accuracy, macroF1, ...(binary && { f1: byClass[1]!.f1 }), matthews };
+}
+
+/**
+ * The threshold at which predictions for labelled examples of two classes are best by a metric, which is F1 where `metric`
+ * does not depend on it.
+ */
+export function thresholdFor(
+  metric: string,
+  examples: readonly Example[],
+  predictions: readonly Prediction[],
+  labels: readonly string[],
+): number {
+  const [, positive] = labels;
+  const found = predictions.map(({ probabilities }) => probabilities?.[positive!] ?? 0);
+  const truth = examples.map(({ label }) => label === positive);
+  const decides = ["accuracy", "macroF1", "matthews"].includes(metric) ? metric : "f1";
+  return bestThreshold(truth, found, (confusion) => scoresOf(confusion, true)[decides]!);
+}
+
+/** Throws `argument` for a threshold where nothing is decided by one. */
+export function checkThreshold(
+  threshold: number | "auto" | undefined,
+  task: TaskName,
+  labels: readonly string[],
+): void {
+  if (threshold === undefined) return;
+  if (task !== "classify" && task !== "pair")
+    throw new LineageError("argument", `the task ${task} decides nothing by a threshold; leave it out`);
+  if (threshold === "auto" && labels.length !== 2)
+    throw new LineageError(
+      "argument",
+      `a threshold is chosen between two classes, and there are ${labels.length}: ${labels.join(", ")}; give a number, from which on any of them is answered`,
+    );
+}
 
 const regress: Task = {
   name: "regress",
@@ -343,7 +380,7 @@ const tag: Task = {
     const truth = examples.map(({ label }) => label as readonly string[]);
     const found = predictions.map(({ tags }) => tags!);
     const ids = (rows: readonly (readonly string[])[]) => rows.flat().map((name) => labels.indexOf(name));
-    const confusion = new ConfusionMatrix(labels, ids(truth), ids(found));
+    const confusion = ConfusionMatrix.of(labels, ids(truth), ids(found));
     const { accuracy, macroF1 } = confusion;
     // Tags that name no entities, such as parts of speech, are measured one by one.
     const entities = labels.some((label) => /^[BI]-/.test(label));

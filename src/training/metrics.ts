@@ -2,17 +2,21 @@ import { LineageError } from "../base/errors.js";
 
 /** How often each class was taken for each: `counts[truth][prediction]`. */
 export class ConfusionMatrix {
-  readonly counts: readonly Uint32Array[];
-
-  /** @param truth and `predictions` are places in `classes`. Throws `argument` unless both are equally long. */
   constructor(
     readonly classes: readonly string[],
+    readonly counts: readonly Uint32Array[],
+  ) {}
+
+  /** @param truth and `predictions` are places in `classes`. Throws `argument` unless both are equally long. */
+  static of(
+    classes: readonly string[],
     truth: ArrayLike<number>,
     predictions: ArrayLike<number>,
-  ) {
+  ): ConfusionMatrix {
     checkLengths(truth, predictions);
-    this.counts = classes.map(() => new Uint32Array(classes.length));
-    for (let i = 0; i < truth.length; i++) this.counts[truth[i]!]![predictions[i]!]!++;
+    const counts = classes.map(() => new Uint32Array(classes.length));
+    for (let i = 0; i < truth.length; i++) counts[truth[i]!]![predictions[i]!]!++;
+    return new ConfusionMatrix(classes, counts);
   }
 
   get total(): number {
@@ -75,6 +79,49 @@ export class ConfusionMatrix {
       ...this.classes.map((name, place) => line(name, cells[place]!)),
     ].join("\n");
   }
+}
+
+/**
+ * The probability from which on the second of two classes is best answered, by what `score` says of the confusion that it
+ * gives. Where several are as good it is the one nearest to a half: a half itself, or the middle between two probabilities.
+ * @param truth whether each case is of the second class
+ * @param probabilities of the second class
+ */
+export function bestThreshold(
+  truth: readonly boolean[],
+  probabilities: readonly number[],
+  score: (confusion: ConfusionMatrix) => number,
+): number {
+  checkLengths(truth, probabilities);
+  const order = [...probabilities.keys()].sort((a, b) => probabilities[b]! - probabilities[a]!);
+  const positives = truth.filter(Boolean).length;
+  let [right, wrong] = [0, 0];
+  let best = { score: -Infinity, threshold: 0.5 };
+  // From above the highest probability down, so many cases at a time as have the same one.
+  for (let taken = 0; taken <= order.length;) {
+    const above = taken === 0 ? 1 : probabilities[order[taken - 1]!]!;
+    const below = taken === order.length ? 0 : probabilities[order[taken]!]!;
+    const middle = (above + below) / 2;
+    const threshold = below < 0.5 && above >= 0.5 ? 0.5 : middle > below ? middle : above;
+    const found = score(
+      new ConfusionMatrix(
+        ["no", "yes"],
+        [Uint32Array.of(truth.length - positives - wrong, wrong), Uint32Array.of(positives - right, right)],
+      ),
+    );
+    const nearer = Math.abs(threshold - 0.5) < Math.abs(best.threshold - 0.5);
+    // Nobody above 1: a threshold of 1 would still take what is certain.
+    const possible = taken > 0 || below < 1;
+    if (possible && (found > best.score || (found === best.score && nearer)))
+      best = { score: found, threshold };
+    if (taken === order.length) break;
+    do {
+      if (truth[order[taken]!]) right++;
+      else wrong++;
+      taken++;
+    } while (taken < order.length && probabilities[order[taken]!] === below);
+  }
+  return best.threshold;
 }
 
 /** Pearson's correlation of two lists; NaN where one does not vary. */

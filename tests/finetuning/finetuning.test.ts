@@ -4,7 +4,13 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
-import { Predictor, crossValidate, finetune, resumeFinetuning } from "../../src/finetuning/index.js";
+import {
+  Predictor,
+  crossValidate,
+  finetune,
+  readExamples,
+  resumeFinetuning,
+} from "../../src/finetuning/index.js";
 import { SafetensorsFile } from "../../src/io/index.js";
 import { writeTinyBert } from "../support/tiny-encoder.js";
 
@@ -241,6 +247,48 @@ describe("fine-tuning", () => {
     await expect(
       finetune({ model, task: "classify", data: await data(), out: place("toomany"), freezeLayers: 5 }),
     ).rejects.toThrow("the model has 2 layers; 5 of them cannot be frozen");
+  });
+
+  it("chooses the threshold that answers held-out rows best, keeps it and predicts by it", async () => {
+    // Words say little here: the rare class is answered only from a probability far below a half.
+    const rows = (count: number) =>
+      Array.from({ length: count }, () => {
+        const hint = random.integer(2) === 0;
+        const label = random.integer(10) < (hint ? 3 : 1) ? "yes" : "no";
+        return `the ${pick(nouns)} was ${hint ? "good" : "bad"},${label}`;
+      }).join("\n");
+    const noisy = await file("noisy.csv", `text,label\n${rows(120)}\n`);
+    const dev = await file("noisy-dev.csv", `text,label\n${rows(80)}\n`);
+    const out = place("threshold");
+    const { metrics } = await finetune({
+      ...{ model, task: "classify", data: noisy, eval: dev, out, threshold: "auto" },
+      ...{ epochs: 2, batch: 8, learningRate: 1e-3 },
+    });
+    const examples = await readExamples(dev, { task: "classify", skipUnlabelled: false });
+    using predictor = await Predictor.load(out);
+    expect(predictor.threshold).toBe(metrics!["threshold"]);
+    const f1 = async (threshold?: number) =>
+      (await predictor.evaluate(examples, { threshold })).metrics["f1"]!;
+    expect(await f1()).toBeCloseTo(metrics!["f1"]!, 10);
+    expect(await f1()).toBeGreaterThan(await f1(0.5));
+    for (const other of [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4])
+      expect(await f1()).toBeGreaterThanOrEqual(await f1(other));
+    const predictions = await predictor.predict(examples.map(({ text }) => text));
+    predictions.forEach(({ label, probabilities }) => {
+      expect(label).toBe(probabilities!["yes"]! >= predictor.threshold! ? "yes" : "no");
+    });
+  });
+
+  it("refuses a threshold where none decides", async () => {
+    const three = await file("three.csv", `text,label\n${reviews(20)}\nthe dog,other\nthe cat,other\n`);
+    const start = { model, threshold: "auto" } as const;
+    await expect(
+      finetune({ ...start, task: "classify", data: three, eval: three, out: place("undecided") }),
+    ).rejects.toThrow("a threshold is chosen between two classes, and there are 3: bad, good, other");
+    const scores = await file("scores.csv", "text,label\nthe dog,1\nthe cat,2\nthe film,3\n");
+    await expect(
+      finetune({ ...start, task: "regress", data: scores, eval: scores, out: place("undecided") }),
+    ).rejects.toThrow("the task regress decides nothing by a threshold");
   });
 
   it("cross-validates on every row once", async () => {

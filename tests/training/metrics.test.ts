@@ -1,7 +1,9 @@
+import fc from "fast-check";
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import {
   ConfusionMatrix,
+  bestThreshold,
   entitiesOf,
   entityScores,
   pearson,
@@ -38,7 +40,7 @@ const reference = JSON.parse(
 describe("metrics of classes are scikit-learn's", () => {
   it.each(reference.classes)("$count classes", (expected) => {
     const names = Array.from({ length: expected.count }, (_, place) => `class ${place}`);
-    const matrix = new ConfusionMatrix(names, expected.truth, expected.predictions);
+    const matrix = ConfusionMatrix.of(names, expected.truth, expected.predictions);
     expect(matrix.counts.map((row) => [...row])).toEqual(expected.confusion);
     expect(matrix.accuracy).toBeCloseTo(expected.accuracy, 12);
     // With one answer for each case, micro F1 is accuracy.
@@ -54,11 +56,50 @@ describe("metrics of classes are scikit-learn's", () => {
   });
 
   it("and a confusion matrix reads as a table", () => {
-    expect(new ConfusionMatrix(["no", "yes"], [0, 0, 1], [0, 1, 1]).toString()).toBe(
+    expect(ConfusionMatrix.of(["no", "yes"], [0, 0, 1], [0, 1, 1]).toString()).toBe(
       ["truth \\ prediction   no  yes", "no                    1    1", "yes                   0    1"].join(
         "\n",
       ),
     );
+  });
+});
+
+describe("the best threshold", () => {
+  const confusionAt = (truth: boolean[], probabilities: number[], threshold: number) =>
+    ConfusionMatrix.of(
+      ["no", "yes"],
+      truth.map(Number),
+      probabilities.map((probability) => Number(probability >= threshold)),
+    );
+  const scores = {
+    f1: (confusion: ConfusionMatrix) => confusion.byClass[1]!.f1,
+    accuracy: (confusion: ConfusionMatrix) => confusion.accuracy,
+    matthews: (confusion: ConfusionMatrix) => confusion.matthews,
+  };
+  const probability = fc.oneof(
+    fc.double({ min: 0, max: 1, noNaN: true }),
+    fc.constantFrom(0, 0.25, 0.5, 0.75, 1),
+  );
+  const cases = fc.array(fc.tuple(fc.boolean(), probability), { minLength: 1, maxLength: 20 });
+
+  it.each(Object.entries(scores))("is as good as every other one by %s", (_, score) => {
+    fc.assert(
+      fc.property(cases, (rows) => {
+        const [truth, probabilities] = [rows.map(([yes]) => yes), rows.map(([, p]) => p)];
+        const at = (threshold: number) => score(confusionAt(truth, probabilities, threshold));
+        const best = bestThreshold(truth, probabilities, score);
+        expect(best).toBeGreaterThanOrEqual(0);
+        expect(best).toBeLessThanOrEqual(1);
+        for (const other of [0, 0.5, 1, ...probabilities, ...probabilities.map((p) => (p + 1) / 2)])
+          expect(at(best)).toBeGreaterThanOrEqual(at(other));
+      }),
+    );
+  });
+
+  it("is a half where that is as good, and in the middle of a gap elsewhere", () => {
+    expect(bestThreshold([true, true, false], [0.9, 0.6, 0.2], scores.f1)).toBe(0.5);
+    expect(bestThreshold([true, true, false, false], [0.9, 0.4, 0.2, 0.1], scores.f1)).toBeCloseTo(0.3, 12);
+    expect(bestThreshold([true, false, false], [0.9, 0.7, 0.6], scores.accuracy)).toBeCloseTo(0.8, 12);
   });
 });
 
