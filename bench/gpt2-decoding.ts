@@ -7,11 +7,11 @@ import os from "node:os";
 import path from "node:path";
 import { writeJson } from "../src/base/files.js";
 import { Decoder, generate } from "../src/generation/index.js";
-import { compile, input, sum } from "../src/graph/index.js";
 import { Gpt2, causalModelConfig, gpt2Config, gpt2Sizes, saveDecoderOnnx } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { type Answer, Peer, inOwnProcess, median, options, peakMiB, timed } from "./harness.js";
+import { memoryBandwidth } from "./bandwidth.js";
+import { type Answer, Peer, inOwnProcess, median, options, peakMiB } from "./harness.js";
 
 const config = options.smoke
   ? gpt2Config({ hiddenSize: 64, numLayers: 2, numHeads: 2, vocabSize: 512, contextLength: 256, dropout: 0 })
@@ -53,14 +53,7 @@ try {
     threads: runtime.threads,
   });
 
-  // Rows for every thread to read; what does not fill a row is left out.
-  const rows = 4096;
-  const columns = Math.floor(weights.layout.size / rows);
-  using program = await compile(runtime, { y: sum(input("x", "float32", [rows, columns]), { axes: 1 }) });
-  using x = weights.flat.slice(0, [rows, columns]);
-  using result = runtime.createTensor("float32", [rows]);
-  using binding = program.bind({ x }, { y: result });
-  const floor = median(await timed(5, () => binding.run()));
+  const floor = (4 * weights.layout.size) / (await memoryBandwidth(runtime, options.smoke));
 
   const rate = (seconds: readonly number[]) => 1 / median(seconds);
   console.log(

@@ -5,7 +5,12 @@
  *   npm run build && node dist/bench/llama.js                   110M parameters in f32, 8 and 4 bits
  *   node dist/bench/llama.js --size 1b --forms q4_0             1.1B parameters
  *   node dist/bench/llama.js --gguf MODEL.gguf                  a model of your own
+ *   node dist/bench/llama.js --threads 1                        of every engine; default: all cores
  *   node dist/bench/llama.js --smoke                            seconds: checks that everything runs
+ *
+ * A form is a GGUF type, or bits and columns that share a scale (4x128), which only lineage has. The first token's time is
+ * that of the first prompt of its length, memory for it and all; prompt reading is the best of several, decoding the
+ * median step. The floor is the time in which the engine reads as many bytes as the weights have.
  *
  * llama.cpp is there when its library is: npm install --no-save @node-llama-cpp/linux-x64@3.22.1
  */
@@ -16,8 +21,10 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { Decoder } from "../src/generation/index.js";
+import { packedBytes } from "../src/graph/index.js";
 import { trainByteLevelBpe } from "../src/io/index.js";
 import {
+  type CausalLanguageModel,
   Llama,
   exportForTransformersJs,
   llamaConfig,
@@ -25,9 +32,11 @@ import {
   saveGguf,
 } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
-import type { QuantizationScheme } from "../src/quantization/index.js";
+import type { ModelWeights, QuantizationScheme } from "../src/quantization/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { LlamaCppModel, llamaCppFolder } from "../tests/support/llama-cpp.js";
+import { memoryBandwidth } from "./bandwidth.js";
+import { median, peakMiB, timed } from "./harness.js";
 
 const { values: options } = parseArgs({
   options: {
@@ -38,6 +47,7 @@ const { values: options } = parseArgs({
     gguf: { type: "string" },
     folder: { type: "string", default: "runs/bench-llama" },
     tokens: { type: "string", default: "32" },
+    threads: { type: "string" },
     smoke: { type: "boolean", default: false },
     worker: { type: "string" },
   },
@@ -58,6 +68,7 @@ const sizes = {
 };
 const size = (options.smoke ? "smoke" : options.size) as keyof typeof sizes;
 const contexts = (options.smoke ? "32" : options.contexts).split(",").map(Number);
+const threads = Number(options.threads ?? process.env["LINEAGE_THREADS"] ?? os.availableParallelism());
 const newTokens = options.smoke ? 4 : Number(options.tokens);
 
 /** What one engine did with one file. */
@@ -66,7 +77,16 @@ interface Result {
   /** Bytes of the weights that a token reads. */
   readonly weightBytes?: number;
   readonly peakMiB: number;
-  readonly runs: readonly { readonly context: number; readonly prompt: number; readonly step: number }[];
+  readonly runs: readonly Run[];
+}
+
+interface Run {
+  readonly context: number;
+  /** Seconds from a prompt to its first token, when the engine has read none of that length yet. */
+  readonly first: number;
+  /** Tokens a second. */
+  readonly prompt: number;
+  readonly step: number;
 }
 
 /** An engine with one model: reads a prompt from nothing, then one token more. */
@@ -76,37 +96,30 @@ interface Engine {
   readonly step: (id: number) => unknown;
 }
 
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
-
-async function seconds(run: () => unknown): Promise<number> {
-  const started = performance.now();
-  await run();
-  return (performance.now() - started) / 1000;
-}
-
 async function measure(load: () => Promise<Engine>, limit: number): Promise<Result> {
   const started = performance.now();
   const engine = await load();
   const loadSeconds = (performance.now() - started) / 1000;
-  const runs = [];
+  const runs: Run[] = [];
   for (const context of contexts) {
     const ids = Array.from(
       { length: Math.min(context, limit - newTokens - 1) },
       (_, i) => 5 + ((i * 7919) % 250),
     );
-    const prompts: number[] = [];
-    for (let repeat = 0; repeat < (context > 2000 ? 1 : 3); repeat++)
-      prompts.push(await seconds(() => engine.read(ids)));
+    const prompts = await timed(context > 2000 ? 2 : 3, () => engine.read(ids));
     await engine.step(7);
-    const steps: number[] = [];
-    for (let i = 0; i < newTokens; i++) steps.push(await seconds(() => engine.step(9 + i)));
-    runs.push({ context: ids.length, prompt: ids.length / Math.min(...prompts), step: 1 / median(steps) });
+    const steps = await timed(newTokens, () => engine.step(9));
+    runs.push({
+      context: ids.length,
+      first: prompts[0]!,
+      prompt: ids.length / Math.min(...prompts),
+      step: 1 / median(steps),
+    });
   }
   return {
     loadSeconds,
     weightBytes: engine.weightBytes,
-    peakMiB: process.resourceUsage().maxRSS / 1024,
+    peakMiB: peakMiB(),
     runs,
   };
 }
@@ -119,14 +132,22 @@ function schemeOf(form: string): QuantizationScheme | undefined {
   return blockSize === undefined ? undefined : { bits: bits as 4 | 8, blockSize };
 }
 
+/** Bytes of token embeddings that no product reads: all of them, a few rows aside, where the output has its own. */
+function unreadBytes(model: CausalLanguageModel, { constants }: ModelWeights): number {
+  if (!(model instanceof Llama) || model.config.tieEmbeddings) return 0;
+  const { name } = model.transformer.tokenEmbedding.weight;
+  const packed = constants.packed[name];
+  return packed ? packedBytes(packed) : constants.tensors[name]!.byteLength;
+}
+
 const engines: Record<string, (file: string) => Promise<Engine>> = {
   lineage: async (source) => {
-    const runtime = createRuntime();
+    const runtime = createRuntime({ threads });
     const { model, weights } = await loadForInference(runtime, source);
     const capacity = Math.min(model.config.contextLength, Math.max(...contexts) + newTokens + 2);
     const decoder = await Decoder.create(model, weights, { batch: 1, capacity });
     return {
-      weightBytes: weights.byteLength,
+      weightBytes: weights.byteLength - unreadBytes(model, weights),
       read: async (ids) => {
         decoder.reset();
         await decoder.prefill([ids]);
@@ -136,7 +157,7 @@ const engines: Record<string, (file: string) => Promise<Engine>> = {
   },
   "llama.cpp": (file) => {
     const limit = Math.max(...contexts) + newTokens + 2;
-    const model = LlamaCppModel.load(file, { threads: os.availableParallelism(), contextLength: limit });
+    const model = LlamaCppModel.load(file, { threads, contextLength: limit });
     return Promise.resolve({
       read: (ids) => {
         model.reset();
@@ -152,6 +173,7 @@ const engines: Record<string, (file: string) => Promise<Engine>> = {
     const model = await AutoModelForCausalLM.from_pretrained(path.basename(folder), {
       dtype: "fp32",
       device: "cpu",
+      session_options: { intraOpNumThreads: threads },
     });
     const tensor = (values: readonly number[]) =>
       new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
@@ -229,29 +251,14 @@ async function sourceFor(engine: string, form: string): Promise<string | undefin
   return folder;
 }
 
-/** Bytes a second that all cores read from memory, far beyond the caches. */
-async function bandwidth(): Promise<number> {
-  const { compile, input, sum } = await import("../src/graph/index.js");
-  const runtime = createRuntime();
-  const [rows, columns] = options.smoke ? [64, 2 ** 14] : [64, 2 ** 22];
-  using program = await compile(runtime, { y: sum(input("x", "float32", [rows, columns]), { axes: 1 }) });
-  using x = runtime.createTensor("float32", [rows, columns]);
-  x.view().fill(1);
-  using y = runtime.createTensor("float32", [rows]);
-  using binding = program.bind({ x }, { y });
-  const times: number[] = [];
-  for (let repeat = 0; repeat < 7; repeat++) times.push(await seconds(() => binding.run()));
-  return (4 * rows * columns) / Math.min(...times);
-}
-
 // ---- The table ------------------------------------------------------------------------------------------------------------
 
-const speed = await bandwidth();
+const speed = await memoryBandwidth(createRuntime({ threads }), options.smoke);
 console.log(
-  `${os.cpus()[0]?.model ?? "?"}, ${os.availableParallelism()} threads; memory reads ${(speed / 1e9).toFixed(1)} GB/s${options.smoke ? "; smoke run" : ""}\n`,
+  `${os.cpus()[0]?.model ?? "?"}, ${threads} threads; memory reads ${(speed / 1e9).toFixed(1)} GB/s${options.smoke ? "; smoke run" : ""}\n`,
 );
 console.log(
-  "form    engine            context   prompt tok/s   decode tok/s   of the floor   load s   peak MiB",
+  "form      engine            context   first token ms   prompt tok/s   decode tok/s   of the floor   load s   peak MiB",
 );
 const forms = options.gguf ? ["gguf"] : options.forms.split(",");
 if (!options.gguf) await prepare(forms);
@@ -273,16 +280,16 @@ for (const form of forms) {
     const line = child.stdout.trim().split("\n").at(-1) ?? "";
     if (child.status !== 0 || !line.startsWith("{")) {
       console.log(
-        `${form.padEnd(8)}${engine.padEnd(18)}failed: ${child.stderr.trim().split("\n").at(-1) ?? ""}`,
+        `${form.padEnd(10)}${engine.padEnd(18)}failed: ${child.stderr.trim().split("\n").at(-1) ?? ""}`,
       );
       continue;
     }
     const result = JSON.parse(line) as Result;
-    for (const [index, { context, prompt, step }] of result.runs.entries()) {
+    for (const [index, { context, first, prompt, step }] of result.runs.entries()) {
       const floor =
         result.weightBytes === undefined ? "" : `${((100 * step * result.weightBytes) / speed).toFixed(0)}%`;
       console.log(
-        `${form.padEnd(8)}${engine.padEnd(18)}${String(context).padStart(7)}${prompt.toFixed(0).padStart(15)}${step.toFixed(1).padStart(15)}${floor.padStart(15)}` +
+        `${form.padEnd(10)}${engine.padEnd(18)}${String(context).padStart(7)}${(1000 * first).toFixed(0).padStart(17)}${prompt.toFixed(0).padStart(15)}${step.toFixed(1).padStart(15)}${floor.padStart(15)}` +
           (index === 0
             ? `${result.loadSeconds.toFixed(2).padStart(9)}${result.peakMiB.toFixed(0).padStart(11)}`
             : ""),
