@@ -1,7 +1,14 @@
 import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
 import { taskNames } from "../data/index.js";
-import { type FinetuneControl, crossValidate, finetune, resumeFinetuning } from "../finetuning/index.js";
+import {
+  type FinetuneControl,
+  crossValidate,
+  finetune,
+  holdsFolds,
+  resumeCrossValidation,
+  resumeFinetuning,
+} from "../finetuning/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number, threshold } from "./options.js";
 import { interruptible, progressObserver } from "./progress.js";
@@ -48,16 +55,22 @@ async function runFinetuning({
             throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
       }
       const given = { ...options, out } as never;
-      if (folds !== undefined) {
-        if (resume)
-          throw new LineageError(
-            "argument",
-            "cross-validation cannot be resumed; run it again without --resume",
+      if (resume ? holdsFolds(out) : folds !== undefined) {
+        const {
+          outcome,
+          summary,
+          folds: done,
+          count,
+        } = await (resume
+          ? resumeCrossValidation(out, control)
+          : crossValidate({ ...(given as object), folds } as never, control));
+        if (outcome === "interrupted") {
+          report.say(
+            `stopped in fold ${done.length + 1} of ${count} and saved; go on with: lineage finetune --resume --out ${out}`,
+            { outcome, done: done.length, folds: count },
           );
-        const { summary, folds: done } = await crossValidate(
-          { ...(given as object), folds } as never,
-          control,
-        );
+          return;
+        }
         const lines = Object.entries(summary).map(
           ([name, { mean, deviation }]) => `  ${name} ${mean.toFixed(4)} ± ${deviation.toFixed(4)}`,
         );

@@ -89,7 +89,12 @@ async function readOptions<Options>(
       "checkpoint",
       `${folder} already holds a training run; continue it with --resume, or choose another folder with --out`,
     );
-  const parsed = schema.safeParse(resume ? await readJson(optionsFile(folder)) : given);
+  return parseOptions(schema, resume ? await readJson(optionsFile(folder)) : given);
+}
+
+/** What a run is told, with what it leaves open filled in. Throws `argument` for options that do not fit. */
+export function parseOptions<Options>(schema: z.ZodType<Options>, given: unknown): Options {
+  const parsed = schema.safeParse(given);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map(({ path: place, message }) => `${place.join(".")}: ${message}`);
   throw new LineageError("argument", `the options do not fit: ${problems.join("; ")}`);

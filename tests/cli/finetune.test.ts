@@ -44,6 +44,36 @@ const records = (text: string) =>
     .split("\n")
     .map((line) => JSON.parse(line) as Record<string, unknown>);
 
+describe("lineage finetune --folds", () => {
+  it("saves at Ctrl-C, and goes on with the folds that are left", async () => {
+    const out = place("folds");
+    const options = ["--model", model, "--task", "classify", "--data", place("train.tsv"), ...fast];
+    const child = spawn(
+      process.execPath,
+      [main, "finetune", ...options, "--folds", "3", "--out", out, "--json"],
+      { env: environment },
+    );
+    let written = "";
+    let interrupted = false;
+    child.stdout.on("data", (data: Buffer) => {
+      written += data.toString();
+      if (interrupted || !written.includes('"fold 2 of 3"')) return;
+      interrupted = true;
+      child.kill("SIGINT");
+    });
+    expect(await new Promise((resolve) => child.on("exit", resolve))).toBe(0);
+    expect(records(written).at(-1)).toMatchObject({ outcome: "interrupted", done: 1, folds: 3 });
+    const { status, stdout } = lineage("finetune", "--resume", "--out", out, "--json");
+    expect(status).toBe(0);
+    const messages = records(stdout).map(({ message }) => message);
+    expect(messages).toContain("going on after fold 1 of 3");
+    expect(messages).not.toContain("fold 1 of 3");
+    expect(records(stdout).at(-1)!["summary"]).toMatchObject({
+      accuracy: { mean: expect.any(Number) as number },
+    });
+  });
+});
+
 describe("lineage predict", () => {
   it("answers a line, with all probabilities where they are asked for", () => {
     const { stdout } = lineage("predict", "--model", run, "the food was bad", "--json", "--probabilities");

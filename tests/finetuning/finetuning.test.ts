@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -9,6 +9,7 @@ import {
   crossValidate,
   finetune,
   readExamples,
+  resumeCrossValidation,
   resumeFinetuning,
 } from "../../src/finetuning/index.js";
 import { SafetensorsFile } from "../../src/io/index.js";
@@ -305,6 +306,48 @@ describe("fine-tuning", () => {
     const values = folds.map(({ metrics }) => metrics["accuracy"]!);
     expect(summary["accuracy"]!.mean).toBeCloseTo(values.reduce((a, b) => a + b, 0) / 3, 10);
     expect(existsSync(path.join(place("folds"), "fold-3", "model.safetensors"))).toBe(true);
+  });
+
+  it("goes on with a cross-validation that was interrupted, without running what is done again", async () => {
+    const options = {
+      model,
+      task: "classify",
+      data: await data(),
+      folds: 3,
+      ...fast,
+      epochs: 3,
+      evalEvery: 2,
+    } as const;
+    const whole = await crossValidate({ ...options, out: place("folds-whole") });
+    expect(whole).toMatchObject({ outcome: "finished", count: 3 });
+    const out = place("folds-halves");
+    const controller = new AbortController();
+    let steps = 0;
+    const stopped = await crossValidate(
+      { ...options, out },
+      {
+        signal: controller.signal,
+        observer: {
+          stepped: ({ step }) => {
+            steps++;
+            if (steps > step && step === 4) controller.abort();
+          },
+        },
+      },
+    );
+    expect(stopped).toMatchObject({ outcome: "interrupted", count: 3, folds: [whole.folds[0]] });
+    await expect(crossValidate({ ...options, out })).rejects.toThrow("already holds a cross-validation");
+    const made = await stat(path.join(out, "fold-1", "training.safetensors"));
+    const resumed: number[] = [];
+    const all = await resumeCrossValidation(out, { observer: { resumed: (step) => resumed.push(step) } });
+    expect(resumed).toEqual([4]);
+    expect(all).toEqual(whole);
+    expect((await stat(path.join(out, "fold-1", "training.safetensors"))).mtimeMs).toBe(made.mtimeMs);
+    // Once more changes nothing; other rows would be other folds.
+    expect(await resumeCrossValidation(out)).toEqual(whole);
+    await file("small.csv", `text,label\n${reviews(61)}\n`);
+    await expect(resumeCrossValidation(out)).rejects.toThrow("has 61 rows, but had 60");
+    await expect(resumeCrossValidation(place("folds-none"))).rejects.toThrow("there is nothing to resume");
   });
 
   it("tells of empty, unlabelled and cut rows, and loses none silently", async () => {
