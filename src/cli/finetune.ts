@@ -112,7 +112,7 @@ export const finetuneCommand = new Command("finetune")
       "classify a text; pair: classify two; regress to a number; tag words; span: find answers; choice among several",
     ).choices(taskNames),
   )
-  .option("--data <file>", "CSV, TSV, JSONL or Parquet to learn from")
+  .option("--data <file>", "CSV, TSV, JSONL or Parquet to learn from, or SQuAD's JSON")
   .option("--eval <file>", "the same to evaluate on; default: a tenth of --data is held out")
   .option("--out <folder>", "checkpoint folder", "runs/finetuned")
   .option("--resume", "go on with the run in --out; its own options apply")
@@ -161,7 +161,7 @@ export const finetuneCommand = new Command("finetune")
         "lineage finetune --model DIR --task pair --data nli.tsv --folds 5",
         "two texts, five-fold cross-validation",
       ],
-      ["lineage finetune --model DIR --task span --data squad.jsonl", "question, context and answers"],
+      ["lineage finetune --model DIR --task span --data train-v2.0.json", "question, context and answers"],
       ["lineage finetune --resume --out runs/finetuned", "go on after Ctrl-C, to the same losses"],
     ),
   )

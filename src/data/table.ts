@@ -5,6 +5,7 @@ import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { storageError } from "../base/files.js";
+import { isSquad, squadRows } from "./squad.js";
 
 /** A row of a table, with the number by which a spreadsheet or an editor shows it: a header is row 1. */
 export interface Row {
@@ -43,7 +44,7 @@ const formats: Readonly<Record<string, TableFormat>> = {
 };
 
 /**
- * Reads a CSV, TSV, JSONL (or a JSON array) or Parquet file. A CSV may be separated by commas, semicolons or tabs; quotes
+ * Reads a CSV, TSV, JSONL (or a JSON array, or SQuAD's nested JSON) or Parquet file. A CSV may be separated by commas, semicolons or tabs; quotes
  * mean something in CSV alone, as TSV has none. Throws FormatError with the row for broken quoting, a wrong number of
  * cells, broken JSON or a wrong encoding; nothing is left out.
  */
@@ -187,7 +188,9 @@ function parseJsonLines(file: string, text: string): Table {
     for (const name of Object.keys(value)) columns.add(name);
     rows.push({ number, values: value as Record<string, unknown> });
   };
-  if (text.trimStart().startsWith("[")) {
+  const squad = wholeObject(text);
+  if (isSquad(squad)) for (const { number, values } of squadRows(file, squad)) add(number, values);
+  else if (text.trimStart().startsWith("[")) {
     (parseJson(file, text, "this") as unknown[]).forEach((value, index) => {
       add(index + 1, value);
     });
@@ -198,6 +201,16 @@ function parseJsonLines(file: string, text: string): Table {
   }
   if (rows.length === 0) throw new LineageError("data", `${file} is empty: there is no row in it`);
   return { file, columns: [...columns], rows, named: true };
+}
+
+/** The value of a text that is one JSON object and not one a line; undefined for any other. */
+function wholeObject(text: string): unknown {
+  if (!text.trimStart().startsWith("{")) return undefined;
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return undefined;
+  }
 }
 
 function parseJson(file: string, text: string, where: string): unknown {

@@ -3,6 +3,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { examplesOf } from "../../src/data/index.js";
 import { readTable } from "../../src/data/table.js";
 
 let folder = "";
@@ -27,6 +28,70 @@ describe("a table is read", () => {
       { number: 2, values: { text: 'one, "two"\nthree', label: "yes" } },
       { number: 4, values: { text: "naïve 日本 🙂", label: "no" } },
     ]);
+  });
+
+  it("from SQuAD's nested JSON, each question a row with its context, as span data", async () => {
+    const context = "🙂 Paris is in France.";
+    const squad = {
+      version: "v2.0",
+      data: [
+        {
+          title: "Paris",
+          paragraphs: [
+            {
+              context,
+              qas: [
+                {
+                  id: "a1",
+                  question: "Where is Paris?",
+                  is_impossible: false,
+                  answers: [
+                    { text: "France", answer_start: 14 },
+                    { text: "in France", answer_start: 11 },
+                  ],
+                },
+                {
+                  id: "a2",
+                  question: "Where is Rome?",
+                  is_impossible: true,
+                  answers: [],
+                  plausible_answers: [{ text: "France", answer_start: 14 }],
+                },
+              ],
+            },
+          ],
+        },
+        // Version 1.1 says nothing of what is impossible; a test set has no answers.
+        { paragraphs: [{ context: "A cat.", qas: [{ question: "What?" }] }] },
+      ],
+    };
+    for (const indent of [undefined, 2]) {
+      const table = await readTable(await file("squad.json", JSON.stringify(squad, null, indent)));
+      const { examples, columns } = examplesOf("span", table);
+      expect(columns).toBe('text from "question", pair from "context", label from "answers"');
+      expect(examples).toEqual([
+        {
+          row: 1,
+          text: "Where is Paris?",
+          pair: context,
+          label: [
+            { text: "France", start: 14 },
+            { text: "in France", start: 11 },
+          ],
+        },
+        { row: 2, text: "Where is Rome?", pair: context, label: [] },
+        { row: 3, text: "What?", pair: "A cat." },
+      ]);
+    }
+  });
+
+  it("from SQuAD's nested JSON with what is missing in its place, and not from rows that only look like it", async () => {
+    const broken = { data: [{ paragraphs: [{ context: "A cat.", qas: [{ answers: [] }] }] }] };
+    await expect(readTable(await file("broken.json", JSON.stringify(broken)))).rejects.toThrow(
+      /broken\.json: .*\n.*data\[0\]\.paragraphs\[0\]\.qas\[0\]\.question/,
+    );
+    const { rows } = await readTable(await file("row.jsonl", '{"data": [1], "label": "x"}\n'));
+    expect(rows).toEqual([{ number: 1, values: { data: [1], label: "x" } }]);
   });
 
   it("from CSV with semicolons", async () => {
