@@ -470,18 +470,12 @@ export function debertaV2ForMaskedLm(config: DebertaV2Config) {
 }
 
 /** Masked language modelling through the enhanced mask decoder, under its authors' names; the third version's generator, too. */
-export class DebertaV2Generator extends Module {
-  static override readonly names = { encoder: "deberta", head: "lm_predictions.lm_head" };
-  readonly encoder: DebertaV2;
-  readonly head: MaskedLmHead;
-
+export class DebertaV2Generator extends EncoderWithHead<DebertaV2, MaskedLmHead> {
   constructor(config: DebertaV2Config) {
-    super();
-    this.encoder = new DebertaV2(config, { positions: true });
-    this.head = new MaskedLmHead(
-      { ...config, embeddingSize: config.hiddenSize },
-      this.encoder.embeddings.token.weight.tensor,
-    );
+    const deberta = new DebertaV2(config, { positions: true });
+    const { weight } = deberta.embeddings.token;
+    const head = new MaskedLmHead({ ...config, embeddingSize: config.hiddenSize }, weight.tensor);
+    super(deberta, head, { encoder: "deberta", head: "lm_predictions.lm_head" });
   }
 
   /** Logits `[batch, sequence, vocabSize]`. */

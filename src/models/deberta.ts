@@ -340,18 +340,12 @@ export function debertaForMaskedLm(config: DebertaConfig) {
 }
 
 /** DeBERTa as it is pretrained: masked language modelling through the enhanced mask decoder, under its authors' names. */
-export class DebertaPretraining extends Module {
-  static override readonly names = { encoder: "deberta", head: "lm_predictions.lm_head" };
-  readonly encoder: Deberta;
-  readonly head: MaskedLmHead;
-
+export class DebertaPretraining extends EncoderWithHead<Deberta, MaskedLmHead> {
   constructor(config: DebertaConfig) {
-    super();
-    this.encoder = new Deberta(config, { positions: true });
-    this.head = new MaskedLmHead(
-      { ...config, embeddingSize: config.hiddenSize },
-      this.encoder.embeddings.token.weight.tensor,
-    );
+    const deberta = new Deberta(config, { positions: true });
+    const { weight } = deberta.embeddings.token;
+    const head = new MaskedLmHead({ ...config, embeddingSize: config.hiddenSize }, weight.tensor);
+    super(deberta, head, { encoder: "deberta", head: "lm_predictions.lm_head" });
   }
 
   /** Logits `[batch, sequence, vocabSize]`. */

@@ -34,6 +34,7 @@ import {
 } from "./bert.js";
 import {
   DebertaV2,
+  DebertaV2Generator,
   debertaV2ForMaskedLm,
   debertaV2ForMultipleChoice,
   debertaV2ForQuestionAnswering,
@@ -44,6 +45,7 @@ import {
 } from "./deberta-v2.js";
 import {
   Deberta,
+  DebertaPretraining,
   debertaForMaskedLm,
   debertaForMultipleChoice,
   debertaForQuestionAnswering,
@@ -119,6 +121,8 @@ interface Family {
   readonly read: (json: unknown) => {
     readonly encoder: (options: { readonly pooler: boolean }) => Encoder;
     readonly heads: Readonly<Record<EncoderTask, (numLabels: number) => EncoderWithHead>>;
+    /** The masked language model under its authors' names, where transformers has another. */
+    readonly authorsMaskedLm: (() => EncoderWithHead) | undefined;
   };
   /** The `config.json` of an encoder of this family; undefined for any other. */
   readonly describe: (encoder: Encoder) => Record<string, unknown> | undefined;
@@ -132,8 +136,10 @@ function family<C extends EncoderConfig>(definition: {
   readonly toHuggingFace: (config: C) => Record<string, unknown>;
   readonly encoder: (config: C, options: { readonly pooler: boolean }) => Encoder;
   readonly heads: Readonly<Record<EncoderTask, (config: C, numLabels: number) => EncoderWithHead>>;
+  readonly authorsMaskedLm?: (config: C) => EncoderWithHead;
 }): Family {
-  const { className, prefix, Model, fromHuggingFace, toHuggingFace, encoder, heads } = definition;
+  const { className, prefix, Model, fromHuggingFace, toHuggingFace, encoder, heads, authorsMaskedLm } =
+    definition;
   return {
     className,
     prefix,
@@ -148,6 +154,7 @@ function family<C extends EncoderConfig>(definition: {
             (numLabels: number) => heads[task](config, countsClasses(task) ? numLabels : 2),
           ]),
         ) as Record<EncoderTask, (numLabels: number) => EncoderWithHead>,
+        authorsMaskedLm: authorsMaskedLm && (() => authorsMaskedLm(config)),
       };
     },
     describe: (model) => (model instanceof Model ? toHuggingFace(model.config) : undefined),
@@ -200,6 +207,7 @@ const families: Readonly<Record<string, Family>> = {
       span: debertaForQuestionAnswering,
       choice: debertaForMultipleChoice,
     },
+    authorsMaskedLm: (config) => new DebertaPretraining(config),
   }),
   "deberta-v2": family({
     className: "DebertaV2",
@@ -215,6 +223,7 @@ const families: Readonly<Record<string, Family>> = {
       span: debertaV2ForQuestionAnswering,
       choice: debertaV2ForMultipleChoice,
     },
+    authorsMaskedLm: (config) => new DebertaV2Generator(config),
   }),
   electra: family({
     className: "Electra",
@@ -408,7 +417,9 @@ export async function loadEncoderForTask(
   const json = await readConfig(folder);
   const { prefix, read } = familyOf(json);
   const files = await openWeightFiles(folder);
-  const build = read(json).heads[task];
+  const { heads, authorsMaskedLm } = read(json);
+  const authors = task === "maskedLm" ? authorsMaskedLm?.() : undefined;
+  const build = authors && storesAll(files, authors, prefix) ? () => authors : heads[task];
   const held = taskOf(json);
   // Heads of different tasks share the name `classifier`; the configuration says whose this one is.
   const usable = newHead !== "always" && (held === undefined || held === task);
@@ -453,6 +464,10 @@ export async function loadEncoderForTask(
         : `${newHead === "always" ? "a new head was asked for" : `the checkpoint ${none}`}: ${fresh.join(", ")} begin at random and must be trained`,
   };
 }
+
+/** Whether the files have every parameter of a model. */
+const storesAll = (files: readonly SafetensorsFile[], model: EncoderWithHead, prefix: string): boolean =>
+  [...namedParameters(model).keys()].every((name) => stored(files, aliases(prefix, name)));
 
 /** The task whose head a checkpoint was saved with, by its configuration. */
 function taskOf(json: unknown): EncoderTask | undefined {

@@ -5,6 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { compile, input } from "../../src/graph/index.js";
 import { SafetensorsFile, characterTokenizer, saveWeights, writeSafetensors } from "../../src/io/index.js";
 import {
+  EncoderProgram,
   type EncoderTask,
   bertForPretraining,
   bertFromHuggingFace,
@@ -135,6 +136,70 @@ describe("An encoder's folder", () => {
     ]);
     loaded.weights.dispose();
   });
+
+  it.each([
+    { type: "deberta", layers: 2, from: "deberta/pretraining", prefix: "", output: "logits" },
+    {
+      type: "deberta-v2",
+      layers: 2,
+      from: "deberta-v3/pretraining",
+      prefix: "generator.",
+      output: "generator",
+    },
+  ])(
+    "of $type fills masks through its decoder where it has the head of its authors ($from)",
+    async ({ type, layers, from, prefix, output }) => {
+      const folder = await scratch();
+      const task = await recorded(`${from}.safetensors`);
+      const tensors = [...task.weights].filter(([name]) => name.startsWith(prefix));
+      expect(tensors.map(([name]) => name.slice(prefix.length))).toEqual(
+        expect.arrayContaining([
+          "deberta.embeddings.position_embeddings.weight",
+          ...["bias", "dense.weight", "LayerNorm.bias"].map((name) => `lm_predictions.lm_head.${name}`),
+        ]),
+      );
+      const write = (kept: (name: string) => boolean) =>
+        writeSafetensors(
+          path.join(folder, "model.safetensors"),
+          tensors
+            .map(([name, { shape, data }]) => ({ name: name.slice(prefix.length), shape, data }))
+            .filter(({ name }) => kept(name))
+            .map(({ name, shape, data }) => ({
+              ...{ name, shape, dtype: "float32" as const },
+              bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+            })),
+        );
+      await write(() => true);
+      const config = referenceJson(`${from.split("/")[0]}/config.json`) as Record<string, unknown>;
+      // As published: nothing says for which task the weights are.
+      const said = { ...config, model_type: type, num_hidden_layers: layers, architectures: undefined };
+      await writeFile(path.join(folder, "config.json"), JSON.stringify(said));
+      await tokenizer.save(folder);
+
+      const loaded = await loadEncoderForTask(runtime, folder, "maskedLm", { newHead: "never" });
+      using weights = loaded.weights;
+      const mask = task.inputs.get("attention_mask")!;
+      using program = await EncoderProgram.create(loaded.model, weights, (inputs) =>
+        loaded.model.forward(inputs),
+      );
+      const { data, shape } = await program.run({
+        inputIds: { data: task.inputs.get("input_ids")!.data, shape: mask.shape },
+        tokenTypeIds: { data: new Int32Array(mask.data.length), shape: mask.shape },
+        attentionMask: { data: Uint8Array.from(mask.data), shape: mask.shape },
+      });
+      const wanted = task.outputs.get(output)!;
+      expect(shape).toEqual(wanted.shape);
+      const real = (values: ArrayLike<number>) =>
+        Array.from(values).filter((_, place) => mask.data[Math.floor(place / shape[2]!)]);
+      expect(relativeError(real(data), real(wanted.data))).toBeLessThan(1e-4);
+
+      // Without the positions that the decoder begins with there is none.
+      await write((name) => !name.includes("position_embeddings"));
+      await expect(loadEncoderForTask(runtime, folder, "maskedLm", { newHead: "never" })).rejects.toThrow(
+        "has no head for filling masks",
+      );
+    },
+  );
 
   it("is refused with words: another model, a missing tensor, a tokenizer that is too large", async () => {
     const folder = await checkpoint("maskedLm");
