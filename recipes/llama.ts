@@ -41,13 +41,13 @@ const systems = [
   {
     label: "LLaMA",
     folder: path.join(out, "llama"),
-    options: { model: "llama", tieEmbeddings: true, learningRate: 2e-3 },
+    options: { model: "llama", tieEmbeddings: true, learningRate: 1e-3 },
   },
   // The baseline reads the text with the same tokens.
   {
     label: "GPT-2",
     folder: path.join(out, "gpt2"),
-    options: { model: "gpt2", tokenizer: path.join(out, "llama"), learningRate: 2e-3 },
+    options: { model: "gpt2", tokenizer: path.join(out, "llama"), learningRate: 1e-3 },
   },
 ] as const;
 

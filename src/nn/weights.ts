@@ -112,8 +112,10 @@ export class Weights implements WeightSet, Disposable {
 
   /** Sets every number to zero. */
   clear(): void {
-    if (this.runtime.viewable) this.flat.view().fill(0);
-    else this.flat.write(new Float32Array(this.layout.size));
+    // One by one: all together may be more than a buffer can have.
+    for (const tensor of Object.values(this.tensors))
+      if (this.runtime.viewable) tensor.view().fill(0);
+      else tensor.write(new Float32Array(tensor.size));
   }
 
   dispose(): void {

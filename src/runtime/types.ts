@@ -15,7 +15,8 @@ export interface DeviceTensor<D extends DType = DType> extends Disposable {
   readonly byteLength: number;
   /**
    * The tensor's own memory as a typed array, without a copy; valid until `dispose`. Throws `unsupported` on a device
-   * whose memory JavaScript cannot see (WebGPU): use `read` and `write`, which work everywhere.
+   * whose memory JavaScript cannot see (WebGPU): use `read` and `write`, which work everywhere; `memory` where the tensor
+   * has more bytes than a buffer can (4 GiB in Node 20): slices of it can be seen.
    */
   view(): TypedArrayOf[D];
   /** A copy of the contents. */

@@ -1,4 +1,5 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { constants } from "node:buffer";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -46,6 +47,24 @@ describe("mapFile", () => {
     using tensor = mapping.tensor("float32", [2], 6);
     const bytes = readFileSync(file).subarray(6, 14);
     expect(Buffer.from(tensor.view().buffer, tensor.view().byteOffset, 8)).toEqual(bytes);
+  });
+
+  it("shows the parts of a file that is longer than a buffer can be", () => {
+    const size = 5 * 2 ** 30;
+    // All of it but its first bytes is a hole, which takes no room.
+    const long = path.join(folder, "long.bin");
+    writeFileSync(long, Buffer.from(values.buffer));
+    truncateSync(long, size);
+    const mapping = runtime.mapFile(long);
+    const whole = mapping.tensor("float32", [size / 4], 0);
+    const [first, last] = [whole.slice(0, [64]), whole.slice(size / 4 - 64, [64])];
+    expect(first.view()).toEqual(values);
+    last.write(values);
+    const shown = mapping.tensor("float32", [2], size - 8).view();
+    expect(shown).toEqual(values.slice(-2));
+    if (constants.MAX_LENGTH < size) expect(() => whole.view()).toThrow("5.4 GB cannot be seen at once");
+    for (const tensor of [whole, first, last]) tensor.dispose();
+    mapping.dispose();
   });
 
   it("serves as a constant of a program", async () => {

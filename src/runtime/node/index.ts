@@ -168,12 +168,10 @@ class NativeRuntime implements Runtime {
         `createTensor: [${shape.join(", ")}] has more elements than any memory`,
       );
     }
-    const tensor = new NativeTensor(memory, Allocation.create(memory, byteLength), dtype, shape, 0);
+    const allocation = Allocation.create(memory, byteLength);
+    const tensor = new NativeTensor(memory, allocation, dtype, shape, 0);
     if (data) tensor.write(data);
-    else {
-      const { buffer, byteOffset } = tensor.view();
-      new Uint8Array(buffer, byteOffset, tensor.byteLength).fill(0);
-    }
+    else allocation.clear();
     return tensor;
   }
 
@@ -185,7 +183,7 @@ class NativeRuntime implements Runtime {
         `wrapTensor: ${memory.length} elements cannot have the shape [${shape.join(", ")}]`,
       );
     }
-    return new NativeTensor(this.engine.memory, Allocation.wrap(memory), dtype, shape, 0, memory.byteOffset);
+    return new NativeTensor(this.engine.memory, Allocation.wrap(memory), dtype, shape, 0);
   }
 
   mapFile(file: string): FileMapping {

@@ -1,3 +1,4 @@
+import { constants } from "node:buffer";
 import koffi from "koffi";
 import {
   type DType,
@@ -8,6 +9,7 @@ import {
   viewOf,
 } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
+import { formatBytes } from "../../base/memory.js";
 import { checkShape } from "../signature.js";
 import type { DeviceTensor } from "../types.js";
 import type { Api, Pointer } from "./api.js";
@@ -24,17 +26,24 @@ export interface Memory {
   disposals: number;
 }
 
-/** A block of native memory that lives as long as any tensor over it. One ArrayBuffer views it. */
+/** Bytes as JavaScript sees them. */
+interface Bytes {
+  readonly buffer: ArrayBuffer;
+  readonly byteOffset: number;
+}
+
+/** A block of native memory that lives as long as any tensor over it. */
 export class Allocation {
   private references = 0;
-  private viewed: ArrayBuffer | undefined;
+  /** By the bytes that they view: one of everything, or of parts where there is more than a buffer can have. */
+  private readonly viewed = new Map<string, ArrayBuffer>();
 
   private constructor(
     readonly address: Pointer,
     private readonly byteLength: number,
     private readonly free: () => void,
-    /** The memory's own buffer, where somebody else owns it. */
-    private readonly owned?: ArrayBuffer,
+    /** Where the memory lies, where somebody else owns it. */
+    private readonly owned?: Bytes,
   ) {}
 
   /** @throws LineageError `memory` where the system has not as much */
@@ -61,7 +70,10 @@ export class Allocation {
   /** Memory that somebody else keeps in place; `owner` stays reachable with it. */
   static wrap(owner: NodeJS.TypedArray): Allocation {
     const address = koffi.address(owner) as Pointer;
-    return new Allocation(address, owner.byteLength, () => undefined, owner.buffer as ArrayBuffer);
+    return new Allocation(address, owner.byteLength, () => undefined, {
+      buffer: owner.buffer as ArrayBuffer,
+      byteOffset: owner.byteOffset,
+    });
   }
 
   /** Memory at an address that nobody else frees. */
@@ -69,10 +81,38 @@ export class Allocation {
     return new Allocation(address, byteLength, free);
   }
 
-  get buffer(): ArrayBuffer {
-    if (this.owned) return this.owned;
-    this.viewed ??= this.byteLength === 0 ? new ArrayBuffer(0) : koffi.view(this.address, this.byteLength);
-    return this.viewed;
+  /** A buffer with these bytes of the block, and where they begin in it. Throws `memory` for more than a buffer can have. */
+  view(byteOffset: number, byteLength: number): Bytes {
+    if (this.owned) return { buffer: this.owned.buffer, byteOffset: this.owned.byteOffset + byteOffset };
+    if (this.byteLength <= constants.MAX_LENGTH)
+      return { buffer: this.bufferOf(0, this.byteLength), byteOffset };
+    if (byteLength > constants.MAX_LENGTH)
+      throw new LineageError(
+        "memory",
+        `${formatBytes(byteLength)} cannot be seen at once: a buffer has at most ${formatBytes(constants.MAX_LENGTH)} in this Node; take slices`,
+      );
+    return { buffer: this.bufferOf(byteOffset, byteLength), byteOffset: 0 };
+  }
+
+  private bufferOf(byteOffset: number, byteLength: number): ArrayBuffer {
+    const key = `${byteOffset} ${byteLength}`;
+    let buffer = this.viewed.get(key);
+    if (!buffer) {
+      buffer =
+        byteLength === 0 ? new ArrayBuffer(0) : koffi.view(this.address + BigInt(byteOffset), byteLength);
+      this.viewed.set(key, buffer);
+    }
+    return buffer;
+  }
+
+  /** Sets every byte to zero. */
+  clear(): void {
+    const part = 2 ** 30;
+    for (let start = 0; start < this.byteLength; start += part) {
+      const length = Math.min(part, this.byteLength - start);
+      const { buffer, byteOffset } = this.view(start, length);
+      new Uint8Array(buffer, byteOffset, length).fill(0);
+    }
   }
 
   retain(): this {
@@ -83,7 +123,7 @@ export class Allocation {
   release(): void {
     if (--this.references > 0) return;
     // Views that somebody still holds become empty instead of pointing at memory that is no longer theirs.
-    if (this.viewed) detach(this.viewed);
+    for (const buffer of this.viewed.values()) detach(buffer);
     this.free();
   }
 }
@@ -109,8 +149,6 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
     readonly shape: readonly number[],
     /** From the start of the allocation. */
     private readonly byteOffset: number,
-    /** From the start of the allocation's buffer; differs for wrapped memory. */
-    private readonly bufferOffset = byteOffset,
   ) {
     this.size = elementCount(shape);
     this.byteLength = this.size * bytesPerElement(dtype);
@@ -136,7 +174,8 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
 
   view(): TypedArrayOf[D] {
     this.checkAlive();
-    return viewOf(this.dtype, this.allocation.buffer, this.bufferOffset, this.size);
+    const { buffer, byteOffset } = this.allocation.view(this.byteOffset, this.byteLength);
+    return viewOf(this.dtype, buffer, byteOffset, this.size);
   }
 
   read(): Promise<TypedArrayOf[D]> {
@@ -164,14 +203,7 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
       );
     }
     const bytes = offset * bytesPerElement(this.dtype);
-    return new NativeTensor(
-      this.memory,
-      this.allocation,
-      this.dtype,
-      shape,
-      this.byteOffset + bytes,
-      this.bufferOffset + bytes,
-    );
+    return new NativeTensor(this.memory, this.allocation, this.dtype, shape, this.byteOffset + bytes);
   }
 
   /** Keeps the memory in place until `letGo`, whoever disposes the tensor meanwhile. */
