@@ -7,15 +7,16 @@
  * alone is told which belong together. Alignment is how often the nearest German sentence, by the cosine of mean hidden
  * states, is the translation of an English one, among held-out sentences; each language's mean is taken off first.
  *
- * What came out, in two minutes of training (1,200 steps, 1.4 million tokens each): 3.5% found with TLM and 3.5% without it,
- * 7.4% before training (by words that both languages share), 0.1% by chance. So few steps do not show the claim: neither
- * model has come far beyond the words' frequencies (masked loss 4.87 and 4.83). More steps are what it would need.
+ * What came out (6,000 steps, 3.6 million tokens each): 32.3% of the translations found with TLM, 9.8% without it, by the
+ * last layer's states (30.6% and 13.6% by the first's); 7.4% before training, by words that both languages share, and 0.1% by
+ * chance. The claim shows. Single sentences are filled a little worse (masked loss 2.725 against 2.634), for half of the
+ * tokens went to pairs.
  *
  *   node dist/recipes/xlm.js [--data FOLDER with multi30k, default ../shared/data] [--out FOLDER] [--smoke]
  *
  * Without the folder, the embedded stories and the same stories with every word backwards are the two languages.
  */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Random } from "../src/base/random.js";
@@ -24,7 +25,7 @@ import { stories } from "../src/data/index.js";
 import { compile, input } from "../src/graph/index.js";
 import { trainEncoderBpe } from "../src/io/index.js";
 import { xlmConfig, xlmForMaskedLm } from "../src/models/index.js";
-import { Weights, countParameters } from "../src/nn/index.js";
+import { Weights, countParameters, namedParameters } from "../src/nn/index.js";
 import {
   ExampleSource,
   type LanguageText,
@@ -37,19 +38,21 @@ import {
 } from "../src/objectives/index.js";
 import { documentsOf, vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { Trainer, evaluate, lossChart, schedule } from "../src/training/index.js";
-import { recipeOptions } from "./recipe.js";
+import { Trainer, evaluate, schedule } from "../src/training/index.js";
+import { percent, plot, printTable, recipeOptions } from "./recipe.js";
 
-const { smoke, data: folder, out, threads } = recipeOptions("xlm");
+const { smoke, scale, data: folder, out, threads } = recipeOptions("xlm");
 const settings = {
   vocabSize: smoke ? 500 : 3000,
   hiddenSize: smoke ? 32 : 128,
   numLayers: 2,
   numHeads: 4,
   /** Rows of a batch of single sentences; a batch of pairs has half as many, and so as many tokens. */
-  batchSize: smoke ? 8 : 64,
-  steps: smoke ? 12 : 1200,
-  learningRate: 1e-3,
+  batchSize: smoke ? 8 : 32,
+  steps: smoke ? 12 : Math.round(6000 * scale),
+  learningRate: 2e-3,
+  /** Twice the published share: small models learn more from a step that hides more (Wettig et al. 2023). */
+  masking: { rate: 0.3 },
   seed: 1,
   /** Held-out sentences among which the translation is looked for. */
   candidates: smoke ? 40 : 1000,
@@ -125,7 +128,7 @@ const sentences = (language: 0 | 1) =>
     examples: () => trainPairs.map((pair) => pair[language]),
     length: (text) => text.ids.length,
     transform: (text: LanguageText, random) =>
-      maskRow(languageRow(text, separatorId), vocabulary, {}, random),
+      maskRow(languageRow(text, separatorId), vocabulary, settings.masking, random),
     collate: (rows) => maskedBatch(rows, paddingId),
   });
 const translations = () =>
@@ -135,7 +138,7 @@ const translations = () =>
     examples: () => trainPairs,
     length: ([a, b]) => a.ids.length + b.ids.length,
     transform: (pair: readonly [LanguageText, LanguageText], random) =>
-      maskRow(translationRow(pair, separatorId, random), vocabulary, {}, random),
+      maskRow(translationRow(pair, separatorId, random), vocabulary, settings.masking, random),
     collate: (rows) => maskedBatch(rows, paddingId),
   });
 const contenders = [
@@ -148,11 +151,14 @@ const contenders = [
 
 // ---- Alignment: is the nearest sentence the translation? -------------------------------------------------------------
 
+/** Sums of the states that the first `numLayers` layers leave, one direction for each text. */
 async function sentenceVectors(
-  model: ReturnType<typeof xlmForMaskedLm>,
   weights: Weights,
+  numLayers: number,
   texts: readonly LanguageText[],
 ): Promise<Float32Array[]> {
+  const model = xlmForMaskedLm({ ...config, numLayers });
+  namedParameters(model);
   const shape = ["batch", "sequence"];
   const mask = input("attentionMask", "bool", shape);
   const hidden = model.encoder.encode({
@@ -212,6 +218,7 @@ function retrieval(english: readonly Float32Array[], other: readonly Float32Arra
   return (hits(english, other) + hits(other, english)) / (2 * english.length);
 }
 
+const percents = (shares: readonly number[]): string => shares.map(percent).join(", ");
 const heldOutRandom = new Random(settings.seed).fork("held out");
 
 // ---- Training, the same for both --------------------------------------------------------------------------------------
@@ -239,27 +246,28 @@ for (const { name, source } of contenders) {
       minimum: 0,
     }),
   });
-  const align = async () =>
-    retrieval(
-      await sentenceVectors(
-        model,
+  const align = async (numLayers: number) => {
+    const vectors = (language: 0 | 1) =>
+      sentenceVectors(
         weights,
-        testPairs.map(([a]) => a),
-      ),
-      await sentenceVectors(
-        model,
-        weights,
-        testPairs.map(([, b]) => b),
-      ),
-    );
+        numLayers,
+        testPairs.map((pair) => pair[language]),
+      );
+    return retrieval(await vectors(0), await vectors(1));
+  };
+  const alignLayers = async () => {
+    const found: number[] = [];
+    for (let layer = 1; layer <= settings.numLayers; layer++) found.push(await align(layer));
+    return found;
+  };
   const started = performance.now();
-  const points = [{ step: 0, loss: await align() }];
+  const points = [{ step: 0, found: await alignLayers() }];
   let tokens = 0;
   for (let step = 1; step <= settings.steps; step++) {
     tokens += (await trainer.step()).tokens;
     if (step % Math.ceil(settings.steps / 6) === 0 || step === settings.steps) {
-      points.push({ step, loss: await align() });
-      console.log(`  ${name}, step ${step}: ${(100 * points.at(-1)!.loss).toFixed(1)}% found`);
+      points.push({ step, found: await alignLayers() });
+      console.log(`  ${name}, step ${step}: ${percents(points.at(-1)!.found)} found by layer`);
     }
   }
   const held = await evaluate(objective, weights, heldOut());
@@ -284,24 +292,30 @@ function* heldOut(): Generator<Batch> {
 
 // ---- Figures ------------------------------------------------------------------------------------------------------
 
-console.log(
-  `\n${"objective".padEnd(12)}${"tokens".padStart(12)}${"held-out MLM loss".padStart(20)}${"translation found".padStart(20)}${"seconds".padStart(10)}`,
+const layers = Array.from({ length: settings.numLayers }, (_, layer) => `layer ${layer + 1}`);
+printTable(
+  ["objective", "tokens", "held-out MLM loss", ...layers.map((layer) => `found, ${layer}`), "seconds"],
+  [
+    ...results.map(({ name, tokens, loss, points, seconds }) => [
+      name,
+      tokens.toLocaleString("en-US"),
+      loss.toFixed(3),
+      ...points.at(-1)!.found.map(percent),
+      seconds.toFixed(0),
+    ]),
+    ["before training", "", "", ...results[0]!.points[0]!.found.map(percent), ""],
+  ],
 );
-for (const { name, tokens, loss, points, seconds } of results)
-  console.log(
-    `${name.padEnd(12)}${tokens.toLocaleString("en-US").padStart(12)}${loss.toFixed(3).padStart(20)}${`${(100 * points.at(-1)!.loss).toFixed(1)}%`.padStart(20)}${seconds.toFixed(0).padStart(10)}`,
-  );
 console.log(
-  `before training: ${(100 * results[0]!.points[0]!.loss).toFixed(1)}%; by chance: ${(100 / test.length).toFixed(1)}%`,
+  `translations found among ${test.length} held-out sentences; by chance ${percent(1 / test.length)}`,
 );
-writeFileSync(
-  path.join(out, "alignment.svg"),
-  lossChart(
-    "Translations found among held-out sentences, %",
-    results.map(({ name, points }) => ({
-      label: name,
-      points: points.map(({ step, loss }) => ({ step, loss: 100 * loss })),
+await plot(
+  `${out}/alignment.svg`,
+  "Translations found among held-out sentences, %",
+  results.flatMap(({ name, points }) =>
+    layers.map((layer, index) => ({
+      label: `${name}, ${layer}`,
+      points: points.map(({ step, found }) => ({ step, loss: 100 * found[index]! })),
     })),
   ),
 );
-console.log(`${out}/alignment.svg shows how it came about`);
