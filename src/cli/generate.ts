@@ -154,16 +154,10 @@ async function makeDrafter(
 }
 
 /** What `--json-schema` or `--regex` asks for. */
-async function ruleOf({
-  jsonSchema,
-  regex,
-  speculative,
-}: GenerateCommand): Promise<ConstraintRule | undefined> {
+async function ruleOf({ jsonSchema, regex }: GenerateCommand): Promise<ConstraintRule | undefined> {
   if (jsonSchema === undefined && regex === undefined) return undefined;
   if (jsonSchema !== undefined && regex !== undefined)
     throw new LineageError("argument", "give --json-schema or --regex, not both");
-  if (speculative !== undefined)
-    throw new LineageError("argument", "--speculative does not go with --json-schema or --regex");
   return jsonSchema !== undefined ? { jsonSchema: await readJson(jsonSchema) } : { regex: regex! };
 }
 

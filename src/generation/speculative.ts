@@ -90,7 +90,8 @@ export interface SpeculativeToken extends GeneratedToken {
 /**
  * Continues one prompt as `generate` does, with the same distribution of texts and, at temperature 0, the same text: every
  * token that a drafter guesses is checked, all of them in one run of the model. Leviathan et al. 2023, "Fast Inference from
- * Transformers via Speculative Decoding", algorithm 1.
+ * Transformers via Speculative Decoding", algorithm 1. A constraint restricts what guesses are checked against: one that it
+ * forbids has no chance, and what replaces it is drawn from what the constraint leaves.
  *
  * With weights in 4 bits the engine rounds what it multiplies them with otherwise for one row than for several, so that a
  * near tie may fall otherwise than in `generate`; in float32 both compute the same.
@@ -102,7 +103,8 @@ export async function* generateSpeculatively(
   options: SpeculativeOptions = {},
 ): AsyncGenerator<SpeculativeToken> {
   checkSampling(options);
-  const { maxNewTokens = Infinity, stopIds = [], seed = 0, signal, draftLength = 5 } = options;
+  const { maxNewTokens = Infinity, stopIds = [], seed = 0, constraints, signal, draftLength = 5 } = options;
+  const [constraint] = constraints ?? [];
   if (decoder.batch !== 1)
     throw new LineageError(
       "argument",
@@ -117,23 +119,33 @@ export async function* generateSpeculatively(
   const generated: number[] = [];
   let drafted = 0;
   let accepted = 0;
-  const wanted = (logits: Float32Array): Distribution => {
+  /** What the next token is drawn from, after those that have been taken. */
+  const wanted = async (logits: Float32Array): Promise<Distribution> => {
     penalize(logits, prompt, generated, options);
+    await constraint?.restrict(logits);
     return distribution(logits, options);
   };
+  /** Whether nothing can come after a token that has been taken. */
+  const take = (id: number): boolean => {
+    constraint?.accept(id);
+    return stopIds.includes(id) || constraint?.finished === true;
+  };
   /** Why the text ends with what has just been written, if it does. */
-  const ending = (id: number): FinishReason | undefined => {
+  const ending = (id: number, last: boolean): FinishReason | undefined => {
     if (stopIds.includes(id)) return "stop";
     generated.push(id);
+    // A constraint has gone on to the last token that was taken.
+    if (last && constraint?.finished) return "stop";
     if (generated.length >= maxNewTokens) return "length";
     return prompt.length + generated.length > decoder.capacity ? "context" : undefined;
   };
 
-  let next = [draw(wanted((await decoder.prefill([prompt], { signal }))[0]!), random)];
+  let next = [draw(await wanted((await decoder.prefill([prompt], { signal }))[0]!), random)];
+  take(next[0]!);
   for (;;) {
-    for (const id of next) {
-      const finish = ending(id);
-      if (finish !== "stop") yield { row: 0, id };
+    for (const [place, id] of next.entries()) {
+      const finish = ending(id, place === next.length - 1);
+      if (!stopIds.includes(id)) yield { row: 0, id };
       if (finish) {
         yield { row: 0, finish, speculation: { drafted, accepted } };
         return;
@@ -151,10 +163,11 @@ export async function* generateSpeculatively(
     next = [];
     const written = generated.length;
     for (const [place, scores] of logits.entries()) {
-      const target = wanted(scores);
+      const target = await wanted(scores);
       const guess = draft.ids[place];
       if (guess === undefined) {
         next.push(draw(target, random));
+        take(next.at(-1)!);
         break;
       }
       const from = draft.distributions?.[place];
@@ -163,9 +176,11 @@ export async function* generateSpeculatively(
         next.push(guess);
         // Penalties of the next place count it; `ending` writes it for good.
         generated.push(guess);
+        if (take(guess)) break;
         continue;
       }
       next.push(draw(without(target, from ?? certain(guess)), random));
+      take(next.at(-1)!);
       break;
     }
     drafted += draft.ids.length;

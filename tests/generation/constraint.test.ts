@@ -1,7 +1,17 @@
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { ConstraintCompiler, type ConstraintRule, Decoder, generate } from "../../src/generation/index.js";
+import {
+  ConstraintCompiler,
+  type ConstraintRule,
+  Decoder,
+  type Drafter,
+  type GenerateOptions,
+  type SpeculativeToken,
+  generate,
+  generateSpeculatively,
+  promptLookup,
+} from "../../src/generation/index.js";
 import { Tokenizer, trainByteLevelBpe } from "../../src/io/index.js";
 import { Llama, llamaConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
@@ -25,7 +35,11 @@ const tokenizers: Readonly<Record<string, () => Promise<{ tokenizer: Tokenizer; 
 for (const [name, make] of Object.entries(tokenizers)) {
   describe(`a constraint over a ${name} vocabulary`, () => {
     /** What a model with random weights writes under a rule, for many seeds. */
-    async function* write(rule: ConstraintRule, seeds: number, maxNewTokens = 200) {
+    async function* write(
+      rule: ConstraintRule,
+      seeds: number,
+      { maxNewTokens = 200, drafter, ...sampling }: GenerateOptions & { drafter?: Drafter } = {},
+    ) {
       const { tokenizer, stop } = await make();
       const model = new Llama(
         llamaConfig({
@@ -47,18 +61,19 @@ for (const [name, make] of Object.entries(tokenizers)) {
         using walk = await constraint.begin();
         const ids: number[] = [];
         let finish: string | undefined;
-        for await (const token of generate(decoder, [[5, 6, 7]], {
-          seed,
-          maxNewTokens,
-          stopIds: [stop],
-          constraints: [walk],
-        })) {
+        let speculation: SpeculativeToken["speculation"];
+        const options = { ...sampling, seed, maxNewTokens, stopIds: [stop], constraints: [walk] };
+        const tokens = drafter
+          ? generateSpeculatively(decoder, [5, 6, 7], drafter, options)
+          : generate(decoder, [[5, 6, 7]], options);
+        for await (const token of tokens) {
           if (token.id !== undefined) ids.push(token.id);
           if (token.finish) finish = token.finish;
+          ({ speculation } = token as SpeculativeToken);
         }
         // The first word of SentencePiece has its space before it.
         const bytes = ids.flatMap((id) => [...tokenizer.bytesOf(id)]);
-        yield { text: new TextDecoder().decode(Uint8Array.from(bytes)), finish };
+        yield { text: new TextDecoder().decode(Uint8Array.from(bytes)), finish, speculation };
       }
     }
 
@@ -102,6 +117,26 @@ for (const [name, make] of Object.entries(tokenizers)) {
         texts.add(answer);
       }
       expect(texts.size).toBeGreaterThan(10);
+    });
+
+    it("gives with guesses the text that it gives without, and what its rule describes", async () => {
+      const rows = { type: "array", items: { type: "object", properties: { cat: { type: "boolean" } } } };
+      const jsonSchema = { ...rows, minItems: 3, maxItems: 5 };
+      const regex = "((yes|no), ){4,8}[0-9]+!";
+      for (const rule of [{ jsonSchema }, { regex }]) {
+        const greedy = { temperature: 0, maxNewTokens: 60 };
+        for await (const plain of write(rule, 1, greedy))
+          for await (const guessed of write(rule, 1, { ...greedy, drafter: promptLookup() }))
+            expect({ ...guessed, speculation: undefined }).toEqual(plain);
+      }
+      let accepted = 0;
+      for await (const { text: answer, finish, speculation } of write({ regex }, 20, {
+        drafter: promptLookup(),
+      })) {
+        accepted += speculation!.accepted;
+        if (finish === "stop") expect(answer).toMatch(new RegExp(`^(?:${regex})$`));
+      }
+      expect(accepted).toBeGreaterThan(20);
     });
   });
 }

@@ -5,6 +5,7 @@ import {
   type Drafter,
   type SamplingOptions,
   type SpeculativeOptions,
+  type TokenConstraint,
   distribution,
   generate,
   generateSpeculatively,
@@ -45,6 +46,27 @@ async function speculative(
   return { ids, ...counts };
 }
 
+/** No two neighbours whose sum is a multiple of 4; the end with the token that comes after `end`. */
+class NoFours implements TokenConstraint {
+  private readonly ids: number[] = [];
+  constructor(private readonly end = Infinity) {}
+
+  restrict(logits: Float32Array): void {
+    const last = this.ids.at(-1);
+    logits.forEach((_, id) => {
+      if (last !== undefined && (last + id) % 4 === 0) logits[id] = -Infinity;
+    });
+  }
+  accept(id: number): void {
+    if (this.finished) throw new Error("nothing may follow");
+    if ((this.ids.at(-1)! + id) % 4 === 0) throw new Error(`${id} may not come here`);
+    this.ids.push(id);
+  }
+  get finished(): boolean {
+    return this.ids.indexOf(this.end) >= 0 && this.ids.indexOf(this.end) < this.ids.length - 1;
+  }
+}
+
 describe("greedy speculative decoding writes what greedy decoding writes", () => {
   const [model, weights] = network(31, 3);
   const window = new Mistral(
@@ -75,6 +97,34 @@ describe("greedy speculative decoding writes what greedy decoding writes", () =>
     }
   });
 
+  it.each([
+    ["to its end", {}, 26],
+    ["cut off", { maxNewTokens: 9 }, 26],
+    ["up to a stop id", { stopIds: [26] }, Infinity],
+  ] as [string, SpeculativeOptions, number][])("under a constraint, %s", async (_, given, last) => {
+    const options = { temperature: 0, maxNewTokens: 60, ...given };
+    using decoder = await Decoder.create(model, weights, { batch: 1 });
+    const constrained = () => ({ ...options, constraints: [new NoFours(last)] });
+    const free = await plain(decoder, prompt, options);
+    decoder.reset();
+    const wanted = await plain(decoder, prompt, constrained());
+    expect(wanted).not.toEqual(free);
+    using draftDecoder = await Decoder.create(model, weights, { batch: 1 });
+    const forbidden: Drafter = {
+      draft: ({ generated }, count) =>
+        Promise.resolve({ ids: Array<number>(count).fill(4 - (generated.at(-1)! % 4)) }),
+    };
+    const counts: number[] = [];
+    for (const drafter of [promptLookup(), modelDrafter(draftDecoder), forbidden]) {
+      decoder.reset();
+      const run = await speculative(decoder, prompt, drafter, constrained());
+      expect(run.ids).toEqual(wanted);
+      counts.push(run.accepted);
+    }
+    expect(counts[1]).toBeGreaterThan(0);
+    expect(counts[2]).toBe(0);
+  });
+
   it("and takes every guess of a drafter that is the model itself", async () => {
     using decoder = await Decoder.create(model, weights, { batch: 1 });
     using draftDecoder = await Decoder.create(model, weights, { batch: 1 });
@@ -95,7 +145,11 @@ describe("speculative sampling has the distribution of plain sampling", () => {
   const [draftModel, draftWeights] = network(vocabSize, 8);
 
   /** The exact probability of every text of three tokens. */
-  async function exact(decoder: Decoder, options: SamplingOptions): Promise<Float64Array> {
+  async function exact(
+    decoder: Decoder,
+    options: SamplingOptions,
+    constrained: boolean,
+  ): Promise<Float64Array> {
     const table = new Float64Array(vocabSize ** 3);
     const visit = async (generated: number[], probability: number): Promise<void> => {
       if (generated.length === 3) {
@@ -104,9 +158,14 @@ describe("speculative sampling has the distribution of plain sampling", () => {
       }
       const [logits] = await decoder.prefill([[...prompt, ...generated]]);
       penalize(logits!, prompt, generated, options);
+      if (constrained) {
+        const rule = new NoFours();
+        for (const id of generated) rule.accept(id);
+        rule.restrict(logits!);
+      }
       const { ids, probabilities } = distribution(logits!, options);
       for (const [place, id] of ids.entries())
-        await visit([...generated, id], probability * probabilities[place]!);
+        if (probabilities[place]! > 0) await visit([...generated, id], probability * probabilities[place]!);
     };
     await visit([], 1);
     return table;
@@ -117,13 +176,15 @@ describe("speculative sampling has the distribution of plain sampling", () => {
     ["lookup, hot and penalised", { temperature: 1.5, presencePenalty: 0.7 }, true],
     ["another model, plain", {}, false],
     ["another model, top-k and top-p", { topK: 4, topP: 0.9 }, false],
-  ] as [string, SamplingOptions, boolean][])(
+    ["lookup, constrained", {}, true, true],
+    ["another model, constrained, top-p", { topP: 0.9 }, false, true],
+  ] as [string, SamplingOptions, boolean, boolean?][])(
     "%s",
-    async (_, options, lookup) => {
+    async (_, options, lookup, constrained = false) => {
       using decoder = await Decoder.create(model, weights, { batch: 1 });
       using draftDecoder = await Decoder.create(draftModel, draftWeights, { batch: 1 });
       const drafter = lookup ? promptLookup() : modelDrafter(draftDecoder);
-      const expected = await exact(decoder, options);
+      const expected = await exact(decoder, options, constrained);
       expect(expected.reduce((sum, value) => sum + value, 0)).toBeCloseTo(1, 9);
       const counts = new Float64Array(vocabSize ** 3);
       let [drafted, accepted] = [0, 0];
@@ -133,6 +194,7 @@ describe("speculative sampling has the distribution of plain sampling", () => {
           seed,
           maxNewTokens: 3,
           draftLength: 2,
+          ...(constrained && { constraints: [new NoFours()] }),
         });
         counts[(run.ids.slice(0, 3) as number[]).reduce((index, id) => index * vocabSize + id, 0)]!++;
         drafted += run.drafted;
