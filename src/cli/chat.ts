@@ -1,5 +1,6 @@
 import { createInterface } from "node:readline";
 import { Command, Option } from "commander";
+import { LineageError } from "../base/errors.js";
 import { readText, writeJson } from "../base/files.js";
 import { type AnswerReport, Chat, Decoder, type SamplingOptions } from "../generation/index.js";
 import { loadForInference } from "../models/index.js";
@@ -27,7 +28,7 @@ const help = `/help           this list
 /system TEXT    begin anew with this system message
 /save FILE      write the conversation as JSON
 /exit           leave; so does the end of the input
-Ctrl-C          stop the answer; twice without one, leave
+Ctrl-C          stop the answer; again, leave
 `;
 
 /** What is worth knowing about an answer, as one line. */
@@ -36,7 +37,7 @@ function summary(report: AnswerReport): string {
   const ends: Partial<Record<AnswerReport["finish"], string>> = {
     length: ", cut off at --max-new-tokens",
     context: ", cut off: the context is full",
-    aborted: ", stopped",
+    aborted: ", stopped; Ctrl-C again leaves",
   };
   const forgotten =
     report.forgotten > 0
@@ -72,12 +73,14 @@ async function chat(command: ChatCommand): Promise<void> {
     ...(terminal && { output: process.stderr, prompt: colors.bold("> ") }),
   });
   let answering: AbortController | undefined;
-  let warned = false;
+  /** Ctrl-C since the last message: the first one stops, the second one leaves. */
+  let interrupts = 0;
+  const leave = (): boolean => interrupts > 1;
   const interrupt = (): void => {
-    if (answering) answering.abort();
-    else if (warned) lines.close();
-    else {
-      warned = true;
+    interrupts++;
+    answering?.abort();
+    if (leave()) lines.close();
+    else if (!answering) {
       say("nothing to stop; /exit or Ctrl-C again leaves");
       if (terminal) lines.prompt();
     }
@@ -104,6 +107,11 @@ async function chat(command: ChatCommand): Promise<void> {
           return;
         }
       }
+    } catch (error) {
+      // A message that does not fit ends itself, not the conversation.
+      if (!(error instanceof LineageError && error.code === "length")) throw error;
+      if (json) process.stdout.write(`${JSON.stringify({ error: error.message, code: error.code })}\n`);
+      else say(error.message);
     } finally {
       answering = undefined;
     }
@@ -133,10 +141,12 @@ async function chat(command: ChatCommand): Promise<void> {
   try {
     if (terminal) lines.prompt();
     for await (const line of lines) {
-      warned = false;
+      if (leave()) break;
+      interrupts = 0;
       if (line.startsWith("/")) {
         if (!(await obey(line))) break;
       } else if (line.trim() !== "") await answer(line);
+      if (leave()) break;
       if (terminal) lines.prompt();
     }
   } finally {

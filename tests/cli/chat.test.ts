@@ -1,0 +1,143 @@
+import { spawn } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Tokenizer, trainByteLevelBpe } from "../../src/io/index.js";
+import { Llama, llamaConfig, saveModel } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { environment, main } from "../support/cli.js";
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
+  const trained = trainByteLevelBpe(["the cat sat on the mat. user assistant ".repeat(20)], {
+    vocabSize: 290,
+  });
+  const tokenizer = new Tokenizer(trained.definition, {
+    ...trained.config,
+    chat_template:
+      "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}",
+  });
+  const model = new Llama(
+    llamaConfig({
+      vocabSize: tokenizer.vocabSize,
+      hiddenSize: 32,
+      intermediateSize: 48,
+      numLayers: 1,
+      numHeads: 2,
+      contextLength: 16_384,
+      initializerRange: 0.3,
+    }),
+  );
+  using runtime = createRuntime({ threads: 1 });
+  using weights = Weights.initialize(runtime, model, 2);
+  // A control character that these weights do not write: answers go on until they are stopped.
+  await saveModel(folder, { model, weights, tokenizer, stopIds: [model.config.vocabSize - 1] });
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+/** A conversation with the command, whose output is told as it comes. */
+function talk(options: readonly string[], onOutput: (output: { stdout: string; stderr: string }) => void) {
+  const child = spawn(
+    process.execPath,
+    [main, "chat", "--model", folder, "--temperature", "0", "--threads", "1", ...options],
+    { env: environment },
+  );
+  const output = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const)
+    child[name].on("data", (data: Buffer) => {
+      output[name] += data.toString();
+      onOutput(output);
+    });
+  const ended = new Promise<{ code: number | null; stdout: string; stderr: string }>((resolve) =>
+    child.on("close", (code) => {
+      resolve({ code, ...output });
+    }),
+  );
+  return { child, ended };
+}
+const records = (text: string) =>
+  text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+
+describe("lineage chat", () => {
+  it("answers every line that it is piped, as text, and obeys commands", async () => {
+    const file = path.join(folder, "talk.json");
+    const { child, ended } = talk(["--max-new-tokens", "5"], () => undefined);
+    child.stdin.end(`the cat\n\n/system the mat\nthe user\n/save ${file}\n/nothing\n/exit\nnot read\n`);
+    const { code, stdout, stderr } = await ended;
+    expect(code).toBe(0);
+    expect(stdout.split("\n")).toHaveLength(3);
+    expect(stderr.match(/5 written at/g)).toHaveLength(2);
+    expect(stderr).toContain("begun anew with this system message");
+    expect(stderr).toContain("there is no command /nothing; /help lists them");
+    expect(JSON.parse(await readFile(file, "utf8"))).toMatchObject([
+      { role: "system", content: "the mat" },
+      { role: "user", content: "the user" },
+      { role: "assistant" },
+    ]);
+  });
+
+  it("gives one JSON object for each message, for one that does not fit too, and nothing else", async () => {
+    const { child, ended } = talk(["--max-new-tokens", "5", "--context", "64", "--json"], () => undefined);
+    child.stdin.end(`the cat\n/reset\n${"the cat sat on the mat ".repeat(40)}\nthe mat\n`);
+    const { code, stdout } = await ended;
+    expect(code).toBe(0);
+    const answer = {
+      role: "assistant",
+      content: expect.any(String) as string,
+      finish: "length",
+      newTokens: 5,
+    };
+    expect(records(stdout)).toMatchObject([
+      answer,
+      { code: "length", error: expect.stringMatching(/the message needs \d+ tokens/) as string },
+      answer,
+    ]);
+  });
+
+  it("stops an answer at Ctrl-C and goes on with the conversation; a second one ends it", async () => {
+    let [interrupted, before] = [0, 0];
+    const { child, ended } = talk(
+      ["--context", "16384", "--max-new-tokens", "16000"],
+      ({ stdout, stderr }) => {
+        const stopped = stderr.split(", stopped").length - 1;
+        if (stopped === 0 && interrupted === 0 && stdout.length > 20) {
+          interrupted++;
+          child.kill("SIGINT");
+        } else if (stopped === 1 && interrupted === 1) {
+          interrupted++;
+          before = stdout.length;
+          child.stdin.write("the mat\n");
+        } else if (stopped === 1 && interrupted === 2 && stdout.length > before + 20) {
+          interrupted++;
+          child.kill("SIGINT");
+        } else if (stopped === 2 && interrupted === 3) {
+          interrupted++;
+          child.kill("SIGINT");
+        }
+      },
+    );
+    child.stdin.write("the cat\n");
+    const { code, stderr } = await ended;
+    expect(code).toBe(0);
+    expect(interrupted).toBe(4);
+    expect(stderr.match(/written at .*, stopped; Ctrl-C again leaves/g)).toHaveLength(2);
+  });
+
+  it("warns at a first Ctrl-C where there is nothing to stop", async () => {
+    let sent = 0;
+    const { child, ended } = talk([], ({ stderr }) => {
+      if (sent === 0 && stderr.includes("ready in")) child.kill("SIGINT");
+      else if (sent === 1 && stderr.includes("nothing to stop")) child.kill("SIGINT");
+      else return;
+      sent++;
+    });
+    expect((await ended).code).toBe(0);
+    expect(sent).toBe(2);
+  });
+});
