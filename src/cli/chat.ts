@@ -7,7 +7,7 @@ import { loadForInference } from "../models/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { end } from "./generate.js";
 import { deviceOption, examples, number } from "./options.js";
-import { type QuantizedBits, schemeOf } from "./quantize.js";
+import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 import { colors } from "./terminal.js";
 
 interface ChatCommand extends SamplingOptions {
@@ -15,6 +15,7 @@ interface ChatCommand extends SamplingOptions {
   readonly system?: string;
   readonly template?: string;
   readonly quantize?: QuantizedBits;
+  readonly fastPrompts?: boolean;
   readonly context: number;
   readonly maxNewTokens?: number;
   readonly seed: number;
@@ -51,7 +52,10 @@ async function chat(command: ChatCommand): Promise<void> {
   const say = (text: string): void => void process.stderr.write(`${text}\n`);
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const started = performance.now();
-  const loaded = await loadForInference(runtime, command.model, { quantize: schemeOf(command.quantize) });
+  const loaded = await loadForInference(runtime, command.model, {
+    quantize: schemeOf(command.quantize),
+    fastPrompts: command.fastPrompts,
+  });
   const { model, weights, tokenizer } = loaded;
   const capacity = Math.min(model.config.contextLength, command.context);
   using decoder = await Decoder.create(model, weights, { batch: 1, capacity });
@@ -174,6 +178,7 @@ export const chatCommand = new Command("chat")
   .option("--repetition-penalty <x>", "above 1 avoids tokens seen before", number)
   .option("--seed <n>", "the same seed gives the same answers", number, 0)
   .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
+  .option("--fast-prompts", fastPromptsHelp)
   .addOption(deviceOption())
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object for each answer; each line of the input is a message or a command")

@@ -22,7 +22,7 @@ import { type InferenceModel, loadForInference } from "../models/index.js";
 import type { Device, Runtime } from "../runtime/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { deviceOption, examples, list, number } from "./options.js";
-import { type QuantizedBits, schemeOf } from "./quantize.js";
+import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 
 export interface GenerateCommand extends SamplingOptions {
   readonly model: string;
@@ -38,6 +38,7 @@ export interface GenerateCommand extends SamplingOptions {
   /** What the whole answer must match. */
   readonly regex?: string;
   readonly quantize?: QuantizedBits;
+  readonly fastPrompts?: boolean;
   readonly cache?: CacheType;
   readonly json?: boolean;
   readonly threads?: number;
@@ -84,7 +85,7 @@ export async function* writeText(
     ...options
   }: Omit<
     GenerateCommand,
-    "model" | "json" | "threads" | "speculative" | "quantize" | "jsonSchema" | "regex"
+    "model" | "json" | "threads" | "speculative" | "quantize" | "fastPrompts" | "jsonSchema" | "regex"
   > & {
     readonly drafter?: Drafter | undefined;
     readonly rule?: ConstraintRule | undefined;
@@ -164,7 +165,10 @@ async function ruleOf({ jsonSchema, regex }: GenerateCommand): Promise<Constrain
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads, device: command.device });
-  const loaded = await loadForInference(runtime, command.model, { quantize: schemeOf(command.quantize) });
+  const loaded = await loadForInference(runtime, command.model, {
+    quantize: schemeOf(command.quantize),
+    fastPrompts: command.fastPrompts,
+  });
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
   const rule = await ruleOf(command);
@@ -219,6 +223,7 @@ export const generateCommand = new Command("generate")
   .option("--presence-penalty <x>", "subtracted from tokens that were written", number)
   .option("--stop <text>", "end before this text; may be given again", list)
   .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
+  .option("--fast-prompts", fastPromptsHelp)
   .option("--speculative <drafter>", "lookup, or the folder of a smaller model of the same vocabulary")
   .option("--json-schema <file>", "write JSON that this schema describes")
   .option("--regex <pattern>", "write what this expression matches from first to last character")

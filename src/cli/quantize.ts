@@ -16,11 +16,14 @@ export function schemeOf(
   return bits && { ...rest, bits: bits === "nf4" ? bits : bits === "4" ? 4 : 8 };
 }
 
+export const fastPromptsHelp =
+  "read prompts about twice as fast with a copy of the matrices in 8 bits: a byte more for each weight";
+
 interface QuantizeCommand {
   readonly model: string;
   readonly out: string;
   readonly bits: QuantizedBits;
-  readonly blockSize?: number;
+  readonly blockSize?: number | "row";
   readonly symmetric?: boolean;
   readonly candidates: number;
   readonly threads?: number;
@@ -36,7 +39,11 @@ export const quantizeCommand = new Command("quantize")
       .choices(["4", "8", "nf4"])
       .default("4"),
   )
-  .option("--block-size <n>", "columns that share a scale: 16 to 256; default 32, for nf4 64", number)
+  .option(
+    "--block-size <n>",
+    "columns that share a scale: 16 to 256, or `row` with 8 bits; default 32, for nf4 64",
+    (text) => (text === "row" ? text : number(text)),
+  )
   .option("--symmetric", "no zero points: blocks around 0")
   .option("--candidates <n>", "scales tried for each block", number, 16)
   .option("--threads <n>", "threads of the engine", number)
@@ -47,6 +54,7 @@ export const quantizeCommand = new Command("quantize")
       ["lineage quantize --model runs/mine --out runs/mine-4", "4 bits in blocks of 32"],
       ["lineage quantize --model big --bits 4 --block-size 128 --out big-4", "the fastest"],
       ["lineage quantize --model model.gguf --bits 8 --out model-8", "from a GGUF"],
+      ["lineage quantize --model big --bits 8 --block-size row --out big-8", "reads prompts fastest"],
     ),
   )
   .action(

@@ -66,13 +66,15 @@ export class Decoder implements Disposable {
   /** One token for every row: bound once. */
   private readonly together: { readonly feed: Feed; readonly binding: Binding };
   private readonly pace = new Pace();
-  /** By row: the program bound to that row of the caches alone. */
-  private readonly alone = new Map<number, { binding: Binding; tensors: Tensors; feed: Feed }>();
+  /** The program over one row of the caches, and the one that reads prompts where the weights have one for that. */
+  private readonly alone: RowRuns;
+  private readonly reader: RowRuns | undefined;
   /** Inputs and outputs of runs over one row, by their numbers of tokens and of logits; the least recent first. */
   private readonly feeds = new Map<string, Feed>();
 
   private constructor(
     private readonly program: Program,
+    readerProgram: Program | undefined,
     private readonly weights: WeightSet,
     private readonly caches: KeyValueBuffers,
     readonly batch: number,
@@ -85,7 +87,9 @@ export class Decoder implements Disposable {
     this.rows = Array.from({ length: batch }, () => ({ tokens: [], start: 0 }));
     this.reused = this.rows.map(() => 0);
     const feed = new Feed(weights.runtime, { batch, sequence: 1, rows: batch, vocabSize });
-    this.together = { feed, binding: this.bind(caches.tensors, feed) };
+    this.together = { feed, binding: bind(program, weights, caches.tensors, feed) };
+    this.alone = new RowRuns(program, weights, caches);
+    this.reader = readerProgram && new RowRuns(readerProgram, weights, caches);
   }
 
   /**
@@ -147,15 +151,23 @@ export class Decoder implements Disposable {
       cache: { layers, present, length: input("length", "int64", ["batch"]) },
     });
     const last = gather(hidden.reshape([-1, hidden.shape[2]!]), lastRows);
-    const outputs: Record<string, Tensor> = { logits: model.logits(last) };
+    const outputs: Record<string, Tensor> = {};
     present.forEach(({ key, value }, layer) => {
       outputs[`present.${layer}.key`] = key;
       outputs[`present.${layer}.value`] = value;
     });
-    const program = await compile(runtime, outputs, { name: "decoder", constants: weights.constants });
+    const program = await compile(
+      runtime,
+      { logits: model.logits(last), ...outputs },
+      { name: "decoder", constants: weights.constants },
+    );
+    const reader =
+      weights.promptConstants &&
+      (await compile(runtime, outputs, { name: "reader", constants: weights.promptConstants }));
     const caches = new KeyValueBuffers(runtime, numLayers, shape, cacheType);
     return new Decoder(
       program,
+      reader,
       weights,
       caches,
       batch,
@@ -232,7 +244,17 @@ export class Decoder implements Disposable {
     const logits: Float32Array[] = [];
     for (const [row, prompt] of prompts.entries()) {
       this.reused[row] = this.reuse(row, prompt);
-      logits.push((await this.read(row, prompt.slice(this.reused[row]), 1, options))[0]!.slice());
+      const rest = prompt.slice(this.reused[row]);
+      if (this.reader && rest.length > readerPays)
+        await this.read(
+          this.reader,
+          Math.min(this.chunk, readerChunk),
+          row,
+          rest.splice(0, rest.length - 1),
+          0,
+          options,
+        );
+      logits.push((await this.read(this.alone, this.chunk, row, rest, 1, options))[0]!.slice());
     }
     return logits;
   }
@@ -282,7 +304,7 @@ export class Decoder implements Disposable {
         "length",
         `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
       );
-    return this.read(row, tokens, tokens.length, options);
+    return this.read(this.alone, this.chunk, row, tokens, tokens.length, options);
   }
 
   /** Whether the row still has every key that the token after its first `length` ones looks back on. */
@@ -327,6 +349,8 @@ export class Decoder implements Disposable {
 
   /** Runs one row over tokens, chunk by chunk; the logits after the last `wanted` ones. */
   private async read(
+    runs: RowRuns,
+    chunk: number,
     row: number,
     tokens: readonly number[],
     wanted: number,
@@ -335,20 +359,20 @@ export class Decoder implements Disposable {
     const state = this.rows[row]!;
     const end = BigInt(state.tokens.length + tokens.length);
     let logits: Float32Array[] = [];
-    for (let done = 0; done < tokens.length; done += this.chunk) {
-      const part = tokens.slice(done, done + this.chunk);
+    for (let done = 0; done < tokens.length; done += chunk) {
+      const part = tokens.slice(done, done + chunk);
       this.makeRoom(row, part.length);
       const { tokens: held, start } = state;
       const used = held.length - start;
       const last = done + part.length === tokens.length;
-      const feed = this.feed(part.length, last ? wanted : 1);
+      const feed = this.feed(part.length, last ? wanted : Math.min(wanted, 1));
       feed.inputIds.set(part);
       for (let i = 0; i < part.length; i++) feed.positionIds[i] = BigInt(held.length + i);
       for (let i = 0; i < feed.rows; i++) feed.lastRows[i] = BigInt(part.length - feed.rows + i);
       feed.lastPosition[0] = used + part.length - 1;
       feed.totalLength[0] = used + part.length;
       feed.length[0] = end;
-      await this.boundTo(row, feed).run(options);
+      await runs.boundTo(row, feed).run(options);
       for (const token of part) held.push(token);
       logits = feed.logits;
     }
@@ -369,35 +393,6 @@ export class Decoder implements Disposable {
     return feed;
   }
 
-  /** The program bound to one row of the caches and to a feed. */
-  private boundTo(row: number, feed: Feed): Binding {
-    let entry = this.alone.get(row);
-    if (!entry) {
-      const tensors = this.caches.row(row);
-      entry = { binding: this.bind(tensors, feed), tensors, feed };
-      this.alone.set(row, entry);
-    } else if (entry.feed !== feed) {
-      for (const { name } of this.program.inputs)
-        if (feed.inputs[name]) entry.binding.set(name, feed.inputs[name]);
-      entry.binding.set("logits", feed.outputs.logits);
-      entry.feed = feed;
-    }
-    return entry.binding;
-  }
-
-  private bind(caches: Tensors, feed: Feed): Binding {
-    const inputs: Record<string, DeviceTensor> = { ...this.weights.tensors, ...feed.inputs };
-    const outputs: Record<string, DeviceTensor> = { ...feed.outputs };
-    for (const [name, tensor] of Object.entries(caches)) {
-      inputs[`past.${name}`] = tensor;
-      outputs[`present.${name}`] = tensor;
-    }
-    return this.program.bind(
-      Object.fromEntries(this.program.inputs.map(({ name }) => [name, inputs[name]!])),
-      outputs,
-    );
-  }
-
   private checkIds(ids: readonly number[]): void {
     const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize);
     if (wrong !== undefined)
@@ -408,18 +403,74 @@ export class Decoder implements Disposable {
   }
 
   dispose(): void {
-    for (const { binding, tensors } of this.alone.values()) {
+    this.together.binding.dispose();
+    this.alone.dispose();
+    this.reader?.dispose();
+    for (const feed of [this.together.feed, ...this.feeds.values()]) feed.dispose();
+    this.caches.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Tokens from which on a run of the reader costs less than the step more for the last token. */
+const readerPays = 16;
+
+/** Tokens of one run of the reader: what it writes between two products then stays in the processor's caches. */
+const readerChunk = 128;
+
+/** A program over single rows of the caches, bound once for each row. */
+class RowRuns implements Disposable {
+  private readonly rows = new Map<number, { binding: Binding; tensors: Tensors; feed: Feed }>();
+
+  constructor(
+    private readonly program: Program,
+    private readonly weights: WeightSet,
+    private readonly caches: KeyValueBuffers,
+  ) {}
+
+  /** The program bound to one row and to a feed. */
+  boundTo(row: number, feed: Feed): Binding {
+    let entry = this.rows.get(row);
+    if (!entry) {
+      const tensors = this.caches.row(row);
+      entry = { binding: bind(this.program, this.weights, tensors, feed), tensors, feed };
+      this.rows.set(row, entry);
+    } else if (entry.feed !== feed) {
+      for (const { name } of this.program.inputs)
+        if (feed.inputs[name]) entry.binding.set(name, feed.inputs[name]);
+      for (const { name } of this.program.outputs)
+        if (feed.outputs[name]) entry.binding.set(name, feed.outputs[name]);
+      entry.feed = feed;
+    }
+    return entry.binding;
+  }
+
+  dispose(): void {
+    for (const { binding, tensors } of this.rows.values()) {
       binding.dispose();
       for (const tensor of Object.values(tensors)) tensor.dispose();
     }
-    this.together.binding.dispose();
-    for (const feed of [this.together.feed, ...this.feeds.values()]) feed.dispose();
-    this.caches.dispose();
     this.program.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+function bind(program: Program, weights: WeightSet, caches: Tensors, feed: Feed): Binding {
+  const inputs: Record<string, DeviceTensor> = { ...weights.tensors, ...feed.inputs };
+  const outputs: Record<string, DeviceTensor> = { ...feed.outputs };
+  for (const [name, tensor] of Object.entries(caches)) {
+    inputs[`past.${name}`] = tensor;
+    outputs[`present.${name}`] = tensor;
+  }
+  const given = ({ name }: { name: string }, from: Record<string, DeviceTensor>) => [name, from[name]!];
+  return program.bind(
+    Object.fromEntries(program.inputs.map((spec) => given(spec, inputs))),
+    Object.fromEntries(program.outputs.map((spec) => given(spec, outputs))),
+  );
 }
 
 /** The scales of an int8 cache, from a float32 one that has read some tokens. */
@@ -472,7 +523,7 @@ const keptFeeds = 16;
 /** What one kind of run takes and gives besides weights and caches: tensors made once, written in place. */
 class Feed implements Disposable {
   readonly inputs: Readonly<Record<string, DeviceTensor>>;
-  readonly outputs: { readonly logits: DeviceTensor<"float32"> };
+  readonly outputs: Readonly<Record<string, DeviceTensor>>;
   readonly inputIds: Int32Array;
   readonly positionIds: BigInt64Array;
   readonly lastRows: BigInt64Array;
@@ -508,15 +559,16 @@ class Feed implements Disposable {
     this.lastPosition = inputs.lastPosition.view();
     this.totalLength = inputs.totalLength.view();
     this.length = inputs.length.view();
-    this.outputs = { logits: runtime.createTensor("float32", [rows, vocabSize]) };
-    const all = this.outputs.logits.view();
+    const logits = runtime.createTensor("float32", [rows, vocabSize]);
+    this.outputs = { logits };
+    const all = logits.view();
     this.logits = Array.from({ length: rows }, (_, row) =>
       all.subarray(row * vocabSize, (row + 1) * vocabSize),
     );
   }
 
   dispose(): void {
-    for (const tensor of [...Object.values(this.inputs), this.outputs.logits]) tensor.dispose();
+    for (const tensor of [...Object.values(this.inputs), ...Object.values(this.outputs)]) tensor.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();

@@ -8,6 +8,12 @@ import { type InputSource, inputSource } from "./ops/leaf.js";
 import { type ConstantWeights, type PackedWeight, packedParts } from "./packed.js";
 import type { Tensor } from "./tensor.js";
 
+/** Names of an input's whole numbers, two rows for each, and of the size of its rows. */
+export interface RoundedInput {
+  readonly values: string;
+  readonly size: string;
+}
+
 /** What a lowering rule writes with: an ONNX graph, the names of values, and symbolic dimensions at run time. */
 export class Lowering {
   private readonly names = new Map<Tensor, string>();
@@ -16,6 +22,7 @@ export class Lowering {
   private readonly symbols = new Map<string, { input: string; axis: number }>();
   private readonly declared = new Set<string>();
   private readonly found = new Map<Dim, Limit>();
+  private readonly roundedInputs = new Map<string, RoundedInput>();
   private scopeName = "";
 
   constructor(
@@ -55,6 +62,13 @@ export class Lowering {
       this.declareConstant(full, dtype, shape);
     }
     return full;
+  }
+
+  /** An input of whole-number products, rounded once for all that take it. */
+  rounded(input: string, round: () => RoundedInput): RoundedInput {
+    let rounded = this.roundedInputs.get(input);
+    if (!rounded) this.roundedInputs.set(input, (rounded = round()));
+    return rounded;
   }
 
   private declareConstant(name: string, dtype: DType, shape: readonly number[]): void {

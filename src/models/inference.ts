@@ -1,15 +1,17 @@
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
+import { type TypedArray, bytesPerElement } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import { widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
-import { type PackedWeight, packedParts } from "../graph/index.js";
+import { type PackedWeight, type RowWeight, packedParts } from "../graph/index.js";
 import {
   type GgufFile,
   type GgufPlace,
   SafetensorsFile,
+  type TensorToSave,
   openWeightFiles,
   placeTensors,
   rearrange,
@@ -18,10 +20,12 @@ import {
 } from "../io/index.js";
 import { type Parameter, namedParameters } from "../nn/index.js";
 import {
+  type MatrixSource,
   ModelWeights,
   type QuantizationScheme,
   blockSizes,
   blockWeight,
+  dequantizeWeight,
   fromGgmlBlocks,
   ggmlBits,
   ggmlBlockSize,
@@ -29,6 +33,8 @@ import {
   matrixOf,
   packableWeights,
   quantizeMatrix,
+  rowWeight,
+  signedValues,
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
@@ -42,6 +48,11 @@ export type InferenceModel = LoadedModel<ModelWeights>;
 export interface InferenceOptions {
   /** Packs matrices that the files hold in full or half precision. */
   readonly quantize?: QuantizationScheme | undefined;
+  /**
+   * Keeps the matrices once more in 8 bits, a byte for each weight, with which prompts are read about twice as fast as with
+   * blocks. Texts are continued with the weights themselves.
+   */
+  readonly fastPrompts?: boolean | undefined;
 }
 
 /** How one parameter lies in a file. */
@@ -51,7 +62,7 @@ interface Source {
   /** The file's own memory, where the numbers lie there as the engine takes them. */
   readonly mapped?: () => DeviceTensor;
   /** The file's blocks as the engine's. */
-  readonly packed?: () => PackedWeight;
+  readonly packed?: () => PackedWeight | Promise<PackedWeight>;
   /** What to pack the values into where nothing else is asked for. */
   readonly scheme?: QuantizationScheme;
 }
@@ -64,11 +75,11 @@ interface Source {
 export async function loadForInference(
   runtime: Runtime,
   source: string,
-  { quantize }: InferenceOptions = {},
+  options: InferenceOptions = {},
 ): Promise<InferenceModel> {
   return source.endsWith(".gguf")
-    ? inferenceFromGguf(runtime, source, quantize)
-    : inferenceFromFolder(runtime, source, quantize);
+    ? inferenceFromGguf(runtime, source, options)
+    : inferenceFromFolder(runtime, source, options);
 }
 
 /** Takes every parameter from its source: in fewer bits where asked or where it lies so, mapped where it can be. */
@@ -77,28 +88,29 @@ async function assemble(
   model: CausalLanguageModel,
   sourceOf: (name: string, parameter: Parameter, transposed: boolean) => Source,
   mappings: readonly FileMapping[],
-  quantize: QuantizationScheme | undefined,
+  { quantize, fastPrompts = false }: InferenceOptions,
 ): Promise<ModelWeights> {
   const packable = packableWeights(model);
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
-  const weights = new ModelWeights(runtime, { tensors, packed }, mappings);
+  const prompt: Record<string, RowWeight> = {};
+  const weights = new ModelWeights(runtime, { tensors, packed }, mappings, fastPrompts ? prompt : undefined);
   try {
     for (const [name, parameter] of namedParameters(model)) {
       const place = packable.get(name);
       const source = sourceOf(name, parameter, place?.transposed ?? false);
-      if (place && source.packed) packed[name] = source.packed();
+      if (place && source.packed && !quantize) packed[name] = await source.packed();
       else {
         const scheme = quantize ?? source.scheme;
         const weight =
           place &&
           scheme &&
-          quantizeMatrix(
+          (await quantizeMatrix(
             runtime,
             matrixOf(await source.values(), parameter.shape, place.transposed),
             place.kind,
             scheme,
-          );
+          ));
         if (weight) packed[name] = weight;
         else {
           const tensor =
@@ -107,7 +119,12 @@ async function assemble(
           else packed[name] = halfWeight(tensor, parameter.shape, place!.transposed);
         }
       }
+      if (fastPrompts && place?.kind === "linear" && packed[name]?.kind !== "rows") {
+        const matrix = await matrixAgain(packed[name], source, parameter.shape, place.transposed);
+        prompt[name] = (await quantizeMatrix(runtime, matrix, "linear", wholeRows)) as RowWeight;
+      }
     }
+    await verifyPacked(runtime, Object.values(prompt));
     await verifyPacked(runtime, Object.values(packed));
     requireMemory(
       weights.byteLength,
@@ -121,6 +138,22 @@ async function assemble(
   }
 }
 
+/** What prompts are read with where that is asked for. */
+const wholeRows: QuantizationScheme = { bits: 8, blockSize: "row" };
+
+/** The numbers of a matrix that has been loaded, in the form that its steps use. */
+async function matrixAgain(
+  packed: PackedWeight | undefined,
+  source: Source,
+  shape: readonly number[],
+  transposed: boolean,
+): Promise<MatrixSource> {
+  if (packed === undefined || packed.kind === "half")
+    return matrixOf(await source.values(), shape, transposed);
+  const { rows, columns } = packed;
+  return { ...matrixOf(dequantizeWeight(packed), [rows, columns], false), transposed };
+}
+
 function halfWeight(tensor: DeviceTensor, shape: readonly number[], transposed: boolean): PackedWeight {
   const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
   return { kind: "half", rows, columns, transposed, values: tensor as DeviceTensor<"float16"> };
@@ -131,7 +164,7 @@ function halfWeight(tensor: DeviceTensor, shape: readonly number[], transposed: 
 async function inferenceFromGguf(
   runtime: Runtime,
   file: string,
-  quantize: QuantizationScheme | undefined,
+  options: InferenceOptions,
 ): Promise<InferenceModel> {
   const { gguf, model, tokenizer, stopIds, places } = await openGguf(file);
   const mapping = runtime.mapFile(file);
@@ -151,7 +184,7 @@ async function inferenceFromGguf(
       );
     },
     [mapping],
-    quantize,
+    options,
   );
   return { model, weights, tokenizer, stopIds };
 }
@@ -214,6 +247,7 @@ const packedEntry = z.discriminatedUnion("kind", [
     zero_points: z.boolean().default(false),
     offsets: z.boolean().default(false),
   }),
+  z.object({ kind: z.literal("rows") }),
   z.object({ kind: z.literal("nf4"), block_size: z.int().refine((size) => blockSizes.includes(size)) }),
 ]);
 type PackedEntry = z.infer<typeof packedEntry>;
@@ -238,7 +272,7 @@ function packedEntries(file: string, json: unknown): Readonly<Record<string, Pac
 async function inferenceFromFolder(
   runtime: Runtime,
   folder: string,
-  quantize: QuantizationScheme | undefined,
+  options: InferenceOptions,
 ): Promise<InferenceModel> {
   const { json, model, tokenizer, stopIds, unused } = await readCheckpoint(folder);
   const entries = packedEntries(path.join(folder, "config.json"), json);
@@ -262,12 +296,12 @@ async function inferenceFromFolder(
         if (!packable.has(name))
           throw new LineageError("checkpoint", `${folder}: ${name} is quantised, but no product reads it`);
         const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
-        return packedSource(files, mappings, name, entry, { rows, columns, transposed });
+        return packedSource(runtime, files, mappings, name, entry, { rows, columns, transposed });
       }
       return floatSource(runtime, mappings, places.get(name)!, shape, packable.has(name));
     },
     [...mappings.values()],
-    quantize,
+    options,
   );
   return { model, weights, tokenizer, stopIds };
 }
@@ -321,6 +355,7 @@ function floatSource(
 }
 
 function packedSource(
+  runtime: Runtime,
   files: readonly SafetensorsFile[],
   mappings: ReadonlyMap<SafetensorsFile, FileMapping>,
   name: string,
@@ -328,14 +363,7 @@ function packedSource(
   layout: { rows: number; columns: number; transposed: boolean },
 ): Source {
   const { rows, columns } = layout;
-  const { block_size: blockSize } = entry;
-  if (columns % blockSize !== 0)
-    throw new LineageError(
-      "checkpoint",
-      `blocks of ${blockSize} do not divide the rows of ${name}, ${columns} long`,
-    );
-  const blocks = columns / blockSize;
-  const part = <D extends "uint8" | "float32">(
+  const part = <D extends "uint8" | "int8" | "float32">(
     suffix: string,
     dtype: D,
     shape: readonly number[],
@@ -352,10 +380,28 @@ function packedSource(
       );
     return mappings.get(file)!.tensor(dtype, shape, found.byteOffset);
   };
+  const values = () => {
+    throw new LineageError("unsupported", `${name} is quantised already; take the original model`);
+  };
+  if (entry.kind === "rows")
+    return {
+      values,
+      packed: () =>
+        rowWeight(
+          runtime,
+          { values: part("values", "int8", [columns, rows]), scales: part("scales", "float32", [rows]) },
+          layout,
+        ),
+    };
+  const { block_size: blockSize } = entry;
+  if (columns % blockSize !== 0)
+    throw new LineageError(
+      "checkpoint",
+      `blocks of ${blockSize} do not divide the rows of ${name}, ${columns} long`,
+    );
+  const blocks = columns / blockSize;
   return {
-    values: () => {
-      throw new LineageError("unsupported", `${name} is quantised already; take the original model`);
-    },
+    values,
     packed: () => {
       if (entry.kind === "nf4")
         return {
@@ -394,41 +440,51 @@ export async function saveQuantized(
 ): Promise<void> {
   const { tensors, packed } = weights.constants;
   const entries: Record<string, unknown> = {};
-  const parts: [string, DeviceTensor][] = Object.entries(tensors);
+  const parts = Object.entries(tensors).map(([name, tensor]) => storedPart(name, tensor));
   for (const [name, weight] of Object.entries(packed)) {
     if (weight.kind === "half")
       throw new LineageError("unsupported", `${name} is in half precision; quantise it to save it`);
     entries[name] =
-      weight.kind === "nf4"
-        ? { kind: "nf4", block_size: weight.blockSize }
-        : {
-            kind: "blocks",
-            bits: weight.bits,
-            block_size: weight.blockSize,
-            zero_points: weight.zeroPoints !== undefined,
-            offsets: weight.offsets !== undefined,
-          };
-    for (const [part, tensor] of Object.entries(packedParts(weight)))
-      if (part !== "table") parts.push([`${name}.${part}`, tensor]);
+      weight.kind === "rows"
+        ? { kind: "rows" }
+        : weight.kind === "nf4"
+          ? { kind: "nf4", block_size: weight.blockSize }
+          : {
+              kind: "blocks",
+              bits: weight.bits,
+              block_size: weight.blockSize,
+              zero_points: weight.zeroPoints !== undefined,
+              offsets: weight.offsets !== undefined,
+            };
+    for (const [part, tensor] of Object.entries(packedParts(weight))) {
+      if (part === "table") continue;
+      const stored = storedPart(`${name}.${part}`, tensor);
+      // Unsigned numbers are this device's matter, not the folder's.
+      parts.push(
+        weight.kind === "rows" && part === "values"
+          ? { ...stored, dtype: "int8", bytes: bytesOf(signedValues(weight)) }
+          : stored,
+      );
+    }
   }
   // Floats first: each tensor then lies at a multiple of its element's size, so that it can be mapped.
-  parts.sort(([, a], [, b]) => Number(a.dtype === "uint8") - Number(b.dtype === "uint8"));
+  parts.sort((a, b) => bytesPerElement(b.dtype) - bytesPerElement(a.dtype));
   await mkdir(folder, { recursive: true });
   await writeJson(path.join(folder, "config.json"), {
     ...causalModelConfig(model),
     quantization_config: { quant_method: "lineage", tensors: entries },
   });
   await saveTokenizer(folder, tokenizer, stopIds);
-  await writeSafetensors(
-    path.join(folder, "model.safetensors"),
-    parts.map(([name, tensor]) => {
-      const { buffer, byteOffset, byteLength } = tensor.view();
-      return {
-        name,
-        dtype: tensor.dtype,
-        shape: tensor.shape,
-        bytes: new Uint8Array(buffer, byteOffset, byteLength),
-      };
-    }),
-  );
+  await writeSafetensors(path.join(folder, "model.safetensors"), parts);
 }
+
+/** A tensor as a file holds it. */
+const storedPart = (name: string, tensor: DeviceTensor): TensorToSave => ({
+  name,
+  dtype: tensor.dtype,
+  shape: tensor.shape,
+  bytes: bytesOf(tensor.view()),
+});
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: TypedArray): Uint8Array =>
+  new Uint8Array(buffer, byteOffset, byteLength);

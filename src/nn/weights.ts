@@ -49,6 +49,8 @@ export interface WeightSet {
   readonly tensors: Readonly<Record<string, DeviceTensor>>;
   /** Parameters that become part of the program, since nothing changes them. */
   readonly constants?: ConstantWeights | undefined;
+  /** The same parameters once more for reading prompts, in a form that is faster over many tokens. */
+  readonly promptConstants?: ConstantWeights | undefined;
 }
 
 /** The numbers of a model's parameters: one buffer of native memory, and a tensor over each parameter's part of it. */

@@ -3,6 +3,7 @@ import { type BlockWeight, type PackedWeight, compile, input, matmul, packedPart
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import { dequantizeBlocks } from "./blocks.js";
 import { dequantizeNormalFloat } from "./normal-float.js";
+import { dequantizeRows, rowTensors, rowWeight, signedValues } from "./rows.js";
 
 /** Rows of a weight that a check computes. */
 const checkedRows = 64;
@@ -16,7 +17,9 @@ const kernelOf = (weight: PackedWeight): string =>
     ? `${weight.bits}-bit blocks of ${weight.blockSize}${weight.zeroPoints ? " with zero points" : ""}${weight.offsets ? " with offsets" : ""}`
     : weight.kind === "nf4"
       ? `NF4 blocks of ${weight.blockSize}`
-      : `${weight.values.dtype} weights`;
+      : weight.kind === "rows"
+        ? `${weight.values.dtype} rows`
+        : `${weight.values.dtype} weights`;
 
 /**
  * Holds the engine's kernels on this device to plain arithmetic, once for each kind of packed weight: the first rows of
@@ -46,7 +49,7 @@ const tolerance = 0.02;
 async function kernelError(runtime: Runtime, weight: Checked): Promise<number> {
   const rows = Math.min(checkedRows, weight.rows);
   const { columns } = weight;
-  const part = { ...firstRows(runtime, weight, rows), transposed: false };
+  const part = { ...(await firstRows(runtime, weight, rows)), transposed: false };
   const plain = dequantizeWeight(part);
   const count = 5;
   const x = Float32Array.from(
@@ -85,7 +88,7 @@ async function kernelError(runtime: Runtime, weight: Checked): Promise<number> {
 
 type Checked = Exclude<PackedWeight, { kind: "half" }>;
 
-function firstRows(runtime: Runtime, weight: Checked, rows: number): Checked {
+async function firstRows(runtime: Runtime, weight: Checked, rows: number): Promise<Checked> {
   const share = <T extends DeviceTensor>(tensor: T): T => {
     const shape = [rows, ...tensor.shape.slice(1)];
     return tensor.slice(0, shape) as T;
@@ -98,6 +101,17 @@ function firstRows(runtime: Runtime, weight: Checked, rows: number): Checked {
       values: weight.values.slice(0, [(rows * columns) / 2]),
       scales: weight.scales.slice(0, [(rows * columns) / blockSize]),
     };
+  }
+  if (weight.kind === "rows") {
+    const { columns, rows: all } = weight;
+    const signed = signedValues(weight);
+    const values = new Int8Array(columns * rows);
+    for (let column = 0; column < columns; column++)
+      values.set(signed.subarray(column * all, column * all + rows), column * rows);
+    return rowWeight(runtime, rowTensors(runtime, { values, scales: weight.scales.view().slice(0, rows) }), {
+      ...weight,
+      rows,
+    });
   }
   return {
     ...weight,
@@ -128,12 +142,14 @@ function firstColumns(
 export const dequantizeWeight = (weight: Checked): Float32Array =>
   weight.kind === "nf4"
     ? dequantizeNormalFloat({ values: weight.values.view(), scales: weight.scales.view() }, weight.blockSize)
-    : dequantizeBlocks(
-        {
-          values: weight.values.view(),
-          scales: weight.scales.view(),
-          zeroPoints: weight.zeroPoints?.view(),
-          offsets: weight.offsets?.view(),
-        },
-        weight,
-      );
+    : weight.kind === "rows"
+      ? dequantizeRows({ values: signedValues(weight), scales: weight.scales.view() }, weight.columns)
+      : dequantizeBlocks(
+          {
+            values: weight.values.view(),
+            scales: weight.scales.view(),
+            zeroPoints: weight.zeroPoints?.view(),
+            offsets: weight.offsets?.view(),
+          },
+          weight,
+        );

@@ -111,6 +111,7 @@ describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
 
   it.each([
     { bits: 8 },
+    { bits: 8, blockSize: "row" },
     { bits: 4, candidates: 8 },
     { bits: 4, symmetric: true },
     { bits: "nf4", blockSize: 32 },
@@ -139,6 +140,41 @@ describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
       await expect(loadModel(runtime, target)).rejects.toThrow("is quantised: it generates and chats");
     },
   );
+
+  it("reads prompts with matrices of its own where that is asked for, and continues with its weights", async () => {
+    const { place, model } = await saved(name);
+    const prompt = Array.from({ length: 24 }, (_, i) => (7 * i) % vocabSize);
+    const logits = async ({ weights }: InferenceModel): Promise<Float32Array[]> => {
+      using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 32, prefillChunk: 10 });
+      const first = (await decoder.prefill([prompt]))[0]!.slice();
+      const second = (await decoder.step([5]))[0]!.slice();
+      // A draft is checked by the weights themselves: one step alone gives the same.
+      decoder.truncate(0, prompt.length);
+      const checked = (await decoder.extend(0, [5, 6]))[0]!.slice();
+      // The prompt once more, with an end of its own: its beginning is there.
+      const again = (await decoder.prefill([[...prompt.slice(0, 22), 9, 9]]))[0]!.slice();
+      expect(decoder.reused).toEqual([22]);
+      expect(relativeError(checked, second)).toBeLessThan(0.05);
+      return [first, second, again];
+    };
+    const plain = await loadForInference(runtime, place, { quantize: { bits: 4 } });
+    const fast = await loadForInference(runtime, place, { quantize: { bits: 4 }, fastPrompts: true });
+    expect(fast.weights.stepBytes).toBe(plain.weights.byteLength);
+    expect(fast.weights.byteLength).toBeGreaterThan(1.5 * plain.weights.byteLength);
+    const expected = await logits(plain);
+    const actual = await logits(fast);
+    // Both round inputs; the fast one rounds the matrices to 8 bits more.
+    actual.forEach((row, index) => {
+      expect(relativeError(row, expected[index]!)).toBeLessThan(0.05);
+    });
+    expect(actual[0]).not.toEqual(expected[0]);
+    const before = runtime.allocatedBytes;
+    fast.weights.dispose();
+    expect(before - runtime.allocatedBytes).toBeGreaterThanOrEqual(
+      fast.weights.byteLength - plain.weights.byteLength,
+    );
+    plain.weights.dispose();
+  });
 
   it("maps half-precision matrices as they are", async () => {
     const { place, weights, model } = await saved(name);
