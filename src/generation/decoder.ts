@@ -490,11 +490,11 @@ async function measureScales(
 }
 
 /** Milliseconds that a step may hold the event loop, and after how many of them in a row the loop gets a turn. */
-const [briefStep, turnAfter] = [5, 8];
+const [briefStep, turnAfter] = [10, 8];
 
 /**
- * Runs steps on this thread where they are brief, since handing one to another thread costs a tenth of a millisecond, and
- * elsewhere on another. The event loop gets a turn every few milliseconds either way.
+ * Runs steps on this thread where they are brief, and elsewhere on another: handing one over costs a tenth of a millisecond,
+ * and on two cores up to one, while the system moves the threads apart. The event loop gets a turn every few milliseconds either way.
  */
 class Pace {
   private last = Infinity;

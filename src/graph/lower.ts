@@ -8,21 +8,24 @@ import { type InputSource, inputSource } from "./ops/leaf.js";
 import { type ConstantWeights, type PackedWeight, packedParts } from "./packed.js";
 import type { Tensor } from "./tensor.js";
 
-/** Names of an input's whole numbers, two rows for each, and of the size of its rows. */
-export interface RoundedInput {
-  readonly values: string;
-  readonly size: string;
+/** A weight in fewer bits as a lowering rule sees it. */
+export interface PackedInput {
+  readonly name: string;
+  readonly weight: PackedWeight;
+  /** The value that holds a part of the weight. */
+  readonly part: (name: string) => string;
 }
 
 /** What a lowering rule writes with: an ONNX graph, the names of values, and symbolic dimensions at run time. */
 export class Lowering {
   private readonly names = new Map<Tensor, string>();
   private readonly dims = new Map<Dim, string>();
-  private readonly packed = new Map<Tensor, { name: string; weight: PackedWeight }>();
+  private readonly packed = new Map<Tensor, PackedInput>();
   private readonly symbols = new Map<string, { input: string; axis: number }>();
   private readonly declared = new Set<string>();
   private readonly found = new Map<Dim, Limit>();
-  private readonly roundedInputs = new Map<string, RoundedInput>();
+  private readonly packedBy = new Map<Tensor, PackedInput[]>();
+  private readonly written = new Map<string, unknown>();
   private scopeName = "";
 
   constructor(
@@ -48,13 +51,23 @@ export class Lowering {
     return name;
   }
 
-  /** What `tensor` is packed into, where it is a weight in fewer bits, and the values that hold its parts. */
-  packedWeight(tensor: Tensor): { weight: PackedWeight; part: (name: string) => string } | undefined {
-    const packed = this.packed.get(tensor);
-    return packed && { weight: packed.weight, part: (name) => this.packedPart(packed, name) };
+  /** What `tensor` is packed into, where it is a weight in fewer bits. */
+  packedWeight(tensor: Tensor): PackedInput | undefined {
+    return this.packed.get(tensor);
   }
 
-  private packedPart({ name, weight }: { name: string; weight: PackedWeight }, part: string): string {
+  /** The weights in fewer bits that `x` is multiplied by, without a bias. */
+  packedProducts(x: Tensor): readonly PackedInput[] {
+    return this.packedBy.get(x) ?? [];
+  }
+
+  /** What several lowering rules need and one of them writes. */
+  once<T>(key: string, write: () => T): T {
+    if (!this.written.has(key)) this.written.set(key, write());
+    return this.written.get(key) as T;
+  }
+
+  private packedPart(name: string, weight: PackedWeight, part: string): string {
     const full = `${name}.${part}`;
     if (!this.declared.has(full)) {
       this.declared.add(full);
@@ -62,13 +75,6 @@ export class Lowering {
       this.declareConstant(full, dtype, shape);
     }
     return full;
-  }
-
-  /** An input of whole-number products, rounded once for all that take it. */
-  rounded(input: string, round: () => RoundedInput): RoundedInput {
-    let rounded = this.roundedInputs.get(input);
-    if (!rounded) this.roundedInputs.set(input, (rounded = round()));
-    return rounded;
   }
 
   private declareConstant(name: string, dtype: DType, shape: readonly number[]): void {
@@ -161,6 +167,10 @@ export class Lowering {
       const source = inputSource(node);
       if (source) this.declareInput(node, source);
     }
+    for (const { op, inputs } of order) {
+      const packed = op.name === "matmul" && this.packed.get(inputs[1]!);
+      if (packed) this.packedBy.set(inputs[0]!, [...(this.packedBy.get(inputs[0]!) ?? []), packed]);
+    }
     for (const node of order) if (!inputSource(node)) this.write(node);
   }
 
@@ -170,7 +180,7 @@ export class Lowering {
     this.names.set(tensor, name);
     const packed = this.constants.packed[name];
     if (packed) {
-      this.packed.set(tensor, { name, weight: packed });
+      this.packed.set(tensor, { name, weight: packed, part: (part) => this.packedPart(name, packed, part) });
       return;
     }
     if (this.constants.tensors[name]) {

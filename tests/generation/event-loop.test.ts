@@ -56,8 +56,8 @@ it("the event loop gets its turns between brief steps", async () => {
     for (let i = 0; i < 2000; i++) await decoder.step([i % 64]);
   });
   clearImmediate(timer);
-  // A turn for every 8 ms, and a step over that may take 5 more; half of it for a machine that does other work as well.
-  expect(turns).toBeGreaterThan(elapsed / 26);
+  // A turn for every 8 ms, and a step over that may take 10 more; half of it for a machine that does other work as well.
+  expect(turns).toBeGreaterThan(elapsed / 36);
 });
 
 it("the event loop stays free while a training step runs", async () => {

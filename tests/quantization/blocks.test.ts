@@ -1,7 +1,15 @@
 import { readFileSync } from "node:fs";
 import { afterAll, describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
-import { type PackedWeight, compile, gather, input, linear, matmul } from "../../src/graph/index.js";
+import {
+  type PackedWeight,
+  type Tensor,
+  compile,
+  gather,
+  input,
+  linear,
+  matmul,
+} from "../../src/graph/index.js";
 import {
   type GgmlBlockType,
   blockWeight,
@@ -127,6 +135,64 @@ describe("blocks", () => {
       }
     });
   }
+
+  it("multiplies one input by several matrices at once, also where some differ in kind", async () => {
+    const layout = { columns, transposed: false, bits: 4, blockSize: 32 } as const;
+    const matrix = (count: number, seed: number, options: { symmetric: boolean; offsets?: boolean }) => {
+      const source = matrixOf(normal(count * columns, seed), [count, columns], false);
+      const arrays = quantizeBlocks(source, { ...layout, ...options });
+      const offsets = options.offsets ? normal((count * columns) / 32, seed + 1) : undefined;
+      return { arrays: { ...arrays, offsets }, layout: { ...layout, rows: count } };
+    };
+    const given = {
+      query: matrix(48, 20, { symmetric: false }),
+      key: matrix(16, 21, { symmetric: false }),
+      value: matrix(16, 22, { symmetric: false }),
+      gate: matrix(8, 23, { symmetric: true, offsets: true }),
+      up: matrix(24, 25, { symmetric: true, offsets: true }),
+      alone: matrix(40, 27, { symmetric: true }),
+    };
+    const x = input("x", "float32", ["batch", "count", columns]);
+    const products = Object.entries(given).map(
+      ([
+        name,
+        {
+          layout: { rows: count },
+        },
+      ]) => [
+        name,
+        matmul(x, input(name, "float32", [count, columns]), {
+          transposeB: true,
+          alpha: name === "key" ? 2 : 1,
+        }),
+      ],
+    );
+    using program = await compile(runtime, Object.fromEntries(products) as Record<string, Tensor>, {
+      constants: {
+        tensors: {},
+        packed: Object.fromEntries(
+          Object.entries(given).map(([name, { arrays, layout: own }]) => [
+            name,
+            blockWeight(runtime, arrays, own),
+          ]),
+        ),
+      },
+    });
+    const data = normal(3 * columns, 30);
+    using tensor = runtime.createTensor("float32", [1, 3, columns], data);
+    const result = await program.run({ x: tensor });
+    for (const [name, { arrays, layout: own }] of Object.entries(given)) {
+      const plain = dequantizeBlocks(arrays, own);
+      const expected = new Float64Array(3 * own.rows);
+      for (let i = 0; i < 3; i++)
+        for (let row = 0; row < own.rows; row++)
+          for (let k = 0; k < columns; k++)
+            expected[i * own.rows + row]! +=
+              (name === "key" ? 2 : 1) * data[i * columns + k]! * plain[row * columns + k]!;
+      expect(result[name]!.shape).toEqual([1, 3, own.rows]);
+      expect(difference((await result[name]!.read()) as Float32Array, expected), name).toBeLessThan(0.02);
+    }
+  });
 
   it("reads whole rows of a packed table exactly, and shares the table with a product", async () => {
     const data = normal(rows * columns, 5);
