@@ -127,7 +127,8 @@ for (const [name, create] of Object.entries(models)) {
       "gives llama.cpp the same distributions and the same greedy text (needs @node-llama-cpp/linux-x64)",
       async () => {
         const model = create();
-        using weights = Weights.initialize(runtime, model, 3);
+        // A seed whose 40 greedy tokens have no tie within rounding: the texts of untrained models part at one.
+        using weights = Weights.initialize(runtime, model, 4);
         const file = path.join(folder, "peer.gguf");
         const loaded = { model, weights, tokenizer };
         await saveGguf(file, loaded, { format: "F32" });
