@@ -136,6 +136,26 @@ export const maskedRows = (
     collate: (masked) => maskedBatch(masked, vocabulary.paddingId),
   });
 
+/** How often each token occurs. */
+export function tokenCounts(rows: readonly (readonly number[])[]): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const row of rows) for (const token of row) counts.set(token, (counts.get(token) ?? 0) + 1);
+  return counts;
+}
+
+/** Masked-LM loss of one who knows how frequent tokens are and nothing else, each counted once more than it occurs. */
+export function frequencyLoss(
+  counts: ReadonlyMap<number, number>,
+  batches: readonly Batch[],
+  vocabSize: number,
+): number {
+  const total = [...counts.values()].reduce((sum, count) => sum + count, vocabSize);
+  const labels = batches.flatMap(({ tensors }) => Array.from(tensors["maskedLabels"]!.data as Int32Array));
+  return (
+    labels.reduce((sum, label) => sum - Math.log(((counts.get(label) ?? 0) + 1) / total), 0) / labels.length
+  );
+}
+
 /** The first batches of a source, to measure held-out text always alike. */
 export const take = (source: { next(): Batch }, count: number): Batch[] =>
   Array.from({ length: count }, () => source.next());
