@@ -8,9 +8,9 @@
  *   node dist/bench/llama.js --threads 1                        of every engine; default: all cores
  *   node dist/bench/llama.js --smoke                            seconds: checks that everything runs
  *
- * A form is a GGUF type, or bits and columns that share a scale (4x128), which only lineage has. The first token's time is
- * that of the first prompt of its length, memory for it and all; prompt reading is the best of several, decoding the
- * median step. The floor is the time in which the engine reads as many bytes as the weights have.
+ * A form is a GGUF type, or bits and columns that share a scale (4x128, 8xrow), which llama.cpp has not. The first token's
+ * time is that of the first prompt of its length, memory for it and all; prompt reading is the best of several, decoding
+ * the median step. The floor is the time in which the engine reads as many bytes as the weights have.
  *
  * llama.cpp is there when its library is: npm install --no-save @node-llama-cpp/linux-x64@3.22.1
  */
@@ -41,7 +41,7 @@ import { median, peakMiB, timed } from "./harness.js";
 const { values: options } = parseArgs({
   options: {
     size: { type: "string", default: "110m" },
-    forms: { type: "string", default: "f32,q8_0,q4_0,4x128" },
+    forms: { type: "string", default: "f32,q8_0,8xrow,q4_0,4x128" },
     contexts: { type: "string", default: "128,1024,4096" },
     peers: { type: "string", default: "lineage,llama.cpp,transformers.js" },
     gguf: { type: "string" },
@@ -126,10 +126,11 @@ async function measure(load: () => Promise<Engine>, limit: number): Promise<Resu
 
 // ---- Engines, each in a process of its own --------------------------------------------------------------------------------
 
-/** `4x128`: 4 bits in blocks of 128. */
+/** `4x128`: 4 bits in blocks of 128; `8xrow`: 8 bits with a scale for each row. */
 function schemeOf(form: string): QuantizationScheme | undefined {
-  const [bits, blockSize] = form.split("x").map(Number);
-  return blockSize === undefined ? undefined : { bits: bits as 4 | 8, blockSize };
+  const [bits, blockSize] = form.split("x");
+  if (blockSize === undefined) return undefined;
+  return { bits: Number(bits) as 4 | 8, blockSize: blockSize === "row" ? blockSize : Number(blockSize) };
 }
 
 /** Bytes of token embeddings that no product reads: all of them, a few rows aside, where the output has its own. */
