@@ -38,7 +38,7 @@ await train(
 
 const { vocabSize } = await Tokenizer.load(run);
 printTable(
-  [`held-out loss a character on ${real ? "Tiny Shakespeare" : "stories"}`, ""],
+  [real ? "Tiny Shakespeare" : "stories", "held-out loss a character"],
   [
     ["knowing nothing", Math.log(vocabSize).toFixed(4)],
     ...heldOutLosses(run).map(({ step, loss }) => [`GPT-2, step ${step}`, loss.toFixed(4)]),

@@ -131,6 +131,7 @@ function divergence(full: Measured, other: Measured): number {
 const forms: readonly (readonly [label: string, scheme: QuantizationScheme])[] = [
   ["8 bits, blocks of 32", { bits: 8 }],
   ["8 bits, blocks of 128", { bits: 8, blockSize: 128 }],
+  ["8 bits, rows, and inputs", { bits: 8, blockSize: "row" }],
   ["4 bits, blocks of 32", { bits: 4, symmetric: true }],
   ["  the best of 16 scales", { bits: 4, symmetric: true, candidates: 16 }],
   ["  with zero points", { bits: 4 }],
