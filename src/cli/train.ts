@@ -6,10 +6,14 @@ import {
   type Corpus,
   type CorpusSize,
   DataLoader,
+  PackedLoader,
+  type TokenizedCorpus,
+  documentsIn,
   evaluationBatches,
   hasTokens,
   measureCorpus,
   openTokens,
+  packedBatches,
   storyCorpus,
   textCorpus,
   tokenizeCorpus,
@@ -26,7 +30,7 @@ import {
   saveModel,
 } from "../models/index.js";
 import { Weights, countParameters } from "../nn/index.js";
-import { createRuntime } from "../runtime/index.js";
+import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import {
   EvaluationStep,
   type Objective,
@@ -37,12 +41,13 @@ import {
   adamW,
   nextTokenObjective,
   optimizerStateSize,
+  packedObjective,
   runTraining,
   schedule,
   sgd,
   trainingMemory,
 } from "../training/index.js";
-import { examples, number } from "./options.js";
+import { deviceOption, examples, number } from "./options.js";
 import { interruptible, progressObserver } from "./progress.js";
 import { Reporter, bar, colors, count } from "./terminal.js";
 
@@ -63,6 +68,8 @@ export const trainOptions = z.object({
   /** LLaMA: whether the output embeddings are the token embeddings. GPT-2's always are, Mistral's never. */
   tieEmbeddings: z.boolean().default(false),
   context: z.int().min(2).default(128),
+  /** Rows are blocks of one long run of tokens, or hold whole documents, none of which sees another. */
+  packing: z.enum(["blocks", "documents"]).default("blocks"),
   dropout: z.number().min(0).lt(1).default(0),
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
@@ -95,6 +102,7 @@ export interface TrainCommand {
   readonly resume?: boolean;
   readonly json?: boolean;
   readonly threads?: number;
+  readonly device?: Device;
 }
 
 /** What a run did, and with what. */
@@ -112,12 +120,12 @@ const embeddedStories = 12_000;
 /** Trains a model from text to a checkpoint folder. Ctrl-C saves; `resume` goes on to exactly the same losses. */
 export async function train(
   given: z.input<typeof trainOptions> | undefined,
-  { out, resume = false, json = false, threads }: TrainCommand,
+  { out, resume = false, json = false, threads, device }: TrainCommand,
 ): Promise<TrainResult> {
   const report = new Reporter(json);
   const folder = await RunFolder.open(out, trainOptions, { resume, given });
   try {
-    return await interruptible((signal) => run(folder, report, signal, threads));
+    return await interruptible((signal) => run(folder, report, signal, createRuntime({ threads, device })));
   } finally {
     report.done();
     await folder.close();
@@ -128,14 +136,18 @@ async function run(
   folder: RunFolder<TrainOptions>,
   report: Reporter,
   signal: AbortSignal,
-  threads?: number,
+  runtime: Runtime,
 ): Promise<TrainResult> {
   const { options, path: out } = folder;
-  const runtime = createRuntime({ threads });
   if (options.precision !== "float32")
     throw new LineageError(
       "unsupported",
       `training in ${options.precision} is not supported on the device ${runtime.device}; leave --precision out to train in float32`,
+    );
+  if (options.workers !== undefined && runtime.device !== "cpu")
+    throw new LineageError(
+      "argument",
+      `workers share out the CPU; leave --workers out to train on the device ${runtime.device}`,
     );
   const corpus =
     options.data === "stories"
@@ -151,7 +163,7 @@ async function run(
 
   const model = newModel(options, tokenizer.vocabSize);
   const shape = { batchSize: options.batch, sequenceLength: options.context };
-  const objective = nextTokenObjective(model, shape);
+  const objective = objectiveOf(model, options);
   const parameters = countParameters(model);
   const memory = trainingMemory(
     objective,
@@ -175,8 +187,13 @@ async function run(
   );
 
   if (size) await tokenize(tokensFolder, corpus, size, tokenizer, options, signal, report);
-  using tokens = await openTokens(runtime, tokensFolder, tokenizer.vocabSize);
-  const source = new DataLoader(tokens.training, { ...shape, seed: options.seed }, corpus.name);
+  // Tokens are read by JavaScript, wherever the model runs.
+  using tokens = await openTokens(runtime.cpu, tokensFolder, tokenizer.vocabSize);
+  const packed =
+    options.packing === "documents" ? packedData(tokens, tokenizer, options, corpus.name) : undefined;
+  const source = packed
+    ? new PackedLoader(packed.training.pieces, { ...shape, seed: options.seed }, corpus.name)
+    : new DataLoader(tokens.training, { ...shape, seed: options.seed }, corpus.name);
   if (tokens.validation.length < 2)
     throw new LineageError(
       "data",
@@ -185,10 +202,13 @@ async function run(
   const counts = {
     trainingTokens: tokens.training.length,
     validationTokens: tokens.validation.length,
-    droppedTokens: source.droppedTokens,
+    droppedTokens: source instanceof DataLoader ? source.droppedTokens : 0,
   };
   report.say(
     `corpus: ${size ? `${count(size.characters)} characters, ` : ""}${count(counts.trainingTokens)} tokens to learn from, ${count(counts.validationTokens)} held out; vocabulary ${count(tokenizer.vocabSize)}` +
+      (packed
+        ? `; ${count(packed.training.documents)} documents (${count(packed.training.pieces.length)} pieces of at most ${options.context} tokens), each seen alone`
+        : "") +
       (counts.droppedTokens > 0
         ? `; the last ${count(counts.droppedTokens)} fill no row of ${options.context} and are left out`
         : ""),
@@ -228,9 +248,10 @@ async function run(
     patience: options.patience,
     evaluate: async (kept, { signal: stop }) => {
       evaluation ??= await EvaluationStep.create(objective, kept);
-      const { loss } = await evaluation.evaluate(evaluationBatches(tokens.validation, shape), {
-        signal: stop,
-      });
+      const batches = packed
+        ? packedBatches(packed.validation.pieces, shape)
+        : evaluationBatches(tokens.validation, shape);
+      const { loss } = await evaluation.evaluate(batches, { signal: stop });
       return { loss, perplexity: Math.exp(loss) };
     },
     save: (kept) => saveModel(out, { model, weights: kept, tokenizer }),
@@ -261,11 +282,29 @@ interface ObjectiveArgument {
 }
 
 /** The objective of a run, made again in each of its workers. */
-export function trainObjective({ options, vocabSize }: ObjectiveArgument): Objective {
-  return nextTokenObjective(newModel(options, vocabSize), {
-    batchSize: options.batch,
-    sequenceLength: options.context,
-  });
+export const trainObjective = ({ options, vocabSize }: ObjectiveArgument): Objective =>
+  objectiveOf(newModel(options, vocabSize), options);
+
+function objectiveOf(model: CausalLanguageModel, { packing, batch, context }: TrainOptions): Objective {
+  const sizes = { batchSize: batch, sequenceLength: context };
+  return packing === "documents" ? packedObjective(model, sizes) : nextTokenObjective(model, sizes);
+}
+
+/** The documents of both parts. Throws where nothing tells one from the next. */
+function packedData(tokens: TokenizedCorpus, tokenizer: Tokenizer, { context }: TrainOptions, name: string) {
+  const { endOfTextId } = tokenizer;
+  if (endOfTextId === undefined)
+    throw new LineageError(
+      "tokenizer",
+      "packing documents needs a token that ends one, which this tokenizer does not have; leave --packing out",
+    );
+  const training = documentsIn(tokens.training, endOfTextId, context);
+  if (training.documents < 2)
+    throw new LineageError(
+      "data",
+      `${name} is one document; write ${tokenizer.idToToken(endOfTextId)} between documents to pack them, or leave --packing out`,
+    );
+  return { training, validation: documentsIn(tokens.validation, endOfTextId, context) };
 }
 
 const modelNames = { gpt2: "GPT-2", llama: "LLaMA", mistral: "Mistral" } as const;
@@ -391,6 +430,7 @@ export const trainCommand = new Command("train")
   .option("--window <n>", "mistral: tokens that each one looks back on", number)
   .option("--tie-embeddings", "llama: one matrix for the embeddings of input and output")
   .option("--context <n>", "tokens that the model sees at once", number)
+  .option("--packing <kind>", "blocks of one long text (default), or documents, none of which sees another")
   .option("--dropout <p>", "probability", number)
   .option("--batch <n>", "rows of a micro-batch", number)
   .option("--accumulate <n>", "micro-batches of a step", number)
@@ -412,6 +452,7 @@ export const trainCommand = new Command("train")
     "of the arithmetic: float32; 16-bit ones are refused where the device has none",
   )
   .option("--seed <n>", "everything random follows from it", number)
+  .addOption(deviceOption())
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object a line, for programs")
   .addHelpText(
@@ -427,9 +468,9 @@ export const trainCommand = new Command("train")
       ["lineage train --data stories --model llama --key-value-heads 2", "a LLaMA with grouped queries"],
     ),
   )
-  .action(async ({ resume, json, threads, ...options }: Record<string, unknown>) => {
+  .action(async ({ resume, json, threads, device, ...options }: Record<string, unknown>) => {
     const { out = `runs/${String(options["model"])}`, ...rest } = options;
     if (!resume && options["data"] === undefined)
       throw new LineageError("argument", "train needs --data FILE, or --data stories");
-    await train(rest as { data: string }, { out, resume, json, threads } as never);
+    await train(rest as { data: string }, { out, resume, json, threads, device } as never);
   });

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { type Batch, type BatchSource, tokenBatch } from "./batch.js";
+import type { Tokens } from "./tokens.js";
 
 export interface PackingOptions {
   /** Rows of one batch. */
@@ -29,7 +30,7 @@ export class PackedLoader implements BatchSource {
 
   /** Throws `data` where no document has two tokens, the least that has something to predict. */
   constructor(
-    private readonly documents: readonly Int32Array[],
+    private readonly documents: readonly Tokens[],
     private readonly options: PackingOptions,
     name = "the corpus",
   ) {
@@ -76,31 +77,75 @@ export class PackedLoader implements BatchSource {
     return this.rows[this.position++]!;
   }
 
-  /** First fit, over the last rows that have room: looking at all of them would take the square of their number. */
   private packed(): number[][] {
     const { sequenceLength, seed } = this.options;
     const order = new Random(seed).fork(`epoch ${this.epoch}`).permutation(this.documents.length);
-    const rows: number[][] = [];
-    let open: { row: number[]; room: number }[] = [];
-    for (const index of order) {
-      const length = Math.min(sequenceLength, this.documents[index]!.length);
-      if (length < 2) continue;
-      let place = open.find(({ room }) => room >= length);
-      if (!place) {
-        place = { row: [], room: sequenceLength };
-        rows.push(place.row);
-        open.push(place);
-      }
-      place.row.push(index);
-      place.room -= length;
-      open = open.filter(({ room }) => room >= 2).slice(-64);
-    }
-    return rows;
+    return firstFit(this.documents, order, sequenceLength);
   }
 }
 
+/**
+ * The places of documents, row by row: in the given order, each in the first row that has room for it. Looked for are the
+ * last rows alone: looking at all of them would take the square of their number.
+ */
+function firstFit(documents: readonly Tokens[], order: Iterable<number>, sequenceLength: number): number[][] {
+  const rows: number[][] = [];
+  let open: { row: number[]; room: number }[] = [];
+  for (const index of order) {
+    const length = Math.min(sequenceLength, documents[index]!.length);
+    if (length < 2) continue;
+    let place = open.find(({ room }) => room >= length);
+    if (!place) {
+      place = { row: [], room: sequenceLength };
+      rows.push(place.row);
+      open.push(place);
+    }
+    place.row.push(index);
+    place.room -= length;
+    open = open.filter(({ room }) => room >= 2).slice(-64);
+  }
+  return rows;
+}
+
+/** All documents once, packed in their order, in batches of one shape; rows of the last batch may be empty. */
+export function* packedBatches(
+  documents: readonly Tokens[],
+  { batchSize, sequenceLength }: { batchSize: number; sequenceLength: number },
+): Generator<Batch> {
+  const rows = firstFit(documents, documents.keys(), sequenceLength);
+  for (let start = 0; start < rows.length; start += batchSize)
+    yield packDocuments(
+      Array.from({ length: batchSize }, (_, row) =>
+        (rows[start + row] ?? []).map((index) => documents[index]!),
+      ),
+      sequenceLength,
+    );
+}
+
+/**
+ * The documents of a run of tokens, each with the id that closes it. One that is longer than a row becomes several, which
+ * share a token at every cut, so that each token but the first is still predicted once.
+ */
+export function documentsIn(
+  tokens: Tokens,
+  endOfText: number,
+  sequenceLength: number,
+): { readonly pieces: readonly Tokens[]; readonly documents: number } {
+  const pieces: Tokens[] = [];
+  let documents = 0;
+  for (let start = 0; start < tokens.length;) {
+    const found = tokens.indexOf(endOfText, start);
+    const end = found < 0 ? tokens.length : found + 1;
+    documents++;
+    for (let from = start; from === start || from < end - 1; from += sequenceLength - 1)
+      pieces.push(tokens.subarray(from, Math.min(end, from + sequenceLength)));
+    start = end;
+  }
+  return { pieces, documents };
+}
+
 /** One batch: each row's documents one after another, each cut to the row's length; what is left over counts for nothing. */
-export function packDocuments(rows: readonly (readonly Int32Array[])[], sequenceLength: number): Batch {
+export function packDocuments(rows: readonly (readonly Tokens[])[], sequenceLength: number): Batch {
   const shape = [rows.length, sequenceLength] as const;
   const size = rows.length * sequenceLength;
   const [inputIds, positionIds] = [new Int32Array(size), new Int32Array(size)];

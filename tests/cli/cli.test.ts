@@ -170,6 +170,48 @@ describe("lineage", () => {
     expect(lineage("train", "--resume", "--out", out).status).toBe(0);
   });
 
+  it("packs documents that do not see one another, in every architecture, and resumes", async () => {
+    const data = path.join(folder, "documents.txt");
+    const words = ["red", "blue", "green", "old"];
+    const documents = Array.from({ length: 400 }, (_, i) => `the ${words[i % 4]!} cat<|endoftext|>`);
+    await writeFile(data, documents.join(""));
+    const losses: number[] = [];
+    for (const [model, ...more] of [
+      ["gpt2", "--accumulate", "2"],
+      ["gpt2", "--accumulate", "2", "--workers", "2"],
+      ["llama"],
+      ["mistral"],
+    ] as const) {
+      const out = path.join(folder, `packed ${model} ${more.length}`);
+      const sizes = ["--vocab-size", "270", "--layers", "1", "--hidden", "32", "--heads", "2"];
+      const { stdout, stderr, status } = lineage(
+        ...[
+          "train",
+          "--data",
+          data,
+          "--out",
+          out,
+          "--model",
+          model,
+          "--packing",
+          "documents",
+          ...sizes,
+          ...more,
+        ],
+        ...["--context", "24", "--batch", "4", "--steps", "40", "--eval-every", "40", "--json"],
+      );
+      expect(stderr).toBe("");
+      expect(status).toBe(0);
+      expect(stdout).toMatch(/36\d documents \(36\d pieces of at most 24 tokens\), each seen alone/);
+      const { best } = JSON.parse(stdout.trim().split("\n").at(-1)!) as { best: number };
+      // What is guessed blindly costs log(270).
+      expect(best).toBeLessThan(Math.log(270) - 1);
+      losses.push(best);
+      expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+    }
+    expect(losses[1]! / losses[0]!).toBeCloseTo(1, 4);
+  });
+
   it("has the loss of one big batch in micro-batches and in workers", async () => {
     const losses = async (name: string, ...args: string[]) => {
       const out = path.join(folder, name);
@@ -302,6 +344,15 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     expect(refused("--window", "4")).toContain("GPT-2 has no window: only mistral looks back on one");
     expect(refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no dropout");
     expect(refused("--model", "bert")).toContain("model");
+  });
+
+  it("to pack a text that is one document, or by a tokenizer that ends none", () => {
+    const pack = ["train", "--data", text, "--out", path.join(folder, "one"), "--packing", "documents"];
+    refused(pack, "is one document; write <|endoftext|> between documents to pack them");
+    refused(
+      [...pack, "--tokenizer", "characters"],
+      "a token that ends one, which this tokenizer does not have",
+    );
   });
 
   it("a process that trains in the same folder", async () => {

@@ -1,4 +1,7 @@
 import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -12,7 +15,14 @@ it("a device that there is not ends a command with one sentence", () => {
   expect(unknown.status).toBe(1);
   expect(unknown.stderr).toContain("Allowed choices are cpu, webgpu, cuda");
   if (createRuntime().devices.includes("cuda")) return;
-  const missing = run("generate", "--model", "none", "--device", "cuda");
-  expect(missing.status).toBe(1);
-  expect(missing.stderr).toMatch(/^error: this build of ONNX Runtime .* has no device cuda; it has .*cpu/);
+  const out = mkdtempSync(path.join(os.tmpdir(), "lineage-"));
+  for (const command of [
+    ["generate", "--model", "none"],
+    ["train", "--data", "stories", "--out", out],
+  ]) {
+    const missing = run(...command, "--device", "cuda");
+    expect(missing.status).toBe(1);
+    expect(missing.stderr).toMatch(/^error: this build of ONNX Runtime .* has no device cuda; it has .*cpu/);
+  }
+  rmSync(out, { recursive: true });
 });

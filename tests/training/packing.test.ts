@@ -2,7 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { PackedLoader, packDocuments, tokenBatch } from "../../src/data/index.js";
+import { PackedLoader, documentsIn, packDocuments, packedBatches, tokenBatch } from "../../src/data/index.js";
 import { Gpt2, Llama, gpt2Config, llamaConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -66,6 +66,35 @@ describe("packed documents", () => {
     }
     expect(counted).toBe(documents.reduce((sum, { length }) => sum + length - 1, 0) + 23);
     expect(rows).toBeLessThan(8);
+  });
+
+  it("are found in a run of tokens, long ones in pieces that predict each token once", () => {
+    const end = 39;
+    const lengths = [5, 1, 24, 25, 60, 2];
+    const whole = lengths.map((length) =>
+      Uint16Array.from({ length }, (_, i) => (i === length - 1 ? end : i % 30)),
+    );
+    // The last one is not closed.
+    const tokens = Uint16Array.from([...whole.flatMap((document) => [...document]), 7, 8, 9]);
+    const { pieces, documents: count } = documentsIn(tokens, end, 24);
+    expect(count).toBe(7);
+    const predictions = (rows: readonly ArrayLike<number>[]) =>
+      rows.flatMap((row) =>
+        Array.from(row)
+          .slice(1)
+          .map((id, index) => [row[index], id]),
+      );
+    expect(predictions(pieces)).toEqual(predictions([...whole, Uint16Array.of(7, 8, 9)]));
+    expect(pieces.every(({ length }) => length <= 24)).toBe(true);
+    expect(pieces.length).toBe(10);
+  });
+
+  it("are evaluated on once, in batches of one shape", () => {
+    const batches = [...packedBatches(documents, { batchSize: 3, sequenceLength: 24 })];
+    expect(batches.map(({ tensors }) => tensors["inputIds"]!.shape)).toEqual(batches.map(() => [3, 24]));
+    const counted = batches.reduce((sum, { counts }) => sum + counts["tokens"]!, 0);
+    expect(counted).toBe(documents.reduce((sum, { length }) => sum + length - 1, 0));
+    expect(batches.length).toBe(2);
   });
 
   it("goes on after a resume in the middle of an epoch, with accumulation and an average, bit for bit", async () => {
