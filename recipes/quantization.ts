@@ -136,9 +136,10 @@ const forms: readonly (readonly [label: string, scheme: QuantizationScheme])[] =
   ["  the best of 16 scales", { bits: 4, symmetric: true, candidates: 16 }],
   ["  with zero points", { bits: 4 }],
   ["  zero points, 16 scales", { bits: 4, candidates: 16 }],
-  ["4 bits, blocks of 64", { bits: 4, blockSize: 64, candidates: 16 }],
-  ["4 bits, blocks of 128", { bits: 4, blockSize: 128, candidates: 16 }],
+  ["4 bits, blocks of 64", { bits: 4, blockSize: 64, symmetric: true }],
   ["NF4, blocks of 64", { bits: "nf4" }],
+  ["4 bits, blocks of 128", { bits: 4, blockSize: 128, symmetric: true }],
+  ["  zero points, 16 scales", { bits: 4, blockSize: 128, candidates: 16 }],
 ];
 
 const full = await measure(weights);
@@ -149,7 +150,7 @@ console.log(
   `\n${tokens.length - 1} tokens; full precision: loss ${full.loss.toFixed(4)}, perplexity ${Math.exp(full.loss).toFixed(3)}\n`,
 );
 const rows = [];
-const points = [];
+const points: { step: number; loss: number }[] = [];
 for (const [label, scheme] of forms) {
   using packed = await quantizeWeights(model, weights, scheme);
   let [difference, total] = [0, 0];
@@ -167,25 +168,26 @@ for (const [label, scheme] of forms) {
   const measured = await measure(packed);
   const bits = (8 * packed.byteLength) / size;
   const perplexity = Math.exp(measured.loss);
-  points.push({ label, step: bits, loss: perplexity });
+  const apart = divergence(full, measured);
+  points.push({ step: bits, loss: Math.log10(apart) });
   rows.push([
     label,
     bits.toFixed(2),
     `${(100 * Math.sqrt(difference / total)).toFixed(2)}%`,
     perplexity.toFixed(4),
     `${(100 * (Math.exp(measured.loss - full.loss) - 1)).toFixed(2)}%`,
-    divergence(full, measured).toExponential(1),
+    apart.toExponential(1),
   ]);
 }
 printTable(["form", "bits/weight", "error of linear weights", "perplexity", "change", "KL (nats)"], rows);
 
-const whole = [Math.min(...points.map(({ step }) => step)), Math.max(...points.map(({ step }) => step))];
+// Of forms that take as many bits, the best.
+const best = points.filter(
+  ({ step, loss }) => !points.some((other) => Math.abs(other.step - step) < 0.05 && other.loss < loss),
+);
 await plot(
-  path.join(out, "perplexity.svg"),
-  "Perplexity by bits a weight",
-  [
-    { label: "in fewer bits", points: points.sort((a, b) => a.step - b.step) },
-    { label: "full precision", points: whole.map((step) => ({ step, loss: Math.exp(full.loss) })) },
-  ],
+  path.join(out, "divergence.svg"),
+  "Divergence from full precision, log10 of nats",
+  [{ label: "the best form of each size", points: best.sort((a, b) => a.step - b.step) }],
   "bits a weight",
 );
