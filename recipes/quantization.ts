@@ -5,6 +5,10 @@
  * NF4 (Dettmers et al. 2023), whose values are the quantiles of a normal distribution, errs less than evenly spaced
  * values with the same scale for as many weights. The baseline is the model in full precision.
  *
+ * All of it shows in the error of the weights (7.7% with zero points and 16 scales, 8.6% without, in blocks of 32; NF4 9.2%,
+ * even spacing 9.5%, in blocks of 64) and nearly all in distributions, where NF4 is no better. The perplexity of a small
+ * model does not move beyond its noise: 8 bits diverge by 1e-5 nats, 4 bits by 3e-4 to 6e-4.
+ *
  *   node dist/recipes/quantization.js                  trains a small LLaMA on the embedded stories first
  *   node dist/recipes/quantization.js --model MODEL [--text FILE] [--tokens N]
  *                                                      a checkpoint folder or .gguf, on any text
