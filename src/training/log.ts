@@ -3,6 +3,7 @@ import os from "node:os";
 import { storageError, writeAtomically } from "../base/files.js";
 import { lossChart } from "./chart.js";
 import type { RunFolder } from "./folder.js";
+import { pngOf } from "./png.js";
 import { TensorBoardWriter } from "./tensorboard.js";
 import type { StepReport } from "./trainer.js";
 
@@ -85,6 +86,8 @@ export class MetricsLog {
       { label: "held out", points: this.heldOut },
     ]);
     await writeAtomically(this.folder.file("loss.svg"), [svg]);
+    const png = await pngOf(svg);
+    if (png) await writeAtomically(this.folder.file("loss.png"), [png]);
   }
 
   private async append(record: Readonly<Record<string, unknown>>): Promise<void> {

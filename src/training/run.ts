@@ -63,7 +63,7 @@ export interface TrainingResult {
  *     }
  *
  * The folder receives `run.json` (its options), `training.safetensors` (weights, moments, position; replaced as a whole),
- * `metrics.jsonl`, TensorBoard events and `loss.svg`, and what `save` writes. A run that was interrupted, by `signal` or
+ * `metrics.jsonl`, TensorBoard events, `loss.svg` and `loss.png` (where the system can draw it), and what `save` writes. A run that was interrupted, by `signal` or
  * by the end of its process, goes on from there to bit-equal losses: whatever a step depends on must come from `source`,
  * `weights` and `seed`. Throws `diverged` at a loss that is not finite, with the last checkpoint as it was; `storage` when
  * a file cannot be written, with those before it as they were.

@@ -4,6 +4,7 @@ import { mkdtemp, readFile, readdir, rm, truncate, writeFile } from "node:fs/pro
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { pngOf } from "../../src/training/png.js";
 import { environment, lineage, main } from "../support/cli.js";
 
 let folder = "";
@@ -83,7 +84,10 @@ describe("lineage", () => {
     const losses = lines.flatMap(({ loss }) => loss ?? []);
     expect(losses).toHaveLength(60);
     expect(losses.at(-1)!).toBeLessThan(losses[0]! - 0.5);
-    expect(await readFile(path.join(run, "loss.svg"), "utf8")).toMatch(/^<svg [\s\S]*<\/svg>\n$/);
+    const svg = await readFile(path.join(run, "loss.svg"), "utf8");
+    expect(svg).toMatch(/^<svg [\s\S]*<\/svg>\n$/);
+    const png = await pngOf(svg);
+    if (png) expect((await readFile(path.join(run, "loss.png"))).equals(png)).toBe(true);
   });
 
   it("writes the same text for the same seed, and counts it", () => {
