@@ -128,7 +128,8 @@ export class Lowering {
       }
     }
     if (fixed.length > 0) parts.push(this.ints(fixed));
-    return parts.length === 1 ? parts[0]! : this.op("Concat", parts, { axis: 0 });
+    if (parts.length === 1) return parts[0]!;
+    return this.once(`shape ${parts.join()}`, () => this.op("Concat", parts, { axis: 0 }));
   }
 
   /** A one-element int64 value holding a dimension. */

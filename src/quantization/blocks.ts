@@ -13,7 +13,7 @@ export interface MatrixSource {
 }
 
 /** Rows read at a time: enough that a transposed matrix is read in whole cache lines. */
-const panel = 64;
+export const panel = 64;
 
 /** A float32 matrix in memory: `[rows, columns]`, or `[columns, rows]` when transposed. */
 export function matrixOf(data: Float32Array, shape: readonly number[], transposed: boolean): MatrixSource {
@@ -32,16 +32,27 @@ export function matrixOf(data: Float32Array, shape: readonly number[], transpose
   };
 }
 
-/** Calls `visit` with every row of a matrix in turn. */
-export function eachRow(source: MatrixSource, visit: (row: number, values: Float32Array) => void): void {
+/** Calls `visit` with a panel of rows at a time: the number of its first, how many they are, and their values. */
+export function eachPanel(
+  source: MatrixSource,
+  visit: (first: number, count: number, values: Float32Array) => void,
+): void {
   const { rows, columns } = source;
   const buffer = new Float32Array(panel * columns);
   for (let first = 0; first < rows; first += panel) {
     const count = Math.min(panel, rows - first);
     source.read(first, count, buffer);
-    for (let row = 0; row < count; row++)
-      visit(first + row, buffer.subarray(row * columns, (row + 1) * columns));
+    visit(first, count, buffer);
   }
+}
+
+/** Calls `visit` with every row of a matrix in turn. */
+export function eachRow(source: MatrixSource, visit: (row: number, values: Float32Array) => void): void {
+  const { columns } = source;
+  eachPanel(source, (first, count, values) => {
+    for (let row = 0; row < count; row++)
+      visit(first + row, values.subarray(row * columns, (row + 1) * columns));
+  });
 }
 
 export interface BlockOptions {

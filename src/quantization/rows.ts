@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { type RowWeight, compile, input, matmul, packedParts } from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
-import { type MatrixSource, eachRow } from "./blocks.js";
+import { type MatrixSource, eachPanel, panel } from "./blocks.js";
 
 /** The values of a matrix in 8 bits with one scale for each row, in ordinary memory. */
 export interface RowArrays {
@@ -16,15 +16,26 @@ export function quantizeRows(source: MatrixSource): RowArrays {
   const { rows, columns } = source;
   const values = new Int8Array(rows * columns);
   const scales = new Float32Array(rows);
-  eachRow(source, (row, data) => {
-    let largest = 0;
-    for (let column = 0; column < columns; column++) largest = Math.max(largest, Math.abs(data[column]!));
-    if (!Number.isFinite(largest))
-      throw new LineageError("data", "a weight is not a finite number; it cannot be quantised");
-    scales[row] = largest / 127;
-    const inverse = largest === 0 ? 0 : 127 / largest;
-    for (let column = 0, at = row; column < columns; column++, at += rows)
-      values[at] = Math.round(data[column]! * inverse);
+  const inverses = new Float64Array(panel);
+  eachPanel(source, (first, count, data) => {
+    for (let row = 0; row < count; row++) {
+      let largest = 0;
+      for (let at = row * columns; at < (row + 1) * columns; at++) {
+        const size = Math.abs(data[at]!);
+        // Written so that what is no number is found as well.
+        if (!(size <= largest)) largest = size;
+      }
+      if (!Number.isFinite(largest))
+        throw new LineageError("data", "a weight is not a finite number; it cannot be quantised");
+      scales[first + row] = largest / 127;
+      inverses[row] = largest === 0 ? 0 : 127 / largest;
+    }
+    // A panel's rows lie side by side in the result, so that memory is written in whole cache lines.
+    for (let column = 0; column < columns; column++) {
+      const target = column * rows + first;
+      for (let row = 0; row < count; row++)
+        values[target + row] = ((data[row * columns + column]! * inverses[row]! + 128.5) | 0) - 128;
+    }
   });
   return { values, scales };
 }

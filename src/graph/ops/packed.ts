@@ -6,8 +6,6 @@ import type { Tensor } from "../tensor.js";
 
 /** How `matmul`, `linear` and `gather` are written over a weight in fewer bits; none of this has a derivative. */
 
-type Packed<W extends PackedWeight = PackedWeight> = PackedInput & { readonly weight: W };
-
 const contrib = { domain: "com.microsoft" };
 
 /** The engine computes in 8-bit whole numbers, with a scale for each block of the input as well. */
@@ -20,7 +18,7 @@ const integerAccuracy = 4;
 export function packedMatmul(
   onnx: Lowering,
   x: Tensor,
-  { weight, part }: Packed,
+  { weight, part }: PackedInput,
   transposeWeight: boolean,
   bias?: string,
 ): string {
@@ -36,10 +34,6 @@ export function packedMatmul(
     const product = onnx.op("FusedMatMul", [input, wide], { transB: Number(transposeWeight) }, contrib);
     return bias === undefined ? product : onnx.op("Add", [product, bias]);
   }
-  if (weight.kind === "rows") {
-    const product = wholeProduct(onnx, x, weight, part);
-    return bias === undefined ? product : onnx.op("Add", [product, bias]);
-  }
   if (weight.kind === "nf4") {
     const product = onnx.op(
       "MatMulBnb4",
@@ -51,44 +45,56 @@ export function packedMatmul(
   }
   const group =
     bias === undefined ? onnx.packedProducts(x).filter((other) => alike(other.weight, weight)) : [];
-  if (group.length < 2) return blockProduct(onnx, x, weight, part, bias);
-  const names = group.map((other) => other.name).join();
-  const products = onnx.once(`${input} by ${names}`, () =>
-    mergedProduct(onnx, x, group as Packed<BlockWeight>[]),
-  );
-  return products[group.findIndex((other) => other.weight === weight)]!;
+  if (group.length > 1) {
+    const names = group.map(({ name }) => name).join();
+    const products = onnx.once(`${input} by ${names}`, () => mergedProduct(onnx, x, weight, group));
+    return products[group.findIndex((other) => other.weight === weight)]!;
+  }
+  if (weight.kind === "blocks") return blockProduct(onnx, x, weight, part, bias);
+  const product = wholeProduct(onnx, x, weight, part);
+  return bias === undefined ? product : onnx.op("Add", [product, bias]);
 }
 
-const alike = (a: PackedWeight, b: BlockWeight): boolean =>
-  a.kind === "blocks" &&
-  a.bits === b.bits &&
-  a.blockSize === b.blockSize &&
+/** Whether two matrices can be parts of one. */
+const alike = (a: PackedWeight, b: BlockWeight | RowWeight): boolean =>
   a.transposed === b.transposed &&
-  Boolean(a.zeroPoints) === Boolean(b.zeroPoints) &&
-  Boolean(a.offsets) === Boolean(b.offsets);
+  (a.kind === "blocks"
+    ? b.kind === "blocks" &&
+      a.bits === b.bits &&
+      a.blockSize === b.blockSize &&
+      Boolean(a.zeroPoints) === Boolean(b.zeroPoints) &&
+      Boolean(a.offsets) === Boolean(b.offsets)
+    : a.kind === "rows" && b.kind === "rows" && a.values.dtype === b.values.dtype);
 
 /**
  * Several products of one input as one, and its parts: a step waits for the engine's threads once instead of three times for
  * queries, keys and values. The engine puts the matrices together when the program is made.
  */
-function mergedProduct(onnx: Lowering, x: Tensor, group: readonly Packed<BlockWeight>[]): string[] {
-  const rows = group.map(({ weight }) => weight.rows);
-  const merged = { ...group[0]!.weight, rows: rows.reduce((sum, count) => sum + count, 0) };
-  const part = (name: string): string =>
-    onnx.op(
-      "Concat",
-      group.map((each) => each.part(name)),
-      { axis: name === "offsets" ? 1 : 0 },
-    );
-  const product = blockProduct(onnx, x, merged, part);
-  return onnx.ops("Split", [product, onnx.ints(rows)], { axis: -1 }, { outputs: rows.length });
+function mergedProduct(
+  onnx: Lowering,
+  x: Tensor,
+  kind: BlockWeight | RowWeight,
+  group: readonly PackedInput[],
+): string[] {
+  const sizes = group.map(({ weight }) => weight.rows);
+  const rows = sizes.reduce((sum, count) => sum + count, 0);
+  const outputsLast = kind.kind === "blocks" ? "offsets" : "values";
+  const part = (name: string): string => {
+    const parts = group.map((each) => each.part(name));
+    return onnx.op("Concat", parts, { axis: name === outputsLast ? 1 : 0 });
+  };
+  const product =
+    kind.kind === "blocks"
+      ? blockProduct(onnx, x, { ...kind, rows }, part)
+      : wholeProduct(onnx, x, { ...kind, rows }, part);
+  return onnx.ops("Split", [product, onnx.ints(sizes)], { axis: -1 }, { outputs: sizes.length });
 }
 
 function blockProduct(
   onnx: Lowering,
   x: Tensor,
   weight: BlockWeight,
-  part: Packed["part"],
+  part: PackedInput["part"],
   bias?: string,
 ): string {
   const input = onnx.nameOf(x);
@@ -129,7 +135,7 @@ function wholeProduct(
   onnx: Lowering,
   x: Tensor,
   { values, rows, columns }: RowWeight,
-  part: Packed["part"],
+  part: PackedInput["part"],
 ): string {
   const input = onnx.nameOf(x);
   const float = (value: number): string => onnx.scalar("float32", value);
@@ -171,7 +177,7 @@ function wholeProduct(
 /** Rows of a packed table. */
 export function packedGather(
   onnx: Lowering,
-  { weight, part }: Packed,
+  { weight, part }: PackedInput,
   indices: Tensor,
   axis: number,
 ): string {
