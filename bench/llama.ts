@@ -8,7 +8,8 @@
  *   node dist/bench/llama.js --threads 1                        of every engine; default: all cores
  *   node dist/bench/llama.js --smoke                            seconds: checks that everything runs
  *
- * A form is a GGUF type, or bits and columns that share a scale (4x128, 8xrow), which llama.cpp has not. The first token's
+ * A form is a GGUF type, or bits and columns that share a scale (4x128, 8xrow), which llama.cpp has not; a + after it lets
+ * lineage read prompts with a copy in 8 bits (--fast-prompts). The first token's
  * time is that of the first prompt of its length, memory for it and all; prompt reading is the best of several, decoding
  * the median step. The floor is the time in which the engine reads as many bytes as the weights have.
  *
@@ -41,7 +42,7 @@ import { median, peakMiB, timed } from "./harness.js";
 const { values: options } = parseArgs({
   options: {
     size: { type: "string", default: "110m" },
-    forms: { type: "string", default: "f32,q8_0,8xrow,q4_0,4x128" },
+    forms: { type: "string", default: "f32,q8_0,q8_0+,8xrow,q4_0,q4_0+,4x128,4x128+" },
     contexts: { type: "string", default: "128,1024,4096" },
     peers: { type: "string", default: "lineage,llama.cpp,transformers.js" },
     gguf: { type: "string" },
@@ -141,14 +142,14 @@ function unreadBytes(model: CausalLanguageModel, { constants }: ModelWeights): n
   return packed ? packedBytes(packed) : constants.tensors[name]!.byteLength;
 }
 
-const engines: Record<string, (file: string) => Promise<Engine>> = {
-  lineage: async (source) => {
+const engines: Record<string, (file: string, fastPrompts: boolean) => Promise<Engine>> = {
+  lineage: async (source, fastPrompts) => {
     const runtime = createRuntime({ threads });
-    const { model, weights } = await loadForInference(runtime, source);
+    const { model, weights } = await loadForInference(runtime, source, { fastPrompts });
     const capacity = Math.min(model.config.contextLength, Math.max(...contexts) + newTokens + 2);
     const decoder = await Decoder.create(model, weights, { batch: 1, capacity });
     return {
-      weightBytes: weights.byteLength - unreadBytes(model, weights),
+      weightBytes: weights.stepBytes - unreadBytes(model, weights),
       read: async (ids) => {
         decoder.reset();
         await decoder.prefill([ids]);
@@ -206,8 +207,8 @@ const engines: Record<string, (file: string) => Promise<Engine>> = {
 };
 
 if (options.worker !== undefined) {
-  const [engine, file, limit] = JSON.parse(options.worker) as [string, string, number];
-  const result = await measure(() => engines[engine]!(file), limit);
+  const [engine, file, fastPrompts, limit] = JSON.parse(options.worker) as [string, string, boolean, number];
+  const result = await measure(() => engines[engine]!(file, fastPrompts), limit);
   process.stdout.write(`\n${JSON.stringify(result)}\n`);
   process.exit(0);
 }
@@ -217,9 +218,12 @@ if (options.worker !== undefined) {
 mkdirSync(options.folder, { recursive: true });
 const place = (name: string): string => path.join(options.folder, `${size}-${name}`);
 
+/** A form without how it reads prompts. */
+const plain = (form: string): string => form.replace("+", "");
+
 /** The GGUF of a form; `4x128` and its like are packed from f32. */
 async function prepare(forms: readonly string[]): Promise<void> {
-  const needed = new Set(forms.map((form) => (schemeOf(form) ? "f32" : form)));
+  const needed = new Set(forms.map(plain).map((form) => (schemeOf(form) ? "f32" : form)));
   const missing = [...needed].filter((form) => !existsSync(place(`${form}.gguf`)));
   if (missing.length === 0) return;
   const runtime = createRuntime();
@@ -261,11 +265,13 @@ console.log(
 console.log(
   "form      engine            context   first token ms   prompt tok/s   decode tok/s   of the floor   load s   peak MiB",
 );
-const forms = options.gguf ? ["gguf"] : options.forms.split(",");
+const forms = options.gguf ? ["gguf", "gguf+"] : options.forms.split(",");
 if (!options.gguf) await prepare(forms);
 for (const form of forms) {
   for (const engine of options.peers.split(",")) {
-    const source = await sourceFor(engine, form);
+    const fastPrompts = form.endsWith("+");
+    if (fastPrompts && engine !== "lineage") continue;
+    const source = await sourceFor(engine, plain(form));
     if (source === undefined) continue;
     const limit = sizes[size].contextLength;
     const child = spawnSync(
@@ -274,7 +280,7 @@ for (const form of forms) {
         fileURLToPath(import.meta.url),
         ...process.argv.slice(2),
         "--worker",
-        JSON.stringify([engine, source, limit]),
+        JSON.stringify([engine, source, fastPrompts, limit]),
       ],
       { encoding: "utf8", maxBuffer: 2 ** 26 },
     );
