@@ -1,4 +1,4 @@
-import { InvalidArgumentError, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 
 /** An option's number. */
 export function number(text: string): number {
@@ -10,6 +10,34 @@ export function number(text: string): number {
 /** A probability, or `auto` for one that is chosen. */
 export function threshold(text: string): number | "auto" {
   return text === "auto" ? text : number(text);
+}
+
+const numeric = (flags: string, description: string): Option =>
+  new Option(flags, description).argParser(number);
+
+/** Adds to a command what everything that trains from scratch takes, in the order of its help. */
+export function withTrainingOptions(command: Command): Command {
+  const options = [
+    new Option("--resume", "go on with the run in --out; its own options apply"),
+    numeric("--layers <n>", "layers"),
+    numeric("--hidden <n>", "width of the hidden states"),
+    numeric("--heads <n>", "attention heads"),
+    numeric("--dropout <p>", "probability"),
+    numeric("--batch <n>", "rows of a micro-batch"),
+    numeric("--accumulate <n>", "micro-batches of a step"),
+    numeric("--steps <n>", "steps to train"),
+    numeric("--learning-rate <x>", "peak of the schedule"),
+    numeric("--warmup <n>", "steps of rising learning rate"),
+    numeric("--weight-decay <x>", "decay of matrices"),
+    numeric("--clip <x>", "limit of the gradient norm"),
+    numeric("--eval-every <n>", "steps between evaluations"),
+    numeric("--patience <n>", "end after this many evaluations without a better held-out loss"),
+    numeric("--seed <n>", "everything random follows from it"),
+    numeric("--threads <n>", "threads of the engine"),
+    new Option("--json", "one JSON object a line, for programs"),
+  ];
+  for (const option of options) command.addOption(option);
+  return command;
 }
 
 /** Where the engine runs; a device is compared with the CPU before its first program. */

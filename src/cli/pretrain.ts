@@ -16,13 +16,15 @@ import {
   splitDocuments,
 } from "../pretraining/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { RunFolder, type TrainingResult, adamW, evaluate, runTraining, schedule } from "../training/index.js";
-import { examples, list, number } from "./options.js";
-import { interruptible, progressObserver } from "./progress.js";
-import { Reporter, colors, count } from "./terminal.js";
+import { type TrainingResult, adamW, evaluate, runTraining, schedule } from "../training/index.js";
+import { examples, list, number, withTrainingOptions } from "./options.js";
+import { progressObserver } from "./progress.js";
+import { count } from "./terminal.js";
+import { type Run, type RunCommand, runInFolder, runShape, tellEnd } from "./training.js";
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const pretrainOptions = z.object({
+  ...runShape,
   model: z.enum(pretrainingModels),
   /** Text files, each `file` or `language=file`; or `stories` for the embedded corpus. */
   data: z.array(z.string()).min(1),
@@ -31,57 +33,26 @@ export const pretrainOptions = z.object({
   /** A folder with a tokenizer. Default: the system's own kind is trained on the data. */
   tokenizer: z.string().optional(),
   vocabSize: z.int().min(64).default(4096),
-  layers: z.int().positive().default(4),
-  hidden: z.int().positive().default(128),
-  heads: z.int().positive().default(4),
   context: z.int().min(16).default(128),
   dropout: z.number().min(0).lt(1).default(0.1),
-  batch: z.int().positive().default(16),
-  accumulate: z.int().positive().default(1),
-  steps: z.int().positive().default(1000),
   learningRate: z.number().positive().default(1e-3),
-  /** Default: a tenth of the steps. */
-  warmup: z.int().nonnegative().optional(),
   weightDecay: z.number().nonnegative().default(0.01),
-  clip: z.number().positive().default(1),
   validation: z.number().positive().lt(1).default(0.05),
-  evalEvery: z.int().positive().default(250),
-  patience: z.int().positive().optional(),
-  seed: z.int().nonnegative().default(1),
 });
 export type PretrainOptions = z.infer<typeof pretrainOptions>;
-
-export interface PretrainCommand {
-  readonly out: string;
-  readonly resume?: boolean;
-  readonly json?: boolean;
-  readonly threads?: number;
-}
 
 /** Stories of the embedded corpus: enough that a run of minutes sees each about once. */
 const embeddedStories = 6000;
 
 /** Pretrains an encoder on its own objective. Ctrl-C saves; `resume` goes on to exactly the same losses. */
-export async function pretrain(
+export const pretrain = (
   given: z.input<typeof pretrainOptions> | undefined,
-  { out, resume = false, json = false, threads }: PretrainCommand,
-): Promise<TrainingResult> {
-  const report = new Reporter(json);
-  const folder = await RunFolder.open(out, pretrainOptions, { resume, given });
-  try {
-    return await interruptible((signal) => run(folder, report, signal, threads));
-  } finally {
-    report.done();
-    await folder.close();
-  }
-}
+  command: RunCommand,
+): Promise<TrainingResult> =>
+  runInFolder(pretrainOptions, given, command, (started) => run(started, command.threads));
 
-async function run(
-  folder: RunFolder<PretrainOptions>,
-  report: Reporter,
-  signal: AbortSignal,
-  threads?: number,
-): Promise<TrainingResult> {
+async function run(started: Run<PretrainOptions>, threads?: number): Promise<TrainingResult> {
+  const { folder, report, signal } = started;
   const { options, path: out } = folder;
   const system = pretrainingSystems[options.model];
   const { training, heldOut } = await readCorpus(options);
@@ -153,21 +124,10 @@ async function run(
     signal,
     observer: progressObserver(report),
   });
-  if (result.outcome === "interrupted")
-    report.say(
-      `stopped after step ${result.step} and saved; go on with: lineage pretrain --resume --out ${out}`,
-      {
-        ...result,
-      },
-    );
-  else {
-    if (result.outcome === "stopped early")
-      report.say(`stopped early: ${options.patience} evaluations without a better held-out loss`);
-    report.say(
-      `${colors.green("done")}: ${out} holds the encoder (best held-out loss ${(result.best ?? NaN).toFixed(4)}), its tokenizer and loss.svg`,
-      { ...result },
-    );
-  }
+  tellEnd(started, result, {
+    command: "pretrain",
+    made: (best) => `the encoder (best held-out loss ${best.toFixed(4)}), its tokenizer and loss.svg`,
+  });
   return result;
 }
 
@@ -266,41 +226,26 @@ async function readParallel(entry: string, languages: readonly string[]): Promis
   return { languages: numbers, pairs };
 }
 
-export const pretrainCommand = new Command("pretrain")
-  .description("pretrain an encoder from scratch on its own objective")
-  .addOption(new Option("--model <name>", "which system").choices(pretrainingModels))
-  .option(
-    "--data <file>",
-    'UTF-8 text, or language=file for XLM; again for more; or "stories" for the embedded corpus',
-    list,
-  )
-  .option(
-    "--parallel <files>",
-    "translations for XLM, one sentence a line: en=train.en,de=train.de; again for more",
-    list,
-  )
-  .option("--out <folder>", "checkpoint folder", "runs/encoder")
-  .option("--resume", "go on with the run in --out; its own options apply")
-  .option("--tokenizer <folder>", "take this tokenizer; without it, the system's own kind is trained")
-  .option("--vocab-size <n>", "tokens that the tokenizer learns", number)
-  .option("--layers <n>", "layers", number)
-  .option("--hidden <n>", "width of the hidden states", number)
-  .option("--heads <n>", "attention heads", number)
-  .option("--context <n>", "tokens of the longest row", number)
-  .option("--dropout <p>", "probability", number)
-  .option("--batch <n>", "rows of a micro-batch", number)
-  .option("--accumulate <n>", "micro-batches of a step", number)
-  .option("--steps <n>", "steps to train", number)
-  .option("--learning-rate <x>", "peak of the schedule", number)
-  .option("--warmup <n>", "steps of rising learning rate", number)
-  .option("--weight-decay <x>", "decay of matrices", number)
-  .option("--clip <x>", "limit of the gradient norm", number)
-  .option("--validation <p>", "share of the documents that is held out", number)
-  .option("--eval-every <n>", "steps between evaluations", number)
-  .option("--patience <n>", "end after this many evaluations without a better held-out loss", number)
-  .option("--seed <n>", "everything random follows from it", number)
-  .option("--threads <n>", "threads of the engine", number)
-  .option("--json", "one JSON object a line, for programs")
+export const pretrainCommand = withTrainingOptions(
+  new Command("pretrain")
+    .description("pretrain an encoder from scratch on its own objective")
+    .addOption(new Option("--model <name>", "which system").choices(pretrainingModels))
+    .option(
+      "--data <file>",
+      'UTF-8 text, or language=file for XLM; again for more; or "stories" for the embedded corpus',
+      list,
+    )
+    .option(
+      "--parallel <files>",
+      "translations for XLM, one sentence a line: en=train.en,de=train.de; again for more",
+      list,
+    )
+    .option("--out <folder>", "checkpoint folder", "runs/encoder")
+    .option("--tokenizer <folder>", "take this tokenizer; without it, the system's own kind is trained")
+    .option("--vocab-size <n>", "tokens that the tokenizer learns", number)
+    .option("--context <n>", "tokens of the longest row", number)
+    .option("--validation <p>", "share of the documents that is held out", number),
+)
   .addHelpText(
     "after",
     examples(

@@ -35,7 +35,6 @@ import {
   EvaluationStep,
   type Objective,
   type Optimizer,
-  RunFolder,
   type TrainingResult,
   adafactor,
   adamW,
@@ -47,20 +46,19 @@ import {
   sgd,
   trainingMemory,
 } from "../training/index.js";
-import { deviceOption, examples, number } from "./options.js";
-import { interruptible, progressObserver } from "./progress.js";
-import { Reporter, bar, colors, count } from "./terminal.js";
+import { deviceOption, examples, number, withTrainingOptions } from "./options.js";
+import { progressObserver } from "./progress.js";
+import { type Reporter, bar, count } from "./terminal.js";
+import { type Run, type RunCommand, runInFolder, runShape, tellEnd } from "./training.js";
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const trainOptions = z.object({
+  ...runShape,
   /** A text file, or `stories` for the embedded corpus. */
   data: z.string(),
   model: z.enum(["gpt2", "llama", "mistral"]).default("gpt2"),
   tokenizer: z.string().default("bpe"),
   vocabSize: z.int().min(258).default(4096),
-  layers: z.int().positive().default(4),
-  hidden: z.int().positive().default(128),
-  heads: z.int().positive().default(4),
   /** Heads of keys and values, shared by groups of heads. Default: as many as heads; a quarter in Mistral. */
   keyValueHeads: z.int().positive().optional(),
   /** Mistral: tokens that each one looks back on. Default: half the context. */
@@ -71,37 +69,23 @@ export const trainOptions = z.object({
   /** Rows are blocks of one long run of tokens, or hold whole documents, none of which sees another. */
   packing: z.enum(["blocks", "documents"]).default("blocks"),
   dropout: z.number().min(0).lt(1).default(0),
-  batch: z.int().positive().default(16),
-  accumulate: z.int().positive().default(1),
   /** Worker threads that share the micro-batches of a step out. Default: none. */
   workers: z.int().positive().optional(),
-  steps: z.int().positive().default(1000),
   optimizer: z.enum(["adamw", "sgd", "adafactor"]).default("adamw"),
   /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor. */
   learningRate: z.number().positive().optional(),
-  /** Default: a tenth of the steps, at most 100. */
-  warmup: z.int().nonnegative().optional(),
   schedule: z.enum(["constant", "linear", "cosine", "inverse-root"]).default("cosine"),
   /** Default: 0.1 for AdamW, none for the others. */
   weightDecay: z.number().nonnegative().optional(),
   beta2: z.number().positive().lt(1).default(0.99),
-  clip: z.number().positive().default(1),
   validation: z.number().positive().lt(1).default(0.1),
-  evalEvery: z.int().positive().default(250),
   /** Evaluates and saves the exponential moving average of the weights with this decay. Default: the weights themselves. */
   ema: z.number().positive().lt(1).optional(),
-  /** Evaluations without a better held-out loss after which training ends. Default: never. */
-  patience: z.int().positive().optional(),
   precision: z.enum(["float32", "bfloat16", "float16"]).default("float32"),
-  seed: z.int().nonnegative().default(1),
 });
 export type TrainOptions = z.infer<typeof trainOptions>;
 
-export interface TrainCommand {
-  readonly out: string;
-  readonly resume?: boolean;
-  readonly json?: boolean;
-  readonly threads?: number;
+export interface TrainCommand extends RunCommand {
   readonly device?: Device;
 }
 
@@ -118,26 +102,14 @@ export interface TrainResult extends TrainingResult {
 const embeddedStories = 12_000;
 
 /** Trains a model from text to a checkpoint folder. Ctrl-C saves; `resume` goes on to exactly the same losses. */
-export async function train(
+export const train = (
   given: z.input<typeof trainOptions> | undefined,
-  { out, resume = false, json = false, threads, device }: TrainCommand,
-): Promise<TrainResult> {
-  const report = new Reporter(json);
-  const folder = await RunFolder.open(out, trainOptions, { resume, given });
-  try {
-    return await interruptible((signal) => run(folder, report, signal, createRuntime({ threads, device })));
-  } finally {
-    report.done();
-    await folder.close();
-  }
-}
+  command: TrainCommand,
+): Promise<TrainResult> =>
+  runInFolder(trainOptions, given, command, (started) => run(started, createRuntime(command)));
 
-async function run(
-  folder: RunFolder<TrainOptions>,
-  report: Reporter,
-  signal: AbortSignal,
-  runtime: Runtime,
-): Promise<TrainResult> {
+async function run(started: Run<TrainOptions>, runtime: Runtime): Promise<TrainResult> {
+  const { folder, report, signal } = started;
   const { options, path: out } = folder;
   if (options.precision !== "float32")
     throw new LineageError(
@@ -259,20 +231,11 @@ async function run(
     observer: progressObserver(report),
   }).finally(() => evaluation?.dispose());
   const results = { ...result, ...counts, parameters };
-  if (result.outcome === "interrupted")
-    report.say(
-      `stopped after step ${result.step} and saved; go on with: lineage train --resume --out ${out}`,
-      { ...results },
-    );
-  else {
-    if (result.outcome === "stopped early")
-      report.say(`stopped early: ${options.patience} evaluations without a better held-out loss`);
-    const best = result.best ?? NaN;
-    report.say(
-      `${colors.green("done")}: ${out} holds the model (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)}), its tokenizer and loss.svg`,
-      { ...results },
-    );
-  }
+  tellEnd(started, results, {
+    command: "train",
+    made: (best) =>
+      `the model (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)}), its tokenizer and loss.svg`,
+  });
   return results;
 }
 
@@ -415,46 +378,31 @@ async function tokenize(
   });
 }
 
-export const trainCommand = new Command("train")
-  .description("train a model from scratch on a text file")
-  .option("--data <file>", 'UTF-8 text, or "stories" for the embedded corpus')
-  .option("--out <folder>", "checkpoint folder; default: runs/ and the model's name")
-  .option("--resume", "go on with the run in --out; its own options apply")
-  .option("--model <name>", "gpt2, llama or mistral", "gpt2")
-  .option("--tokenizer <kind>", "bpe, characters, or a folder with a tokenizer", "bpe")
-  .option("--vocab-size <n>", "tokens that bpe learns", number)
-  .option("--layers <n>", "blocks", number)
-  .option("--hidden <n>", "width of the hidden states", number)
-  .option("--heads <n>", "attention heads", number)
-  .option("--key-value-heads <n>", "heads of keys and values, shared by groups of heads", number)
-  .option("--window <n>", "mistral: tokens that each one looks back on", number)
-  .option("--tie-embeddings", "llama: one matrix for the embeddings of input and output")
-  .option("--context <n>", "tokens that the model sees at once", number)
-  .option("--packing <kind>", "blocks of one long text (default), or documents, none of which sees another")
-  .option("--dropout <p>", "probability", number)
-  .option("--batch <n>", "rows of a micro-batch", number)
-  .option("--accumulate <n>", "micro-batches of a step", number)
-  .option("--workers <n>", "worker threads that share the micro-batches of a step", number)
-  .option("--steps <n>", "steps to train", number)
-  .option("--optimizer <name>", "adamw, sgd or adafactor")
-  .option("--learning-rate <x>", "peak of the schedule", number)
-  .option("--warmup <n>", "steps of rising learning rate", number)
-  .option("--schedule <name>", "constant, linear, cosine or inverse-root")
-  .option("--weight-decay <x>", "decay of matrices", number)
-  .option("--beta2 <x>", "AdamW's memory of squared gradients", number)
-  .option("--clip <x>", "limit of the gradient norm", number)
-  .option("--validation <p>", "share of the text that is held out", number)
-  .option("--eval-every <n>", "steps between evaluations", number)
-  .option("--ema <decay>", "evaluate and save the moving average of the weights", number)
-  .option("--patience <n>", "end after this many evaluations without a better held-out loss", number)
-  .option(
-    "--precision <dtype>",
-    "of the arithmetic: float32; 16-bit ones are refused where the device has none",
-  )
-  .option("--seed <n>", "everything random follows from it", number)
-  .addOption(deviceOption())
-  .option("--threads <n>", "threads of the engine", number)
-  .option("--json", "one JSON object a line, for programs")
+export const trainCommand = withTrainingOptions(
+  new Command("train")
+    .description("train a model from scratch on a text file")
+    .option("--data <file>", 'UTF-8 text, or "stories" for the embedded corpus')
+    .option("--out <folder>", "checkpoint folder; default: runs/ and the model's name")
+    .option("--model <name>", "gpt2, llama or mistral", "gpt2")
+    .option("--tokenizer <kind>", "bpe, characters, or a folder with a tokenizer", "bpe")
+    .option("--vocab-size <n>", "tokens that bpe learns", number)
+    .option("--key-value-heads <n>", "heads of keys and values, shared by groups of heads", number)
+    .option("--window <n>", "mistral: tokens that each one looks back on", number)
+    .option("--tie-embeddings", "llama: one matrix for the embeddings of input and output")
+    .option("--context <n>", "tokens that the model sees at once", number)
+    .option("--packing <kind>", "blocks of one long text (default), or documents, none of which sees another")
+    .option("--workers <n>", "worker threads that share the micro-batches of a step", number)
+    .option("--optimizer <name>", "adamw, sgd or adafactor")
+    .option("--schedule <name>", "constant, linear, cosine or inverse-root")
+    .option("--beta2 <x>", "AdamW's memory of squared gradients", number)
+    .option("--validation <p>", "share of the text that is held out", number)
+    .option("--ema <decay>", "evaluate and save the moving average of the weights", number)
+    .option(
+      "--precision <dtype>",
+      "of the arithmetic: float32; 16-bit ones are refused where the device has none",
+    )
+    .addOption(deviceOption()),
+)
   .addHelpText(
     "after",
     examples(

@@ -1,0 +1,73 @@
+import { z } from "zod";
+import { RunFolder, type TrainingResult } from "../training/index.js";
+import { interruptible } from "./progress.js";
+import { Reporter, colors } from "./terminal.js";
+
+// What `train` and `pretrain` have in common: they make a model from nothing, in a folder, until they are done or stopped.
+
+/** Options of a run from scratch that are kept beside its checkpoint. */
+export const runShape = {
+  layers: z.int().positive().default(4),
+  hidden: z.int().positive().default(128),
+  heads: z.int().positive().default(4),
+  batch: z.int().positive().default(16),
+  accumulate: z.int().positive().default(1),
+  steps: z.int().positive().default(1000),
+  /** Default: a tenth of the steps, of which `train` takes at most 100. */
+  warmup: z.int().nonnegative().optional(),
+  clip: z.number().positive().default(1),
+  evalEvery: z.int().positive().default(250),
+  /** Evaluations without a better held-out loss after which training ends. Default: never. */
+  patience: z.int().positive().optional(),
+  seed: z.int().nonnegative().default(1),
+};
+
+/** What a run is told that does not decide its losses. */
+export interface RunCommand {
+  readonly out: string;
+  readonly resume?: boolean;
+  readonly json?: boolean;
+  readonly threads?: number;
+}
+
+/** A run in its folder: what decides it, where it reports, and what asks it to stop. */
+export interface Run<Options> {
+  readonly folder: RunFolder<Options>;
+  readonly report: Reporter;
+  readonly signal: AbortSignal;
+}
+
+/** Opens a run's folder, by the options `given` or by those in it, and runs `body` there until Ctrl-C asks it to save. */
+export async function runInFolder<Options, Result>(
+  schema: z.ZodType<Options>,
+  given: unknown,
+  { out, resume = false, json = false }: RunCommand,
+  body: (run: Run<Options>) => Promise<Result>,
+): Promise<Result> {
+  const report = new Reporter(json);
+  const folder = await RunFolder.open(out, schema, { resume, given });
+  try {
+    return await interruptible((signal) => body({ folder, report, signal }));
+  } finally {
+    report.done();
+    await folder.close();
+  }
+}
+
+/** Says how a run ended, and how it goes on or what it has made. */
+export function tellEnd(
+  { folder: { path, options }, report }: Run<{ readonly patience?: number | undefined }>,
+  result: TrainingResult,
+  { command, made }: { readonly command: string; readonly made: (bestLoss: number) => string },
+): void {
+  if (result.outcome === "interrupted") {
+    report.say(
+      `stopped after step ${result.step} and saved; go on with: lineage ${command} --resume --out ${path}`,
+      { ...result },
+    );
+    return;
+  }
+  if (result.outcome === "stopped early")
+    report.say(`stopped early: ${options.patience} evaluations without a better held-out loss`);
+  report.say(`${colors.green("done")}: ${path} holds ${made(result.best ?? NaN)}`, { ...result });
+}
