@@ -3,9 +3,12 @@
  *
  * The claim in miniature, section 2.2 of the paper: a norm before each sub-layer that only scales (RMSNorm), a gated
  * feed-forward layer (SwiGLU) and rotary positions make a better language model of the same number of parameters, trained
- * on the same tokens in the same order. The baseline is GPT-2: LayerNorm with biases, GELU, learned positions. Both start
- * with residual weights that are smaller by the root of twice the layers, neither has dropout, and each has the learning
- * rate that was best for it.
+ * on the same tokens in the same order. The baseline is GPT-2: LayerNorm with biases, GELU, learned positions. Neither has
+ * dropout, and both start with residual weights that are smaller by the root of twice the layers: without that a LLaMA of
+ * 3.4M parameters came to 1.645 in 300 steps, and with it to 1.140 (GPT-2 from 1.948 to 1.717), all at a rate of 2e-3.
+ *
+ * The claim shows: held-out loss 0.8134 after 500 steps, GPT-2 0.8906; LLaMA is where GPT-2 ends after some 350 steps. 1e-3 is
+ * the best rate for both: in 120 steps 5e-4, 1e-3 and 2e-3 gave LLaMA 2.840, 2.605 and 4.234, GPT-2 3.395, 3.333 and 4.354.
  *
  * The recipe ends where the field's own tools begin: the LLaMA becomes a GGUF, and llama.cpp, where its library is
  * installed, writes the same greedy text from it.
@@ -24,7 +27,8 @@ import { heldOutLosses, millions, plot, printTable, recipeOptions } from "./reci
 const { out, smoke, scale, threads } = recipeOptions("llama-stories");
 const steps = smoke ? 8 : Math.round(500 * scale);
 
-// 8 layers of 384 with tied embeddings: 15.1M parameters as a LLaMA, 15.2M as a GPT-2, since 3 x 1,024 is 2 x 4 x 384.
+// 8 layers of 384 with tied embeddings: 15.56M parameters as a LLaMA, 15.65M as a GPT-2, since 3 x 1,024 is 2 x 4 x 384.
+// The stories give 3,646 of the tokens that are asked for: no pair of others occurs twice.
 const budget = {
   data: "stories",
   ...(smoke
