@@ -6,8 +6,11 @@
  * counted as floating-point operations of the layers and output layers, three passes' worth a step; ELECTRA pays for its
  * generator by taking fewer steps. Both encoders are then fine-tuned on the same few labelled sentences.
  *
- * Not yet run to its end: at `--scale 0.25` all three answer the commoner class (50.9%), and the whole takes more than seven
- * minutes on one thread.
+ * Seen (500 labels, 150 steps of fine-tuning, the mean of two seeds, the better of two rates each): 63.2% of held-out
+ * sentences right from scratch, 62.3% after 2,500 steps of masked LM, 51.8% after 2,674 of ELECTRA for the same operations;
+ * 50.9% for the commoner class. The claim does not show, and ELECTRA does harm: in twelve passes over so little text its loss
+ * hardly falls (26.9 to 25.7, generator and 50 times the discriminator), so that the discriminator has learned little more
+ * than how many tokens are replaced, while masked LM gets from 6.8 to 4.5 nats and is of no help with sentiment either.
  *
  *   node dist/recipes/electra.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
@@ -43,13 +46,15 @@ import { millions, percent, plot, printTable, recipeOptions } from "./recipe.js"
 const options = recipeOptions("electra");
 const { smoke, scale } = options;
 const setup = {
-  vocabSize: smoke ? 400 : 2000,
-  maskedLmSteps: smoke ? 4 : Math.round(900 * scale),
-  batchSize: smoke ? 32 : 64,
+  vocabSize: smoke ? 400 : 3000,
+  maskedLmSteps: smoke ? 4 : Math.round(2500 * scale),
+  /** Twice the published share, because it makes the baseline better (Wettig et al. 2023); ELECTRA keeps its 15%. */
+  maskedLmRate: 0.3,
+  batchSize: 32,
   pretrainingRate: 2e-3,
-  fineTuningSteps: smoke ? 4 : Math.round(360 * scale),
+  fineTuningSteps: smoke ? 4 : Math.round(150 * scale),
   fineTuningRates: smoke ? [1e-3] : [5e-4, 2e-3],
-  labels: smoke ? 64 : 1000,
+  labels: smoke ? 64 : 500,
   seeds: smoke ? [1] : [1, 2],
 };
 const runtime = createRuntime({ ...(options.threads && { threads: options.threads }) });
@@ -60,7 +65,14 @@ const { tokenizer, vocabulary } = vocabularyOf(
   setup.vocabSize,
 );
 const rows = tokenized(tokenizer, [labelled.map(({ text }) => text)])[0]!.map((row) => row.slice(0, 62));
-const shape = { numLayers: 3, contextLength: 64, vocabSize: tokenizer.vocabSize, embeddingSize: 128 };
+const shape = {
+  numLayers: 2,
+  contextLength: 64,
+  vocabSize: tokenizer.vocabSize,
+  embeddingSize: 128,
+  /** Published: 0.02 for layers of 768; at 128, states spread as far with sqrt(6) times as much. */
+  initializerRange: 0.05,
+};
 const sizes = { ...shape, hiddenSize: 128, numHeads: 4 };
 /** Few passes over the text leave nothing to dropout; few labels do. */
 const noDropout = { hiddenDropout: 0, attentionDropout: 0 };
@@ -68,11 +80,12 @@ const config = electraConfig({ ...sizes, ...noDropout });
 /** A quarter of the discriminator's width, as ELECTRA-Small has it. */
 const generatorConfig = electraConfig({ ...shape, hiddenSize: 32, numHeads: 1, ...noDropout });
 
-/** Operations of a step for each token: all layers, and the output layer at the masked 15%. */
+/** Operations of a step for each token: all layers, and the output layer at the masked places. */
 const layerCost = (width: number) => shape.numLayers * 12 * width * width;
-const outputCost = electraMasking.rate * tokenizer.vocabSize * shape.embeddingSize;
-const maskedLmCost = layerCost(config.hiddenSize) + outputCost;
-const electraCost = layerCost(config.hiddenSize) + layerCost(generatorConfig.hiddenSize) + outputCost;
+const outputCost = (rate: number) => rate * tokenizer.vocabSize * shape.embeddingSize;
+const maskedLmCost = layerCost(config.hiddenSize) + outputCost(setup.maskedLmRate);
+const electraCost =
+  layerCost(config.hiddenSize) + layerCost(generatorConfig.hiddenSize) + outputCost(electraMasking.rate);
 const electraSteps = Math.round((setup.maskedLmSteps * maskedLmCost) / electraCost);
 
 const { batchSize, pretrainingRate: learningRate } = setup;
@@ -86,7 +99,7 @@ const first = await train({
     maskedLosses: (hidden, labels) => maskedLm.head.losses(hidden, labels),
   }),
   weights: maskedLmWeights,
-  source: maskedRows(rows, vocabulary, {}, { batchSize, seed: 1 }),
+  source: maskedRows(rows, vocabulary, { rate: setup.maskedLmRate }, { batchSize, seed: 1 }),
   steps: setup.maskedLmSteps,
   learningRate,
   seed: 1,
