@@ -18,11 +18,14 @@ import {
   TokenHead,
   activations,
   attentionMaskOf,
+  bertEntries,
   checkHeads,
   configEntries,
   firstToken,
+  fromBertEntries,
   normalInit,
   parseConfig,
+  toBertEntries,
 } from "../nn/index.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
@@ -91,68 +94,27 @@ export const electraGeneratorSizes = {
   "electra-large": electraConfig({ hiddenSize: 256, numLayers: 24, numHeads: 4, embeddingSize: 1024 }),
 } as const;
 
-const { size, activation, dropout, epsilon } = configEntries;
+const { size } = configEntries;
 const huggingFaceConfig = z.object({
+  ...bertEntries,
   model_type: z.literal("electra"),
-  vocab_size: size.default(30_522),
-  max_position_embeddings: size.default(512),
-  type_vocab_size: size.default(2),
   embedding_size: size.default(128),
   hidden_size: size.default(256),
-  num_hidden_layers: size.default(12),
   num_attention_heads: size.default(4),
   intermediate_size: size.default(1024),
-  hidden_act: activation.default("gelu"),
-  hidden_dropout_prob: dropout.default(0.1),
-  attention_probs_dropout_prob: dropout.default(0.1),
-  classifier_dropout: dropout.nullish(),
-  layer_norm_eps: epsilon.default(1e-12),
-  initializer_range: z.number().positive().default(0.02),
-  pad_token_id: z.int().nonnegative().nullish(),
-  position_embedding_type: z.literal("absolute").default("absolute"),
 });
 
 /** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
 export function electraFromHuggingFace(json: unknown): ElectraConfig {
   const config = parseConfig(huggingFaceConfig, json, "ELECTRA");
-  return electraConfig({
-    vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
-    typeVocabSize: config.type_vocab_size,
-    embeddingSize: config.embedding_size,
-    hiddenSize: config.hidden_size,
-    numLayers: config.num_hidden_layers,
-    numHeads: config.num_attention_heads,
-    intermediateSize: config.intermediate_size,
-    activation: config.hidden_act,
-    hiddenDropout: config.hidden_dropout_prob,
-    attentionDropout: config.attention_probs_dropout_prob,
-    classifierDropout: config.classifier_dropout ?? config.hidden_dropout_prob,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.initializer_range,
-    padTokenId: config.pad_token_id ?? 0,
-  });
+  return electraConfig({ ...fromBertEntries(config), embeddingSize: config.embedding_size });
 }
 
 /** The `config.json` that Hugging Face transformers reads. */
 export const electraToHuggingFace = (config: ElectraConfig): Record<string, unknown> => ({
   model_type: "electra",
-  vocab_size: config.vocabSize,
-  max_position_embeddings: config.contextLength,
-  type_vocab_size: config.typeVocabSize,
+  ...toBertEntries(config),
   embedding_size: config.embeddingSize,
-  hidden_size: config.hiddenSize,
-  num_hidden_layers: config.numLayers,
-  num_attention_heads: config.numHeads,
-  intermediate_size: config.intermediateSize,
-  hidden_act: config.activation,
-  hidden_dropout_prob: config.hiddenDropout,
-  attention_probs_dropout_prob: config.attentionDropout,
-  classifier_dropout: config.classifierDropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  pad_token_id: config.padTokenId,
-  position_embedding_type: "absolute",
 });
 
 // ---- Model --------------------------------------------------------------------------------------------------------

@@ -16,9 +16,12 @@ import {
   SpanHead,
   TokenHead,
   attentionMaskOf,
+  bertEntries,
   checkHeads,
   configEntries,
+  fromBertEntries,
   parseConfig,
+  toBertEntries,
 } from "../nn/index.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
@@ -78,25 +81,11 @@ export const robertaSizes = {
   "roberta-large": robertaConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
 } as const;
 
-const { size, activation, dropout, epsilon } = configEntries;
 const huggingFaceConfig = z
   .object({
+    ...bertEntries,
     model_type: z.literal("roberta"),
-    vocab_size: size.default(50_265),
-    max_position_embeddings: size.default(512),
-    type_vocab_size: size.default(2),
-    hidden_size: size.default(768),
-    num_hidden_layers: size.default(12),
-    num_attention_heads: size.default(12),
-    intermediate_size: size.default(3072),
-    hidden_act: activation.default("gelu"),
-    hidden_dropout_prob: dropout.default(0.1),
-    attention_probs_dropout_prob: dropout.default(0.1),
-    classifier_dropout: dropout.nullish(),
-    layer_norm_eps: epsilon.default(1e-12),
-    initializer_range: z.number().positive().default(0.02),
-    pad_token_id: z.int().nonnegative().nullish(),
-    position_embedding_type: z.literal("absolute").default("absolute"),
+    vocab_size: configEntries.size.default(50_265),
   })
   .refine(({ max_position_embeddings: rows, pad_token_id: pad }) => rows > (pad ?? 1) + 1, {
     path: ["max_position_embeddings"],
@@ -108,19 +97,8 @@ export function robertaFromHuggingFace(json: unknown): RobertaConfig {
   const config = parseConfig(huggingFaceConfig, json, "RoBERTa");
   const padTokenId = config.pad_token_id ?? 1;
   return robertaConfig({
-    vocabSize: config.vocab_size,
+    ...fromBertEntries(config),
     contextLength: config.max_position_embeddings - padTokenId - 1,
-    typeVocabSize: config.type_vocab_size,
-    hiddenSize: config.hidden_size,
-    numLayers: config.num_hidden_layers,
-    numHeads: config.num_attention_heads,
-    intermediateSize: config.intermediate_size,
-    activation: config.hidden_act,
-    hiddenDropout: config.hidden_dropout_prob,
-    attentionDropout: config.attention_probs_dropout_prob,
-    classifierDropout: config.classifier_dropout ?? config.hidden_dropout_prob,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.initializer_range,
     padTokenId,
   });
 }
@@ -128,21 +106,8 @@ export function robertaFromHuggingFace(json: unknown): RobertaConfig {
 /** The `config.json` that Hugging Face transformers reads. */
 export const robertaToHuggingFace = (config: RobertaConfig): Record<string, unknown> => ({
   model_type: "roberta",
-  vocab_size: config.vocabSize,
+  ...toBertEntries(config),
   max_position_embeddings: config.contextLength + config.padTokenId + 1,
-  type_vocab_size: config.typeVocabSize,
-  hidden_size: config.hiddenSize,
-  num_hidden_layers: config.numLayers,
-  num_attention_heads: config.numHeads,
-  intermediate_size: config.intermediateSize,
-  hidden_act: config.activation,
-  hidden_dropout_prob: config.hiddenDropout,
-  attention_probs_dropout_prob: config.attentionDropout,
-  classifier_dropout: config.classifierDropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  pad_token_id: config.padTokenId,
-  position_embedding_type: "absolute",
 });
 
 // ---- Model --------------------------------------------------------------------------------------------------------

@@ -16,11 +16,14 @@ import {
   Pooler,
   type Weights,
   attentionMaskOf,
+  bertEntries,
   checkHeads,
   configEntries,
+  fromBertEntries,
   normalInit,
   parseConfig,
   statesAt,
+  toBertEntries,
 } from "../nn/index.js";
 import {
   type EncoderRow,
@@ -90,67 +93,29 @@ export const unilmSizes = {
   "unilm1-large-cased": unilmConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
 } as const;
 
-const { size, activation, dropout, epsilon } = configEntries;
+const { size } = configEntries;
 const huggingFaceConfig = z.object({
+  ...bertEntries,
   model_type: z.literal("bert").default("bert"),
   vocab_size: size,
-  max_position_embeddings: size.default(512),
   type_vocab_size: z.int().min(unilmSegmentCount),
   hidden_size: size,
   num_hidden_layers: size,
   num_attention_heads: size,
   intermediate_size: size,
-  hidden_act: activation.default("gelu"),
-  hidden_dropout_prob: dropout.default(0.1),
-  attention_probs_dropout_prob: dropout.default(0.1),
-  classifier_dropout: dropout.nullish(),
-  layer_norm_eps: epsilon.default(1e-12),
-  initializer_range: z.number().positive().default(0.02),
-  pad_token_id: z.int().nonnegative().nullish(),
 });
 
 /**
  * The configuration in a UniLM's `config.json`, which is that of a BERT with six segments. Throws `config` saying which
  * entry is wrong.
  */
-export function unilmFromHuggingFace(json: unknown): UnilmConfig {
-  const config = parseConfig(huggingFaceConfig, json, "UniLM");
-  return unilmConfig({
-    vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
-    typeVocabSize: config.type_vocab_size,
-    hiddenSize: config.hidden_size,
-    numLayers: config.num_hidden_layers,
-    numHeads: config.num_attention_heads,
-    intermediateSize: config.intermediate_size,
-    activation: config.hidden_act,
-    hiddenDropout: config.hidden_dropout_prob,
-    attentionDropout: config.attention_probs_dropout_prob,
-    classifierDropout: config.classifier_dropout ?? config.hidden_dropout_prob,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.initializer_range,
-    padTokenId: config.pad_token_id ?? 0,
-  });
-}
+export const unilmFromHuggingFace = (json: unknown): UnilmConfig =>
+  unilmConfig(fromBertEntries(parseConfig(huggingFaceConfig, json, "UniLM")));
 
 /** A `config.json` that Hugging Face transformers reads as a BERT's, whose network and names these are. */
 export const unilmToHuggingFace = (config: UnilmConfig): Record<string, unknown> => ({
   model_type: "bert",
-  vocab_size: config.vocabSize,
-  max_position_embeddings: config.contextLength,
-  type_vocab_size: config.typeVocabSize,
-  hidden_size: config.hiddenSize,
-  num_hidden_layers: config.numLayers,
-  num_attention_heads: config.numHeads,
-  intermediate_size: config.intermediateSize,
-  hidden_act: config.activation,
-  hidden_dropout_prob: config.hiddenDropout,
-  attention_probs_dropout_prob: config.attentionDropout,
-  classifier_dropout: config.classifierDropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  pad_token_id: config.padTokenId,
-  position_embedding_type: "absolute",
+  ...toBertEntries(config),
 });
 
 // ---- Model --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 export * from "./attention.js";
+export * from "./bert-config.js";
 export * from "./config.js";
 export * from "./context.js";
 export * from "./disentangled.js";
