@@ -20,6 +20,7 @@ import {
   activations,
   mergeHeads,
   normalInit,
+  parseConfig,
   residualInit,
   splitHeads,
 } from "../nn/index.js";
@@ -94,13 +95,7 @@ const huggingFaceConfig = z.object({
 
 /** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
 export function gpt2FromHuggingFace(json: unknown): Gpt2Config {
-  const parsed = huggingFaceConfig.safeParse(json);
-  if (!parsed.success)
-    throw new LineageError(
-      "config",
-      `this is not the configuration of a GPT-2: ${z.prettifyError(parsed.error)}`,
-    );
-  const config = parsed.data;
+  const config = parseConfig(huggingFaceConfig, json, "GPT-2");
   return gpt2Config({
     vocabSize: config.vocab_size,
     contextLength: config.n_positions,

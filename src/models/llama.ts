@@ -12,6 +12,7 @@ import {
   type RotaryScaling,
   SwiGLU,
   normalInit,
+  parseConfig,
   rotaryScalingFromHuggingFace,
   rotaryScalingToHuggingFace,
   rotaryTables,
@@ -168,13 +169,7 @@ const huggingFaceConfig = z.object({
 
 /** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
 export function llamaFromHuggingFace(json: unknown): LlamaConfig {
-  const parsed = huggingFaceConfig.safeParse(json);
-  if (!parsed.success)
-    throw new LineageError(
-      "config",
-      `this is not the configuration of a LLaMA: ${z.prettifyError(parsed.error)}`,
-    );
-  const config = parsed.data;
+  const config = parseConfig(huggingFaceConfig, json, "LLaMA");
   return llamaConfig({
     vocabSize: config.vocab_size,
     contextLength: config.max_position_embeddings,

@@ -11,6 +11,7 @@ import {
   type RotaryContext,
   SwiGLU,
   normalInit,
+  parseConfig,
   rotaryTables,
 } from "../nn/index.js";
 
@@ -105,13 +106,7 @@ const huggingFaceConfig = z.object({
 
 /** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
 export function mistralFromHuggingFace(json: unknown): MistralConfig {
-  const parsed = huggingFaceConfig.safeParse(json);
-  if (!parsed.success)
-    throw new LineageError(
-      "config",
-      `this is not the configuration of a Mistral: ${z.prettifyError(parsed.error)}`,
-    );
-  const config = parsed.data;
+  const config = parseConfig(huggingFaceConfig, json, "Mistral");
   return mistralConfig({
     vocabSize: config.vocab_size,
     contextLength: config.max_position_embeddings,
