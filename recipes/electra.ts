@@ -9,7 +9,8 @@
  * Seen (500 labels, 150 steps of fine-tuning, the mean of two seeds, the better of two rates each): 63.2% of held-out
  * sentences right from scratch, 62.3% after 2,500 steps of masked LM, 51.8% after 2,674 of ELECTRA for the same operations;
  * 50.9% for the commoner class. The claim does not show, and ELECTRA does harm: in twelve passes over so little text its loss
- * hardly falls (26.9 to 25.7, generator and 50 times the discriminator), while masked LM gets from 6.8 to 4.5 nats and is of no help with sentiment either.
+ * hardly falls (26.9 to 25.7, generator and 50 times the discriminator), while masked LM gets from 6.8 to 4.5 nats and is of
+ * no help with sentiment either.
  *
  *   node dist/recipes/electra.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
