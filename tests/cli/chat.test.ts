@@ -33,8 +33,13 @@ beforeAll(async () => {
   );
   using runtime = createRuntime({ threads: 1 });
   using weights = Weights.initialize(runtime, model, 2);
-  // A control character that these weights do not write: answers go on until they are stopped.
-  await saveModel(folder, { model, weights, tokenizer, stopIds: [model.config.vocabSize - 1] });
+  // The token that would end an answer never is the most probable: answers go on until they are stopped.
+  const { vocabSize, hiddenSize } = model.config;
+  weights
+    .get("lm_head.weight")
+    .view()
+    .fill(0, (vocabSize - 1) * hiddenSize);
+  await saveModel(folder, { model, weights, tokenizer, stopIds: [vocabSize - 1] });
 });
 afterAll(() => rm(folder, { recursive: true }));
 
@@ -51,9 +56,9 @@ function talk(options: readonly string[], onOutput: (output: { stdout: string; s
       output[name] += data.toString();
       onOutput(output);
     });
-  const ended = new Promise<{ code: number | null; stdout: string; stderr: string }>((resolve) =>
-    child.on("close", (code) => {
-      resolve({ code, ...output });
+  const ended = new Promise<{ code: number | string | null; stdout: string; stderr: string }>((resolve) =>
+    child.on("close", (code, signal) => {
+      resolve({ code: code ?? signal, ...output });
     }),
   );
   return { child, ended };
