@@ -20,9 +20,12 @@ import {
   attentionMaskOf,
   checkHeads,
   configEntries,
+  encoderEntries,
   firstToken,
+  fromEncoderEntries,
   normalInit,
   parseConfig,
+  toEncoderEntries,
 } from "../nn/index.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
@@ -95,15 +98,13 @@ export const albertSizes = {
   "albert-xxlarge-v2": albertConfig({ hiddenSize: 4096, numLayers: 12, numHeads: 64 }),
 } as const;
 
-const { size, activation, dropout, epsilon } = configEntries;
+const { size, activation, dropout } = configEntries;
 const huggingFaceConfig = z.object({
+  ...encoderEntries,
   model_type: z.literal("albert"),
   vocab_size: size.default(30_000),
-  max_position_embeddings: size.default(512),
-  type_vocab_size: size.default(2),
   embedding_size: size.default(128),
   hidden_size: size.default(4096),
-  num_hidden_layers: size.default(12),
   num_hidden_groups: size.default(1),
   inner_group_num: size.default(1),
   num_attention_heads: size.default(64),
@@ -112,9 +113,6 @@ const huggingFaceConfig = z.object({
   hidden_dropout_prob: dropout.default(0),
   attention_probs_dropout_prob: dropout.default(0),
   classifier_dropout_prob: dropout.default(0.1),
-  layer_norm_eps: epsilon.default(1e-12),
-  initializer_range: z.number().positive().default(0.02),
-  pad_token_id: z.int().nonnegative().nullish(),
   position_embedding_type: z.literal("absolute").default("absolute"),
 });
 
@@ -122,46 +120,22 @@ const huggingFaceConfig = z.object({
 export function albertFromHuggingFace(json: unknown): AlbertConfig {
   const config = parseConfig(huggingFaceConfig, json, "ALBERT");
   return albertConfig({
-    vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
-    typeVocabSize: config.type_vocab_size,
+    ...fromEncoderEntries(config),
     embeddingSize: config.embedding_size,
-    hiddenSize: config.hidden_size,
-    numLayers: config.num_hidden_layers,
     numGroups: config.num_hidden_groups,
     layersInGroup: config.inner_group_num,
-    numHeads: config.num_attention_heads,
-    intermediateSize: config.intermediate_size,
-    activation: config.hidden_act,
-    hiddenDropout: config.hidden_dropout_prob,
-    attentionDropout: config.attention_probs_dropout_prob,
     classifierDropout: config.classifier_dropout_prob,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.initializer_range,
-    padTokenId: config.pad_token_id ?? 0,
   });
 }
 
 /** The `config.json` that Hugging Face transformers reads. */
 export const albertToHuggingFace = (config: AlbertConfig): Record<string, unknown> => ({
   model_type: "albert",
-  vocab_size: config.vocabSize,
-  max_position_embeddings: config.contextLength,
-  type_vocab_size: config.typeVocabSize,
+  ...toEncoderEntries(config),
   embedding_size: config.embeddingSize,
-  hidden_size: config.hiddenSize,
-  num_hidden_layers: config.numLayers,
   num_hidden_groups: config.numGroups,
   inner_group_num: config.layersInGroup,
-  num_attention_heads: config.numHeads,
-  intermediate_size: config.intermediateSize,
-  hidden_act: config.activation,
-  hidden_dropout_prob: config.hiddenDropout,
-  attention_probs_dropout_prob: config.attentionDropout,
   classifier_dropout_prob: config.classifierDropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  pad_token_id: config.padTokenId,
   position_embedding_type: "absolute",
 });
 

@@ -36,13 +36,16 @@ import {
   checkHeads,
   configEntries,
   disentangledAttention,
+  encoderEntries,
   enhancedMaskDecoder,
+  fromEncoderEntries,
   normalInit,
   parseConfig,
   realTokens,
   relativeEmbeddings,
   splitHeads,
   splitTable,
+  toEncoderEntries,
   zerosInit,
 } from "../nn/index.js";
 
@@ -146,15 +149,14 @@ export const debertaV2Sizes = {
 
 const { size, activation, dropout, epsilon, list } = configEntries;
 const huggingFaceConfig = z.object({
+  ...encoderEntries,
   model_type: z.literal("deberta-v2"),
   vocab_size: size.default(128_100),
-  max_position_embeddings: size.default(512),
   type_vocab_size: z.int().nonnegative().default(0),
   hidden_size: size.default(1536),
   num_hidden_layers: size.default(24),
   num_attention_heads: size.default(24),
   intermediate_size: size.default(6144),
-  hidden_act: activation.default("gelu"),
   relative_attention: z.boolean().default(false),
   max_relative_positions: z.int().default(-1),
   position_buckets: z.int().default(-1),
@@ -165,28 +167,17 @@ const huggingFaceConfig = z.object({
   conv_groups: z.literal(1).default(1),
   conv_act: activation.default("tanh"),
   position_biased_input: z.boolean().default(true),
-  hidden_dropout_prob: dropout.default(0.1),
-  attention_probs_dropout_prob: dropout.default(0.1),
   pooler_dropout: dropout.default(0),
   pooler_hidden_act: activation.default("gelu"),
   cls_dropout: dropout.nullish(),
   layer_norm_eps: epsilon.default(1e-7),
-  initializer_range: z.number().positive().default(0.02),
-  pad_token_id: z.int().nonnegative().nullish(),
 });
 
 /** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
 export function debertaV2FromHuggingFace(json: unknown): DebertaV2Config {
   const config = parseConfig(huggingFaceConfig, json, "DeBERTa of the second or third version");
   return debertaV2Config({
-    vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
-    typeVocabSize: config.type_vocab_size,
-    hiddenSize: config.hidden_size,
-    numLayers: config.num_hidden_layers,
-    numHeads: config.num_attention_heads,
-    intermediateSize: config.intermediate_size,
-    activation: config.hidden_act,
+    ...fromEncoderEntries(config),
     positionTerms: config.relative_attention ? config.pos_att_type : [],
     maxRelativePositions:
       config.max_relative_positions < 1 ? config.max_position_embeddings : config.max_relative_positions,
@@ -196,28 +187,16 @@ export function debertaV2FromHuggingFace(json: unknown): DebertaV2Config {
     convolutionSize: config.conv_kernel_size,
     convolutionActivation: config.conv_act,
     positionBiasedInput: config.position_biased_input,
-    hiddenDropout: config.hidden_dropout_prob,
-    attentionDropout: config.attention_probs_dropout_prob,
     poolerDropout: config.pooler_dropout,
     poolerActivation: config.pooler_hidden_act,
     classifierDropout: config.cls_dropout ?? config.hidden_dropout_prob,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.initializer_range,
-    padTokenId: config.pad_token_id ?? 0,
   });
 }
 
 /** The `config.json` that Hugging Face transformers reads. */
 export const debertaV2ToHuggingFace = (config: DebertaV2Config): Record<string, unknown> => ({
   model_type: "deberta-v2",
-  vocab_size: config.vocabSize,
-  max_position_embeddings: config.contextLength,
-  type_vocab_size: config.typeVocabSize,
-  hidden_size: config.hiddenSize,
-  num_hidden_layers: config.numLayers,
-  num_attention_heads: config.numHeads,
-  intermediate_size: config.intermediateSize,
-  hidden_act: config.activation,
+  ...toEncoderEntries(config),
   relative_attention: config.positionTerms.length > 0,
   max_relative_positions: config.maxRelativePositions,
   position_buckets: config.positionBuckets > 0 ? config.positionBuckets : -1,
@@ -227,14 +206,9 @@ export const debertaV2ToHuggingFace = (config: DebertaV2Config): Record<string, 
   conv_kernel_size: config.convolutionSize,
   conv_act: config.convolutionActivation,
   position_biased_input: config.positionBiasedInput,
-  hidden_dropout_prob: config.hiddenDropout,
-  attention_probs_dropout_prob: config.attentionDropout,
   pooler_dropout: config.poolerDropout,
   pooler_hidden_act: config.poolerActivation,
   cls_dropout: config.classifierDropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  pad_token_id: config.padTokenId,
 });
 
 // ---- Parts --------------------------------------------------------------------------------------------------------

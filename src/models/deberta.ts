@@ -24,12 +24,15 @@ import {
   checkHeads,
   configEntries,
   disentangledAttention,
+  encoderEntries,
   enhancedMaskDecoder,
+  fromEncoderEntries,
   normalInit,
   parseConfig,
   relativeEmbeddings,
   splitHeads,
   splitTable,
+  toEncoderEntries,
   zerosInit,
 } from "../nn/index.js";
 
@@ -105,80 +108,47 @@ export const debertaSizes = {
 
 const { size, activation, dropout, epsilon, list } = configEntries;
 const huggingFaceConfig = z.object({
+  ...encoderEntries,
   model_type: z.literal("deberta"),
   vocab_size: size.default(50_265),
-  max_position_embeddings: size.default(512),
   type_vocab_size: z.int().nonnegative().default(0),
-  hidden_size: size.default(768),
-  num_hidden_layers: size.default(12),
-  num_attention_heads: size.default(12),
-  intermediate_size: size.default(3072),
-  hidden_act: activation.default("gelu"),
   relative_attention: z.boolean().default(false),
   max_relative_positions: z.int().default(-1),
   pos_att_type: list.pipe(z.array(z.enum(["c2p", "p2c"]))),
   position_biased_input: z.boolean().default(true),
   talking_head: z.literal(false).default(false),
-  hidden_dropout_prob: dropout.default(0.1),
-  attention_probs_dropout_prob: dropout.default(0.1),
   pooler_dropout: dropout.default(0),
   pooler_hidden_act: activation.default("gelu"),
   cls_dropout: dropout.nullish(),
   layer_norm_eps: epsilon.default(1e-7),
-  initializer_range: z.number().positive().default(0.02),
-  pad_token_id: z.int().nonnegative().nullish(),
 });
 
 /** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
 export function debertaFromHuggingFace(json: unknown): DebertaConfig {
   const config = parseConfig(huggingFaceConfig, json, "DeBERTa");
   return debertaConfig({
-    vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
-    typeVocabSize: config.type_vocab_size,
-    hiddenSize: config.hidden_size,
-    numLayers: config.num_hidden_layers,
-    numHeads: config.num_attention_heads,
-    intermediateSize: config.intermediate_size,
-    activation: config.hidden_act,
+    ...fromEncoderEntries(config),
     positionTerms: config.relative_attention ? config.pos_att_type : [],
     maxRelativePositions:
       config.max_relative_positions < 1 ? config.max_position_embeddings : config.max_relative_positions,
     positionBiasedInput: config.position_biased_input,
-    hiddenDropout: config.hidden_dropout_prob,
-    attentionDropout: config.attention_probs_dropout_prob,
     poolerDropout: config.pooler_dropout,
     poolerActivation: config.pooler_hidden_act,
     classifierDropout: config.cls_dropout ?? config.hidden_dropout_prob,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.initializer_range,
-    padTokenId: config.pad_token_id ?? 0,
   });
 }
 
 /** The `config.json` that Hugging Face transformers reads. */
 export const debertaToHuggingFace = (config: DebertaConfig): Record<string, unknown> => ({
   model_type: "deberta",
-  vocab_size: config.vocabSize,
-  max_position_embeddings: config.contextLength,
-  type_vocab_size: config.typeVocabSize,
-  hidden_size: config.hiddenSize,
-  num_hidden_layers: config.numLayers,
-  num_attention_heads: config.numHeads,
-  intermediate_size: config.intermediateSize,
-  hidden_act: config.activation,
+  ...toEncoderEntries(config),
   relative_attention: config.positionTerms.length > 0,
   max_relative_positions: config.maxRelativePositions,
   pos_att_type: config.positionTerms,
   position_biased_input: config.positionBiasedInput,
-  hidden_dropout_prob: config.hiddenDropout,
-  attention_probs_dropout_prob: config.attentionDropout,
   pooler_dropout: config.poolerDropout,
   pooler_hidden_act: config.poolerActivation,
   cls_dropout: config.classifierDropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  pad_token_id: config.padTokenId,
 });
 
 // ---- Parts --------------------------------------------------------------------------------------------------------

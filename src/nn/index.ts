@@ -1,5 +1,5 @@
 export * from "./attention.js";
-export * from "./bert-config.js";
+export * from "./encoder-config.js";
 export * from "./config.js";
 export * from "./context.js";
 export * from "./disentangled.js";
