@@ -22,7 +22,7 @@ import { inverseRootFrequency, maskedLmObjective } from "../src/objectives/index
 import { createRuntime } from "../src/runtime/index.js";
 import {
   copyParameters,
-  fineTune,
+  fineTuneAtRates,
   frequencyLoss,
   maskedRows,
   sentences,
@@ -98,29 +98,19 @@ const pretraining = await train({
 const table: string[][] = [];
 for (const labels of setup.labels) {
   for (const start of ["from scratch", "pretrained"]) {
-    const accuracies: number[] = [];
-    for (const rate of setup.fineTuningRates) {
-      let accuracy = 0;
-      for (const seed of setup.seeds) {
-        const classifier = bertForSequenceClassification(bertConfig(sizes), 2);
-        using weights = Weights.initialize(runtime, classifier, seed);
-        if (start === "pretrained") copyParameters(pretrained, weights);
-        const tuned = await fineTune({
-          name: `${start}, ${labels} labels, rate ${rate}`,
-          model: classifier,
-          weights,
-          train: labelled.slice(0, labels),
-          dev,
-          tokenizer,
-          vocabulary,
-          steps: setup.fineTuningSteps,
-          learningRate: rate,
-          seed,
-        });
-        accuracy += tuned.accuracy / setup.seeds.length;
-      }
-      accuracies.push(accuracy);
-    }
+    const accuracies = await fineTuneAtRates({
+      name: `${start}, ${labels} labels`,
+      create: () => bertForSequenceClassification(bertConfig(sizes), 2),
+      runtime,
+      begin: (weights) => start === "pretrained" && copyParameters(pretrained, weights),
+      train: labelled.slice(0, labels),
+      dev,
+      tokenizer,
+      vocabulary,
+      steps: setup.fineTuningSteps,
+      rates: setup.fineTuningRates,
+      seeds: setup.seeds,
+    });
     table.push([start, String(labels), ...accuracies.map(percent), percent(Math.max(...accuracies))]);
   }
 }

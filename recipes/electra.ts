@@ -34,7 +34,7 @@ import {
 import { createRuntime } from "../src/runtime/index.js";
 import {
   copyParameters,
-  fineTune,
+  fineTuneAtRates,
   maskedRows,
   sentences,
   tokenized,
@@ -141,29 +141,19 @@ const starts = [
 ];
 const table: string[][] = [];
 for (const { label, copy } of starts) {
-  const accuracies: number[] = [];
-  for (const rate of setup.fineTuningRates) {
-    let accuracy = 0;
-    for (const seed of setup.seeds) {
-      const classifier = electraForSequenceClassification(electraConfig(sizes), 2);
-      using weights = Weights.initialize(runtime, classifier, seed);
-      copy(weights);
-      const tuned = await fineTune({
-        name: `${label}, rate ${rate}`,
-        model: classifier,
-        weights,
-        train: labelled.slice(0, setup.labels),
-        dev,
-        tokenizer,
-        vocabulary,
-        steps: setup.fineTuningSteps,
-        learningRate: rate,
-        seed,
-      });
-      accuracy += tuned.accuracy / setup.seeds.length;
-    }
-    accuracies.push(accuracy);
-  }
+  const accuracies = await fineTuneAtRates({
+    name: label,
+    create: () => electraForSequenceClassification(electraConfig(sizes), 2),
+    runtime,
+    begin: copy,
+    train: labelled.slice(0, setup.labels),
+    dev,
+    tokenizer,
+    vocabulary,
+    steps: setup.fineTuningSteps,
+    rates: setup.fineTuningRates,
+    seeds: setup.seeds,
+  });
   table.push([label, ...accuracies.map(percent), percent(Math.max(...accuracies))]);
 }
 

@@ -5,7 +5,7 @@ import { Random } from "../src/base/random.js";
 import { type Batch, type BatchSource, stories } from "../src/data/index.js";
 import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
 import { type Tokenizer, trainWordPiece } from "../src/io/index.js";
-import type { EncoderWithHead, Weights } from "../src/nn/index.js";
+import { type EncoderWithHead, Weights } from "../src/nn/index.js";
 import {
   type Document,
   ExampleSource,
@@ -16,6 +16,7 @@ import {
   maskedBatch,
   sentenceRow,
 } from "../src/objectives/index.js";
+import type { Runtime } from "../src/runtime/index.js";
 import { type Curve, type Objective, Trainer, evaluate, schedule } from "../src/training/index.js";
 import type { RecipeOptions } from "./recipe.js";
 
@@ -254,7 +255,7 @@ const classBatch =
     };
   };
 
-export interface FineTuneOptions {
+interface FineTuneOptions {
   readonly name: string;
   readonly model: EncoderWithHead;
   readonly weights: Weights;
@@ -268,7 +269,7 @@ export interface FineTuneOptions {
 }
 
 /** Fine-tunes a network with a sequence head on sentences with labels; the share of the held-out ones that it gets right. */
-export async function fineTune(options: FineTuneOptions): Promise<{ accuracy: number; curve: Curve }> {
+async function fineTune(options: FineTuneOptions): Promise<{ accuracy: number; curve: Curve }> {
   const { name, model, weights, tokenizer, vocabulary, steps, learningRate, seed } = options;
   const limit = model.encoder.config.contextLength;
   const rowsOf = (examples: readonly Labelled[]): ClassifiedRow[] =>
@@ -320,4 +321,40 @@ export async function fineTune(options: FineTuneOptions): Promise<{ accuracy: nu
     });
   }
   return { accuracy: right / options.dev.length, curve };
+}
+
+/** What a network is fine-tuned to from one beginning, at several rates, each with several seeds. */
+export interface FineTuneTrials extends Omit<FineTuneOptions, "model" | "weights" | "learningRate" | "seed"> {
+  /** A fresh network with its head. */
+  readonly create: () => EncoderWithHead;
+  readonly runtime: Runtime;
+  /** Brings what was learned before into fresh weights. */
+  readonly begin: (weights: Weights) => unknown;
+  readonly rates: readonly number[];
+  readonly seeds: readonly number[];
+}
+
+/** Mean accuracy over the seeds at each rate: every beginning is tried with all, and counts by its best. */
+export async function fineTuneAtRates(trials: FineTuneTrials): Promise<number[]> {
+  const { create, runtime, begin, rates, seeds, name, ...options } = trials;
+  const accuracies: number[] = [];
+  for (const rate of rates) {
+    let accuracy = 0;
+    for (const seed of seeds) {
+      const model = create();
+      using weights = Weights.initialize(runtime, model, seed);
+      begin(weights);
+      const tuned = await fineTune({
+        ...options,
+        name: `${name}, rate ${rate}`,
+        model,
+        weights,
+        learningRate: rate,
+        seed,
+      });
+      accuracy += tuned.accuracy / seeds.length;
+    }
+    accuracies.push(accuracy);
+  }
+  return accuracies;
 }
