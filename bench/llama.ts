@@ -9,9 +9,9 @@
  *   node dist/bench/llama.js --smoke                            seconds: checks that everything runs
  *
  * A form is a GGUF type, or bits and columns that share a scale (4x128, 8xrow), which llama.cpp has not; a + after it lets
- * lineage read prompts with a copy in 8 bits (--fast-prompts). The first token's
- * time is that of the first prompt of its length, memory for it and all; prompt reading is the best of several, decoding
- * the median step. The floor is the time in which the engine reads as many bytes as the weights have.
+ * lineage read prompts with a copy in 8 bits (--fast-prompts). The first token's time is that of the first prompt of its
+ * length, memory for it and all; prompt reading is the best of several, decoding the median step. The floor is the time in
+ * which the engine reads as many bytes as the weights have.
  *
  * llama.cpp is there when its library is: npm install --no-save @node-llama-cpp/linux-x64@3.22.1
  */

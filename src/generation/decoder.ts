@@ -88,8 +88,8 @@ export class Decoder implements Disposable {
     this.reused = this.rows.map(() => 0);
     const feed = new Feed(weights.runtime, { batch, sequence: 1, rows: batch, vocabSize });
     this.together = { feed, binding: bind(program, weights, caches.tensors, feed) };
-    this.alone = new RowRuns(program, weights, caches);
-    this.reader = readerProgram && new RowRuns(readerProgram, weights, caches);
+    this.alone = new RowRuns(program, weights, caches, chunk);
+    this.reader = readerProgram && new RowRuns(readerProgram, weights, caches, Math.min(chunk, readerChunk));
   }
 
   /**
@@ -246,15 +246,8 @@ export class Decoder implements Disposable {
       this.reused[row] = this.reuse(row, prompt);
       const rest = prompt.slice(this.reused[row]);
       if (this.reader && rest.length > readerPays)
-        await this.read(
-          this.reader,
-          Math.min(this.chunk, readerChunk),
-          row,
-          rest.splice(0, rest.length - 1),
-          0,
-          options,
-        );
-      logits.push((await this.read(this.alone, this.chunk, row, rest, 1, options))[0]!.slice());
+        await this.read(this.reader, row, rest.splice(0, rest.length - 1), 0, options);
+      logits.push((await this.read(this.alone, row, rest, 1, options))[0]!.slice());
     }
     return logits;
   }
@@ -304,7 +297,7 @@ export class Decoder implements Disposable {
         "length",
         `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
       );
-    return this.read(this.alone, this.chunk, row, tokens, tokens.length, options);
+    return this.read(this.alone, row, tokens, tokens.length, options);
   }
 
   /** Whether the row still has every key that the token after its first `length` ones looks back on. */
@@ -350,13 +343,13 @@ export class Decoder implements Disposable {
   /** Runs one row over tokens, chunk by chunk; the logits after the last `wanted` ones. */
   private async read(
     runs: RowRuns,
-    chunk: number,
     row: number,
     tokens: readonly number[],
     wanted: number,
     options: RunOptions,
   ): Promise<Float32Array[]> {
     const state = this.rows[row]!;
+    const { chunk } = runs;
     const end = BigInt(state.tokens.length + tokens.length);
     let logits: Float32Array[] = [];
     for (let done = 0; done < tokens.length; done += chunk) {
@@ -428,6 +421,8 @@ class RowRuns implements Disposable {
     private readonly program: Program,
     private readonly weights: WeightSet,
     private readonly caches: KeyValueBuffers,
+    /** Tokens that one run takes at the most. */
+    readonly chunk: number,
   ) {}
 
   /** The program bound to one row and to a feed. */

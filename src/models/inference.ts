@@ -6,7 +6,7 @@ import { FormatError, LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import { widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
-import { type PackedWeight, type RowWeight, packedParts } from "../graph/index.js";
+import { type HalfWeight, type PackedWeight, type RowWeight, packedParts } from "../graph/index.js";
 import {
   type GgufFile,
   type GgufPlace,
@@ -439,23 +439,12 @@ export async function saveQuantized(
   { model, weights, tokenizer, stopIds }: InferenceModel,
 ): Promise<void> {
   const { tensors, packed } = weights.constants;
-  const entries: Record<string, unknown> = {};
+  const entries: Record<string, PackedEntry> = {};
   const parts = Object.entries(tensors).map(([name, tensor]) => storedPart(name, tensor));
   for (const [name, weight] of Object.entries(packed)) {
     if (weight.kind === "half")
       throw new LineageError("unsupported", `${name} is in half precision; quantise it to save it`);
-    entries[name] =
-      weight.kind === "rows"
-        ? { kind: "rows" }
-        : weight.kind === "nf4"
-          ? { kind: "nf4", block_size: weight.blockSize }
-          : {
-              kind: "blocks",
-              bits: weight.bits,
-              block_size: weight.blockSize,
-              zero_points: weight.zeroPoints !== undefined,
-              offsets: weight.offsets !== undefined,
-            };
+    entries[name] = entryOf(weight);
     for (const [part, tensor] of Object.entries(packedParts(weight))) {
       if (part === "table") continue;
       const stored = storedPart(`${name}.${part}`, tensor);
@@ -476,6 +465,19 @@ export async function saveQuantized(
   });
   await saveTokenizer(folder, tokenizer, stopIds);
   await writeSafetensors(path.join(folder, "model.safetensors"), parts);
+}
+
+/** How `config.json` says that a parameter is packed. */
+function entryOf(weight: Exclude<PackedWeight, HalfWeight>): PackedEntry {
+  if (weight.kind === "rows") return { kind: "rows" };
+  if (weight.kind === "nf4") return { kind: "nf4", block_size: weight.blockSize };
+  return {
+    kind: "blocks",
+    bits: weight.bits,
+    block_size: weight.blockSize,
+    zero_points: weight.zeroPoints !== undefined,
+    offsets: weight.offsets !== undefined,
+  };
 }
 
 /** A tensor as a file holds it. */

@@ -2,7 +2,7 @@ import { Worker } from "node:worker_threads";
 import { LineageError, messageOf } from "../base/errors.js";
 import type { Batch } from "../data/batch.js";
 import type { Weights } from "../nn/index.js";
-import type { PartValues } from "./step.js";
+import { type PartValues, addParts } from "./step.js";
 import type { WorkerAnswer, WorkerShare, WorkerStart } from "./worker.js";
 
 export interface WorkerGroupOptions {
@@ -81,7 +81,7 @@ export class WorkerGroup implements Disposable {
       if (!parts) return;
       const own = this.sharedGradients[worker]!;
       for (let i = 0; i < total.length; i++) total[i]! += own[i]!;
-      for (const [part, sum] of Object.entries(parts)) sums[part] = (sums[part] ?? 0) + sum;
+      addParts(sums, parts);
     });
     return sums;
   }

@@ -63,10 +63,10 @@ export interface TrainingResult {
  *     }
  *
  * The folder receives `run.json` (its options), `training.safetensors` (weights, moments, position; replaced as a whole),
- * `metrics.jsonl`, TensorBoard events, `loss.svg` and `loss.png` (where the system can draw it), and what `save` writes. A run that was interrupted, by `signal` or
- * by the end of its process, goes on from there to bit-equal losses: whatever a step depends on must come from `source`,
- * `weights` and `seed`. Throws `diverged` at a loss that is not finite, with the last checkpoint as it was; `storage` when
- * a file cannot be written, with those before it as they were.
+ * `metrics.jsonl`, TensorBoard events, `loss.svg` and `loss.png` (where the system can draw it), and what `save` writes. A run
+ * that was interrupted, by `signal` or by the end of its process, goes on from there to bit-equal losses: whatever a step
+ * depends on must come from `source`, `weights` and `seed`. Throws `diverged` at a loss that is not finite, with the last
+ * checkpoint as it was; `storage` when a file cannot be written, with those before it as they were.
  */
 export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
   using trainer = await Trainer.create(run);

@@ -26,11 +26,15 @@ export interface Loss {
   readonly parts: PartValues;
 }
 
+/** Adds values by part to a running total. */
+export function addParts(total: Record<string, number>, parts: PartValues): void {
+  for (const [part, value] of Object.entries(parts)) total[part] = (total[part] ?? 0) + value;
+}
+
 /** Counts of each part over some batches. Throws `data` when no part has anything to learn from. */
 export function totalCounts(objective: Objective, batches: readonly Batch[]): PartValues {
   const totals: Record<string, number> = {};
-  for (const { counts } of batches)
-    for (const [part, count] of Object.entries(counts)) totals[part] = (totals[part] ?? 0) + count;
+  for (const { counts } of batches) addParts(totals, counts);
   if (Object.entries(totals).every(([part, count]) => count === 0 || objective.lossWeights?.[part] === 0))
     throw new LineageError("data", "a batch has no label that counts: every one is ignored");
   return totals;
@@ -389,9 +393,8 @@ export class EvaluationStep implements Disposable {
     const sums: Record<string, number> = {};
     const counts: Record<string, number> = {};
     for await (const batch of batches) {
-      for (const [part, sum] of Object.entries(await this.run(batch, options)))
-        sums[part] = (sums[part] ?? 0) + sum;
-      for (const [part, count] of Object.entries(batch.counts)) counts[part] = (counts[part] ?? 0) + count;
+      addParts(sums, await this.run(batch, options));
+      addParts(counts, batch.counts);
     }
     if (Object.values(counts).every((count) => count === 0))
       throw new LineageError("data", "there is nothing to evaluate: no batch has a label that counts");

@@ -6,7 +6,15 @@ import { type LanguageModel, type Objective, nextTokenObjective } from "./object
 import { GradientNorm, type Optimizer, WeightAverage, adamW, clippingFactor } from "./optimizers.js";
 import { WorkerGroup, type WorkerGroupOptions } from "./parallel.js";
 import type { Schedule } from "./schedules.js";
-import { EvaluationStep, type Loss, type PartValues, TrainingStep, lossOf, totalCounts } from "./step.js";
+import {
+  EvaluationStep,
+  type Loss,
+  type PartValues,
+  TrainingStep,
+  addParts,
+  lossOf,
+  totalCounts,
+} from "./step.js";
 
 export interface TrainerOptions {
   readonly objective: Objective;
@@ -154,8 +162,7 @@ export class Trainer implements Disposable {
     if (accumulate) this.gradients.clear();
     const sums: Record<string, number> = {};
     for (const { batch, seed } of seeded) {
-      const parts = await passes.run(batch, { accumulate, counts, seed, signal });
-      for (const [part, sum] of Object.entries(parts)) sums[part] = (sums[part] ?? 0) + sum;
+      addParts(sums, await passes.run(batch, { accumulate, counts, seed, signal }));
     }
     return sums;
   }

@@ -3,7 +3,7 @@ import type { Batch } from "../data/batch.js";
 import { Weights } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Objective } from "./objective.js";
-import { type PartValues, TrainingStep } from "./step.js";
+import { type PartValues, TrainingStep, addParts } from "./step.js";
 
 // One worker of `WorkerGroup`: its share of a step's micro-batches, through a model of its own.
 
@@ -41,8 +41,7 @@ async function work({ batches, counts }: WorkerShare): Promise<PartValues> {
   gradients.clear();
   const sums: Record<string, number> = {};
   for (const { batch, seed } of batches) {
-    const parts = await step.run(batch, { counts, seed, accumulate: true });
-    for (const [part, sum] of Object.entries(parts)) sums[part] = (sums[part] ?? 0) + sum;
+    addParts(sums, await step.run(batch, { counts, seed, accumulate: true }));
   }
   new Float32Array(start.gradients).set(gradients.flat.view());
   return sums;
