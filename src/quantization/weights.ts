@@ -20,8 +20,8 @@ export interface QuantizationScheme {
   readonly bits: 4 | 8 | "nf4";
   /**
    * Columns that share a scale. Default 32 for 4 and 8 bits, 64 for NF4. `row`, with 8 bits, gives a whole row one scale
-   * and rounds the inputs of products to 8 bits as well: products over many rows, as when a prompt is read, are several
-   * times faster.
+   * and makes products of whole numbers: over many rows, as when a prompt is read, they are about twice as fast, over one
+   * row they are not.
    */
   readonly blockSize?: number | "row" | undefined;
   /** `false` gives every block of whole numbers a zero point. Default: 4 bits have them, which costs no time, 8 bits not. */

@@ -129,7 +129,7 @@ const finer = 2 * largest;
 /**
  * A product of whole numbers. A row of the input becomes two rows: its values in 8 bits, by the largest of the row, and what
  * they miss, in 8 bits more. Outliers of activations would leave the other values few of the first 8 bits; the second cost a
- * product of twice as many rows, which is still several times faster than one over blocks.
+ * product of twice as many rows, which is still about twice as fast as one over blocks.
  */
 function wholeProduct(
   onnx: Lowering,
