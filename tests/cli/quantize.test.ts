@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -25,7 +25,13 @@ beforeAll(async () => {
       intermediateSize: 96,
     }),
   );
-  await saveModel(source, { model, weights: Weights.initialize(createRuntime(), model, 1), tokenizer });
+  using weights = Weights.initialize(createRuntime(), model, 1);
+  // Ids that the tokenizer has no text for are never the most probable.
+  weights
+    .get("lm_head.weight")
+    .view()
+    .fill(0, tokenizer.vocabSize * model.config.hiddenSize);
+  await saveModel(source, { model, weights, tokenizer });
 });
 afterAll(() => {
   rmSync(folder, { recursive: true });
@@ -57,10 +63,35 @@ describe("lineage quantize", () => {
     expect(text("--model", out)).toBe(text("--model", source, "--quantize", "8"));
   });
 
+  it("gives whole rows one scale where it is asked to, and reads prompts with such a copy", () => {
+    const out = path.join(folder, "rows");
+    const made = lineage("quantize", "--model", source, "--out", out, "--bits", "8", "--block-size", "row");
+    expect(made.stderr).toBe("");
+    const { quantization_config: config } = JSON.parse(
+      readFileSync(path.join(out, "config.json"), "utf8"),
+    ) as {
+      quantization_config: { tensors: Record<string, { kind: string }> };
+    };
+    expect(config.tensors["model.layers.0.mlp.up_proj.weight"]).toEqual({ kind: "rows" });
+    expect(config.tensors["model.embed_tokens.weight"]).toMatchObject({ kind: "blocks" });
+    // Longer than what a step more for the last token would cost.
+    const prompt = ["--prompt", "the cat sat on the mat ".repeat(2), ...args.slice(2)];
+    const answer = (...more: string[]): unknown => JSON.parse(lineage("generate", ...more, ...prompt).stdout);
+    const plain = answer("--model", source, "--quantize", "4");
+    const { promptTokens } = plain as { promptTokens: number };
+    expect(promptTokens).toBeGreaterThan(16);
+    for (const more of [
+      ["--model", source, "--quantize", "4", "--fast-prompts"],
+      ["--model", out],
+    ])
+      expect(answer(...more)).toMatchObject({ promptTokens, newTokens: 8 });
+  });
+
   it("says what it cannot do in one sentence", () => {
     const out = path.join(folder, "none");
     const tries = [
       [["--bits", "5"], "Allowed choices are 4, 8, nf4"],
+      [["--bits", "4", "--block-size", "row"], "rows with one scale have 8 bits, not 4"],
       [["--candidates", "0"], "--candidates must be a whole number of at least 1"],
     ] as const;
     for (const [more, sentence] of tries) {
