@@ -1,4 +1,5 @@
 import {
+  RandomStream,
   type Tensor,
   abs,
   add,
@@ -12,6 +13,7 @@ import {
   maximum,
   mul,
   neg,
+  scalar,
   scatterAdd,
   stopGradient,
   sub,
@@ -54,7 +56,8 @@ export interface ReplacedTokenParts {
 /**
  * Replaced-token detection: a small generator learns to fill the hidden places, a draw from it stands there instead, and the
  * discriminator tells for every token whether it is the original. No gradient passes through the draw. A draw that hits the
- * original counts as original. Without random numbers, in evaluation, the likeliest token stands for the draw.
+ * original counts as original. Evaluation draws too, the same tokens every time: the likeliest ones would be another task,
+ * that of telling a few frequent words.
  */
 export function replacedTokenObjective({ model, generator, discriminator }: ReplacedTokenParts): Objective {
   return {
@@ -65,7 +68,8 @@ export function replacedTokenObjective({ model, generator, discriminator }: Repl
       const inputs = rest as unknown as EncoderInputs;
       const hidden = generator.encode(inputs, context);
       const logits = generator.logits(statesAt(hidden, maskedPositions!), context);
-      const drawn = sampleTokens(stopGradient(logits), context);
+      const { random = new RandomStream(scalar(0, "uint32")) } = context;
+      const drawn = sampleTokens(stopGradient(logits), random);
       const { corrupted, replaced } = replaceTokens(inputs.inputIds, maskedPositions!, maskedLabels!, drawn);
       const states = discriminator.encode({ ...inputs, inputIds: corrupted }, context);
       const real = cast(inputs.attentionMask!, "float32");
@@ -79,8 +83,7 @@ export function replacedTokenObjective({ model, generator, discriminator }: Repl
 }
 
 /** A token drawn from each row of logits, `[rows, vocabSize]` -> int32 `[rows]`, by the Gumbel-max trick. */
-export function sampleTokens(logits: Tensor, { random }: ForwardContext): Tensor {
-  if (!random) return cast(argMax(logits, -1), "int32");
+export function sampleTokens(logits: Tensor, random: RandomStream): Tensor {
   const uniform = add(mul(random.uniform(logits.shape), 1 - 2 ** -20), 2 ** -21);
   return cast(argMax(sub(logits, log(neg(log(uniform)))), -1), "int32");
 }
