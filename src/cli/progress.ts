@@ -16,21 +16,27 @@ export async function interruptible<T>(body: (signal: AbortSignal) => Promise<T>
   }
 }
 
+/** Parts of a loss, or metrics, behind the loss. */
+const listed = (values: Readonly<Record<string, number>>): string =>
+  Object.entries(values)
+    .map(([name, value]) => `, ${name} ${value.toFixed(4)}`)
+    .join("");
+
 /** Shows a training run: step, loss, speed and time left in one line that renews itself, evaluations in lines of their own. */
 export const progressObserver = (report: Reporter): TrainingObserver => ({
   resumed: (step) => {
     report.say(`going on after step ${step}`, { step });
   },
-  stepped: ({ step, loss, tokens, seconds }, { steps, secondsLeft }) => {
+  stepped: ({ step, loss, parts, tokens, seconds }, { steps, secondsLeft }) => {
     const rate = Math.round(tokens / seconds);
+    const several = Object.keys(parts).length > 1 ? parts : {};
     report.progress(
-      `${bar(step / steps)} step ${step}/${steps}  loss ${colors.bold(loss.toFixed(4))}  ${count(rate)} tokens/s  ${duration(secondsLeft)} left`,
-      { step, loss, tokensPerSecond: rate, secondsLeft: Math.round(secondsLeft) },
+      `${bar(step / steps)} step ${step}/${steps}  loss ${colors.bold(loss.toFixed(4))}${listed(several)}  ${count(rate)} tokens/s  ${duration(secondsLeft)} left`,
+      { step, loss, ...several, tokensPerSecond: rate, secondsLeft: Math.round(secondsLeft) },
     );
   },
   evaluated: (step, { loss, ...others }, best) => {
-    const measured = Object.entries(others).map(([name, value]) => `, ${name} ${value.toFixed(2)}`);
-    report.say(`step ${step}: held-out loss ${loss.toFixed(4)}${measured.join("")}`, {
+    report.say(`step ${step}: held-out loss ${loss.toFixed(4)}${listed(others)}`, {
       step,
       validationLoss: loss,
       ...others,

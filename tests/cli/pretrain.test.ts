@@ -44,6 +44,24 @@ describe("lineage pretrain", () => {
       expect(existsSync(path.join(at("xlm"), file)), file).toBe(true);
   });
 
+  it("tells the parts of ELECTRA's loss apart, in training and on held-out text", () => {
+    const { status, stdout, stderr } = lineage(
+      ...["pretrain", "--model", "electra", "--out", at("electra"), "--json", ...small, "--data", at("a.en")],
+      ...["--steps", "2", "--eval-every", "2", "--vocab-size", "400"],
+    );
+    expect(stderr).toBe("");
+    expect(status).toBe(0);
+    const said = lines(stdout);
+    const stepped = said.filter((line) => line["secondsLeft"] !== undefined);
+    const evaluated = said.filter((line) => line["validationLoss"] !== undefined);
+    expect([stepped.length, evaluated.length]).toEqual([2, 1]);
+    for (const line of [...stepped, ...evaluated]) {
+      const { loss = line["validationLoss"], maskedLm, replacedTokens } = line as Record<string, number>;
+      expect(maskedLm! + 50 * replacedTokens!).toBeCloseTo(loss as number, 4);
+    }
+    expect(evaluated[0]!["message"]).toMatch(/, maskedLm 5\.\d{4}, replacedTokens 0\.\d{4}$/);
+  });
+
   it.each([
     [["--data", "stories"], "pretrain needs --model, one of albert, bert"],
     [["--model", "bert"], "pretrain needs --data FILE"],
