@@ -26,6 +26,8 @@ export interface PermutationOptions {
   readonly partial?: number;
   /** Longest span of words that is predicted together, its length being drawn with weight 1/length. Published: 5. */
   readonly maxSpan?: number;
+  /** Whether the text runs from its end to its beginning, the pieces of a word with it. */
+  readonly backwards?: boolean;
 }
 
 /** A segment with one factorisation order, as the two streams need it. */
@@ -89,7 +91,9 @@ export function permutedSegment(
   ] as const) {
     if (from === to) continue;
     const part = inputIds.subarray(from, to);
-    const chosen = chooseTargets(part, vocabulary, options, random);
+    const chosen = options.backwards
+      ? mirrored(chooseTargets(part.slice().reverse(), vocabulary, options, random), part.length)
+      : chooseTargets(part, vocabulary, options, random);
     const sees = factorization(part, chosen, vocabulary.specialIds, random);
     for (let query = from; query < to; query++) {
       visible.fill(1, query * sequenceLength, query * sequenceLength + from);
@@ -127,6 +131,10 @@ export function factorization(
     return hidden[query] === true && rank[key]! < rank[query]!;
   };
 }
+
+/** Places counted from the other end. */
+const mirrored = (places: ReadonlySet<number>, length: number): Set<number> =>
+  new Set([...places].map((place) => length - 1 - place));
 
 /** Spans of whole words with their context, `K` times as long; single tokens fill up what is missing. */
 function chooseTargets(
@@ -223,6 +231,16 @@ export interface PermutationParts {
   /** Losses of hidden states under int32 labels, both without their last axis alike. */
   readonly losses: (hidden: Tensor, labels: Tensor) => Tensor;
 }
+
+/** Consecutive segments of a text and those of the same text read backwards. */
+export interface BothWays {
+  readonly forwards: readonly PermutedSegment[];
+  readonly backwards: readonly PermutedSegment[];
+}
+
+/** A batch for a network with bidirectional data, section 3.1: the rows of its second half are read backwards. */
+export const bothWaysBatch = (rows: readonly BothWays[]): Batch =>
+  permutationBatch([...rows.map(({ forwards }) => forwards), ...rows.map(({ backwards }) => backwards)]);
 
 /**
  * Permutation language modelling over consecutive segments, each with the memory of those before it, through which no

@@ -1,5 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
+import { LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import type { Random } from "../base/random.js";
 import { ignoredLabel } from "../graph/index.js";
@@ -34,9 +35,11 @@ import {
   xlmForMaskedLm,
   xlnetConfig,
   xlnetForPretraining,
+  xlnetToHuggingFace,
 } from "../models/index.js";
 import type { EncoderWithHead, Weights } from "../nn/index.js";
 import {
+  type BothWays,
   type Document,
   type LanguageText,
   type MaskingOptions,
@@ -45,6 +48,7 @@ import {
   type SentenceVocabulary,
   type UnilmMode,
   albertSpans,
+  bothWaysBatch,
   drawUnilmMode,
   electraMasking,
   fullSentences,
@@ -54,7 +58,6 @@ import {
   maskRow,
   maskedBatch,
   maskedLmObjective,
-  permutationBatch,
   permutationObjective,
   permutedSegment,
   replacedTokenBatch,
@@ -478,9 +481,24 @@ function countTokens(documents: readonly Document[]): Map<number, number> {
 /** Segments of a row, each with the memory of those before it. */
 const xlnetSegments = 2;
 
-/** Yang et al. 2019, section 2: permutation LM over consecutive segments, half of each reused as memory. */
+/** A text both ways, and where a row of segments begins in either. */
+interface BothTexts {
+  readonly forwards: Int32Array;
+  readonly backwards: Int32Array;
+  readonly start: number;
+}
+
+/**
+ * Yang et al. 2019, sections 2 and 3.1: permutation LM over consecutive segments, half of each reused as memory; half of the
+ * rows of a batch read the text backwards.
+ */
 function xlnet(options: PretrainingOptions): Pretraining {
   const { tokenizer, contextLength, batchSize, seed, dropout } = options;
+  if (batchSize % 2 !== 0)
+    throw new LineageError(
+      "argument",
+      `XLNet reads half of each batch backwards: it needs an even number of rows, not ${batchSize}`,
+    );
   const vocabulary = vocabularyOf(tokenizer, xlnetTokens);
   const reuseLength = Math.floor(contextLength / 2);
   const segments = { sequenceLength: contextLength, reuseLength };
@@ -489,9 +507,11 @@ function xlnet(options: PretrainingOptions): Pretraining {
     dropout,
     reuseLength,
     memoryLength: Math.floor((contextLength * 3) / 4),
+    bidirectionalData: true,
     padTokenId: vocabulary.paddingId,
   });
   const model = xlnetForPretraining(config);
+  const stride = xlnetSegments * reuseLength;
   return {
     model,
     objective: permutationObjective(
@@ -503,24 +523,41 @@ function xlnet(options: PretrainingOptions): Pretraining {
       { ...segments, segments: xlnetSegments },
     ),
     ...sourceAndHeldOut(documentsIn(options), {
-      batchSize,
+      batchSize: batchSize / 2,
       seed,
       examplesOf: (documents: readonly Document[]) => {
-        const text = Int32Array.from(documents.flat(2));
-        const stride = xlnetSegments * reuseLength;
+        const forwards = Int32Array.from(documents.flat(2));
+        const texts = { forwards, backwards: forwards.slice().reverse() };
         return (random: Random) => {
           const offset = random.integer(stride);
-          const count = Math.max(0, Math.floor((text.length - contextLength - offset) / stride));
-          return Array.from({ length: count }, (_, index) => ({ text, start: offset + index * stride }));
+          const count = Math.max(0, Math.floor((forwards.length - contextLength - offset) / stride));
+          return Array.from({ length: count }, (_, index) => ({ ...texts, start: offset + index * stride }));
         };
       },
-      transform: ({ text, start }: { readonly text: Int32Array; readonly start: number }, random) =>
-        Array.from({ length: xlnetSegments }, (_, index) =>
-          permutedSegment(text, start + index * reuseLength, vocabulary, segments, random.fork(index)),
-        ),
-      collate: permutationBatch,
+      transform: (example: BothTexts, random): BothWays => {
+        const read = (way: "forwards" | "backwards") =>
+          Array.from({ length: xlnetSegments }, (_, index) =>
+            permutedSegment(
+              example[way],
+              example.start + index * reuseLength,
+              vocabulary,
+              { ...segments, backwards: way === "backwards" },
+              random.fork(`${way} ${index}`),
+            ),
+          );
+        return { forwards: read("forwards"), backwards: read("backwards") };
+      },
+      collate: bothWaysBatch,
     }),
-    save: saveTrained(model as never, tokenizer),
+    /** As a network that reads every row forwards: which way a row is read is a matter of pretraining alone. */
+    save: async (folder, weights) => {
+      await writeJson(path.join(folder, "config.json"), {
+        architectures: ["XLNetLMHeadModel"],
+        ...xlnetToHuggingFace({ ...config, bidirectionalData: false }),
+      });
+      await tokenizer.save(folder);
+      await saveWeights(path.join(folder, "model.safetensors"), weights);
+    },
   };
 }
 
@@ -645,7 +682,7 @@ export const pretrainingSystems = {
   },
   xlnet: {
     title: "XLNet",
-    objective: "tokens in random order, with memory",
+    objective: "tokens in random order, with memory, half of the rows backwards",
     trainTokenizer: (texts, vocabSize) => trainUnigram(texts, { vocabSize, style: "xlnet" }),
     prepare: xlnet,
   },

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
 import {
   type PermutationOptions,
+  bothWaysBatch,
   factorization,
   permutationBatch,
   permutedSegment,
@@ -105,6 +106,23 @@ describe("permutedSegment", () => {
     );
   });
 
+  it.each([
+    ["forwards", text],
+    ["backwards", text.slice().reverse()],
+  ])("predicts whole words of a text that is read %s", (way, read) => {
+    const options = { sequenceLength: 60, reuseLength: 30, partial: 4, backwards: way === "backwards" };
+    const found = { whole: 0, part: 0 };
+    for (let seed = 0; seed < 300; seed++) {
+      const { targets, labels } = permutedSegment(read, seed, vocabulary, options, new Random(seed));
+      const chosen = new Set(labels.filter((_, index) => targets[index]! < 30));
+      // Words of two pieces: 3n - 1 begins one that 3n ends.
+      for (const id of chosen)
+        if (id % 3 !== 1) found[chosen.has(id % 3 === 0 ? id - 1 : id + 1) ? "whole" : "part"]++;
+    }
+    // Words are cut where the segment or the number of targets ends, and where single tokens fill up.
+    expect(found.whole).toBeGreaterThan(2 * found.part);
+  });
+
   it("takes the second stretch from the text that follows in half of the cases", () => {
     let following = 0;
     for (let seed = 0; seed < 1000; seed++) {
@@ -138,6 +156,20 @@ describe("permutedSegment", () => {
     expect(() =>
       permutedSegment(text, 0, vocabulary, { sequenceLength: 10, reuseLength: 8 }, new Random(1)),
     ).toThrow("no room");
+  });
+});
+
+describe("bothWaysBatch", () => {
+  it("has the rows that are read backwards in its second half", () => {
+    const options = { sequenceLength: 24, reuseLength: 12 };
+    const segment = (start: number) => [permutedSegment(text, start, vocabulary, options, new Random(start))];
+    const { tensors } = bothWaysBatch([
+      { forwards: segment(1), backwards: segment(2) },
+      { forwards: segment(3), backwards: segment(4) },
+    ]);
+    const { data, shape } = tensors["inputIds"]!;
+    expect(shape).toEqual([4, 1, 24]);
+    expect([0, 1, 2, 3].map((row) => (data as Int32Array)[24 * row])).toEqual([5, 7, 6, 8]);
   });
 });
 

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -11,6 +11,7 @@ import {
   type PretrainingCorpus,
   type PretrainingModel,
   documentsOf,
+  encodeDocuments,
   pretrainingModels,
   pretrainingSystems,
   splitDocuments,
@@ -157,6 +158,56 @@ describe.each(pretrainingModels)("pretraining %s", (model) => {
       await readFile(path.join(root, `${model}-whole`, "model.safetensors")),
     );
     for (const { weights } of [whole, first, second]) weights.dispose();
+  });
+});
+
+describe("pretraining XLNet", () => {
+  it("reads half of each batch backwards, and saves a network that reads every row forwards", async () => {
+    const system = prepare("xlnet", { steps: 1 });
+    const tokens = (documents: readonly (readonly string[])[]) =>
+      encodeDocuments(tokenizers.get("xlnet")!, documents).flat(2);
+    for (const [batch, text] of [
+      [system.source.next(), tokens(training)],
+      [[...system.heldOut()][0]!, tokens(heldOut)],
+    ] as const) {
+      const { data, shape } = (await batch).tensors["inputIds"]!;
+      const [rows, , length] = shape as [number, number, number];
+      expect(rows).toBe(8);
+      const readable = Array.from({ length: rows }, (_, row) => {
+        const begin = row * 2 * length;
+        const reused = [...(data as Int32Array).subarray(begin, begin + length / 2)];
+        return [reused, [...reused].reverse()].map((ids) => `,${text.join()},`.includes(`,${ids.join()},`));
+      });
+      expect(readable).toEqual([
+        ...Array<boolean[]>(rows / 2).fill([true, false]),
+        ...Array<boolean[]>(rows / 2).fill([false, true]),
+      ]);
+    }
+    const folder = path.join(root, "xlnet-config");
+    await mkdir(folder);
+    await system.save(folder, system.weights);
+    const config: unknown = JSON.parse(await readFile(path.join(folder, "config.json"), "utf8"));
+    expect(config).toMatchObject({ architectures: ["XLNetLMHeadModel"], bi_data: false });
+    system.weights.dispose();
+  });
+
+  it("says that it needs an even number of rows", () => {
+    expect(() =>
+      pretrainingSystems.xlnet.prepare({
+        tokenizer: tokenizers.get("xlnet")!,
+        training: corpus("xlnet", training),
+        heldOut: corpus("xlnet", heldOut),
+        ...{
+          hiddenSize: 32,
+          numLayers: 1,
+          numHeads: 2,
+          contextLength: 48,
+          dropout: 0,
+          batchSize: 5,
+          seed: 1,
+        },
+      }),
+    ).toThrow("an even number of rows, not 5");
   });
 });
 
