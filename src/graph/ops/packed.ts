@@ -114,11 +114,24 @@ function blockProduct(
     contrib,
   );
   if (!weight.offsets) return product;
-  const blocks = weight.columns / weight.blockSize;
-  const lead = x.shape.slice(0, -1).map((_, axis) => axis);
-  const inBlocks = onnx.op("Reshape", [input, onnx.ints([...lead.map(() => 0), blocks, weight.blockSize])]);
-  const sums = onnx.op("ReduceSum", [inBlocks, onnx.ints([-1])], { keepdims: 0 });
-  return onnx.op("Add", [product, onnx.op("MatMul", [sums, part("offsets")])]);
+  // One operator and no reshaping: pooling takes [batch, channels, length], here [batch, sequence, columns].
+  const means = onnx.once(`${input} in means of ${weight.blockSize}`, () => {
+    const rows = x.rank === 3 ? input : onnx.op("Reshape", [input, onnx.ints([1, -1, weight.columns])]);
+    const pooled = onnx.op("AveragePool", [rows], {
+      kernel_shape: { ints: [weight.blockSize] },
+      strides: { ints: [weight.blockSize] },
+    });
+    if (x.rank === 3) return pooled;
+    const blocks = weight.columns / weight.blockSize;
+    return onnx.op("Reshape", [pooled, onnx.shape([...x.shape.slice(0, -1), blocks])]);
+  });
+  const offset = onnx.op(
+    "FusedMatMul",
+    [means, part("offsets")],
+    { alpha: { float: weight.blockSize } },
+    contrib,
+  );
+  return onnx.op("Add", [product, offset]);
 }
 
 /** Whole numbers of an input: 1 to 255 around 128, unsigned as the engine's fastest products want them. */
