@@ -101,6 +101,12 @@ export class Lowering {
     return this.builder.nodes(type, inputs, attributes, { ...options, name: this.scopeName });
   }
 
+  /** `value`, whose shape the engine cannot find out by itself. */
+  shaped(value: string, dtype: DType, shape: Shape): string {
+    this.builder.describe(value, dtype, shape);
+    return value;
+  }
+
   constant(dtype: DType, shape: readonly number[], data: TypedArray): string {
     return this.builder.constant(dtype, shape, data);
   }
@@ -212,7 +218,9 @@ export class Lowering {
           : outputs;
     node.outputs.forEach((tensor, index) => {
       const name = names[index];
-      if (name !== undefined) this.names.set(tensor, name);
+      if (name === undefined) return;
+      this.names.set(tensor, name);
+      this.builder.describe(name, tensor.dtype, tensor.shape);
     });
   }
 

@@ -41,6 +41,11 @@ export class OnnxBuilder {
   private readonly constants = new Map<string, string>();
   private readonly names = new Map<string, number>();
   private readonly publicNames = new Set<string>();
+  /** Values that nodes make, by the names that they were made with. */
+  private readonly made = new Set<string>();
+  /** The public names of those that are outputs. */
+  private readonly outputNames = new Map<string, string>();
+  private readonly described = new Map<string, Onnx.ValueInfoProto>();
   /** Names of the initializers that the program has to be given. */
   readonly sharedNames = new Set<string>();
   private usesContrib = false;
@@ -83,6 +88,7 @@ export class OnnxBuilder {
         ),
       }),
     );
+    for (const output of outputNames) this.made.add(output);
     return outputNames;
   }
 
@@ -140,6 +146,14 @@ export class OnnxBuilder {
     );
   }
 
+  /**
+   * Tells the shape of a value that a node makes. The engine keeps values of one shape in the same memory, one after the
+   * other; what it does not know the shape of, it compares with every later value, in vain.
+   */
+  describe(value: string, dtype: DType, shape: readonly OnnxDim[]): void {
+    if (this.made.has(value)) this.described.set(value, valueInfo(value, dtype, shape));
+  }
+
   input(name: string, dtype: DType, shape: readonly OnnxDim[]): void {
     this.reserve(name);
     this.graph.input.push(valueInfo(name, dtype, shape));
@@ -148,17 +162,25 @@ export class OnnxBuilder {
   /** Gives the value `value` the public name `name`, which no other value may have. */
   output(name: string, value: string, dtype: DType, shape: readonly OnnxDim[]): void {
     this.reserve(name);
-    const producer = this.graph.node.find((node) => node.output!.includes(value));
-    const isOutput = this.graph.output.some((output) => output.name === value);
-    if (producer && !isOutput) this.rename(value, name);
-    else
+    const known = this.outputNames.get(value);
+    if (known === undefined && this.made.has(value)) {
+      this.rename(value, name);
+      this.described.delete(value);
+      this.outputNames.set(value, name);
+    } else
       this.graph.node.push(
-        new onnx.NodeProto({ name: `${name}/Identity`, opType: "Identity", input: [value], output: [name] }),
+        new onnx.NodeProto({
+          name: `${name}/Identity`,
+          opType: "Identity",
+          input: [known ?? value],
+          output: [name],
+        }),
       );
     this.graph.output.push(valueInfo(name, dtype, shape));
   }
 
   build(): Onnx.ModelProto {
+    this.graph.valueInfo = [...this.described.values()];
     return new onnx.ModelProto({
       irVersion,
       producerName: "lineage",

@@ -1,5 +1,6 @@
 import { onnxDataType } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
+import { multiplyDims, productOf } from "../dims.js";
 import type { Lowering, PackedInput } from "../lower.js";
 import type { BlockWeight, NormalFloatWeight, PackedWeight, RowWeight } from "../packed.js";
 import type { Tensor } from "../tensor.js";
@@ -154,18 +155,32 @@ function wholeProduct(
   const float = (value: number): string => onnx.scalar("float32", value);
   const zeroPoint = onnx.scalar("uint8", middle);
   const axis = 0;
+  const count = productOf(x.shape.slice(0, -1));
   // Products of one input share what it is rounded to.
   const rounded = onnx.once(`${input} in whole numbers`, () => {
-    const flat = x.rank === 2 ? input : onnx.op("Reshape", [input, onnx.ints([-1, columns])]);
+    const flat =
+      x.rank === 2
+        ? input
+        : onnx.shaped(onnx.op("Reshape", [input, onnx.ints([-1, columns])]), "float32", [count, columns]);
     const peak = onnx.op("ReduceMax", [onnx.op("Abs", [flat]), onnx.ints([-1])], { keepdims: 1 });
     // A row of zeros stays one.
     const size = onnx.op("Max", [peak, float(1e-30)]);
-    const unit = onnx.op("Reshape", [onnx.op("Mul", [size, float(1 / largest)]), onnx.ints([-1])]);
-    const zero = onnx.op("Expand", [zeroPoint, onnx.op("Shape", [unit])]);
+    const unit = onnx.shaped(
+      onnx.op("Reshape", [onnx.op("Mul", [size, float(1 / largest)]), onnx.ints([-1])]),
+      "float32",
+      [count],
+    );
+    const zero = onnx.shaped(onnx.op("Expand", [zeroPoint, onnx.op("Shape", [unit])]), "uint8", [count]);
     const coarse = onnx.op("QuantizeLinear", [flat, unit, zero], { axis });
     const rest = onnx.op("Sub", [flat, onnx.op("DequantizeLinear", [coarse, unit, zero], { axis })]);
     const fine = onnx.op("QuantizeLinear", [rest, onnx.op("Mul", [unit, float(1 / finer)]), zero], { axis });
-    return { values: onnx.op("Concat", [coarse, fine], { axis }), size };
+    return {
+      values: onnx.shaped(onnx.op("Concat", [coarse, fine], { axis }), "uint8", [
+        multiplyDims(2, count),
+        columns,
+      ]),
+      size,
+    };
   });
   const both = onnx.op(
     "MatMulIntegerToFloat",
@@ -181,10 +196,13 @@ function wholeProduct(
     contrib,
   );
   const [coarse, fine] = onnx.ops("Split", [both], { axis, num_outputs: 2 }, { outputs: 2 });
+  onnx.shaped(coarse!, "float32", [count, rows]);
+  onnx.shaped(fine!, "float32", [count, rows]);
   const sum = onnx.op("Add", [coarse!, onnx.op("Mul", [fine!, float(1 / finer)])]);
   const product = onnx.op("Mul", [sum, rounded.size]);
   if (x.rank === 2) return product;
-  return onnx.op("Reshape", [product, onnx.shape([...x.shape.slice(0, -1), rows])]);
+  const shape = [...x.shape.slice(0, -1), rows];
+  return onnx.shaped(onnx.op("Reshape", [product, onnx.shape(shape)]), "float32", shape);
 }
 
 /** Rows of a packed table. */
