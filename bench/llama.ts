@@ -6,6 +6,7 @@
  *   node dist/bench/llama.js --size 1b --forms q4_0             1.1B parameters
  *   node dist/bench/llama.js --gguf MODEL.gguf                  a model of your own
  *   node dist/bench/llama.js --threads 1                        of every engine; default: all cores
+ *   node dist/bench/llama.js --cache int8                       what lineage keeps keys and values as (llama.cpp: float16)
  *   node dist/bench/llama.js --smoke                            seconds: checks that everything runs
  *
  * A form is a GGUF type, or bits and columns that share a scale (4x128, 8xrow), which llama.cpp has not; a + after it lets
@@ -21,7 +22,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { Decoder } from "../src/generation/index.js";
+import { Decoder, cacheTypes } from "../src/generation/index.js";
 import { packedBytes } from "../src/graph/index.js";
 import { trainByteLevelBpe } from "../src/io/index.js";
 import {
@@ -49,6 +50,7 @@ const { values: options } = parseArgs({
     folder: { type: "string", default: "runs/bench-llama" },
     tokens: { type: "string", default: "32" },
     threads: { type: "string" },
+    cache: { type: "string", default: "float32" },
     smoke: { type: "boolean", default: false },
     worker: { type: "string" },
   },
@@ -70,6 +72,8 @@ const sizes = {
 const size = (options.smoke ? "smoke" : options.size) as keyof typeof sizes;
 const contexts = (options.smoke ? "32" : options.contexts).split(",").map(Number);
 const threads = Number(options.threads ?? process.env["LINEAGE_THREADS"] ?? os.availableParallelism());
+const cacheType = cacheTypes.find((type) => type === options.cache);
+if (!cacheType) throw new Error(`--cache is one of ${cacheTypes.join(", ")}, not ${options.cache}`);
 const newTokens = options.smoke ? 4 : Number(options.tokens);
 
 /** What one engine did with one file. */
@@ -147,7 +151,7 @@ const engines: Record<string, (file: string, fastPrompts: boolean) => Promise<En
     const runtime = createRuntime({ threads });
     const { model, weights } = await loadForInference(runtime, source, { fastPrompts });
     const capacity = Math.min(model.config.contextLength, Math.max(...contexts) + newTokens + 2);
-    const decoder = await Decoder.create(model, weights, { batch: 1, capacity });
+    const decoder = await Decoder.create(model, weights, { batch: 1, capacity, cacheType });
     return {
       weightBytes: weights.stepBytes - unreadBytes(model, weights),
       read: async (ids) => {
