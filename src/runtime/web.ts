@@ -11,18 +11,19 @@ import {
 import { LineageError, messageOf } from "../base/errors.js";
 import { engineError } from "./failure.js";
 import { Signature, checkShape } from "./signature.js";
-import type {
-  Binding,
-  Device,
-  DeviceTensor,
-  FileMapping,
-  Program,
-  ProgramOptions,
-  RunOptions,
-  Runtime,
-  RuntimeOptions,
-  Tensors,
-  ValueInfo,
+import {
+  type Binding,
+  type Device,
+  type DeviceTensor,
+  type FileMapping,
+  type Program,
+  type ProgramOptions,
+  type RunOptions,
+  type Runtime,
+  type RuntimeOptions,
+  type Tensors,
+  type ValueInfo,
+  disabledOptimizers,
 } from "./types.js";
 
 export interface WebRuntimeOptions extends RuntimeOptions {
@@ -88,6 +89,7 @@ class WebRuntime implements Runtime {
         }),
         graphOptimizationLevel:
           options.optimization === "none" ? "disabled" : (options.optimization ?? "all"),
+        extra: { optimization: { disable_specified_optimizers: disabledOptimizers } },
       });
       return new WebProgram(this, session, options.name ?? "program", options.checkSizes);
     } catch (error) {

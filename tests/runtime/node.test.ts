@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
@@ -9,6 +9,7 @@ import { describe, expect, it } from "vitest";
 import { LineageError, RuntimeError } from "../../src/base/errors.js";
 import { Random } from "../../src/base/random.js";
 import {
+  add,
   compile,
   concat,
   constant,
@@ -17,6 +18,7 @@ import {
   gatherElements,
   gelu,
   input,
+  layerNorm,
   lower,
   matmul,
   range,
@@ -45,6 +47,30 @@ describe("a program", () => {
     await binding.run();
     binding.runSync();
     expect([...view]).toEqual([4, 8, 12]);
+  });
+
+  it("computes a sum and its norm one after the other, which is faster and more exact", async () => {
+    const [x, y] = [input("x", "float32", ["batch", 3, 8]), input("y", "float32", ["batch", 3, 8])];
+    const [weight, bias] = [input("weight", "float32", [8]), input("bias", "float32", [8])];
+    const folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
+    try {
+      const profile = path.join(folder, "profile");
+      const program = await compile(runtime, { norm: layerNorm(add(x, y), weight, bias) }, { profile });
+      const [rows, parameter] = [
+        runtime.createTensor("float32", [1, 3, 8]),
+        runtime.createTensor("float32", [8]),
+      ];
+      await program.run({ x: rows, y: rows, weight: parameter, bias: parameter });
+      program.dispose();
+      const [file] = await readdir(folder);
+      const events = JSON.parse(await readFile(path.join(folder, file!), "utf8")) as {
+        args?: { op_name?: string };
+      }[];
+      const names = new Set(events.flatMap(({ args }) => args?.op_name ?? []));
+      expect(names).toEqual(new Set(["Add", "LayerNormalization"]));
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it("leaves the event loop free while it runs", async () => {

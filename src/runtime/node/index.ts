@@ -3,14 +3,15 @@ import koffi from "koffi";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount } from "../../base/dtype.js";
 import { LineageError, messageOf } from "../../base/errors.js";
 import { checkShape } from "../signature.js";
-import type {
-  Device,
-  DeviceTensor,
-  FileMapping,
-  Program,
-  ProgramOptions,
-  Runtime,
-  RuntimeOptions,
+import {
+  type Device,
+  type DeviceTensor,
+  type FileMapping,
+  type Program,
+  type ProgramOptions,
+  type Runtime,
+  type RuntimeOptions,
+  disabledOptimizers,
 } from "../types.js";
 import { Api, type Pointer } from "./api.js";
 import { hasCuda, locateLibrary } from "./library.js";
@@ -242,19 +243,16 @@ class NativeRuntime implements Runtime {
   private configure(session: Pointer, options: ProgramOptions): void {
     const { api, threads } = this.engine;
     api.call("SetSessionGraphOptimizationLevel", session, optimizationLevels[options.optimization ?? "all"]);
+    const entry = (key: string, value: string): void => {
+      api.call("AddSessionConfigEntry", session, key, value);
+    };
+    entry("optimization.disable_specified_optimizers", disabledOptimizers);
     if (this.threads === threads) api.call("DisablePerSessionThreads", session);
     else api.call("SetIntraOpNumThreads", session, this.threads);
     if (options.arena === false) api.call("DisableCpuMemArena", session);
     if (options.memoryPattern === false) api.call("DisableMemPattern", session);
     if (options.profile) api.call("EnableProfiling", session, options.profile);
-    if (options.directory) {
-      api.call(
-        "AddSessionConfigEntry",
-        session,
-        "session.model_external_initializers_file_folder_path",
-        options.directory,
-      );
-    }
+    if (options.directory) entry("session.model_external_initializers_file_folder_path", options.directory);
     appendDevice(api, session, this.device);
   }
 
