@@ -4,21 +4,21 @@ let valuesOfHalves: Float32Array | undefined;
 
 /** The value of IEEE half-precision bits. */
 export function float16Value(bits: number): number {
-  valuesOfHalves ??= Float32Array.from({ length: 0x10000 }, (_, index) => computeValue(index));
+  valuesOfHalves ??= computeValues();
   return valuesOfHalves[bits]!;
 }
 
-function computeValue(bits: number): number {
-  const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
-  const size =
-    exponent === 31
-      ? fraction === 0
-        ? Infinity
-        : NaN
-      : exponent === 0
-        ? fraction * 2 ** -24
-        : (1 + fraction / 1024) * 2 ** (exponent - 15);
-  return bits & 0x8000 ? -size : size;
+function computeValues(): Float32Array {
+  const values = new Float32Array(0x10000);
+  const words = new Uint32Array(values.buffer);
+  const smallest = 2 ** -24;
+  for (let bits = 0; bits < 0x10000; bits++) {
+    const size = bits & 0x7fff;
+    // Exponents begin 112 lower than in float32; the highest one, of infinity and what is no number, is the highest there.
+    if (size < 0x400) values[bits] = size * (bits & 0x8000 ? -smallest : smallest);
+    else words[bits] = ((bits & 0x8000) << 16) | ((size << 13) + (size < 0x7c00 ? 0x38000000 : 0x70000000));
+  }
+  return values;
 }
 
 /** The float32 values of 16-bit floating dtypes; every 16-bit value has one exactly. */

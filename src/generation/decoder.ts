@@ -156,14 +156,11 @@ export class Decoder implements Disposable {
       outputs[`present.${layer}.key`] = key;
       outputs[`present.${layer}.value`] = value;
     });
-    const program = await compile(
-      runtime,
-      { logits: model.logits(last), ...outputs },
-      { name: "decoder", constants: weights.constants },
+    const { constants, promptConstants } = weights;
+    const [program, reader] = await together(
+      compile(runtime, { logits: model.logits(last), ...outputs }, { name: "decoder", constants }),
+      promptConstants && compile(runtime, outputs, { name: "reader", constants: promptConstants }),
     );
-    const reader =
-      weights.promptConstants &&
-      (await compile(runtime, outputs, { name: "reader", constants: weights.promptConstants }));
     const caches = new KeyValueBuffers(runtime, numLayers, shape, cacheType);
     return new Decoder(
       program,
@@ -405,6 +402,17 @@ export class Decoder implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Two programs that are made at the same time; neither stays where the other fails. */
+async function together(
+  first: Promise<Program>,
+  second: Promise<Program> | undefined,
+): Promise<[Program, Program | undefined]> {
+  const [a, b] = await Promise.allSettled([first, second]);
+  if (a.status === "fulfilled" && b.status === "fulfilled") return [a.value, b.value];
+  for (const made of [a, b]) if (made.status === "fulfilled") made.value?.dispose();
+  throw [a, b].find((made) => made.status === "rejected")!.reason;
 }
 
 /** Tokens from which on a run of the reader costs less than the step more for the last token. */

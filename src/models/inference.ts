@@ -25,12 +25,12 @@ import {
   type QuantizationScheme,
   blockSizes,
   blockWeight,
-  dequantizeWeight,
   fromGgmlBlocks,
   ggmlBits,
   ggmlBlockSize,
   isGgmlBlockType,
   matrixOf,
+  packedMatrix,
   packableWeights,
   quantizeMatrix,
   rowWeight,
@@ -148,10 +148,9 @@ async function matrixAgain(
   shape: readonly number[],
   transposed: boolean,
 ): Promise<MatrixSource> {
-  if (packed === undefined || packed.kind === "half")
-    return matrixOf(await source.values(), shape, transposed);
-  const { rows, columns } = packed;
-  return { ...matrixOf(dequantizeWeight(packed), [rows, columns], false), transposed };
+  return packed === undefined || packed.kind === "half"
+    ? matrixOf(await source.values(), shape, transposed)
+    : packedMatrix(packed);
 }
 
 function halfWeight(tensor: DeviceTensor, shape: readonly number[], transposed: boolean): PackedWeight {

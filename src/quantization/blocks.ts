@@ -202,32 +202,40 @@ class BlockQuantizer {
   }
 }
 
-/** The matrix `[rows, columns]` that block arrays stand for. */
+/** Fills `target` with rows from `first` on of the matrix `[rows, columns]` that block arrays stand for; by default all. */
 export function dequantizeBlocks(
   { values, scales, zeroPoints, offsets }: BlockArrays,
   { rows, columns, bits, blockSize }: { rows: number; columns: number; bits: 4 | 8; blockSize: number },
+  target: Float32Array = new Float32Array(rows * columns),
+  first = 0,
 ): Float32Array {
   const blocks = columns / blockSize;
   const zeroBytes = Math.ceil((blocks * bits) / 8);
-  const result = new Float32Array(rows * columns);
-  for (let row = 0; row < rows; row++) {
+  const blockBytes = (blockSize * bits) / 8;
+  const middle = 2 ** (bits - 1);
+  for (let to = 0, row = first; to < target.length; row++) {
     for (let block = 0; block < blocks; block++) {
-      const scale = scales[row * blocks + block]!;
+      const index = row * blocks + block;
+      const scale = scales[index]!;
       const packed = zeroPoints?.[row * zeroBytes + (bits === 8 ? block : block >> 1)];
-      const zero =
-        packed === undefined ? 2 ** (bits - 1) : bits === 8 ? packed : (packed >> (4 * (block & 1))) & 15;
-      const offset = offsets?.[block * rows + row] ?? 0;
-      const start = row * columns + block * blockSize;
-      for (let i = start; i < start + blockSize; i++) {
-        const code = bits === 8 ? values[i]! : (values[i >> 1]! >> (4 * (i & 1))) & 15;
-        result[i] = scale * (code - zero) + offset;
+      const zero = packed === undefined ? middle : bits === 8 ? packed : (packed >> (4 * (block & 1))) & 15;
+      const offset = offsets ? offsets[block * rows + row]! : 0;
+      const from = index * blockBytes;
+      if (bits === 8) {
+        for (let i = 0; i < blockSize; i++) target[to++] = scale * (values[from + i]! - zero) + offset;
+      } else {
+        for (let i = from; i < from + blockBytes; i++) {
+          const pair = values[i]!;
+          target[to++] = scale * ((pair & 15) - zero) + offset;
+          target[to++] = scale * ((pair >> 4) - zero) + offset;
+        }
       }
     }
   }
-  return result;
+  return target;
 }
 
-/** Block arrays in the engine's memory. */
+/** A weight over block arrays, whose memory it takes over. */
 export function blockWeight(
   runtime: Runtime,
   { values, scales, zeroPoints, offsets }: BlockArrays,
@@ -235,15 +243,14 @@ export function blockWeight(
 ): BlockWeight {
   const { rows, columns, bits, blockSize } = layout;
   const blocks = columns / blockSize;
-  const shaped = runtime.createTensor("uint8", [rows, blocks, (blockSize * bits) / 8], values);
+  const shaped = runtime.wrapTensor("uint8", [rows, blocks, (blockSize * bits) / 8], values);
   return {
     kind: "blocks",
     ...layout,
     values: shaped,
     table: shaped.slice(0, [rows, (columns * bits) / 8]),
-    scales: runtime.createTensor("float32", [rows, blocks], scales),
-    zeroPoints:
-      zeroPoints && runtime.createTensor("uint8", [rows, Math.ceil((blocks * bits) / 8)], zeroPoints),
-    offsets: offsets && runtime.createTensor("float32", [blocks, rows], offsets),
+    scales: runtime.wrapTensor("float32", [rows, blocks], scales),
+    zeroPoints: zeroPoints && runtime.wrapTensor("uint8", [rows, Math.ceil((blocks * bits) / 8)], zeroPoints),
+    offsets: offsets && runtime.wrapTensor("float32", [blocks, rows], offsets),
   };
 }

@@ -38,31 +38,36 @@ export function fromGgmlBlocks(
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const bits = ggmlBits(type);
-  const values = new Uint8Array((rows * columns * bits) / 8);
+  const words = new Uint32Array((rows * columns * bits) / 32);
   const scales = new Float32Array(rows * blocks);
   const offsets = type === "Q4_1" ? new Float32Array(blocks * rows) : undefined;
   const head = type === "Q4_1" ? 4 : 2;
-  for (let index = 0; index < rows * blocks; index++) {
-    const start = index * size;
-    const scale = float16Value(view.getUint16(start, true));
-    scales[index] = scale;
-    if (offsets) {
-      const [row, block] = [Math.floor(index / blocks), index % blocks];
-      offsets[block * rows + row] = float16Value(view.getUint16(start + 2, true)) + 8 * scale;
-    }
-    const from = start + head;
-    if (bits === 8) {
-      const to = index * 32;
-      for (let i = 0; i < 32; i++) values[to + i] = bytes[from + i]! ^ 0x80;
-    } else {
-      // ggml puts column i and column i + 16 into one byte, the engine neighbours.
-      const to = index * 16;
-      for (let i = 0; i < 8; i++) {
-        const [a, b] = [bytes[from + 2 * i]!, bytes[from + 2 * i + 1]!];
-        values[to + i] = (a & 15) | ((b & 15) << 4);
-        values[to + 8 + i] = (a >> 4) | (b & 0xf0);
+  for (let row = 0; row < rows; row++) {
+    for (let block = 0; block < blocks; block++) {
+      const index = row * blocks + block;
+      const start = index * size;
+      const scale = float16Value(view.getUint16(start, true));
+      scales[index] = scale;
+      if (offsets) offsets[block * rows + row] = float16Value(view.getUint16(start + 2, true)) + 8 * scale;
+      const from = start + head;
+      if (bits === 8) {
+        for (let i = 0; i < 8; i++) words[8 * index + i] = view.getUint32(from + 4 * i, true) ^ 0x80808080;
+      } else {
+        // ggml puts column i and column i + 16 into one byte, the engine neighbours.
+        for (let i = 0; i < 2; i++) {
+          const [a, b] = [view.getUint32(from + 8 * i, true), view.getUint32(from + 8 * i + 4, true)];
+          words[4 * index + i] = lowHalves(a) | (lowHalves(b) << 16);
+          words[4 * index + 2 + i] = lowHalves(a >>> 4) | (lowHalves(b >>> 4) << 16);
+        }
       }
     }
   }
-  return { values, scales, offsets };
+  return { values: new Uint8Array(words.buffer), scales, offsets };
+}
+
+/** The low halves of a word's four bytes, side by side in two. */
+function lowHalves(word: number): number {
+  const halves = word & 0x0f0f0f0f;
+  const pairs = halves | (halves >>> 4);
+  return (pairs & 0xff) | ((pairs >>> 8) & 0xff00);
 }

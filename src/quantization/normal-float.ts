@@ -76,7 +76,7 @@ export function dequantizeNormalFloat(
   });
 }
 
-/** NF4 arrays in the engine's memory. */
+/** A weight over NF4 arrays, whose memory it takes over. */
 export function normalFloatWeight(
   runtime: Runtime,
   { values, scales }: NormalFloatArrays,
@@ -85,7 +85,7 @@ export function normalFloatWeight(
   return {
     kind: "nf4",
     ...layout,
-    values: runtime.createTensor("uint8", [values.length], values),
-    scales: runtime.createTensor("float32", [scales.length], scales),
+    values: runtime.wrapTensor("uint8", [values.length], values),
+    scales: runtime.wrapTensor("float32", [scales.length], scales),
   };
 }

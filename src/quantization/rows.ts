@@ -16,28 +16,71 @@ export function quantizeRows(source: MatrixSource): RowArrays {
   const { rows, columns } = source;
   const values = new Int8Array(rows * columns);
   const scales = new Float32Array(rows);
-  const inverses = new Float64Array(panel);
+  const peaks = new Float32Array(panel);
   eachPanel(source, (first, count, data) => {
-    for (let row = 0; row < count; row++) {
-      let largest = 0;
-      for (let at = row * columns; at < (row + 1) * columns; at++) {
-        const size = Math.abs(data[at]!);
-        // Written so that what is no number is found as well.
-        if (!(size <= largest)) largest = size;
-      }
-      if (!Number.isFinite(largest))
-        throw new LineageError("data", "a weight is not a finite number; it cannot be quantised");
-      scales[first + row] = largest / 127;
-      inverses[row] = largest === 0 ? 0 : 127 / largest;
-    }
-    // A panel's rows lie side by side in the result, so that memory is written in whole cache lines.
-    for (let column = 0; column < columns; column++) {
-      const target = column * rows + first;
-      for (let row = 0; row < count; row++)
-        values[target + row] = ((data[row * columns + column]! * inverses[row]! + 128.5) | 0) - 128;
+    findPeaks(data, columns, count, peaks);
+    for (let row = 0; row < count; row++) scales[first + row] = peaks[row]! / 127;
+    for (const group of groupsOfFour(count)) {
+      const inverses = group.map((row) => (peaks[row] === 0 ? 0 : 127 / peaks[row]!)) as Four;
+      roundFour(data, columns, group, inverses, values, rows, first);
     }
   });
   return { values, scales };
+}
+
+/** Rounds four rows of a panel into columns of the result, where they lie side by side. */
+function roundFour(
+  data: Float32Array,
+  columns: number,
+  group: Four,
+  inverses: Four,
+  values: Int8Array,
+  rows: number,
+  first: number,
+): void {
+  const [a, b, c, d] = group.map((row) => row * columns) as Four;
+  const [inverseA, inverseB, inverseC, inverseD] = inverses;
+  const [toA, toB, toC, toD] = group.map((row) => first + row) as Four;
+  for (let column = 0, to = 0; column < columns; column++, to += rows) {
+    values[to + toA] = ((data[a + column]! * inverseA + 128.5) | 0) - 128;
+    values[to + toB] = ((data[b + column]! * inverseB + 128.5) | 0) - 128;
+    values[to + toC] = ((data[c + column]! * inverseC + 128.5) | 0) - 128;
+    values[to + toD] = ((data[d + column]! * inverseD + 128.5) | 0) - 128;
+  }
+}
+
+type Four = [number, number, number, number];
+
+/** Numbers below `count` by fours; the last one again where they do not suffice. */
+const groupsOfFour = (count: number): Four[] =>
+  Array.from({ length: Math.ceil(count / 4) }, (_, group) => {
+    const at = (index: number) => Math.min(4 * group + index, count - 1);
+    return [at(0), at(1), at(2), at(3)];
+  });
+
+/** The largest magnitude of each row. Throws `data` for what is not finite. */
+function findPeaks(data: Float32Array, columns: number, count: number, peaks: Float32Array): void {
+  // Magnitudes are in the order of their bits, and what is no number comes after all of them.
+  const bits = new Int32Array(data.buffer, data.byteOffset, data.length);
+  const found = new Int32Array(peaks.buffer, peaks.byteOffset, peaks.length);
+  const magnitude = 0x7fffffff;
+  for (const group of groupsOfFour(count)) {
+    const [a, b, c, d] = group.map((row) => row * columns) as Four;
+    let [peakA, peakB, peakC, peakD] = [0, 0, 0, 0];
+    for (let column = 0; column < columns; column++) {
+      const ofA = bits[a + column]! & magnitude;
+      const ofB = bits[b + column]! & magnitude;
+      const ofC = bits[c + column]! & magnitude;
+      const ofD = bits[d + column]! & magnitude;
+      if (ofA > peakA) peakA = ofA;
+      if (ofB > peakB) peakB = ofB;
+      if (ofC > peakC) peakC = ofC;
+      if (ofD > peakD) peakD = ofD;
+    }
+    [peakA, peakB, peakC, peakD].forEach((peak, index) => (found[group[index]!] = peak));
+  }
+  if (peaks.subarray(0, count).some((peak) => !Number.isFinite(peak)))
+    throw new LineageError("data", "a weight is not a finite number; it cannot be quantised");
 }
 
 /** The matrix `[rows, columns]` that row arrays stand for. */
@@ -49,13 +92,13 @@ export function dequantizeRows({ values, scales }: RowArrays, columns: number): 
   });
 }
 
-/** Row arrays in the engine's memory. */
+/** Tensors over row arrays, whose memory they take over. */
 export const rowTensors = (
   runtime: Runtime,
   { values, scales }: RowArrays,
 ): { values: DeviceTensor<"int8">; scales: DeviceTensor<"float32"> } => ({
-  values: runtime.createTensor("int8", [values.length / scales.length, scales.length], values),
-  scales: runtime.createTensor("float32", [scales.length], scales),
+  values: runtime.wrapTensor("int8", [values.length / scales.length, scales.length], values),
+  scales: runtime.wrapTensor("float32", [scales.length], scales),
 });
 
 /** A row weight over tensors, its numbers in the type that this device multiplies exactly. */
@@ -65,7 +108,7 @@ export async function rowWeight(
   layout: Pick<RowWeight, "rows" | "columns" | "transposed">,
 ): Promise<RowWeight> {
   if (await multipliesSigned(runtime)) return { kind: "rows", ...layout, values, scales };
-  const unsigned = runtime.createTensor("uint8", values.shape, turned(values.view()));
+  const unsigned = runtime.wrapTensor("uint8", values.shape, turned(values.view()));
   values.dispose();
   return { kind: "rows", ...layout, values: unsigned, scales };
 }

@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { type BlockWeight, type PackedWeight, compile, input, matmul, packedParts } from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
-import { dequantizeBlocks } from "./blocks.js";
+import { type BlockArrays, type MatrixSource, dequantizeBlocks, matrixOf } from "./blocks.js";
 import { dequantizeNormalFloat } from "./normal-float.js";
 import { dequantizeRows, rowTensors, rowWeight, signedValues } from "./rows.js";
 
@@ -144,12 +144,27 @@ export const dequantizeWeight = (weight: Checked): Float32Array =>
     ? dequantizeNormalFloat({ values: weight.values.view(), scales: weight.scales.view() }, weight.blockSize)
     : weight.kind === "rows"
       ? dequantizeRows({ values: signedValues(weight), scales: weight.scales.view() }, weight.columns)
-      : dequantizeBlocks(
-          {
-            values: weight.values.view(),
-            scales: weight.scales.view(),
-            zeroPoints: weight.zeroPoints?.view(),
-            offsets: weight.offsets?.view(),
-          },
-          weight,
-        );
+      : dequantizeBlocks(blockArrays(weight), weight);
+
+/** The matrix that whole numbers or NF4 stand for, to be read a panel at a time. */
+export function packedMatrix(weight: Checked): MatrixSource {
+  const { rows, columns, transposed } = weight;
+  if (weight.kind !== "blocks")
+    return { ...matrixOf(dequantizeWeight(weight), [rows, columns], false), transposed };
+  const arrays = blockArrays(weight);
+  return {
+    rows,
+    columns,
+    transposed,
+    read: (first, count, target) => {
+      dequantizeBlocks(arrays, weight, target.subarray(0, count * columns), first);
+    },
+  };
+}
+
+const blockArrays = ({ values, scales, zeroPoints, offsets }: BlockWeight): BlockArrays => ({
+  values: values.view(),
+  scales: scales.view(),
+  zeroPoints: zeroPoints?.view(),
+  offsets: offsets?.view(),
+});

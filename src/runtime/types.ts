@@ -139,8 +139,8 @@ export interface Runtime extends Disposable {
   /** A tensor of zeros, or of a copy of `data`. */
   createTensor<D extends DType>(dtype: D, shape: readonly number[], data?: TypedArrayOf[D]): DeviceTensor<D>;
   /**
-   * A tensor over memory that somebody else owns and keeps in place for as long as the tensor lives (a memory-mapped
-   * file). Node only; elsewhere it copies.
+   * A tensor over ordinary memory, which it takes over without a copy: disposing the tensor empties `memory`, which must be
+   * the whole of its buffer. Elsewhere than in Node it copies.
    */
   wrapTensor<D extends DType>(dtype: D, shape: readonly number[], memory: TypedArrayOf[D]): DeviceTensor<D>;
   /**

@@ -143,8 +143,15 @@ describe("rows with one scale", () => {
     await expect(quantizeMatrix(runtime, source, "linear", { bits: 4, blockSize: "row" })).rejects.toThrow(
       "rows with one scale have 8 bits, not 4",
     );
-    const bad = data.slice();
-    bad[7] = Infinity;
-    expect(() => quantizeRows(matrixOf(bad, [rows, columns], false))).toThrow("not a finite number");
+    for (const [at, value] of [
+      [7, Infinity],
+      [2 * columns, -Infinity],
+      [5 * columns + 3, NaN],
+      [rows * columns - 1, NaN],
+    ] as const) {
+      const bad = data.slice();
+      bad[at] = value;
+      expect(() => quantizeRows(matrixOf(bad, [rows, columns], false))).toThrow("not a finite number");
+    }
   });
 });

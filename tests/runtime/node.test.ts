@@ -237,14 +237,23 @@ describe("a tensor", () => {
     expect(() => part.view()).toThrow("after it was disposed");
   });
 
-  it("stands over memory of somebody else without a copy", async () => {
-    const owner = Float32Array.of(0, 1, 2, 3, 4, 5);
-    using tensor = runtime.wrapTensor("float32", [3], owner.subarray(2, 5));
+  it("takes ordinary memory over without a copy, and empties it when disposed", async () => {
+    const before = runtime.allocatedBytes;
+    const memory = Float32Array.of(2, 3, 4);
+    const tensor = runtime.wrapTensor("float32", [3], memory);
     using program = await compile(runtime, { y: input("x", "float32", [3]).mul(2) });
-    owner[2] = 7;
-    const { y } = await program.run({ x: tensor });
-    expect([...(y!.view() as Float32Array)]).toEqual([14, 6, 8]);
-    expect([...tensor.slice(1, [2]).view()]).toEqual([3, 4]);
+    memory[0] = 7;
+    using y = (await program.run({ x: tensor }))["y"]!;
+    expect([...(y.view() as Float32Array)]).toEqual([14, 6, 8]);
+    const part = tensor.slice(1, [2]);
+    tensor.dispose();
+    expect([...part.view()]).toEqual([3, 4]);
+    part.dispose();
+    expect(memory.length).toBe(0);
+    expect(runtime.allocatedBytes).toBe(before + y.byteLength);
+    expect(() => runtime.wrapTensor("float32", [1], Float32Array.of(1, 2).subarray(1))).toThrow(
+      "only a whole ArrayBuffer",
+    );
   });
 
   it("leaves empty views behind, which point nowhere", () => {

@@ -184,7 +184,14 @@ class NativeRuntime implements Runtime {
         `wrapTensor: ${memory.length} elements cannot have the shape [${shape.join(", ")}]`,
       );
     }
-    return new NativeTensor(this.engine.memory, Allocation.wrap(memory), dtype, shape, 0);
+    if (!(memory.buffer instanceof ArrayBuffer) || memory.byteLength !== memory.buffer.byteLength) {
+      throw new LineageError(
+        "argument",
+        "wrapTensor: only a whole ArrayBuffer can be taken over, not a part of one or a shared one",
+      );
+    }
+    const allocation = Allocation.adopt(this.engine.memory, memory.buffer);
+    return new NativeTensor(this.engine.memory, allocation, dtype, shape, 0);
   }
 
   mapFile(file: string): FileMapping {

@@ -42,8 +42,8 @@ export class Allocation {
     readonly address: Pointer,
     private readonly byteLength: number,
     private readonly free: () => void,
-    /** Where the memory lies, where somebody else owns it. */
-    private readonly owned?: Bytes,
+    /** The memory, where it is JavaScript's own. */
+    private readonly adopted?: ArrayBuffer,
   ) {}
 
   /** @throws LineageError `memory` where the system has not as much */
@@ -67,13 +67,15 @@ export class Allocation {
     });
   }
 
-  /** Memory that somebody else keeps in place; `owner` stays reachable with it. */
-  static wrap(owner: NodeJS.TypedArray): Allocation {
-    const address = koffi.address(owner) as Pointer;
-    return new Allocation(address, owner.byteLength, () => undefined, {
-      buffer: owner.buffer as ArrayBuffer,
-      byteOffset: owner.byteOffset,
-    });
+  /** Ordinary memory, which is emptied with the last tensor over it. */
+  static adopt(memory: Memory, buffer: ArrayBuffer): Allocation {
+    const { byteLength } = buffer;
+    memory.allocatedBytes += byteLength;
+    const free = () => {
+      memory.allocatedBytes -= byteLength;
+      detach(buffer);
+    };
+    return new Allocation(koffi.address(buffer) as Pointer, byteLength, free, buffer);
   }
 
   /** Memory at an address that nobody else frees. */
@@ -83,7 +85,7 @@ export class Allocation {
 
   /** A buffer with these bytes of the block, and where they begin in it. Throws `memory` for more than a buffer can have. */
   view(byteOffset: number, byteLength: number): Bytes {
-    if (this.owned) return { buffer: this.owned.buffer, byteOffset: this.owned.byteOffset + byteOffset };
+    if (this.adopted) return { buffer: this.adopted, byteOffset };
     if (this.byteLength <= constants.MAX_LENGTH)
       return { buffer: this.bufferOf(0, this.byteLength), byteOffset };
     if (byteLength > constants.MAX_LENGTH)
