@@ -148,7 +148,12 @@ export class Decoder implements Disposable {
     }));
     const present: { key: Tensor; value: Tensor }[] = [];
     const hidden = model.hiddenStates(inputIds, positionIds, {
-      cache: { layers, present, length: input("length", "int64", ["batch"]) },
+      cache: {
+        layers,
+        present,
+        length: input("length", "int64", ["batch"]),
+        slots: slots === capacity ? slots : undefined,
+      },
     });
     const last = gather(hidden.reshape([-1, hidden.shape[2]!]), lastRows);
     const outputs: Record<string, Tensor> = {};

@@ -26,6 +26,7 @@ export class Lowering {
   private readonly found = new Map<Dim, Limit>();
   private readonly packedBy = new Map<Tensor, PackedInput[]>();
   private readonly written = new Map<string, unknown>();
+  private readonly wholes = new Map<string, string>();
   private scopeName = "";
 
   constructor(
@@ -99,6 +100,21 @@ export class Lowering {
     options: NodeOptions = {},
   ): string[] {
     return this.builder.nodes(type, inputs, attributes, { ...options, name: this.scopeName });
+  }
+
+  /**
+   * `value` cut into `count` parts along an axis, counted from the last as -1.
+   * @param sizes the value that holds the sizes of the parts
+   */
+  cut(value: string, sizes: string, axis: number, count: number): string[] {
+    const parts = this.ops("Split", [value, sizes], { axis }, { outputs: count });
+    if (axis === -1) this.wholes.set(parts.join("\n"), value);
+    return parts;
+  }
+
+  /** What `parts` are all of along the last axis, in their order, where it was cut into these. */
+  wholeOf(parts: readonly string[]): string | undefined {
+    return this.wholes.get(parts.join("\n"));
   }
 
   /** `value`, whose shape the engine cannot find out by itself. */
@@ -176,7 +192,8 @@ export class Lowering {
     }
     for (const { op, inputs } of order) {
       const packed = op.name === "matmul" && this.packed.get(inputs[1]!);
-      if (packed) this.packedBy.set(inputs[0]!, [...(this.packedBy.get(inputs[0]!) ?? []), packed]);
+      // The last of an operation's inputs is scheduled first: queries, keys and values come in this order from the end.
+      if (packed) this.packedBy.set(inputs[0]!, [packed, ...(this.packedBy.get(inputs[0]!) ?? [])]);
     }
     for (const node of order) if (!inputSource(node)) this.write(node);
   }

@@ -258,7 +258,7 @@ class LlamaTransformer extends Module {
 
   override forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor {
     const positions = positionIds ?? unsqueeze(range(inputIds.dim(1), "int64"), 0);
-    const rotary = rotaryTables(this.config, positions, context.cache?.length);
+    const rotary = rotaryTables(this.config, positions, context.cache);
     let x = this.tokenEmbedding.forward(inputIds);
     for (const block of this.blocks) x = block.forward(x, { ...context, rotary });
     return this.finalNorm.forward(x);

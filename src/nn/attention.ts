@@ -1,9 +1,8 @@
-import { type Tensor, attention, cachedAttention, rotary } from "../graph/index.js";
+import { type RotaryTables, type Tensor, attention, cachedAttention, rotary } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
 import { normalInit, residualInit } from "./initializers.js";
 import { Linear, mergeHeads, splitHeads } from "./layers.js";
 import { Module } from "./module.js";
-import type { RotaryTables } from "./rotary.js";
 
 export interface GroupedQueryAttentionConfig {
   readonly hiddenSize: number;
@@ -53,20 +52,23 @@ export class GroupedQueryAttention extends Module {
   }
 
   override forward(x: Tensor, context: RotaryContext): Tensor {
-    const { cosine, sine } = context.rotary;
-    const query = rotary(this.query.forward(x), cosine, sine);
-    const key = rotary(this.key.forward(x), cosine, sine);
-    const value = this.value.forward(x);
+    const [query, key, value] = [this.query, this.key, this.value].map((part) => part.forward(x)) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
     return this.output.forward(
       context.cache ? this.attendCached(query, key, value, context) : this.attend(query, key, value, context),
     );
   }
 
-  private attend(query: Tensor, key: Tensor, value: Tensor, { attentionMask }: ForwardContext): Tensor {
+  private attend(query: Tensor, key: Tensor, value: Tensor, context: RotaryContext): Tensor {
     const { numHeads, numKeyValueHeads, slidingWindow } = this.config;
+    const { attentionMask, rotary: tables } = context;
+    const turned = (x: Tensor): Tensor => rotary(x, tables.cosine, tables.sine);
     const mixed = attention(
-      splitHeads(query, numHeads),
-      splitHeads(key, numKeyValueHeads),
+      splitHeads(turned(query), numHeads),
+      splitHeads(turned(key), numKeyValueHeads),
       splitHeads(value, numKeyValueHeads),
       { causal: true, window: slidingWindow, ...(attentionMask && { mask: attentionMask }) },
     );
@@ -79,6 +81,7 @@ export class GroupedQueryAttention extends Module {
       numHeads,
       numKeyValueHeads,
       window: slidingWindow,
+      rotary: context.rotary,
     });
     context.cache!.present[this.layer] = step;
     return step.output;

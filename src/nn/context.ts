@@ -19,4 +19,6 @@ export interface CacheContext {
   readonly present: { key: Tensor; value: Tensor }[];
   /** Int64 `[batch]`: tokens of each row once its whole prompt is in; the pass may see a part of it. */
   readonly length?: Tensor | undefined;
+  /** Slots of the caches, where every token's slot is its position; undefined where tokens may move. */
+  readonly slots?: number | undefined;
 }

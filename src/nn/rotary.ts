@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import {
+  type RotaryTables,
   type Tensor,
   constant,
   cos,
@@ -9,6 +10,7 @@ import {
   max,
   maximum,
   mul,
+  range,
   reshape,
   sin,
   unsqueeze,
@@ -46,12 +48,6 @@ export interface RotaryConfig {
   readonly ropeTheta: number;
   readonly ropeScaling?: RotaryScaling | undefined;
   readonly contextLength: number;
-}
-
-/** Cosine and sine of every position's angles, `[batch, sequence, headSize / 2]`: all heads turn alike. */
-export interface RotaryTables {
-  readonly cosine: Tensor;
-  readonly sine: Tensor;
 }
 
 const exponents = (headSize: number): number[] =>
@@ -96,18 +92,31 @@ export function rotaryFrequencies({ headSize, ropeTheta, ropeScaling }: RotaryCo
 
 /**
  * The tables of `positions`, int64 `[batch, sequence]`. All layers of a model share them.
- * @param length int64 `[batch]`: tokens of each whole sequence, where the pass sees a part of it. Only dynamic scaling
+ * @param cache.length int64 `[batch]`: tokens of each whole sequence, where the pass sees a part of it. Only dynamic scaling
  * depends on it; default: the largest position and one.
+ * @param cache.slots slots of the cache, where every token's slot is its position
  */
-export function rotaryTables(config: RotaryConfig, positions: Tensor, length?: Tensor): RotaryTables {
-  const half = config.headSize / 2;
-  const frequencies =
-    config.ropeScaling?.kind === "dynamic"
-      ? dynamicFrequencies(config, config.ropeScaling.factor, length ?? max(positions, { axes: -1 }).add(1))
-      : constant("float32", [half], rotaryFrequencies(config));
-  const angles = mul(unsqueeze(positions.cast("float32"), -1), frequencies);
-  const scale = config.ropeScaling?.kind === "yarn" ? config.ropeScaling.attentionFactor : 1;
-  return { cosine: mul(cos(angles), scale), sine: mul(sin(angles), scale) };
+export function rotaryTables(
+  config: RotaryConfig,
+  positions: Tensor,
+  { length, slots }: { readonly length?: Tensor | undefined; readonly slots?: number | undefined } = {},
+): RotaryTables {
+  const { headSize, ropeScaling } = config;
+  const scale = ropeScaling?.kind === "yarn" ? ropeScaling.attentionFactor : 1;
+  const tables = (places: Tensor, frequencies: Tensor) => {
+    const angles = mul(unsqueeze(places.cast("float32"), -1), frequencies);
+    return { cosine: mul(cos(angles), scale), sine: mul(sin(angles), scale) };
+  };
+  if (ropeScaling?.kind === "dynamic") {
+    const reach = length ?? max(positions, { axes: -1 }).add(1);
+    return tables(positions, dynamicFrequencies(config, ropeScaling.factor, reach));
+  }
+  const frequencies = constant("float32", [headSize / 2], rotaryFrequencies(config));
+  return {
+    ...tables(positions, frequencies),
+    // The engine computes these once, when the program is made.
+    bySlot: slots === undefined ? undefined : tables(range(slots, "int64"), frequencies),
+  };
 }
 
 /** Frequencies of a base that lets the lowest of them reach `length` tokens; `[batch, 1, headSize / 2]`. */

@@ -180,7 +180,7 @@ export class OnnxBuilder {
   }
 
   build(): Onnx.ModelProto {
-    this.graph.valueInfo = [...this.described.values()];
+    this.leaveOutUnread();
     return new onnx.ModelProto({
       irVersion,
       producerName: "lineage",
@@ -190,6 +190,23 @@ export class OnnxBuilder {
       ],
       graph: this.graph,
     });
+  }
+
+  /** Leaves out nodes whose values nothing reads: those that another node took over behind them. */
+  private leaveOutUnread(): void {
+    const read = new Set(this.graph.output!.map(({ name }) => name));
+    const made = new Set<string>();
+    const kept = [...this.graph.node!].reverse().filter(({ input, output }) => {
+      if (!output!.some((name) => read.has(name))) return false;
+      for (const name of input!) read.add(name);
+      for (const name of output!) made.add(name);
+      return true;
+    });
+    this.graph.node = kept.reverse();
+    this.graph.initializer = this.graph.initializer!.filter(
+      ({ name }) => read.has(name) || this.publicNames.has(name!),
+    );
+    this.graph.valueInfo = [...this.described].flatMap(([name, info]) => (made.has(name) ? [info] : []));
   }
 
   private rename(from: string, to: string): void {

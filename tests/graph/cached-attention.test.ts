@@ -1,3 +1,4 @@
+import proto from "onnx-proto";
 import { describe, expect, it } from "vitest";
 import * as g from "../../src/graph/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -117,5 +118,74 @@ describe("attention over an int8 cache", () => {
     expect(() => build(false)).toThrow(
       "an int8 cache needs a scale for each channel of keys and of values, float32 [1, 2, 1, 8]",
     );
+  });
+});
+
+describe("attention that turns queries and keys itself", () => {
+  const [channels, past, places] = [16, 3, 8];
+  const sizes = [numHeads, numKeyValueHeads, numKeyValueHeads].map((heads) => heads * channels);
+  const width = sizes.reduce((sum, size) => sum + size, 0);
+  const shape = [1, numKeyValueHeads, places, channels];
+  const angles = (positions: readonly number[]) =>
+    positions.flatMap((position) =>
+      Array.from({ length: channels / 2 }, (_, pair) => position * 10 ** (-pair / 4)),
+    );
+  const table = (positions: readonly number[], lead: readonly number[], of: (x: number) => number) =>
+    g.constant("float32", [...lead, positions.length, channels / 2], angles(positions).map(of));
+  const sequencePlaces = Array.from({ length: sequence }, (_, index) => past + index);
+  const slots = Array.from({ length: places }, (_, index) => index);
+  const bySlot = { cosine: table(slots, [], Math.cos), sine: table(slots, [], Math.sin) };
+  const byPosition = {
+    cosine: table(sequencePlaces, [1], Math.cos),
+    sine: table(sequencePlaces, [1], Math.sin),
+  };
+  const all = g.input("all", "float32", [1, sequence, width]);
+  const parts = g.split(g.neg(all), sizes) as [g.Tensor, g.Tensor, g.Tensor];
+  const build = (fused: boolean) => {
+    const { output, key, value } = g.cachedAttention(
+      ...parts,
+      {
+        key: g.input("pastKey", "float32", shape),
+        value: g.input("pastValue", "float32", shape),
+        lastPosition: g.input("lastPosition", "int32", [1]),
+        totalLength: g.input("totalLength", "int32", []),
+      },
+      { numHeads, numKeyValueHeads, rotary: fused ? { ...byPosition, bySlot } : byPosition },
+    );
+    return { output, presentKey: key, presentValue: value };
+  };
+  const operators = (outputs: Record<string, g.Tensor>) =>
+    proto.onnx.ModelProto.decode(g.toOnnx(outputs)).graph!.node!.map(({ opType }) => opType);
+
+  it("gives what it gives when they are turned before", async () => {
+    const run = async (fused: boolean) => {
+      using program = await g.compile(runtime, build(fused));
+      const [key, value] = [1, 2].map((phase) =>
+        runtime.createTensor("float32", shape, wave(numKeyValueHeads * places * channels, phase)),
+      ) as [ReturnType<typeof runtime.createTensor>, ReturnType<typeof runtime.createTensor>];
+      const { output } = await program.run(
+        {
+          all: runtime.createTensor("float32", [1, sequence, width], wave(sequence * width, 0)),
+          lastPosition: runtime.createTensor("int32", [1], Int32Array.of(past + sequence - 1)),
+          totalLength: runtime.createTensor("int32", [], Int32Array.of(past + sequence)),
+          pastKey: key,
+          pastValue: value,
+        },
+        { presentKey: key, presentValue: value },
+      );
+      return [output!, key, value].flatMap((tensor) => [...(tensor.view() as Float32Array)]);
+    };
+    const [found, wanted] = [await run(true), await run(false)];
+    for (const [index, number] of wanted.entries()) expect(found[index]).toBeCloseTo(number, 5);
+  });
+
+  it("takes them and the values in one piece where they come so, unless something else reads a part", () => {
+    expect(operators(build(true))).toEqual(["Neg", "GroupQueryAttention"]);
+    expect(operators({ ...build(true), other: g.exp(parts[2]) })).toEqual([
+      "Neg",
+      "Split",
+      "GroupQueryAttention",
+      "Exp",
+    ]);
   });
 });

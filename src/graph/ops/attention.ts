@@ -187,6 +187,15 @@ const rotaryOp: (inputs: readonly Tensor[], attributes: RotaryAttributes) => Ten
 export const rotary = (x: Tensor, cosine: Tensor, sine: Tensor, { interleaved = false } = {}): Tensor =>
   rotaryOp([x, cosine, sine], { interleaved });
 
+/** Cosine and sine of every position's angles, all heads of all layers alike. */
+export interface RotaryTables {
+  /** Of the positions of a pass: `[batch or 1, sequence, headSize / 2]`. */
+  readonly cosine: Tensor;
+  readonly sine: Tensor;
+  /** Of the slots of a cache, where every token's slot is its position: `[slots, headSize / 2]`. */
+  readonly bySlot?: { readonly cosine: Tensor; readonly sine: Tensor } | undefined;
+}
+
 interface CachedAttentionAttributes {
   readonly numHeads: number;
   readonly numKeyValueHeads: number;
@@ -194,12 +203,15 @@ interface CachedAttentionAttributes {
   /** Keys that a query looks back on, itself included; -1 for all. */
   readonly window: number;
   readonly presentLength: Dim | undefined;
+  /** Which of the inputs there are that may be missing. */
+  readonly turned: boolean;
+  readonly biased: boolean;
 }
 
 const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention", {
   shape: (
     [query, key, value, pastKey, pastValue, lastPosition, totalLength, ...rest],
-    { numHeads, numKeyValueHeads, presentLength },
+    { numHeads, numKeyValueHeads, presentLength, turned },
   ) => {
     const headSize = pastKey!.shape[3];
     const [batch, sequence, width] = query!.shape;
@@ -217,6 +229,12 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
     if (lastPosition!.dtype !== "int32" || totalLength!.dtype !== "int32") {
       throw new ShapeError(
         `the positions must be int32, not ${lastPosition!.describe()} and ${totalLength!.describe()}`,
+      );
+    }
+    const tables = turned ? rest.slice(0, 2) : [];
+    if (tables.some(({ shape }) => shape.length !== 2 || shape[1] !== headSize / 2)) {
+      throw new ShapeError(
+        `the angles of the slots must be [slots, ${headSize / 2}], not ${tables.map((table) => table.describe()).join(" and ")}`,
       );
     }
     const scaleShape = [1, numKeyValueHeads, 1, headSize];
@@ -237,17 +255,31 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
   },
   lower: ({ names, inputs, attributes }, onnx) => {
     const quantized = inputs[3]!.dtype === "int8";
-    const [bias = ""] = quantized ? names.slice(7, -2) : names.slice(7);
-    const scales = quantized ? ["", ...names.slice(-2)] : [];
+    const products = names.slice(0, 3);
+    const packed = onnx.wholeOf(products);
+    const rest = names.slice(7);
+    const tables = attributes.turned ? rest.splice(0, 2) : ["", ""];
+    const [bias = ""] = attributes.biased ? rest.splice(0, 1) : [];
+    const [positions, sinks] = ["", ""];
+    const all = [
+      ...(packed === undefined ? products : [packed, "", ""]),
+      ...names.slice(3, 7),
+      ...tables,
+      positions,
+      bias,
+      sinks,
+      ...rest,
+    ];
+    while (all.at(-1) === "") all.pop();
     return onnx.ops(
       "GroupQueryAttention",
-      // Between the seven and the bias lie rotary tables and positions, which are applied outside; after it sinks.
-      [...names.slice(0, 7), ...(bias === "" && !quantized ? [] : ["", "", "", bias, ...scales])],
+      all,
       {
         num_heads: attributes.numHeads,
         kv_num_heads: attributes.numKeyValueHeads,
         scale: { float: attributes.scale },
         local_window_size: attributes.window,
+        ...(attributes.turned && { do_rotary: 1 }),
         ...(quantized && {
           k_quant_type: "PER_CHANNEL",
           v_quant_type: "PER_CHANNEL",
@@ -278,35 +310,59 @@ export interface KeyValueCache {
   readonly presentLength?: Dim | undefined;
 }
 
+/** The engine's attention turns queries and keys itself where heads have a multiple of this many channels. */
+const turnedChannels = 16;
+
 /**
  * Causal attention that keeps its keys and values in a cache of fixed capacity: query `[batch, sequence, numHeads *
  * headSize]`, key and value `[batch, sequence, numKeyValueHeads * headSize]`. With the cache's buffers bound as inputs and
  * outputs, a step writes the new positions in place and copies nothing. It has no derivative.
+ * @param options.rotary turns queries and keys by their positions first, as `rotary` does
  */
 export function cachedAttention(
   query: Tensor,
   key: Tensor,
   value: Tensor,
   cache: KeyValueCache,
-  options: { numHeads: number; numKeyValueHeads: number; scale?: number; window?: number },
+  options: {
+    numHeads: number;
+    numKeyValueHeads: number;
+    scale?: number;
+    window?: number | undefined;
+    rotary?: RotaryTables;
+  },
 ): { output: Tensor; key: Tensor; value: Tensor } {
-  const { numHeads, numKeyValueHeads, window = -1 } = options;
-  const scale = options.scale ?? 1 / Math.sqrt(Number(cache.key.shape[3]));
+  const { numHeads, numKeyValueHeads, window = -1, rotary: tables } = options;
+  const headSize = Number(cache.key.shape[3]);
+  const scale = options.scale ?? 1 / Math.sqrt(headSize);
   // The engine itself rounds keys and values to 8 bits; the query stays as it is.
   const dtype = cache.key.dtype === "int8" ? query.dtype : cache.key.dtype;
+  // Angles are float32: what the cache keeps in fewer bits is turned before it is rounded.
+  const turned = dtype === "float32" && headSize % turnedChannels === 0 ? tables?.bySlot : undefined;
+  const placed = (x: Tensor): Tensor =>
+    cast(tables && !turned ? rotary(x, tables.cosine, tables.sine) : x, dtype);
   const [output, presentKey, presentValue] = cachedAttentionOp(
     [
-      cast(query, dtype),
-      cast(key, dtype),
+      placed(query),
+      placed(key),
       cast(value, dtype),
       cache.key,
       cache.value,
       cache.lastPosition,
       cache.totalLength,
+      ...(turned ? [turned.cosine, turned.sine] : []),
       ...(cache.bias ? [cast(cache.bias, dtype)] : []),
       ...(cache.scales ? [cache.scales.key, cache.scales.value] : []),
     ],
-    { numHeads, numKeyValueHeads, scale, window, presentLength: cache.presentLength },
+    {
+      numHeads,
+      numKeyValueHeads,
+      scale,
+      window,
+      presentLength: cache.presentLength,
+      turned: turned !== undefined,
+      biased: cache.bias !== undefined,
+    },
   ).node.outputs;
   return { output: cast(output!, query.dtype), key: presentKey!, value: presentValue! };
 }

@@ -88,7 +88,7 @@ function mergedProduct(
     kind.kind === "blocks"
       ? blockProduct(onnx, x, { ...kind, rows }, part)
       : wholeProduct(onnx, x, { ...kind, rows }, part);
-  return onnx.ops("Split", [product, onnx.ints(sizes)], { axis: -1 }, { outputs: sizes.length });
+  return onnx.cut(product, onnx.ints(sizes), -1, sizes.length);
 }
 
 function blockProduct(

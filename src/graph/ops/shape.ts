@@ -254,8 +254,8 @@ const splitOp = defineOp<{ readonly sizes: readonly Dim[]; readonly axis: number
       axis,
     ),
   ],
-  lower: ({ names, attributes: { sizes, axis } }, onnx) =>
-    onnx.ops("Split", [names[0]!, onnx.shape(sizes)], { axis }, { outputs: sizes.length }),
+  lower: ({ names, inputs, attributes: { sizes, axis } }, onnx) =>
+    onnx.cut(names[0]!, onnx.shape(sizes), axis - inputs[0]!.rank, sizes.length),
 });
 /** `x` cut along `axis` into parts of the given sizes; a number means that many equal parts. */
 export function split(x: Tensor, sizes: readonly Dim[] | number, axis = -1): Tensor[] {
