@@ -3,32 +3,38 @@
  *
  * The paper's claim: a network pretrained on unlabelled text by masked language modelling, then fine-tuned, does better on
  * a task than the same network trained on the task alone. Here both get the same labelled sentences, the same number of
- * fine-tuning steps, the same learning rates; one of them has first filled masks in film reviews without labels. The labels
- * are few, as they are in the tasks that the paper is about. (Reviews in SST-2 are single sentences, so that there is no
- * next sentence to predict; recipes/roberta.ts has that objective.)
+ * fine-tuning steps, the same learning rates; one of them has first filled masks in film reviews without labels. (Reviews in
+ * SST-2 are single sentences, so that there is no next sentence to predict; recipes/roberta.ts has that objective.)
  *
- * Seen (6,000 pretraining steps, 5.4 million tokens, 31 passes; 150 steps of fine-tuning, the mean of three seeds, the better
- * of two rates each): with 200 labels 58.8% of held-out sentences right, against 57.8% from scratch; with 500 labels 62.6%
- * against 64.8%; 50.9% for the commoner class. The claim does not show. It is not for want of learning: the masked-LM loss
- * falls to 4.48 nats, where the frequencies of tokens alone give 6.74. But what 6,200 reviews teach of
- * their words does not help to tell praise from blame. Three layers and 2,000 pieces (2,600 steps, loss 4.38)
- * did no better: 63.1% against 63.0% with 500 labels, two seeds.
+ * Seen (6,000 pretraining steps, 5.4 million tokens, 31 passes over the 6,920 reviews: loss 4.86 nats at hidden places of
+ * held-out reviews, 6.62 by the frequencies of tokens; then fine-tuning, the mean of three seeds with its standard error, the
+ * best of three rates each; the commoner class alone is 50.9%):
+ *
+ *     labels  steps  from scratch   pretrained
+ *      6,920    108   58.6% ±4.7    69.8% ±0.7
+ *      6,920    216   74.7% ±0.6    75.8% ±0.7
+ *      6,920    650   77.1% ±0.7    77.9% ±0.6
+ *        500    216   64.1% ±1.7    64.0% ±0.6
+ *
+ * The claim shows while fine-tuning is short, and shrinks to about the error of measurement as it goes on. With few labels it
+ * does not show: so few reviews teach which words go together, not which of them praise.
  *
  *   node dist/recipes/bert.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import { bertConfig, bertForMaskedLm, bertForSequenceClassification } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
-import { inverseRootFrequency, maskedLmObjective } from "../src/objectives/index.js";
+import { type Document, inverseRootFrequency, maskedLmObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import {
+  accuracyCells,
   copyParameters,
   fineTuneAtRates,
   frequencyLoss,
   maskedRows,
+  rowsOf,
   sentences,
   take,
   tokenCounts,
-  tokenized,
   train,
   vocabularyOf,
 } from "./encoders.js";
@@ -42,10 +48,17 @@ const setup = {
   pretrainingRate: 2e-3,
   /** Twice the published share: small networks learn more from a step that hides more (Wettig et al. 2023). */
   maskingRate: 0.3,
-  fineTuningSteps: smoke ? 4 : Math.round(150 * scale),
+  /** Steps of 32: fourteen passes over the few sentences; half a pass, one and three over all. */
+  budgets: smoke
+    ? [{ labels: 64, steps: 4 }]
+    : [
+        { labels: 500, steps: 216 },
+        { labels: Infinity, steps: 108 },
+        { labels: Infinity, steps: 216 },
+        { labels: Infinity, steps: 650 },
+      ],
   /** The best for training from scratch and the best for fine-tuning differ; each network is tried with all. */
-  fineTuningRates: smoke ? [1e-3] : [5e-4, 2e-3],
-  labels: smoke ? [64] : [200, 500],
+  fineTuningRates: smoke ? [1e-3] : [5e-4, 1e-3, 2e-3],
   seeds: smoke ? [1] : [1, 2, 3],
 };
 const runtime = createRuntime({ ...(options.threads && { threads: options.threads }) });
@@ -67,7 +80,7 @@ const sizes = {
 /** Few passes over the text leave nothing to dropout; few labels do. */
 const config = bertConfig({ ...sizes, hiddenDropout: 0, attentionDropout: 0 });
 
-// Pretraining: all sentences, no labels. A tenth is held out to see that masks are filled better and better.
+// Pretraining: all sentences, no labels. The held-out ones show that masks are filled better and better.
 const model = bertForMaskedLm(config);
 const { encoder, head } = model;
 const objective = maskedLmObjective({
@@ -75,13 +88,16 @@ const objective = maskedLmObjective({
   encode: (inputs, context) => encoder.encode(inputs, context),
   maskedLosses: (hidden, labels) => head.losses(hidden, labels),
 });
-const rows = tokenized(tokenizer, [labelled.map(({ text }) => text)])[0]!.map((row) => row.slice(0, 62));
-const held = Math.ceil(rows.length / 10);
-const [heldRows, read] = [rows.slice(0, held), rows.slice(held)];
+const [read, heldRows] = [labelled, dev].map((rows) => rowsOf(tokenizer, rows, sizes.contextLength)) as [
+  Document,
+  Document,
+];
 // Content words are hidden more often than those that hold sentences together, by XLM's weights of tokens.
 const counts = tokenCounts(read);
 const masking = { rate: setup.maskingRate, weight: inverseRootFrequency(counts) };
-const heldOut = take(maskedRows(heldRows, vocabulary, {}, { batchSize: 16, seed: 2 }), smoke ? 1 : 40);
+// Only places that are hidden indeed: of those that keep their token a network need not know the language.
+const hidden = { maskShare: 1, randomShare: 0 };
+const heldOut = take(maskedRows(heldRows, vocabulary, hidden, { batchSize: 16, seed: 2 }), smoke ? 1 : 40);
 using pretrained = Weights.initialize(runtime, model, 1);
 const pretraining = await train({
   name: "masked LM",
@@ -94,12 +110,14 @@ const pretraining = await train({
   heldOut,
 });
 
-// Fine-tuning: the same few labels, the same steps, from either beginning.
+// Fine-tuning: the same labels, the same steps, from either beginning.
 const table: string[][] = [];
-for (const labels of setup.labels) {
+for (const { labels: limit, steps: fullSteps } of setup.budgets) {
+  const labels = Math.min(limit, labelled.length);
+  const steps = Math.max(1, Math.round(fullSteps * scale));
   for (const start of ["from scratch", "pretrained"]) {
     const accuracies = await fineTuneAtRates({
-      name: `${start}, ${labels} labels`,
+      name: `${start}, ${labels} labels, ${steps} steps`,
       create: () => bertForSequenceClassification(bertConfig(sizes), 2),
       runtime,
       begin: (weights) => start === "pretrained" && copyParameters(pretrained, weights),
@@ -107,11 +125,11 @@ for (const labels of setup.labels) {
       dev,
       tokenizer,
       vocabulary,
-      steps: setup.fineTuningSteps,
+      steps,
       rates: setup.fineTuningRates,
       seeds: setup.seeds,
     });
-    table.push([start, String(labels), ...accuracies.map(percent), percent(Math.max(...accuracies))]);
+    table.push([start, String(labels), String(steps), ...accuracyCells(accuracies)]);
   }
 }
 
@@ -122,8 +140,11 @@ console.log(
 );
 const common =
   Math.max(...[0, 1].map((label) => dev.filter((row) => row.label === label).length)) / dev.length;
-printTable(["start", "labels", ...setup.fineTuningRates.map((rate) => `rate ${rate}`), "best"], table);
+printTable(
+  ["start", "labels", "steps", ...setup.fineTuningRates.map((rate) => `rate ${rate}`), "best"],
+  table,
+);
 console.log(
-  `held-out accuracy, mean of ${setup.seeds.length} seeds, after ${setup.fineTuningSteps} steps of 32; the commoner class alone: ${percent(common)}`,
+  `held-out accuracy, mean of ${setup.seeds.length} seeds with its standard error; the commoner class alone: ${percent(common)}`,
 );
 await plot(`${options.out}/pretraining.svg`, "BERT: held-out masked-LM loss", [pretraining.curve]);

@@ -1,4 +1,5 @@
 /** What the encoders' recipes share: their data and their loops. What a recipe is about stands in itself. */
+import { deviation, mean } from "d3-array";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { Random } from "../src/base/random.js";
@@ -17,8 +18,8 @@ import {
   sentenceRow,
 } from "../src/objectives/index.js";
 import type { Runtime } from "../src/runtime/index.js";
-import { type Curve, type Objective, Trainer, evaluate, schedule } from "../src/training/index.js";
-import type { RecipeOptions } from "./recipe.js";
+import { type Curve, type Objective, Trainer, addParts, evaluate, schedule } from "../src/training/index.js";
+import { type RecipeOptions, percent } from "./recipe.js";
 
 export interface Labelled {
   readonly text: string;
@@ -118,6 +119,13 @@ export function vocabularyOf(
   };
 }
 
+/** Rows of masked LM: the tokens of sentences, cut so that `[CLS]` and `[SEP]` find room in `contextLength`. */
+export const rowsOf = (
+  tokenizer: Tokenizer,
+  labelled: readonly Labelled[],
+  contextLength: number,
+): Document => labelled.map(({ text }) => tokenizer.encode(text).slice(0, contextLength - 2));
+
 /** Texts as tokens, special ones left out. */
 export const tokenized = (tokenizer: Tokenizer, texts: readonly (readonly string[])[]): Document[] =>
   texts.map((sentencesOf) => sentencesOf.map((text) => tokenizer.encode(text)));
@@ -179,6 +187,8 @@ export interface Trained {
   /** Held-out loss by step; the training loss where nothing is held out. */
   readonly curve: Curve;
   readonly loss: number;
+  /** The last training loss in parts, the mean of an eighth of the steps. */
+  readonly parts: Readonly<Record<string, number>>;
   readonly tokens: number;
   readonly seconds: number;
 }
@@ -200,20 +210,26 @@ export async function train(options: TrainOptions): Promise<Trained> {
   const every = Math.max(1, Math.floor(steps / 8));
   const points: { step: number; loss: number }[] = [];
   let [tokens, seconds, recent, counted] = [0, 0, 0, 0];
+  let sums: Record<string, number> = {};
+  let parts: Record<string, number> = {};
   for (let step = 1; step <= steps; step++) {
     const report = await trainer.step();
     tokens += report.tokens;
     seconds += report.seconds;
     recent += report.loss;
+    addParts(sums, report.parts);
     counted++;
     if (step % every !== 0 && step !== steps) continue;
     const measured = heldOut && (await evaluate(objective, weights, heldOut));
     const loss = measured ? (part ? measured.parts[part]! : measured.loss) : recent / counted;
     points.push({ step, loss });
-    process.stderr.write(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}\n`);
-    [recent, counted] = [0, 0];
+    parts = Object.fromEntries(Object.entries(sums).map(([key, value]) => [key, value / counted]));
+    const several = Object.entries(Object.keys(parts).length > 1 ? parts : {});
+    const listed = several.map(([key, value]) => `, ${key} ${value.toFixed(4)}`).join("");
+    process.stderr.write(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}${listed}\n`);
+    [recent, counted, sums] = [0, 0, {}];
   }
-  return { curve: { label: name, points }, loss: points.at(-1)!.loss, tokens, seconds };
+  return { curve: { label: name, points }, loss: points.at(-1)!.loss, parts, tokens, seconds };
 }
 
 /** Copies every parameter that both have, `from`'s name less its `prefix`; the number copied. */
@@ -334,12 +350,12 @@ export interface FineTuneTrials extends Omit<FineTuneOptions, "model" | "weights
   readonly seeds: readonly number[];
 }
 
-/** Mean accuracy over the seeds at each rate: every beginning is tried with all, and counts by its best. */
-export async function fineTuneAtRates(trials: FineTuneTrials): Promise<number[]> {
+/** Accuracies by seed at each rate: every beginning is tried with all, and counts by its best. */
+export async function fineTuneAtRates(trials: FineTuneTrials): Promise<number[][]> {
   const { create, runtime, begin, rates, seeds, name, ...options } = trials;
-  const accuracies: number[] = [];
+  const accuracies: number[][] = [];
   for (const rate of rates) {
-    let accuracy = 0;
+    const ofRate: number[] = [];
     for (const seed of seeds) {
       const model = create();
       using weights = Weights.initialize(runtime, model, seed);
@@ -352,9 +368,20 @@ export async function fineTuneAtRates(trials: FineTuneTrials): Promise<number[]>
         learningRate: rate,
         seed,
       });
-      accuracy += tuned.accuracy / seeds.length;
+      ofRate.push(tuned.accuracy);
     }
-    accuracies.push(accuracy);
+    accuracies.push(ofRate);
   }
   return accuracies;
+}
+
+/** Cells of a table: the mean at each rate with its standard error, and the best of these. */
+export function accuracyCells(accuracies: readonly (readonly number[])[]): string[] {
+  const means = accuracies.map((ofRate) => mean(ofRate)!);
+  const cells = accuracies.map((ofRate, index) => {
+    const spread = deviation(ofRate);
+    const error = spread === undefined ? "" : ` ±${((100 * spread) / Math.sqrt(ofRate.length)).toFixed(1)}`;
+    return percent(means[index]!) + error;
+  });
+  return [...cells, cells[means.indexOf(Math.max(...means))]!];
 }
