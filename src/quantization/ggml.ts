@@ -38,7 +38,7 @@ export function fromGgmlBlocks(
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const bits = ggmlBits(type);
-  const words = new Uint32Array((rows * columns * bits) / 32);
+  const words = new Int32Array((rows * columns * bits) / 32);
   const scales = new Float32Array(rows * blocks);
   const offsets = type === "Q4_1" ? new Float32Array(blocks * rows) : undefined;
   const head = type === "Q4_1" ? 4 : 2;
@@ -51,11 +51,12 @@ export function fromGgmlBlocks(
       if (offsets) offsets[block * rows + row] = float16Value(view.getUint16(start + 2, true)) + 8 * scale;
       const from = start + head;
       if (bits === 8) {
-        for (let i = 0; i < 8; i++) words[8 * index + i] = view.getUint32(from + 4 * i, true) ^ 0x80808080;
+        for (let i = 0; i < 8; i++) words[8 * index + i] = view.getInt32(from + 4 * i, true) ^ 0x80808080;
       } else {
         // ggml puts column i and column i + 16 into one byte, the engine neighbours.
         for (let i = 0; i < 2; i++) {
-          const [a, b] = [view.getUint32(from + 8 * i, true), view.getUint32(from + 8 * i + 4, true)];
+          const a = view.getInt32(from + 8 * i, true);
+          const b = view.getInt32(from + 8 * i + 4, true);
           words[4 * index + i] = lowHalves(a) | (lowHalves(b) << 16);
           words[4 * index + 2 + i] = lowHalves(a >>> 4) | (lowHalves(b >>> 4) << 16);
         }
