@@ -530,7 +530,11 @@ function xlnet(options: PretrainingOptions): Pretraining {
         const texts = { forwards, backwards: forwards.slice().reverse() };
         return (random: Random) => {
           const offset = random.integer(stride);
-          const count = Math.max(0, Math.floor((forwards.length - contextLength - offset) / stride));
+          // A text too short for a row goes on from its beginning.
+          const count = Math.max(
+            Math.min(1, forwards.length),
+            Math.floor((forwards.length - contextLength - offset) / stride),
+          );
           return Array.from({ length: count }, (_, index) => ({ ...texts, start: offset + index * stride }));
         };
       },

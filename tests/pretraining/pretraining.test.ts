@@ -8,8 +8,10 @@ import { trainWordPiece } from "../../src/io/index.js";
 import { loadEncoder, loadEncoderForTask } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import {
+  type Pretraining,
   type PretrainingCorpus,
   type PretrainingModel,
+  type PretrainingOptions,
   documentsOf,
   encodeDocuments,
   pretrainingModels,
@@ -161,6 +163,21 @@ describe.each(pretrainingModels)("pretraining %s", (model) => {
   });
 });
 
+const xlnetOf = (options: Partial<PretrainingOptions>): Pretraining =>
+  pretrainingSystems.xlnet.prepare({
+    tokenizer: tokenizers.get("xlnet")!,
+    training: corpus("xlnet", training),
+    heldOut: corpus("xlnet", heldOut),
+    hiddenSize: 32,
+    numLayers: 1,
+    numHeads: 2,
+    contextLength: 48,
+    dropout: 0,
+    batchSize: 4,
+    seed: 1,
+    ...options,
+  });
+
 describe("pretraining XLNet", () => {
   it("reads half of each batch backwards, and saves a network that reads every row forwards", async () => {
     const system = prepare("xlnet", { steps: 1 });
@@ -191,42 +208,23 @@ describe("pretraining XLNet", () => {
     system.weights.dispose();
   });
 
+  it("evaluates on a held-out text shorter than a row, from its beginning again", () => {
+    const tokenizer = tokenizers.get("xlnet")!;
+    const short = [[heldOut[0]![0]!]];
+    const text = encodeDocuments(tokenizer, short).flat(2);
+    expect(text.length).toBeLessThan(48);
+    const batches = [...xlnetOf({ heldOut: corpus("xlnet", short) }).heldOut()];
+    expect(batches.map(({ counts }) => counts)).toEqual([{ permutationLm: 2 * 2 * 8 }]);
+  });
+
   it("says that it needs an even number of rows", () => {
-    expect(() =>
-      pretrainingSystems.xlnet.prepare({
-        tokenizer: tokenizers.get("xlnet")!,
-        training: corpus("xlnet", training),
-        heldOut: corpus("xlnet", heldOut),
-        ...{
-          hiddenSize: 32,
-          numLayers: 1,
-          numHeads: 2,
-          contextLength: 48,
-          dropout: 0,
-          batchSize: 5,
-          seed: 1,
-        },
-      }),
-    ).toThrow("an even number of rows, not 5");
+    expect(() => xlnetOf({ batchSize: 5 })).toThrow("an even number of rows, not 5");
   });
 });
 
 describe("pretraining systems", () => {
   it("say which token a tokenizer lacks", () => {
     const tokenizer = trainWordPiece(training.flat(), { vocabSize: 300 });
-    expect(() =>
-      pretrainingSystems.xlnet.prepare({
-        tokenizer,
-        training: corpus("xlnet", training),
-        heldOut: corpus("xlnet", heldOut),
-        hiddenSize: 32,
-        numLayers: 1,
-        numHeads: 2,
-        contextLength: 48,
-        dropout: 0,
-        batchSize: 4,
-        seed: 1,
-      }),
-    ).toThrow("the tokenizer has no token <cls>");
+    expect(() => xlnetOf({ tokenizer })).toThrow("the tokenizer has no token <cls>");
   });
 });
