@@ -13,13 +13,25 @@ export async function compile(
   { fused, initializers, constants, ...options }: LowerOptions & ProgramOptions = {},
 ): Promise<Program> {
   await verifyDevice(runtime);
-  const { builder, limits } = lower(outputs, { name: options.name, fused, initializers, constants });
-  const weights: Record<string, DeviceTensor> = { ...options.weights };
-  const shared = constants ? constantTensors(constants) : {};
-  for (const name of builder.sharedNames) weights[name] = shared[name]!;
-  return runtime.createProgram(encodeModel(builder.build()), {
-    ...options,
-    weights,
-    checkSizes: checkOf(limits),
-  });
+  const { builder, limits, joined } = lower(
+    outputs,
+    { name: options.name, fused, initializers, constants },
+    true,
+  );
+  try {
+    const given = { ...(constants && constantTensors(constants)), ...joined };
+    const weights: Record<string, DeviceTensor> = { ...options.weights };
+    for (const name of builder.sharedNames) weights[name] = given[name]!;
+    const { locationInPlace } = runtime;
+    const inPlace = locationInPlace === undefined ? undefined : builder.placeShared(locationInPlace);
+    return await runtime.createProgram(encodeModel(builder.build()), {
+      ...options,
+      weights,
+      inPlace,
+      checkSizes: checkOf(limits),
+    });
+  } finally {
+    // The program holds on to what it needs of them.
+    for (const tensor of Object.values(joined)) tensor.dispose();
+  }
 }

@@ -6,6 +6,7 @@ import type { Limit } from "./limits.js";
 import type { Node } from "./op.js";
 import { type InputSource, inputSource } from "./ops/leaf.js";
 import { type ConstantWeights, type PackedWeight, packedParts } from "./packed.js";
+import type { DeviceTensor } from "../runtime/types.js";
 import type { Tensor } from "./tensor.js";
 
 /** A weight in fewer bits as a lowering rule sees it. */
@@ -28,6 +29,8 @@ export class Lowering {
   private readonly written = new Map<string, unknown>();
   private readonly wholes = new Map<string, string>();
   private scopeName = "";
+  /** Constants that are several of the given ones as one, by name. */
+  readonly joined: Record<string, DeviceTensor> = {};
 
   constructor(
     readonly builder: OnnxBuilder,
@@ -37,6 +40,8 @@ export class Lowering {
     private readonly initializers: Readonly<Record<string, TypedArray>> = {},
     /** Weights that the program shares with its maker, by name. */
     private readonly constants: ConstantWeights = { tensors: {}, packed: {} },
+    /** Whether constants that lie side by side in memory may be taken as one. */
+    private readonly joins = false,
   ) {}
 
   /** The ONNX value that holds `tensor`. */
@@ -66,6 +71,25 @@ export class Lowering {
   once<T>(key: string, write: () => T): T {
     if (!this.written.has(key)) this.written.set(key, write());
     return this.written.get(key) as T;
+  }
+
+  /** A part of several packed weights as one value, the weights one after the other along `axis`. */
+  packedParts(weights: readonly PackedInput[], part: string, axis: 0 | 1): string {
+    const name = weights.map((each) => `${each.name}.${part}`).join("+");
+    if (this.joined[name]) return name;
+    const [first, ...others] = weights.map(({ weight }) => packedParts(weight)[part]!);
+    const rows = others.reduce((sum, { shape }) => sum + shape[0]!, first!.shape[0]!);
+    const whole =
+      this.joins && axis === 0 ? first!.join(others, [rows, ...first!.shape.slice(1)]) : undefined;
+    if (!whole)
+      return this.op(
+        "Concat",
+        weights.map((each) => each.part(part)),
+        { axis },
+      );
+    this.joined[name] = whole;
+    this.declareConstant(name, whole.dtype, whole.shape);
+    return name;
   }
 
   private packedPart(name: string, weight: PackedWeight, part: string): string {
@@ -343,13 +367,17 @@ export interface LowerOptions {
   readonly constants?: ConstantWeights | undefined;
 }
 
-/** Writes the program that computes `outputs` from the inputs that they depend on. */
+/**
+ * Writes the program that computes `outputs` from the inputs that they depend on.
+ * @param joins whether constants that lie side by side in memory may become one, which the result then names
+ */
 export function lower(
   outputs: Readonly<Record<string, Tensor>>,
   { name = "lineage", fused = true, initializers, constants }: LowerOptions = {},
+  joins = false,
 ): Lowering {
   const builder = new OnnxBuilder(name);
-  const lowering = new Lowering(builder, fused, initializers, constants);
+  const lowering = new Lowering(builder, fused, initializers, constants, joins);
   lowering.emit(Object.values(outputs));
   for (const [key, tensor] of Object.entries(outputs)) {
     builder.output(key, lowering.nameOf(tensor), tensor.dtype, tensor.shape);

@@ -6,7 +6,13 @@ import { FormatError, LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import { widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
-import { type HalfWeight, type PackedWeight, type RowWeight, packedParts } from "../graph/index.js";
+import {
+  type BlockWeight,
+  type HalfWeight,
+  type PackedWeight,
+  type RowWeight,
+  packedParts,
+} from "../graph/index.js";
 import {
   type GgufFile,
   type GgufPlace,
@@ -20,14 +26,18 @@ import {
 } from "../io/index.js";
 import { type Parameter, namedParameters } from "../nn/index.js";
 import {
+  type BlockForm,
   type MatrixSource,
   ModelWeights,
+  type Packable,
   type QuantizationScheme,
+  adjacentBlocks,
+  blockArrays,
+  blockForm,
   blockSizes,
-  blockWeight,
+  fillBlocks,
   fromGgmlBlocks,
-  ggmlBits,
-  ggmlBlockSize,
+  ggmlForm,
   isGgmlBlockType,
   matrixOf,
   packedMatrix,
@@ -61,8 +71,10 @@ interface Source {
   readonly values: () => Float32Array | Promise<Float32Array>;
   /** The file's own memory, where the numbers lie there as the engine takes them. */
   readonly mapped?: () => DeviceTensor;
-  /** The file's blocks as the engine's. */
+  /** The file's own memory, where a weight in fewer bits lies there as the engine takes it. */
   readonly packed?: () => PackedWeight | Promise<PackedWeight>;
+  /** The file's blocks, to be turned into the engine's. */
+  readonly blocks?: { readonly form: BlockForm; readonly fill: (weight: BlockWeight) => void };
   /** What to pack the values into where nothing else is asked for. */
   readonly scheme?: QuantizationScheme;
 }
@@ -96,32 +108,49 @@ async function assemble(
   const prompt: Record<string, RowWeight> = {};
   const weights = new ModelWeights(runtime, { tensors, packed }, mappings, fastPrompts ? prompt : undefined);
   try {
-    for (const [name, parameter] of namedParameters(model)) {
-      const place = packable.get(name);
-      const source = sourceOf(name, parameter, place?.transposed ?? false);
-      if (place && source.packed && !quantize) packed[name] = await source.packed();
-      else {
-        const scheme = quantize ?? source.scheme;
-        const weight =
-          place &&
-          scheme &&
-          (await quantizeMatrix(
-            runtime,
-            matrixOf(await source.values(), parameter.shape, place.transposed),
-            place.kind,
-            scheme,
-          ));
-        if (weight) packed[name] = weight;
-        else {
-          const tensor =
-            source.mapped?.() ?? runtime.createTensor("float32", parameter.shape, await source.values());
-          if (tensor.dtype === "float32") tensors[name] = tensor;
-          else packed[name] = halfWeight(tensor, parameter.shape, place!.transposed);
-        }
+    for (const siblings of bySibling(namedParameters(model))) {
+      const sources = new Map<string, Source>();
+      const fills = new Map<string, BlockFill>();
+      for (const [name, parameter] of siblings) {
+        const place = packable.get(name);
+        const source = sourceOf(name, parameter, place?.transposed ?? false);
+        sources.set(name, source);
+        const fill = blockFill(source, parameter.shape, place, quantize);
+        if (fill) fills.set(name, fill);
       }
-      if (fastPrompts && place?.kind === "linear" && packed[name]?.kind !== "rows") {
-        const matrix = await matrixAgain(packed[name], source, parameter.shape, place.transposed);
-        prompt[name] = (await quantizeMatrix(runtime, matrix, "linear", wholeRows)) as RowWeight;
+      const blocks = adjacentBlocks(
+        runtime,
+        [...fills.values()].map(({ form }) => form),
+      );
+      [...fills.keys()].forEach((name, index) => (packed[name] = blocks[index]!));
+      for (const [name, { shape }] of siblings) {
+        const place = packable.get(name);
+        const source = sources.get(name)!;
+        const fill = fills.get(name);
+        const scheme = quantize ?? source.scheme;
+        if (fill) await fill.fill(packed[name] as BlockWeight);
+        else if (place && source.packed && !quantize) packed[name] = await source.packed();
+        else {
+          const weight =
+            place &&
+            scheme &&
+            (await quantizeMatrix(
+              runtime,
+              matrixOf(await source.values(), shape, place.transposed),
+              place.kind,
+              scheme,
+            ));
+          if (weight) packed[name] = weight;
+          else {
+            const tensor = source.mapped?.() ?? runtime.createTensor("float32", shape, await source.values());
+            if (tensor.dtype === "float32") tensors[name] = tensor;
+            else packed[name] = halfWeight(tensor, shape, place!.transposed);
+          }
+        }
+        if (fastPrompts && place?.kind === "linear" && packed[name]?.kind !== "rows") {
+          const matrix = await matrixAgain(packed[name], source, shape, place.transposed);
+          prompt[name] = (await quantizeMatrix(runtime, matrix, "linear", wholeRows)) as RowWeight;
+        }
       }
     }
     await verifyPacked(runtime, Object.values(prompt));
@@ -136,6 +165,48 @@ async function assemble(
     weights.dispose();
     throw error;
   }
+}
+
+/** Blocks that a parameter is to have, and what fills them. */
+interface BlockFill {
+  readonly form: BlockForm;
+  readonly fill: (weight: BlockWeight) => void | Promise<void>;
+}
+
+/** Undefined for a parameter that becomes something else than blocks that have to be filled. */
+function blockFill(
+  source: Source,
+  shape: readonly number[],
+  place: Packable | undefined,
+  quantize: QuantizationScheme | undefined,
+): BlockFill | undefined {
+  if (!quantize && (source.blocks || source.packed)) return source.blocks;
+  const scheme = quantize ?? source.scheme;
+  if (!place || !scheme) return undefined;
+  const { kind, transposed } = place;
+  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
+  const form = blockForm({ rows, columns, transposed }, kind, scheme);
+  return (
+    form && {
+      form,
+      fill: async (weight) => {
+        fillBlocks(weight, matrixOf(await source.values(), shape, transposed), scheme);
+      },
+    }
+  );
+}
+
+/** Parameters of one module's children at a time: queries, keys and values are multiplied by the same input. */
+function bySibling(parameters: ReadonlyMap<string, Parameter>): [string, Parameter][][] {
+  const groups: [string, Parameter][][] = [];
+  let last: string | undefined;
+  for (const [name, parameter] of parameters) {
+    const owner = name.split(".").slice(0, -2).join(".");
+    if (owner !== last) groups.push([]);
+    groups.at(-1)!.push([name, parameter]);
+    last = owner;
+  }
+  return groups;
 }
 
 /** What prompts are read with where that is asked for. */
@@ -172,15 +243,7 @@ async function inferenceFromGguf(
     runtime,
     model,
     (name, { shape }, transposed) => {
-      return ggufSource(
-        runtime,
-        gguf,
-        mapping,
-        places.get(name)!,
-        shape,
-        transposed,
-        packable.get(name)?.kind,
-      );
+      return ggufSource(gguf, mapping, places.get(name)!, shape, transposed, packable.get(name)?.kind);
     },
     [mapping],
     options,
@@ -192,7 +255,6 @@ async function inferenceFromGguf(
 const requantized: QuantizationScheme = { bits: 8, blockSize: 32 };
 
 function ggufSource(
-  runtime: Runtime,
   gguf: GgufFile,
   mapping: FileMapping,
   place: GgufPlace,
@@ -216,22 +278,13 @@ function ggufSource(
   const [rows, columns] = stored as readonly [number, number];
   return {
     values,
-    packed: () => {
-      const bytes = mapping.tensor("uint8", [byteLength], byteOffset);
-      const arrays = fromGgmlBlocks(
-        type,
-        rearrangeRows(bytes.view(), rows, place),
-        { rows, columns },
-        gguf.path,
-      );
-      bytes.dispose();
-      return blockWeight(runtime, arrays, {
-        rows,
-        columns,
-        transposed,
-        bits: ggmlBits(type),
-        blockSize: ggmlBlockSize,
-      });
+    blocks: {
+      form: { rows, columns, transposed, ...ggmlForm(type) },
+      fill: (weight) => {
+        using bytes = mapping.tensor("uint8", [byteLength], byteOffset);
+        const inOrder = rearrangeRows(bytes.view(), rows, place);
+        fromGgmlBlocks(type, inOrder, { rows, columns }, gguf.path, blockArrays(weight));
+      },
     },
   };
 }
@@ -455,8 +508,14 @@ export async function saveQuantized(
       );
     }
   }
-  // Floats first: each tensor then lies at a multiple of its element's size, so that it can be mapped.
-  parts.sort((a, b) => bytesPerElement(b.dtype) - bytesPerElement(a.dtype));
+  // Floats first: each tensor then lies at a multiple of its element's size, so that it can be mapped. Parts of one kind
+  // follow each other, so that the engine can take several matrices as one.
+  const kindOf = ({ name }: TensorToSave): string => name.slice(name.lastIndexOf(".") + 1);
+  parts.sort(
+    (a, b) =>
+      bytesPerElement(b.dtype) - bytesPerElement(a.dtype) ||
+      (kindOf(a) < kindOf(b) ? -1 : Number(kindOf(a) > kindOf(b))),
+  );
   await mkdir(folder, { recursive: true });
   await writeJson(path.join(folder, "config.json"), {
     ...causalModelConfig(model),

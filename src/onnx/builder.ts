@@ -46,8 +46,7 @@ export class OnnxBuilder {
   /** The public names of those that are outputs. */
   private readonly outputNames = new Map<string, string>();
   private readonly described = new Map<string, Onnx.ValueInfoProto>();
-  /** Names of the initializers that the program has to be given. */
-  readonly sharedNames = new Set<string>();
+  private readonly shares = new Map<string, Onnx.TensorProto>();
   private usesContrib = false;
 
   constructor(name: string) {
@@ -131,19 +130,44 @@ export class OnnxBuilder {
   /** A named initializer whose memory the program is given when it is compiled. */
   shared(name: string, dtype: DType, shape: readonly number[]): void {
     this.reserve(name);
-    this.sharedNames.add(name);
-    const entries = { location: name, offset: 0, length: elementCount(shape) * bytesPerElement(dtype) };
-    this.graph.initializer.push(
-      new onnx.TensorProto({
-        name,
-        dataType: onnxDataType(dtype),
-        dims: [...shape],
-        dataLocation: onnx.TensorProto.DataLocation.EXTERNAL,
-        externalData: Object.entries(entries).map(
-          ([key, value]) => new onnx.StringStringEntryProto({ key, value: String(value) }),
-        ),
-      }),
-    );
+    const length = elementCount(shape) * bytesPerElement(dtype);
+    const tensor = new onnx.TensorProto({
+      name,
+      dataType: onnxDataType(dtype),
+      dims: [...shape],
+      dataLocation: onnx.TensorProto.DataLocation.EXTERNAL,
+      externalData: entries({ location: name, offset: 0, length }),
+    });
+    this.shares.set(name, tensor);
+    this.graph.initializer.push(tensor);
+  }
+
+  /** Names of the initializers that the program has to be given. */
+  get sharedNames(): readonly string[] {
+    return [...this.shares.keys()];
+  }
+
+  /**
+   * Lets shared initializers stay where they lie when the program is made, by giving them a location that says so. Left out
+   * are those that the engine reads meanwhile: small ones, and what nodes compute from constants alone. The names of the rest.
+   */
+  placeShared(location: string): ReadonlySet<string> {
+    const known = new Set(this.graph.initializer!.map(({ name }) => name!));
+    const read = new Set<string>();
+    for (const { input, output } of this.graph.node as Onnx.NodeProto[]) {
+      if (!input.every((name) => name === "" || known.has(name))) continue;
+      for (const name of input) read.add(name);
+      for (const name of output) known.add(name);
+    }
+    const placed = new Set<string>();
+    for (const [name, tensor] of this.shares) {
+      const { length } = Object.fromEntries(tensor.externalData!.map(({ key, value }) => [key, value]));
+      if (read.has(name) || Number(length) < smallestPlaced) continue;
+      // Past the end of any file: to read there fails, and does not give other numbers.
+      tensor.externalData = entries({ location, offset: 2 ** 52, length: length! });
+      placed.add(name);
+    }
+    return placed;
   }
 
   /**
@@ -234,6 +258,14 @@ export class OnnxBuilder {
     this.publicNames.add(name);
   }
 }
+
+/** Bytes from which on a shared initializer is worth being left in place. */
+const smallestPlaced = 65_536;
+
+const entries = (values: Readonly<Record<string, string | number>>): Onnx.StringStringEntryProto[] =>
+  Object.entries(values).map(
+    ([key, value]) => new onnx.StringStringEntryProto({ key, value: String(value) }),
+  );
 
 /** The serialised model. */
 export function encodeModel(model: Onnx.ModelProto): Uint8Array {

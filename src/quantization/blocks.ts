@@ -1,6 +1,7 @@
+import { allocate, elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import type { BlockWeight } from "../graph/index.js";
-import type { Runtime } from "../runtime/types.js";
+import type { DeviceTensor, Runtime } from "../runtime/types.js";
 
 /** A matrix that is read a row at a time: a row for each output of a product. */
 export interface MatrixSource {
@@ -85,16 +86,107 @@ export interface BlockArrays {
   readonly offsets?: Float32Array | undefined;
 }
 
-/** Rounds a matrix to whole numbers in blocks. */
-export function quantizeBlocks(source: MatrixSource, options: BlockOptions): BlockArrays {
+/** A matrix in blocks, but for its numbers. */
+export interface BlockForm extends Pick<
+  BlockWeight,
+  "rows" | "columns" | "transposed" | "bits" | "blockSize"
+> {
+  readonly zeroPoints: boolean;
+  readonly offsets: boolean;
+}
+
+/** Shapes of a matrix's parts, as `BlockWeight` has them. */
+function shapesOf({ rows, columns, bits, blockSize }: Omit<BlockForm, "zeroPoints" | "offsets">) {
+  const blocks = columns / blockSize;
+  return {
+    values: [rows, blocks, (blockSize * bits) / 8],
+    table: [rows, (columns * bits) / 8],
+    scales: [rows, blocks],
+    zeroPoints: [rows, Math.ceil((blocks * bits) / 8)],
+    offsets: [blocks, rows],
+  } as const;
+}
+
+/** Zeros for the numbers of a matrix. */
+export function blockZeros(form: Omit<BlockForm, "transposed">): BlockArrays {
+  const shapes = shapesOf({ ...form, transposed: false });
+  return {
+    values: allocate("uint8", elementCount(shapes.values)),
+    scales: allocate("float32", elementCount(shapes.scales)),
+    zeroPoints: form.zeroPoints ? allocate("uint8", elementCount(shapes.zeroPoints)) : undefined,
+    offsets: form.offsets ? allocate("float32", elementCount(shapes.offsets)) : undefined,
+  };
+}
+
+/**
+ * Weights of zeros, to be filled through `blockArrays`. Their parts lie side by side, each matrix's behind those of the one
+ * before: the engine takes matrices that one input is multiplied by as one then, without copying them together.
+ */
+export function adjacentBlocks(runtime: Runtime, forms: readonly BlockForm[]): BlockWeight[] {
+  const side = <D extends "uint8" | "float32">(
+    dtype: D,
+    shapes: readonly (readonly number[] | undefined)[],
+  ): (DeviceTensor<D> | undefined)[] => {
+    const size = shapes.reduce((sum, shape) => sum + (shape ? elementCount(shape) : 0), 0);
+    if (size === 0) return shapes.map(() => undefined);
+    using whole = runtime.wrapTensor(dtype, [size], allocate(dtype, size));
+    let start = 0;
+    return shapes.map((shape) => {
+      if (!shape) return undefined;
+      const tensor = whole.slice(start, shape);
+      start += tensor.size;
+      return tensor;
+    });
+  };
+  const shapes = forms.map(shapesOf);
+  const values = side(
+    "uint8",
+    shapes.map((shape) => shape.values),
+  );
+  const scales = side(
+    "float32",
+    shapes.map((shape) => shape.scales),
+  );
+  const zeroPoints = side(
+    "uint8",
+    shapes.map((shape, index) => (forms[index]!.zeroPoints ? shape.zeroPoints : undefined)),
+  );
+  const offsets = side(
+    "float32",
+    shapes.map((shape, index) => (forms[index]!.offsets ? shape.offsets : undefined)),
+  );
+  return forms.map(({ rows, columns, transposed, bits, blockSize }, index) => ({
+    kind: "blocks",
+    ...{ rows, columns, transposed, bits, blockSize },
+    values: values[index]!,
+    table: values[index]!.slice(0, shapes[index]!.table),
+    scales: scales[index]!,
+    zeroPoints: zeroPoints[index],
+    offsets: offsets[index],
+  }));
+}
+
+/** The numbers of a weight, in its own memory. */
+export const blockArrays = ({ values, scales, zeroPoints, offsets }: BlockWeight): BlockArrays => ({
+  values: values.view(),
+  scales: scales.view(),
+  zeroPoints: zeroPoints?.view(),
+  offsets: offsets?.view(),
+});
+
+/**
+ * Rounds a matrix to whole numbers in blocks.
+ * @param into zeros that become the result
+ */
+export function quantizeBlocks(source: MatrixSource, options: BlockOptions, into?: BlockArrays): BlockArrays {
   const { bits, blockSize, symmetric = true, candidates = 1 } = options;
   checkBlocks(source, blockSize);
   const { rows, columns } = source;
   const blocks = columns / blockSize;
-  const values = new Uint8Array((rows * columns * bits) / 8);
-  const scales = new Float32Array(rows * blocks);
+  const arrays =
+    into ?? blockZeros({ rows, columns, bits, blockSize, zeroPoints: !symmetric, offsets: false });
+  const { values, scales, zeroPoints } = arrays;
   const zeroBytes = Math.ceil((blocks * bits) / 8);
-  const zeroPoints = symmetric ? undefined : new Uint8Array(rows * zeroBytes);
   const quantizer = new BlockQuantizer(bits, blockSize, symmetric, candidates);
   eachRow(source, (row, data) => {
     for (let block = 0; block < blocks; block++) {
@@ -111,7 +203,7 @@ export function quantizeBlocks(source: MatrixSource, options: BlockOptions): Blo
       else for (let i = 0; i < blockSize; i += 2) values[at + i / 2] = codes[i]! | (codes[i + 1]! << 4);
     }
   });
-  return { values, scales, zeroPoints };
+  return arrays;
 }
 
 /** Rounds one block at a time; the result stands in its fields until the next. */
@@ -233,24 +325,4 @@ export function dequantizeBlocks(
     }
   }
   return target;
-}
-
-/** A weight over block arrays, whose memory it takes over. */
-export function blockWeight(
-  runtime: Runtime,
-  { values, scales, zeroPoints, offsets }: BlockArrays,
-  layout: Pick<BlockWeight, "rows" | "columns" | "transposed" | "bits" | "blockSize">,
-): BlockWeight {
-  const { rows, columns, bits, blockSize } = layout;
-  const blocks = columns / blockSize;
-  const shaped = runtime.wrapTensor("uint8", [rows, blocks, (blockSize * bits) / 8], values);
-  return {
-    kind: "blocks",
-    ...layout,
-    values: shaped,
-    table: shaped.slice(0, [rows, (columns * bits) / 8]),
-    scales: runtime.wrapTensor("float32", [rows, blocks], scales),
-    zeroPoints: zeroPoints && runtime.wrapTensor("uint8", [rows, Math.ceil((blocks * bits) / 8)], zeroPoints),
-    offsets: offsets && runtime.wrapTensor("float32", [blocks, rows], offsets),
-  };
 }

@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { type BlockWeight, type PackedWeight, compile, input, matmul, packedParts } from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
-import { type BlockArrays, type MatrixSource, dequantizeBlocks, matrixOf } from "./blocks.js";
+import { type MatrixSource, blockArrays, dequantizeBlocks, matrixOf } from "./blocks.js";
 import { dequantizeNormalFloat } from "./normal-float.js";
 import { dequantizeRows, rowTensors, rowWeight, signedValues } from "./rows.js";
 
@@ -161,10 +161,3 @@ export function packedMatrix(weight: Checked): MatrixSource {
     },
   };
 }
-
-const blockArrays = ({ values, scales, zeroPoints, offsets }: BlockWeight): BlockArrays => ({
-  values: values.view(),
-  scales: scales.view(),
-  zeroPoints: zeroPoints?.view(),
-  offsets: offsets?.view(),
-});

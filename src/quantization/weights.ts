@@ -1,5 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import {
+  type BlockWeight,
   type ConstantWeights,
   type PackedWeight,
   type RowWeight,
@@ -9,7 +10,15 @@ import {
 } from "../graph/index.js";
 import { Embedding, Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
-import { type MatrixSource, blockSizes, blockWeight, matrixOf, quantizeBlocks } from "./blocks.js";
+import {
+  type BlockForm,
+  type MatrixSource,
+  adjacentBlocks,
+  blockArrays,
+  blockSizes,
+  matrixOf,
+  quantizeBlocks,
+} from "./blocks.js";
 import { quantizeRows, rowTensors, rowWeight } from "./rows.js";
 import { normalFloatWeight, quantizeNormalFloat } from "./normal-float.js";
 import { verifyPacked } from "./verify.js";
@@ -30,12 +39,16 @@ export interface QuantizationScheme {
   readonly candidates?: number | undefined;
 }
 
+/** A parameter that packs into fewer bits: what reads it, and whether it is `[columns, rows]`. */
+export interface Packable {
+  readonly kind: "linear" | "embedding";
+  readonly transposed: boolean;
+}
+
 /** What packs into fewer bits: the weights of products and of look-ups, by name. */
-export function packableWeights(
-  model: Module,
-): Map<string, { readonly kind: "linear" | "embedding"; readonly transposed: boolean }> {
+export function packableWeights(model: Module): Map<string, Packable> {
   namedParameters(model);
-  const found = new Map<string, { kind: "linear" | "embedding"; transposed: boolean }>();
+  const found = new Map<string, Packable>();
   for (const module of allModules(model)) {
     if (module instanceof Linear)
       found.set(module.weight.name, { kind: "linear", transposed: !module.transposeWeight });
@@ -100,6 +113,59 @@ const tableBlock = 128;
 const fittingBlock = (columns: number, wanted: number): number | undefined =>
   blockSizes.findLast((size) => size <= wanted && columns % size === 0);
 
+/** What a scheme makes of a matrix. */
+type Packing =
+  | { readonly kind: "blocks"; readonly form: BlockForm }
+  | { readonly kind: "rows" }
+  | { readonly kind: "nf4"; readonly blockSize: number };
+
+/** Undefined where the rows do not divide into blocks: the matrix stays as it is. */
+function packingOf(
+  { rows, columns, transposed }: MatrixShape,
+  kind: "linear" | "embedding",
+  scheme: QuantizationScheme,
+): Packing | undefined {
+  let wanted = scheme.blockSize ?? (scheme.bits === "nf4" ? 64 : 32);
+  if (wanted === "row") {
+    if (scheme.bits !== 8)
+      throw new LineageError("argument", `rows with one scale have 8 bits, not ${scheme.bits}`);
+    if (kind === "linear") return { kind: "rows" };
+    wanted = tableBlock;
+  }
+  const blockSize = fittingBlock(columns, wanted);
+  if (blockSize === undefined) return undefined;
+  // Rows of a table are added to the residual stream as they are, and a tied table gives the logits: 8 bits for it.
+  const bits = kind === "embedding" ? 8 : scheme.bits;
+  if (bits === "nf4") return { kind: "nf4", blockSize };
+  const zeroPoints = !(scheme.symmetric ?? bits === 8);
+  return {
+    kind: "blocks",
+    form: { rows, columns, transposed, bits, blockSize, zeroPoints, offsets: false },
+  };
+}
+
+type MatrixShape = Pick<MatrixSource, "rows" | "columns" | "transposed">;
+
+/** The blocks of whole numbers that a scheme makes of a matrix; undefined where it makes none. */
+export function blockForm(
+  matrix: MatrixShape,
+  kind: "linear" | "embedding",
+  scheme: QuantizationScheme,
+): BlockForm | undefined {
+  const packing = packingOf(matrix, kind, scheme);
+  return packing?.kind === "blocks" ? packing.form : undefined;
+}
+
+/** Fills a weight of zeros with a matrix, rounded as `scheme` says. */
+export function fillBlocks(
+  weight: BlockWeight,
+  source: MatrixSource,
+  { candidates }: QuantizationScheme,
+): void {
+  const { bits, blockSize, zeroPoints } = weight;
+  quantizeBlocks(source, { bits, blockSize, symmetric: !zeroPoints, candidates }, blockArrays(weight));
+}
+
 /** One matrix in fewer bits; undefined where its rows do not divide into blocks, so that it stays as it is. */
 export async function quantizeMatrix(
   runtime: Runtime,
@@ -108,29 +174,23 @@ export async function quantizeMatrix(
   scheme: QuantizationScheme,
 ): Promise<PackedWeight | undefined> {
   const { rows, columns, transposed } = source;
-  const { candidates } = scheme;
-  let wanted = scheme.blockSize ?? (scheme.bits === "nf4" ? 64 : 32);
-  if (wanted === "row") {
-    if (scheme.bits !== 8)
-      throw new LineageError("argument", `rows with one scale have 8 bits, not ${scheme.bits}`);
-    if (kind === "linear")
+  const packing = packingOf(source, kind, scheme);
+  switch (packing?.kind) {
+    case undefined:
+      return undefined;
+    case "rows":
       return rowWeight(runtime, rowTensors(runtime, quantizeRows(source)), { rows, columns, transposed });
-    wanted = tableBlock;
+    case "nf4": {
+      const { blockSize } = packing;
+      const arrays = quantizeNormalFloat(source, blockSize);
+      return normalFloatWeight(runtime, arrays, { rows, columns, transposed, blockSize });
+    }
+    case "blocks": {
+      const [weight] = adjacentBlocks(runtime, [packing.form]);
+      fillBlocks(weight!, source, scheme);
+      return weight;
+    }
   }
-  const blockSize = fittingBlock(columns, wanted);
-  if (blockSize === undefined) return undefined;
-  // Rows of a table are added to the residual stream as they are, and a tied table gives the logits: 8 bits for it.
-  const bits = kind === "embedding" ? 8 : scheme.bits;
-  if (bits === "nf4")
-    return normalFloatWeight(runtime, quantizeNormalFloat(source, blockSize), {
-      rows,
-      columns,
-      transposed,
-      blockSize,
-    });
-  const layout = { rows, columns, transposed, bits, blockSize } as const;
-  const symmetric = scheme.symmetric ?? bits === 8;
-  return blockWeight(runtime, quantizeBlocks(source, { bits, blockSize, symmetric, candidates }), layout);
 }
 
 /**

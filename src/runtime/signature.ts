@@ -1,3 +1,4 @@
+import { elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import type { DeviceTensor, ProgramOptions, Tensors, ValueInfo } from "./types.js";
 
@@ -119,4 +120,16 @@ export function checkShape(name: string, shape: readonly number[]): void {
   if (shape.some((dim) => !Number.isSafeInteger(dim) || dim < 0)) {
     throw new LineageError("shape", `${name}: [${shape.join(", ")}] is not a shape`);
   }
+}
+
+/** Throws `shape` unless tensors that are joined have as many elements as `shape`. */
+export function checkJoined(
+  shape: readonly number[],
+  first: DeviceTensor,
+  others: readonly DeviceTensor[],
+): void {
+  checkShape("join", shape);
+  const size = others.reduce((sum, other) => sum + other.size, first.size);
+  if (elementCount(shape) !== size)
+    throw new LineageError("shape", `join: ${size} elements cannot have the shape [${shape.join(", ")}]`);
 }

@@ -28,6 +28,11 @@ export interface DeviceTensor<D extends DType = DType> extends Disposable {
    * memory is freed when every tensor over it is disposed.
    */
   slice(offset: number, shape: readonly number[]): DeviceTensor<D>;
+  /**
+   * One tensor over this one's memory and that of `others`, without a copy; undefined where they do not lie one after the
+   * other in one piece of memory.
+   */
+  join(others: readonly DeviceTensor[], shape: readonly number[]): DeviceTensor<D> | undefined;
   dispose(): void;
 }
 
@@ -82,8 +87,13 @@ export const disabledOptimizers = "SkipLayerNormFusion";
 export interface ProgramOptions {
   /** Graph optimisation of the engine. Default `all`. */
   readonly optimization?: "none" | "basic" | "extended" | "all";
-  /** Tensors by the names of the model's external initializers, shared with the program and not copied. */
+  /** Tensors by the names of the model's external initializers. The engine copies what it does not take in place. */
   readonly weights?: Tensors;
+  /**
+   * Names of weights that the engine takes where they lie. Their initializers have `Runtime.locationInPlace` for a location,
+   * and no node has constants alone for its inputs, one of these among them.
+   */
+  readonly inPlace?: ReadonlySet<string> | undefined;
   /** Where the model's external data files are, if it has any. Default: the program has none. */
   readonly directory?: string;
   /** Writes a Chrome-trace profile of every run with this file name prefix (Node only). */
@@ -136,6 +146,8 @@ export interface Runtime extends Disposable {
   readonly threads: number;
   /** Whether `DeviceTensor.view` works. */
   readonly viewable: boolean;
+  /** The location of external initializers that stay in place, as a model names it. Absent where the engine copies all. */
+  readonly locationInPlace?: string | undefined;
   /** A tensor of zeros, or of a copy of `data`. */
   createTensor<D extends DType>(dtype: D, shape: readonly number[], data?: TypedArrayOf[D]): DeviceTensor<D>;
   /**

@@ -10,7 +10,7 @@ import {
 } from "../base/dtype.js";
 import { LineageError, messageOf } from "../base/errors.js";
 import { engineError } from "./failure.js";
-import { Signature, checkShape } from "./signature.js";
+import { Signature, checkJoined, checkShape } from "./signature.js";
 import {
   type Binding,
   type Device,
@@ -159,6 +159,19 @@ class WebTensor<D extends DType = DType> implements DeviceTensor<D> {
       shape,
       false,
     );
+  }
+  join(others: readonly DeviceTensor[], shape: readonly number[]): DeviceTensor<D> | undefined {
+    const { buffer, byteOffset } = this.view();
+    let end = byteOffset + this.byteLength;
+    for (const other of others) {
+      const memory = other.view();
+      if (other.dtype !== this.dtype || memory.buffer !== buffer || memory.byteOffset !== end)
+        return undefined;
+      end += other.byteLength;
+    }
+    checkJoined(shape, this, others);
+    const memory = viewOf(this.dtype, buffer as ArrayBuffer, byteOffset, elementCount(shape));
+    return new WebTensor(this.runtime, memory, this.dtype, shape, false);
   }
   dispose(): void {
     if (!this.disposed && this.owner) this.runtime.allocatedBytes -= this.byteLength;

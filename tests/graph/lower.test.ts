@@ -1,6 +1,6 @@
 import proto from "onnx-proto";
 import { describe, expect, test } from "vitest";
-import { add, compile, input, matmul, toOnnx } from "../../src/graph/index.js";
+import { add, compile, gather, input, matmul, toOnnx } from "../../src/graph/index.js";
 import { multiplyDims } from "../../src/graph/dims.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
@@ -51,5 +51,45 @@ describe("a written program", () => {
         expect(new Set(result.view() as Float32Array)).toEqual(new Set([value]));
       }
     }
+  });
+});
+
+describe("large constants of a program", () => {
+  const runtime = createRuntime();
+  const [rows, columns] = [512, 64];
+  const numbers = Float32Array.from({ length: rows * columns }, (_, index) => index % 7);
+
+  test("stay where they lie, and are there as long as the program is", async () => {
+    const before = runtime.allocatedBytes;
+    const table = runtime.createTensor("float32", [rows, columns], numbers);
+    const program = await compile(
+      runtime,
+      { picked: gather(input("table", "float32", [rows, columns]), input("index", "int64", [1])) },
+      { constants: { tensors: { table }, packed: {} } },
+    );
+    table.view()[3 * columns] = 1234;
+    table.dispose();
+    using index = runtime.createTensor("int64", [1], BigInt64Array.of(3n));
+    using picked = (await program.run({ index }))["picked"]!;
+    expect((picked.view() as Float32Array)[0]).toBe(1234);
+    program.dispose();
+    expect(runtime.allocatedBytes).toBe(before + index.byteLength + picked.byteLength);
+  });
+
+  test("are copied where a node makes another constant of them", async () => {
+    using table = runtime.createTensor("float32", [rows, columns], numbers);
+    const doubled = input("table", "float32", [rows, columns]).mul(2);
+    using program = await compile(
+      runtime,
+      { y: matmul(input("x", "float32", ["count", rows]), doubled) },
+      { constants: { tensors: { table }, packed: {} } },
+    );
+    const first = new Float32Array(rows);
+    first[1] = 1;
+    using x = runtime.createTensor("float32", [1, rows], first);
+    using y = (await program.run({ x }))["y"]!;
+    expect([...(y.view() as Float32Array)]).toEqual(
+      [...numbers.subarray(columns, 2 * columns)].map((value) => 2 * value),
+    );
   });
 });

@@ -3,7 +3,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { writeJson } from "../../src/base/files.js";
-import type { ConstantWeights } from "../../src/graph/index.js";
+import type { BlockWeight, ConstantWeights } from "../../src/graph/index.js";
 import { Decoder } from "../../src/generation/index.js";
 import { characterTokenizer, writeSafetensors } from "../../src/io/index.js";
 import {
@@ -20,33 +20,35 @@ import {
 } from "../../src/models/index.js";
 import { type WeightSet, Weights } from "../../src/nn/index.js";
 import { dequantizeWeight, quantizeWeights } from "../../src/quantization/index.js";
-import { createRuntime } from "../../src/runtime/index.js";
+import { type DeviceTensor, createRuntime } from "../../src/runtime/index.js";
 import { relativeError } from "../support/reference.js";
 
 const runtime = createRuntime();
 const tokenizer = characterTokenizer("abcdefghij klmnop");
 const vocabSize = 64;
+// Large enough that the engine takes matrices where they lie.
+const hiddenSize = 256;
 const models: Record<string, CausalLanguageModel> = {
   llama: new Llama(
     llamaConfig({
       vocabSize,
       contextLength: 32,
-      hiddenSize: 64,
+      hiddenSize,
       numLayers: 2,
       numHeads: 4,
       numKeyValueHeads: 2,
-      intermediateSize: 96,
-      initializerRange: 0.1,
+      intermediateSize: 384,
+      initializerRange: 0.05,
     }),
   ),
   gpt2: new Gpt2(
     gpt2Config({
       vocabSize,
       contextLength: 32,
-      hiddenSize: 64,
+      hiddenSize,
       numLayers: 2,
       numHeads: 4,
-      initializerRange: 0.1,
+      initializerRange: 0.05,
     }),
   ),
 };
@@ -195,6 +197,33 @@ describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
     const loaded = await loadForInference(runtime, place);
     expect(Object.values(loaded.weights.constants.packed).every(({ kind }) => kind === "half")).toBe(true);
     expect(relativeError((await logitsOf(loaded.model, loaded.weights))[0]!, prompt!)).toBeLessThan(1e-5);
+  });
+});
+
+describe("matrices that one input is multiplied by", () => {
+  const attention = "model.layers.0.self_attn";
+  const names = ["q_proj", "k_proj", "v_proj"].map((name) => `${attention}.${name}.weight`);
+
+  /** Rows of what queries, keys and values are as one matrix; undefined where they do not lie side by side. */
+  function joinedRows({ weights }: InferenceModel): number[] {
+    const blocks = names.map((name) => weights.constants.packed[name] as BlockWeight);
+    const rows = blocks.reduce((sum, weight) => sum + weight.rows, 0);
+    return (["values", "scales", "zeroPoints"] as const).map((part) => {
+      const [first, ...others] = blocks.map((weight) => weight[part] as DeviceTensor);
+      using joined = first!.join(others, [rows, ...first!.shape.slice(1)]);
+      return joined?.shape[0] ?? 0;
+    });
+  }
+
+  it("lie side by side in memory, also in a folder's file", async () => {
+    const { place } = await saved("llama");
+    using atLoad = (await loadForInference(runtime, place, { quantize: { bits: 4 } })).weights;
+    const quantized = { model: models["llama"]!, tokenizer, weights: atLoad };
+    expect(joinedRows(quantized)).toEqual([512, 512, 512]);
+    await saveQuantized(`${place}-joined`, quantized);
+    const again = await loadForInference(runtime, `${place}-joined`);
+    expect(joinedRows(again)).toEqual([512, 512, 512]);
+    again.weights.dispose();
   });
 });
 

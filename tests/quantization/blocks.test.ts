@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { afterAll, describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
 import {
+  type BlockWeight,
   type PackedWeight,
   type Tensor,
   compile,
@@ -11,12 +12,15 @@ import {
   matmul,
 } from "../../src/graph/index.js";
 import {
+  type BlockArrays,
+  type BlockForm,
   type GgmlBlockType,
-  blockWeight,
+  adjacentBlocks,
+  blockArrays,
   dequantizeBlocks,
   dequantizeNormalFloat,
   fromGgmlBlocks,
-  ggmlBits,
+  ggmlForm,
   matrixOf,
   normalFloat4,
   normalFloatWeight,
@@ -69,6 +73,21 @@ async function runProduct(weight: PackedWeight, x: Float32Array, count: number):
   using given = runtime.createTensor("float32", [count, columns], x);
   const { y } = await program.run({ x: given });
   return (await y!.read()) as Float32Array;
+}
+
+/** A weight with the numbers of `arrays`. */
+function weightOf(
+  { values, scales, zeroPoints, offsets }: BlockArrays,
+  layout: Omit<BlockForm, "zeroPoints" | "offsets">,
+): BlockWeight {
+  const form = { ...layout, zeroPoints: zeroPoints !== undefined, offsets: offsets !== undefined };
+  const [weight] = adjacentBlocks(runtime, [form]);
+  const into = blockArrays(weight!);
+  into.values.set(values);
+  into.scales.set(scales);
+  if (zeroPoints) into.zeroPoints!.set(zeroPoints);
+  if (offsets) into.offsets!.set(offsets);
+  return weight!;
 }
 
 const transposed = (data: Float32Array): Float32Array =>
@@ -128,7 +147,7 @@ describe("blocks", () => {
       const layout = { rows, columns, transposed: turned, bits, blockSize };
       const plain = dequantizeBlocks(arrays, layout);
       expect(difference(plain, data)).toBeLessThan(bits === 4 ? 0.15 : 0.01);
-      const weight = blockWeight(runtime, arrays, layout);
+      const weight = weightOf(arrays, layout);
       for (const count of [1, 7]) {
         const x = normal(count * columns, 4);
         expect(difference(await runProduct(weight, x, count), product(x, plain, count))).toBeLessThan(0.015);
@@ -171,10 +190,7 @@ describe("blocks", () => {
       constants: {
         tensors: {},
         packed: Object.fromEntries(
-          Object.entries(given).map(([name, { arrays, layout: own }]) => [
-            name,
-            blockWeight(runtime, arrays, own),
-          ]),
+          Object.entries(given).map(([name, { arrays, layout: own }]) => [name, weightOf(arrays, own)]),
         ),
       },
     });
@@ -203,7 +219,7 @@ describe("blocks", () => {
     using program = await compile(
       runtime,
       { picked, logits: linear(picked, table, input("bias", "float32", [rows]), { transposeWeight: true }) },
-      { constants: { tensors: {}, packed: { w: blockWeight(runtime, arrays, layout) } } },
+      { constants: { tensors: {}, packed: { w: weightOf(arrays, layout) } } },
     );
     const ids = runtime.createTensor("int32", [2], Int32Array.of(40, 3));
     const bias = runtime.createTensor("float32", [rows], normal(rows, 6));
@@ -239,7 +255,7 @@ describe("blocks", () => {
       bits: 4,
       blockSize: 32,
     });
-    const w = blockWeight(runtime, arrays, { rows, columns, transposed: false, bits: 4, blockSize: 32 });
+    const w = weightOf(arrays, { rows, columns, transposed: false, bits: 4, blockSize: 32 });
     const table = input("w", "float32", [rows, columns]);
     await expect(
       compile(runtime, { y: table.add(1) }, { constants: { tensors: {}, packed: { w } } }),
@@ -282,7 +298,7 @@ describe("blocks of GGUF", () => {
     const { blocks, values } = reference.types[type];
     it(`keeps the values of ${type} that the gguf package reads`, () => {
       const arrays = fromGgmlBlocks(type, Buffer.from(blocks, "base64"), layout, "w");
-      const back = dequantizeBlocks(arrays, { ...layout, bits: ggmlBits(type), blockSize: 32 });
+      const back = dequantizeBlocks(arrays, { ...layout, ...ggmlForm(type) });
       expect(difference(back, values)).toBeLessThan(2e-7);
     });
   }
@@ -298,7 +314,7 @@ describe("blocks of GGUF", () => {
     };
     const layout = { rows, columns, transposed: false, bits: 4, blockSize: 32 } as const;
     const x = normal(2 * columns, 12).map((value) => value + 0.02);
-    const weight = blockWeight(runtime, arrays, layout);
+    const weight = weightOf(arrays, layout);
     const expected = product(x, dequantizeBlocks(arrays, layout), 2);
     expect(difference(await runProduct(weight, x, 2), expected)).toBeLessThan(0.015);
     await verifyPacked(runtime, [weight]);

@@ -281,6 +281,20 @@ describe("a tensor", () => {
     expect(runtime.allocatedBytes).toBe(before + 16);
   });
 
+  it("is one with those that lie behind it, and with no others", () => {
+    using whole = runtime.createTensor("float32", [6], Float32Array.of(1, 2, 3, 4, 5, 6));
+    using first = whole.slice(0, [1, 2]);
+    using second = whole.slice(2, [1, 2]);
+    using last = whole.slice(5, [1]);
+    using elsewhere = runtime.createTensor("float32", [1, 2]);
+    using both = first.join([second], [2, 2]);
+    expect([...both!.view()]).toEqual([1, 2, 3, 4]);
+    expect(first.join([last], [3])).toBeUndefined();
+    expect(second.join([first], [2, 2])).toBeUndefined();
+    expect(first.join([elsewhere], [2, 2])).toBeUndefined();
+    expect(() => first.join([second], [5])).toThrow("join: 4 elements cannot have the shape [5]");
+  });
+
   it("refuses a slice beyond its end", () => {
     using tensor = runtime.createTensor("float32", [4]);
     expect(() => tensor.slice(3, [2])).toThrow("elements 3 to 5 do not lie within the 4");

@@ -69,7 +69,7 @@ const alike = (a: PackedWeight, b: BlockWeight | RowWeight): boolean =>
 
 /**
  * Several products of one input as one, and its parts: a step waits for the engine's threads once instead of three times for
- * queries, keys and values. The engine puts the matrices together when the program is made.
+ * queries, keys and values. Matrices that do not lie side by side the engine puts together when the program is made.
  */
 function mergedProduct(
   onnx: Lowering,
@@ -80,10 +80,7 @@ function mergedProduct(
   const sizes = group.map(({ weight }) => weight.rows);
   const rows = sizes.reduce((sum, count) => sum + count, 0);
   const outputsLast = kind.kind === "blocks" ? "offsets" : "values";
-  const part = (name: string): string => {
-    const parts = group.map((each) => each.part(name));
-    return onnx.op("Concat", parts, { axis: name === outputsLast ? 1 : 0 });
-  };
+  const part = (name: string): string => onnx.packedParts(group, name, name === outputsLast ? 1 : 0);
   const product =
     kind.kind === "blocks"
       ? blockProduct(onnx, x, { ...kind, rows }, part)

@@ -59,6 +59,7 @@ const table = {
   ReleaseAvailableProviders: [126, "s", "pi"],
   AddSessionConfigEntry: [130, "s", "pcc"],
   SetGlobalIntraOpNumThreads: [147, "s", "pi"],
+  AddInitializer: [150, "s", "pcp"],
   SessionOptionsAppendExecutionProvider_CUDA_V2: [204, "s", "pp"],
   CreateCUDAProviderOptions: [205, "s", "p"],
   ReleaseCUDAProviderOptions: [208, "v", "p"],

@@ -143,6 +143,10 @@ class NativeRuntime implements Runtime {
   get devices(): readonly Device[] {
     return this.engine.devices;
   }
+  /** The engine wants a place that exists, and looks no further at it; to read from a folder would fail. */
+  get locationInPlace(): string | undefined {
+    return this.device === "cpu" ? "." : undefined;
+  }
   get cpu(): Runtime {
     return this.device === "cpu" ? this : new NativeRuntime(this.engine, "cpu", this.threads);
   }
@@ -221,11 +225,14 @@ class NativeRuntime implements Runtime {
     for (const [, tensor] of weights) tensor.hold();
     try {
       this.configure(session, options);
-      if (weights.length > 0) {
-        const names = new NameList(weights.map(([name]) => name));
-        const values = BigUint64Array.from(weights, ([, tensor]) => tensor.value);
-        api.call("AddExternalInitializers", session, names.pointers, values, weights.length);
+      const copied = weights.filter(([name]) => !options.inPlace?.has(name));
+      if (copied.length > 0) {
+        const names = new NameList(copied.map(([name]) => name));
+        const values = BigUint64Array.from(copied, ([, tensor]) => tensor.value);
+        api.call("AddExternalInitializers", session, names.pointers, values, copied.length);
       }
+      for (const [name, tensor] of weights)
+        if (options.inPlace?.has(name)) api.call("AddInitializer", session, name, tensor.value);
       signal?.addEventListener("abort", cancel, { once: true });
       const pointer = new BigUint64Array(1);
       // On a thread of the pool: optimising the graph of a training step takes long enough to be felt.

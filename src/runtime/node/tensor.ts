@@ -10,7 +10,7 @@ import {
 } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
 import { formatBytes } from "../../base/memory.js";
-import { checkShape } from "../signature.js";
+import { checkJoined, checkShape } from "../signature.js";
 import type { DeviceTensor } from "../types.js";
 import type { Api, Pointer } from "./api.js";
 import { detach } from "./detach.js";
@@ -206,6 +206,19 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
     }
     const bytes = offset * bytesPerElement(this.dtype);
     return new NativeTensor(this.memory, this.allocation, this.dtype, shape, this.byteOffset + bytes);
+  }
+
+  join(others: readonly DeviceTensor[], shape: readonly number[]): NativeTensor<D> | undefined {
+    this.checkAlive();
+    let end = this.byteOffset + this.byteLength;
+    for (const other of others) {
+      if (!(other instanceof NativeTensor) || other.allocation !== this.allocation) return undefined;
+      if (other.dtype !== this.dtype || other.byteOffset !== end) return undefined;
+      other.checkAlive();
+      end += other.byteLength;
+    }
+    checkJoined(shape, this, others);
+    return new NativeTensor(this.memory, this.allocation, this.dtype, shape, this.byteOffset);
   }
 
   /** Keeps the memory in place until `letGo`, whoever disposes the tensor meanwhile. */
