@@ -106,7 +106,7 @@ async function assemble(
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
   const prompt: Record<string, RowWeight> = {};
-  const weights = new ModelWeights(runtime, { tensors, packed }, mappings, fastPrompts ? prompt : undefined);
+  const weights = new ModelWeights(runtime, { tensors, packed }, fastPrompts ? prompt : undefined);
   try {
     for (const siblings of bySibling(namedParameters(model))) {
       const sources = new Map<string, Source>();
@@ -164,6 +164,9 @@ async function assemble(
   } catch (error) {
     weights.dispose();
     throw error;
+  } finally {
+    // Tensors that lie in a file keep its memory.
+    for (const mapping of mappings) mapping.dispose();
   }
 }
 
@@ -251,6 +254,9 @@ async function inferenceFromGguf(
   return { model, weights, tokenizer, stopIds };
 }
 
+/** Bytes of a tensor that is left in the file's memory. */
+const worthMapping = 65_536;
+
 /** Blocks that the engine has no kernel for, and tables with offsets, are rounded to these: finer than any of them. */
 const requantized: QuantizationScheme = { bits: 8, blockSize: 32 };
 
@@ -265,7 +271,8 @@ function ggufSource(
   const { format, shape: stored, byteOffset, byteLength } = gguf.tensor(place.name);
   const values = async () => rearrange(await gguf.readValues(place.name), shape, place, "fromGguf");
   const reordered = place.rotaryHeads !== undefined || place.transposed === true;
-  if (format.name === "F32" && !reordered)
+  // A few small ones would keep the whole file in memory.
+  if (format.name === "F32" && !reordered && byteLength >= worthMapping)
     return { values, mapped: () => mapping.tensor("float32", shape, byteOffset) };
   if (kind && !reordered && (format.name === "F16" || format.name === "BF16")) {
     const dtype = format.name === "F16" ? "float16" : "bfloat16";

@@ -62,14 +62,10 @@ export function packableWeights(model: Module): Map<string, Packable> {
 export class ModelWeights implements WeightSet, Disposable {
   /** Nothing is bound at a run: the programs hold all. */
   readonly tensors: Readonly<Record<string, DeviceTensor>> = {};
-  /**
-   * @param kept what the tensors lie in
-   * @param promptWeights matrices once more, by name, for reading prompts
-   */
+  /** @param promptWeights matrices once more, by name, for reading prompts */
   constructor(
     readonly runtime: Runtime,
     readonly constants: ConstantWeights,
-    private readonly kept: readonly Disposable[] = [],
     private readonly promptWeights?: Readonly<Record<string, RowWeight>>,
   ) {}
 
@@ -96,7 +92,6 @@ export class ModelWeights implements WeightSet, Disposable {
     for (const tensor of Object.values(constantTensors(this.constants))) tensor.dispose();
     for (const weight of Object.values(this.promptWeights ?? {}))
       for (const tensor of Object.values(packedParts(weight))) tensor.dispose();
-    for (const item of this.kept) item[Symbol.dispose]();
   }
   [Symbol.dispose](): void {
     this.dispose();
