@@ -1,7 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
-import { type TypedArray, bytesPerElement } from "../base/dtype.js";
+import { type TypedArray, bytesPerElement, elementCount } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import { widen } from "../base/half.js";
@@ -33,6 +33,7 @@ import {
   type QuantizationScheme,
   adjacentBlocks,
   blockArrays,
+  blockBytes,
   blockForm,
   blockSizes,
   fillBlocks,
@@ -74,7 +75,7 @@ interface Source {
   /** The file's own memory, where a weight in fewer bits lies there as the engine takes it. */
   readonly packed?: () => PackedWeight | Promise<PackedWeight>;
   /** The file's blocks, to be turned into the engine's. */
-  readonly blocks?: { readonly form: BlockForm; readonly fill: (weight: BlockWeight) => void };
+  readonly blocks?: BlockFill;
   /** What to pack the values into where nothing else is asked for. */
   readonly scheme?: QuantizationScheme;
 }
@@ -94,52 +95,39 @@ export async function loadForInference(
     : inferenceFromFolder(runtime, source, options);
 }
 
+type SourceOf = (name: string, parameter: Parameter, transposed: boolean) => Source;
+
 /** Takes every parameter from its source: in fewer bits where asked or where it lies so, mapped where it can be. */
 async function assemble(
   runtime: Runtime,
   model: CausalLanguageModel,
-  sourceOf: (name: string, parameter: Parameter, transposed: boolean) => Source,
+  sourceOf: SourceOf,
   mappings: readonly FileMapping[],
   { quantize, fastPrompts = false }: InferenceOptions,
 ): Promise<ModelWeights> {
-  const packable = packableWeights(model);
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
   const prompt: Record<string, RowWeight> = {};
   const weights = new ModelWeights(runtime, { tensors, packed }, fastPrompts ? prompt : undefined);
   try {
-    for (const siblings of bySibling(namedParameters(model))) {
-      const sources = new Map<string, Source>();
-      const fills = new Map<string, BlockFill>();
-      for (const [name, parameter] of siblings) {
-        const place = packable.get(name);
-        const source = sourceOf(name, parameter, place?.transposed ?? false);
-        sources.set(name, source);
-        const fill = blockFill(source, parameter.shape, place, quantize);
-        if (fill) fills.set(name, fill);
-      }
+    const groups = planGroups(model, sourceOf, quantize);
+    requireMemory(
+      groups.flat().reduce((sum, plan) => sum + neededBytes(plan, fastPrompts), 0),
+      "the weights and the engine's own arrangement of them",
+      "take a smaller model, or one in fewer bits",
+    );
+    for (const plans of groups) {
+      const filled = plans.filter(({ blocks }) => blocks);
       const blocks = adjacentBlocks(
         runtime,
-        [...fills.values()].map(({ form }) => form),
+        filled.map((plan) => plan.blocks!.form),
       );
-      [...fills.keys()].forEach((name, index) => (packed[name] = blocks[index]!));
-      for (const [name, { shape }] of siblings) {
-        const place = packable.get(name);
-        const source = sources.get(name)!;
-        const fill = fills.get(name);
-        const scheme = quantize ?? source.scheme;
-        if (fill) await fill.fill(packed[name] as BlockWeight);
-        else if (place && source.packed && !quantize) packed[name] = await source.packed();
+      filled.forEach(({ name }, index) => (packed[name] = blocks[index]!));
+      for (const plan of plans) {
+        const { name, shape, place, source } = plan;
+        if (plan.blocks) await plan.blocks.fill(packed[name] as BlockWeight);
         else {
-          const weight =
-            place &&
-            scheme &&
-            (await quantizeMatrix(
-              runtime,
-              matrixOf(await source.values(), shape, place.transposed),
-              place.kind,
-              scheme,
-            ));
+          const weight = await packedWeight(runtime, plan);
           if (weight) packed[name] = weight;
           else {
             const tensor = source.mapped?.() ?? runtime.createTensor("float32", shape, await source.values());
@@ -155,11 +143,6 @@ async function assemble(
     }
     await verifyPacked(runtime, Object.values(prompt));
     await verifyPacked(runtime, Object.values(packed));
-    requireMemory(
-      weights.byteLength,
-      "the engine's own arrangement of the weights",
-      "take a smaller model, or one in fewer bits",
-    );
     return weights;
   } catch (error) {
     weights.dispose();
@@ -170,46 +153,92 @@ async function assemble(
   }
 }
 
+/** What becomes of one parameter. */
+interface Plan {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly place: Packable | undefined;
+  readonly source: Source;
+  /** What its values are packed into, where they are. */
+  readonly scheme: QuantizationScheme | undefined;
+  readonly blocks: BlockFill | undefined;
+}
+
 /** Blocks that a parameter is to have, and what fills them. */
 interface BlockFill {
   readonly form: BlockForm;
   readonly fill: (weight: BlockWeight) => void | Promise<void>;
 }
 
-/** Undefined for a parameter that becomes something else than blocks that have to be filled. */
+/** What becomes of the parameters, those of one module's children at a time: some are multiplied by the same input. */
+function planGroups(
+  model: CausalLanguageModel,
+  sourceOf: SourceOf,
+  quantize: QuantizationScheme | undefined,
+): Plan[][] {
+  const packable = packableWeights(model);
+  const groups: Plan[][] = [];
+  let last: string | undefined;
+  for (const [name, parameter] of namedParameters(model)) {
+    const { shape } = parameter;
+    const place = packable.get(name);
+    const source = sourceOf(name, parameter, place?.transposed ?? false);
+    const scheme = quantize ?? (source.packed || source.blocks ? undefined : source.scheme);
+    const blocks = quantize ? undefined : source.blocks;
+    const owner = name.split(".").slice(0, -2).join(".");
+    if (owner !== last) groups.push([]);
+    groups.at(-1)!.push({
+      name,
+      shape,
+      place,
+      source,
+      scheme,
+      blocks: blocks ?? blockFill(source, shape, place, scheme),
+    });
+    last = owner;
+  }
+  return groups;
+}
+
+/** Bytes that a parameter takes besides its file's memory: its own, and as much for the engine where products read it. */
+function neededBytes({ shape, place, source, scheme, blocks }: Plan, fastPrompts: boolean): number {
+  const size = elementCount(shape);
+  const linear = place?.kind === "linear";
+  const again = fastPrompts && linear ? 2 * size : 0;
+  if (blocks) return again + blockBytes(blocks.form) * (linear ? 2 : 1);
+  const bytes = scheme?.bits === "nf4" ? size / 2 : scheme ? size : 4 * size;
+  return again + (source.mapped || source.packed ? 0 : bytes) + (linear ? bytes : 0);
+}
+
+/** A parameter in fewer bits, as its file has it or as a scheme makes it; undefined where it stays in its own. */
+async function packedWeight(
+  runtime: Runtime,
+  { shape, place, source, scheme }: Plan,
+): Promise<PackedWeight | undefined> {
+  if (!place) return undefined;
+  if (!scheme) return source.packed?.();
+  const matrix = matrixOf(await source.values(), shape, place.transposed);
+  return quantizeMatrix(runtime, matrix, place.kind, scheme);
+}
+
+/** Undefined for a parameter that a scheme makes something else of than blocks. */
 function blockFill(
   source: Source,
   shape: readonly number[],
   place: Packable | undefined,
-  quantize: QuantizationScheme | undefined,
+  scheme: QuantizationScheme | undefined,
 ): BlockFill | undefined {
-  if (!quantize && (source.blocks || source.packed)) return source.blocks;
-  const scheme = quantize ?? source.scheme;
   if (!place || !scheme) return undefined;
   const { kind, transposed } = place;
   const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
   const form = blockForm({ rows, columns, transposed }, kind, scheme);
-  return (
-    form && {
-      form,
-      fill: async (weight) => {
-        fillBlocks(weight, matrixOf(await source.values(), shape, transposed), scheme);
-      },
-    }
-  );
-}
-
-/** Parameters of one module's children at a time: queries, keys and values are multiplied by the same input. */
-function bySibling(parameters: ReadonlyMap<string, Parameter>): [string, Parameter][][] {
-  const groups: [string, Parameter][][] = [];
-  let last: string | undefined;
-  for (const [name, parameter] of parameters) {
-    const owner = name.split(".").slice(0, -2).join(".");
-    if (owner !== last) groups.push([]);
-    groups.at(-1)!.push([name, parameter]);
-    last = owner;
-  }
-  return groups;
+  if (!form) return undefined;
+  return {
+    form,
+    fill: async (weight) => {
+      fillBlocks(weight, matrixOf(await source.values(), shape, transposed), scheme);
+    },
+  };
 }
 
 /** What prompts are read with where that is asked for. */

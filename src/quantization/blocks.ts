@@ -107,6 +107,13 @@ function shapesOf({ rows, columns, bits, blockSize }: Omit<BlockForm, "zeroPoint
   } as const;
 }
 
+/** Bytes of a matrix in blocks. */
+export function blockBytes(form: BlockForm): number {
+  const { values, scales, zeroPoints, offsets } = shapesOf(form);
+  const floats = elementCount(scales) + (form.offsets ? elementCount(offsets) : 0);
+  return elementCount(values) + (form.zeroPoints ? elementCount(zeroPoints) : 0) + 4 * floats;
+}
+
 /** Zeros for the numbers of a matrix. */
 export function blockZeros(form: Omit<BlockForm, "transposed">): BlockArrays {
   const shapes = shapesOf({ ...form, transposed: false });

@@ -1,7 +1,7 @@
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { writeJson } from "../../src/base/files.js";
 import type { BlockWeight, ConstantWeights } from "../../src/graph/index.js";
 import { Decoder } from "../../src/generation/index.js";
@@ -176,6 +176,21 @@ describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
       fast.weights.byteLength - plain.weights.byteLength,
     );
     plain.weights.dispose();
+  });
+
+  it("says how much memory it needs before it takes any", async () => {
+    const { place } = await saved(name);
+    const before = runtime.allocatedBytes;
+    const available = vi.spyOn(process, "availableMemory").mockReturnValue(200_000);
+    try {
+      for (const options of [{}, { quantize: { bits: 4 } }, { fastPrompts: true }] as const)
+        await expect(loadForInference(runtime, place, options)).rejects.toThrow(
+          /^the weights and the engine's own arrangement of them need [\d.]+ MB of memory, but 200\.0 kB are free; take a smaller model/,
+        );
+    } finally {
+      available.mockRestore();
+    }
+    expect(runtime.allocatedBytes).toBe(before);
   });
 
   it("maps half-precision matrices as they are", async () => {
