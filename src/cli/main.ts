@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
 import { chatCommand } from "./chat.js";
@@ -20,8 +21,14 @@ import { searchCommand } from "./search.js";
 import { colors } from "./terminal.js";
 import { trainCommand } from "./train.js";
 
+/** As installed: the manifest lies three folders above the compiled file, in the repository as in the packed library. */
+const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
+  version: string;
+};
+
 const program = new Command("lineage")
   .description("Train Transformer language models and write with them, in TypeScript.")
+  .version(version, "--version", "print the version")
   .addCommand(chatCommand)
   .addCommand(convertCommand)
   .addCommand(demoCommand)

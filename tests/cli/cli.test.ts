@@ -59,6 +59,13 @@ describe("lineage", () => {
     expect(stderr({ NO_COLOR: undefined, FORCE_COLOR: "1" })).toContain("\u001b[31merror");
   });
 
+  it("says which version it is", async () => {
+    const manifest = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8")) as {
+      version: string;
+    };
+    expect(lineage("--version")).toMatchObject({ stdout: `${manifest.version}\n`, stderr: "", status: 0 });
+  });
+
   it("teaches: every command has examples", () => {
     for (const command of [[], ["train"], ["generate"], ["eval"], ["export"]]) {
       const { stdout, status } = lineage(...command, "--help");

@@ -84,5 +84,8 @@ describe("the packed library, in a folder with spaces and other letters", () => 
     expect(execFileSync(process.execPath, [main, "--help"], { encoding: "utf8" })).toContain(
       "Usage: lineage",
     );
+    expect(execFileSync(process.execPath, [main, "--version"], { encoding: "utf8" })).toMatch(
+      /^\d+\.\d+\.\d+\n$/,
+    );
   });
 });
