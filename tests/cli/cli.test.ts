@@ -1,6 +1,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdtemp, readFile, readdir, rm, truncate, writeFile } from "node:fs/promises";
+import module from "node:module";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -64,6 +65,19 @@ describe("lineage", () => {
       version: string;
     };
     expect(lineage("--version")).toMatchObject({ stdout: `${manifest.version}\n`, stderr: "", status: 0 });
+  });
+
+  it("keeps what Node compiled for the next start, where Node can and may", async () => {
+    for (const disable of [undefined, "1"]) {
+      const temporary = await mkdtemp(path.join(folder, "temporary "));
+      const places = { TMPDIR: temporary, TEMP: temporary, TMP: temporary, NODE_COMPILE_CACHE: undefined };
+      const { status } = spawnSync(process.execPath, [main, "--version"], {
+        env: { ...environment, ...places, NODE_DISABLE_COMPILE_CACHE: disable },
+      });
+      expect(status).toBe(0);
+      const can = "enableCompileCache" in module;
+      expect(await readdir(temporary)).toHaveLength(can && disable === undefined ? 1 : 0);
+    }
   });
 
   it("teaches: every command has examples", () => {
