@@ -25,7 +25,7 @@ async function embedTexts(given: string[], command: EmbedCommand): Promise<void>
   if (texts.length === 0) throw new LineageError("data", "there is no text to embed");
   if (out !== undefined && !/\.(npy|jsonl)$/.test(out))
     throw new LineageError("argument", `${out}: vectors are written to .npy or .jsonl files`);
-  const report = new Reporter(json && out !== undefined);
+  const report = await Reporter.create(json && out !== undefined);
   using embedder = await Embedder.load(model, {
     pooling,
     // Commander gives true where --no-normalize is absent: then the model's own modules say.

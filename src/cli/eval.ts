@@ -22,7 +22,7 @@ type CommandOptions = Omit<EvaluateCommand, "model"> & {
 
 /** Perplexity of a checkpoint on a text. */
 async function evaluateModel({ model: folder, data, batch, json, threads }: EvaluateCommand): Promise<void> {
-  const report = new Reporter(json ?? false);
+  const report = await Reporter.create(json ?? false);
   const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), folder);
   const tokens = Int32Array.from(encodeCorpus(textCorpus(data), (text) => tokenizer.encode(text)));
   if (tokens.length < 2)

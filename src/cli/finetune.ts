@@ -36,7 +36,7 @@ async function runFinetuning({
   json = false,
   ...options
 }: FinetuneCommand) {
-  const report = new Reporter(json);
+  const report = await Reporter.create(json);
   const runtime = createRuntime({ threads });
   const started = performance.now();
   try {

@@ -88,7 +88,7 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
     return;
   }
   // Standard output holds either predictions or reports.
-  const report = new Reporter(json && out !== undefined);
+  const report = await Reporter.create(json && out !== undefined);
   const onProgress = (done: number, total: number) => {
     if (!json && total > batch) report.progress(`${count(done)} of ${count(total)}`, {});
   };

@@ -14,7 +14,7 @@ interface PullCommand {
 }
 
 async function pull(name: string, { json, ...options }: PullCommand): Promise<void> {
-  const report = new Reporter(json ?? false);
+  const report = await Reporter.create(json ?? false);
   try {
     const { folder, commit, files } = await pullModel(name, {
       ...options,

@@ -16,7 +16,7 @@ interface SearchCommand {
 
 async function searchFolder(folder: string, query: string, command: SearchCommand): Promise<void> {
   const { model, topK, index: file, cache, threads, json = false } = command;
-  const report = new Reporter(false);
+  const report = await Reporter.create(false);
   using embedder = await Embedder.load(model, { runtime: createRuntime({ threads }) });
   const index = await interruptible((signal) =>
     SearchIndex.open(folder, embedder, {

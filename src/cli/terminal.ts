@@ -1,4 +1,4 @@
-import { createLogUpdate } from "log-update";
+import type { createLogUpdate } from "log-update";
 import picocolors from "picocolors";
 
 /** Colours for standard error: on a terminal, or where FORCE_COLOR asks for them; never where NO_COLOR is set. */
@@ -13,16 +13,26 @@ export const colors = picocolors.createColors(coloured(process.env));
 
 /** Where a command reports: a line that renews itself on a terminal, one JSON object a line for programs. */
 export class Reporter {
-  private readonly live = createLogUpdate(process.stderr, { showCursor: true });
   private lastLine = 0;
 
-  constructor(private readonly json: boolean) {}
+  private constructor(
+    private readonly json: boolean,
+    /** The line that renews itself: on a terminal only. */
+    private readonly live: ReturnType<typeof createLogUpdate> | undefined,
+  ) {}
+
+  static async create(json: boolean): Promise<Reporter> {
+    if (json || !process.stderr.isTTY) return new Reporter(json, undefined);
+    // The package takes as long to load as many a command to run, with its tables of all characters' widths.
+    const { createLogUpdate } = await import("log-update");
+    return new Reporter(json, createLogUpdate(process.stderr, { showCursor: true }));
+  }
 
   /** A fact worth keeping on the screen. */
   say(message: string, data: Record<string, unknown> = {}): void {
     if (this.json) process.stdout.write(`${JSON.stringify({ message, ...data })}\n`);
     else {
-      if (process.stderr.isTTY) this.live.clear();
+      this.live?.clear();
       process.stderr.write(`${message}\n`);
     }
   }
@@ -30,7 +40,7 @@ export class Reporter {
   /** The state of something that goes on. Without a terminal it appears every few seconds. */
   progress(message: string, data: Record<string, unknown>): void {
     if (this.json) process.stdout.write(`${JSON.stringify(data)}\n`);
-    else if (process.stderr.isTTY) this.live(message);
+    else if (this.live) this.live(message);
     else if (performance.now() - this.lastLine > 5000) {
       this.lastLine = performance.now();
       process.stderr.write(`${message}\n`);
@@ -38,7 +48,7 @@ export class Reporter {
   }
 
   done(): void {
-    if (!this.json && process.stderr.isTTY) this.live.done();
+    this.live?.done();
   }
 }
 

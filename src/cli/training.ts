@@ -44,7 +44,7 @@ export async function runInFolder<Options, Result>(
   { out, resume = false, json = false }: RunCommand,
   body: (run: Run<Options>) => Promise<Result>,
 ): Promise<Result> {
-  const report = new Reporter(json);
+  const report = await Reporter.create(json);
   const folder = await RunFolder.open(out, schema, { resume, given });
   try {
     return await interruptible((signal) => body({ folder, report, signal }));

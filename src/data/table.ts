@@ -1,8 +1,6 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { CsvError, parse } from "csv-parse/sync";
-import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
+import type { CsvError } from "csv-parse/sync";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { storageError } from "../base/files.js";
 import { isSquad, squadRows } from "./squad.js";
@@ -110,23 +108,25 @@ function decode(file: string, bytes: Uint8Array, encoding?: string): string {
 
 // ---- CSV and TSV --------------------------------------------------------------------------------------------------
 
-function parseDelimited(
+async function parseDelimited(
   file: string,
   text: string,
   format: "csv" | "tsv",
   { header = true }: TableOptions,
-): Table {
+): Promise<Table> {
+  // Few uses of this library read tables, and fewer read all kinds: a format's package is loaded when it is needed.
+  const csv = await import("csv-parse/sync");
   const delimiter = format === "tsv" ? "\t" : likelyDelimiter(text);
   let records: string[][];
   try {
-    records = parse(text, {
+    records = csv.parse(text, {
       delimiter,
       quote: format === "tsv" ? false : '"',
       relax_column_count: true,
       bom: true,
     });
   } catch (error) {
-    if (!(error instanceof CsvError)) throw error;
+    if (!(error instanceof csv.CsvError)) throw error;
     throw new FormatError(file, describeCsvError(error), { cause: error });
   }
   const blank = (cells: readonly string[]) => cells.length === 1 && cells[0]!.trim() === "";
@@ -222,6 +222,8 @@ function parseJson(file: string, text: string, where: string): unknown {
 }
 
 async function readParquet(file: string): Promise<Table> {
+  const { asyncBufferFromFile, parquetReadObjects } = await import("hyparquet");
+  const { compressors } = await import("hyparquet-compressors");
   let objects: Record<string, unknown>[];
   try {
     objects = await parquetReadObjects({ file: await asyncBufferFromFile(file), compressors });

@@ -2,7 +2,6 @@ import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
 import { mkdir, open, rename, rm, stat } from "node:fs/promises";
 import path from "node:path";
-import { HubApiError, downloadFile, listFiles, modelInfo } from "@huggingface/hub";
 import { LineageError, messageOf } from "../base/errors.js";
 import { readJson, storageError, writeJson } from "../base/files.js";
 
@@ -83,12 +82,15 @@ export async function pullModel(
   const folder = pullFolder(name, cache);
   const manifestFile = path.join(folder, manifestName);
   if (offline) return checkOffline(name, folder, manifestFile);
+  const { HubApiError, downloadFile, listFiles, modelInfo } = await import("@huggingface/hub");
   const hub = { repo: name, hubUrl: options.hubUrl, accessToken: options.accessToken } as const;
   const reach = async <T>(work: Promise<T>): Promise<T> => {
     try {
       return await work;
     } catch (error) {
-      throw unreachable(name, revision, error);
+      if (error instanceof LineageError) throw error;
+      const status = error instanceof HubApiError ? error.statusCode : undefined;
+      throw unreachable(name, revision, error, status);
     }
   };
   const { sha: commit } = await reach(modelInfo({ ...hub, name, revision, additionalFields: ["sha"] }));
@@ -248,9 +250,12 @@ async function checkOffline(
   };
 }
 
-function unreachable(name: string, revision: string, error: unknown): LineageError {
-  if (error instanceof LineageError) return error;
-  const status = error instanceof HubApiError ? error.statusCode : undefined;
+function unreachable(
+  name: string,
+  revision: string,
+  error: unknown,
+  status: number | undefined,
+): LineageError {
   const reason =
     status === 404
       ? `the hub has no ${name} at ${revision}`

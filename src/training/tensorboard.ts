@@ -1,5 +1,5 @@
 import { appendFile } from "node:fs/promises";
-import { Crc32c } from "@aws-crypto/crc32c";
+import type { crc32c } from "@aws-crypto/crc32c";
 
 // No kept package writes TensorBoard's event files from JavaScript; the format is a few bytes around a small message.
 
@@ -11,14 +11,18 @@ export class TensorBoardWriter {
 
   /** Adds values of one step, by tag. */
   async scalars(step: number, values: Readonly<Record<string, number>>): Promise<void> {
-    const records = this.started ? [] : [record(event(0, field(3, Buffer.from("brain.Event:2"))))];
+    const { crc32c } = await import("@aws-crypto/crc32c");
+    const records = this.started ? [] : [record(event(0, field(3, Buffer.from("brain.Event:2"))), crc32c)];
     this.started = true;
     for (const [tag, value] of Object.entries(values)) {
       const simpleValue = Buffer.alloc(5);
       simpleValue[0] = (2 << 3) | 5;
       simpleValue.writeFloatLE(value, 1);
       records.push(
-        record(event(step, field(5, field(1, Buffer.concat([field(1, Buffer.from(tag)), simpleValue]))))),
+        record(
+          event(step, field(5, field(1, Buffer.concat([field(1, Buffer.from(tag)), simpleValue])))),
+          crc32c,
+        ),
       );
     }
     await appendFile(this.file, Buffer.concat(records));
@@ -48,16 +52,15 @@ function event(step: number, content: Buffer): Buffer {
 }
 
 /** A TFRecord: the length and the data, each followed by its masked checksum. */
-function record(data: Buffer): Buffer {
+function record(data: Buffer, checksumOf: typeof crc32c): Buffer {
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(data.length));
+  const checksum = (bytes: Buffer) => masked(checksumOf(bytes));
   return Buffer.concat([length, checksum(length), data, checksum(data)]);
 }
 
-function checksum(data: Buffer): Buffer {
-  const crc = new Crc32c().update(data).digest();
-  const masked = (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;
+function masked(checksum: number): Buffer {
   const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(masked);
+  bytes.writeUInt32LE((((checksum >>> 15) | (checksum << 17)) + 0xa282ead8) >>> 0);
   return bytes;
 }
