@@ -65,12 +65,6 @@ async function chat(command: ChatCommand): Promise<void> {
     maxNewTokens: command.maxNewTokens,
     template: command.template === undefined ? undefined : await readText(command.template),
   });
-  say(
-    colors.dim(
-      `${command.model}: ${model.constructor.name}, a context of ${capacity} tokens, ready in ${((performance.now() - started) / 1000).toFixed(1)} s; /help for commands`,
-    ),
-  );
-
   const terminal = process.stdin.isTTY && !json;
   const lines = createInterface({
     input: process.stdin,
@@ -91,6 +85,12 @@ async function chat(command: ChatCommand): Promise<void> {
   };
   lines.on("SIGINT", interrupt);
   process.on("SIGINT", interrupt);
+  // Only now: who reads this may press Ctrl-C.
+  say(
+    colors.dim(
+      `${command.model}: ${model.constructor.name}, a context of ${capacity} tokens, ready in ${((performance.now() - started) / 1000).toFixed(1)} s; /help for commands`,
+    ),
+  );
 
   const answer = async (content: string): Promise<void> => {
     answering = new AbortController();
