@@ -1,49 +1,36 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
-import { chatCommand } from "./chat.js";
-import { convertCommand } from "./convert.js";
-import { demoCommand } from "./demo.js";
-import { embedCommand } from "./embed.js";
-import { evalCommand } from "./eval.js";
-import { exportCommand } from "./export.js";
-import { fillMaskCommand } from "./fill-mask.js";
-import { finetuneCommand } from "./finetune.js";
-import { generateCommand } from "./generate.js";
-import { inspectCommand } from "./inspect.js";
 import { examples } from "./options.js";
-import { predictCommand } from "./predict.js";
-import { pretrainCommand } from "./pretrain.js";
-import { pullCommand } from "./pull.js";
-import { quantizeCommand } from "./quantize.js";
-import { searchCommand } from "./search.js";
 import { colors } from "./terminal.js";
-import { trainCommand } from "./train.js";
 
 /** As installed: the manifest lies three folders above the compiled file, in the repository as in the packed library. */
 const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
   version: string;
 };
 
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  chat: async () => (await import("./chat.js")).chatCommand,
+  convert: async () => (await import("./convert.js")).convertCommand,
+  demo: async () => (await import("./demo.js")).demoCommand,
+  embed: async () => (await import("./embed.js")).embedCommand,
+  eval: async () => (await import("./eval.js")).evalCommand,
+  export: async () => (await import("./export.js")).exportCommand,
+  "fill-mask": async () => (await import("./fill-mask.js")).fillMaskCommand,
+  finetune: async () => (await import("./finetune.js")).finetuneCommand,
+  generate: async () => (await import("./generate.js")).generateCommand,
+  inspect: async () => (await import("./inspect.js")).inspectCommand,
+  predict: async () => (await import("./predict.js")).predictCommand,
+  pretrain: async () => (await import("./pretrain.js")).pretrainCommand,
+  pull: async () => (await import("./pull.js")).pullCommand,
+  quantize: async () => (await import("./quantize.js")).quantizeCommand,
+  search: async () => (await import("./search.js")).searchCommand,
+  train: async () => (await import("./train.js")).trainCommand,
+};
+
 const program = new Command("lineage")
   .description("Train Transformer language models and write with them, in TypeScript.")
   .version(version, "--version", "print the version")
-  .addCommand(chatCommand)
-  .addCommand(convertCommand)
-  .addCommand(demoCommand)
-  .addCommand(embedCommand)
-  .addCommand(evalCommand)
-  .addCommand(exportCommand)
-  .addCommand(fillMaskCommand)
-  .addCommand(finetuneCommand)
-  .addCommand(generateCommand)
-  .addCommand(inspectCommand)
-  .addCommand(predictCommand)
-  .addCommand(pretrainCommand)
-  .addCommand(pullCommand)
-  .addCommand(quantizeCommand)
-  .addCommand(searchCommand)
-  .addCommand(trainCommand)
   .addHelpText(
     "after",
     `
@@ -63,6 +50,13 @@ ${examples(
   ['lineage search notes "renewing a passport" --model DIR', "find passages by meaning"],
 )}`,
   );
+
+// One command needs a part of the library, and loading all of it can take longer than the command. Help shows all of
+// them, and what is no command is answered with the nearest.
+const asked = process.argv[2] ?? "";
+const needed =
+  asked === "--version" ? [] : Object.keys(commands).includes(asked) ? [asked] : Object.keys(commands);
+for (const command of await Promise.all(needed.map((name) => commands[name]!()))) program.addCommand(command);
 
 /** One sentence and a non-zero exit for what a person can mend; the whole trace for a mistake of ours. */
 program.parseAsync().catch((error: unknown) => {

@@ -88,6 +88,27 @@ describe("lineage", () => {
     }
   });
 
+  it("knows each command of its help by its name", () => {
+    const names = Array.from(
+      lineage("--help").stdout.matchAll(/^ {2}([a-z-]+) \[options\]/gm),
+      ([, name]) => name!,
+    );
+    expect(names).toHaveLength(16);
+    for (const name of names)
+      expect(lineage(name, "--help").stdout).toMatch(new RegExp(`^Usage: lineage ${name} `));
+  });
+
+  it("answers what is no command with the nearest one, and not with what every object has", () => {
+    expect(lineage("trian")).toMatchObject({
+      stderr: "error: unknown command 'trian'\n(Did you mean train?)\n",
+      status: 1,
+    });
+    expect(lineage("constructor")).toMatchObject({
+      stderr: "error: unknown command 'constructor'\n",
+      status: 1,
+    });
+  });
+
   it("leaves a model, its tokenizer, metrics and a picture behind", async () => {
     for (const name of [
       "config.json",
