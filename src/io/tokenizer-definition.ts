@@ -1,21 +1,96 @@
 import { z } from "zod";
 import { FormatError } from "../base/errors.js";
 
+/** Of ids: beyond it lies no vocabulary, only a file that would fill the memory. */
+const maximumId = 2 ** 24;
+
 const addedToken = z.looseObject({
-  id: z
-    .int()
-    .min(0)
-    .max(2 ** 24),
+  id: z.int().min(0).max(maximumId),
   content: z.string().min(1),
   special: z.boolean().default(false),
   normalized: z.boolean().default(false),
 });
 
 const part = z.looseObject({ type: z.string() });
-const id = z
-  .int()
-  .min(0)
-  .max(2 ** 24);
+
+type Vocabulary = Record<string, number> | [piece: string, score: number][];
+type Merges = (string | [left: string, right: string])[];
+
+/** What is wrong first, and at which keys; undefined for nothing. */
+type Problem = { readonly path: readonly (string | number)[]; readonly message: string } | undefined;
+
+// A vocabulary has tens of thousands of entries. A schema for each takes several times as long as a loop, and a union of
+// the forms that a collection can have does not say which entry is wrong.
+const collection = <T>(problemOf: (value: unknown) => Problem) =>
+  z.custom<T>().superRefine((value: unknown, context) => {
+    const problem = problemOf(value);
+    if (problem) context.addIssue({ code: "custom", path: [...problem.path], message: problem.message });
+  });
+
+function vocabularyProblem(vocabulary: unknown): Problem {
+  if (Array.isArray(vocabulary)) return pieceProblem(vocabulary);
+  if (!z.util.isPlainObject(vocabulary))
+    return {
+      path: [],
+      message: `the vocabulary is ${shown(vocabulary)}; it must be an object with the id of each token, or a list of [piece, score]`,
+    };
+  if (Object.getOwnPropertySymbols(vocabulary).length > 0)
+    return { path: [], message: "the vocabulary has a symbol as a token; tokens must be strings" };
+  for (const token of Object.keys(vocabulary)) {
+    const id: unknown = vocabulary[token];
+    if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id > maximumId)
+      return {
+        path: [token],
+        message: `the token's id is ${shown(id)}; it must be a whole number from 0 to ${maximumId}`,
+      };
+  }
+  return undefined;
+}
+
+function pieceProblem(pieces: readonly unknown[]): Problem {
+  for (let index = 0; index < pieces.length; index++) {
+    const entry = pieces[index];
+    if (!Array.isArray(entry) || entry.length !== 2)
+      return { path: [index], message: `the entry is ${shown(entry)}; it must be a list of [piece, score]` };
+    const [piece, score] = entry as unknown[];
+    if (typeof piece !== "string")
+      return { path: [index, 0], message: `the piece is ${shown(piece)}; it must be a string` };
+    if (!Number.isFinite(score))
+      return { path: [index, 1], message: `the score is ${shown(score)}; it must be a finite number` };
+  }
+  return undefined;
+}
+
+function mergesProblem(merges: unknown): Problem {
+  if (!Array.isArray(merges))
+    return { path: [], message: `the merges are ${shown(merges)}; they must be a list` };
+  for (let index = 0; index < merges.length; index++) {
+    const merge: unknown = merges[index];
+    if (typeof merge === "string") continue;
+    if (!Array.isArray(merge) || merge.length !== 2)
+      return {
+        path: [index],
+        message: `the merge is ${shown(merge)}; it must be a string of two tokens, or a list of two`,
+      };
+    const wrong = merge.findIndex((token) => typeof token !== "string");
+    if (wrong >= 0)
+      return {
+        path: [index, wrong],
+        message: `the token is ${shown(merge[wrong])}; it must be a string`,
+      };
+  }
+  return undefined;
+}
+
+/** A value that a file holds in the wrong place, short. */
+function shown(value: unknown): string {
+  if (value === undefined) return "missing";
+  if (typeof value === "string")
+    return value.length > 40 ? `${JSON.stringify(value.slice(0, 40))}…` : JSON.stringify(value);
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  if (typeof value === "bigint") return `${value}n`;
+  return typeof value === "object" && value !== null ? "an object" : String(value);
+}
 
 const definitionSchema = z.looseObject({
   added_tokens: z.array(addedToken).default([]),
@@ -25,8 +100,8 @@ const definitionSchema = z.looseObject({
   decoder: part.nullable().default(null),
   model: z.looseObject({
     type: z.string().optional(),
-    vocab: z.union([z.record(z.string(), id), z.array(z.tuple([z.string(), z.number()]))]),
-    merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()])])).optional(),
+    vocab: collection<Vocabulary>(vocabularyProblem),
+    merges: collection<Merges>(mergesProblem).optional(),
     unk_token: z.string().nullish(),
     byte_fallback: z.boolean().nullish(),
   }),
