@@ -7,6 +7,7 @@
  *   node dist/bench/llama.js --gguf MODEL.gguf                  a model of your own
  *   node dist/bench/llama.js --threads 1                        of every engine; default: all cores
  *   node dist/bench/llama.js --cache int8                       what lineage keeps keys and values as (llama.cpp: float16)
+ *   node dist/bench/llama.js --prepared                         from the second run on, load what the first one prepared
  *   node dist/bench/llama.js --smoke                            seconds: checks that everything runs
  *
  * A form is a GGUF type, or bits and columns that share a scale (4x128, 8xrow), which llama.cpp has not; a + after it lets
@@ -51,6 +52,7 @@ const { values: options } = parseArgs({
     tokens: { type: "string", default: "32" },
     threads: { type: "string" },
     cache: { type: "string", default: "float32" },
+    prepared: { type: "boolean", default: false },
     smoke: { type: "boolean", default: false },
     worker: { type: "string" },
   },
@@ -149,7 +151,8 @@ function unreadBytes(model: CausalLanguageModel, { constants }: ModelWeights): n
 const engines: Record<string, (file: string, fastPrompts: boolean) => Promise<Engine>> = {
   lineage: async (source, fastPrompts) => {
     const runtime = createRuntime({ threads });
-    const { model, weights } = await loadForInference(runtime, source, { fastPrompts });
+    const prepared = options.prepared ? { folder: path.join(options.folder, "prepared") } : undefined;
+    const { model, weights } = await loadForInference(runtime, source, { fastPrompts, prepared });
     const capacity = Math.min(model.config.contextLength, Math.max(...contexts) + newTokens + 2);
     const decoder = await Decoder.create(model, weights, { batch: 1, capacity, cacheType });
     return {

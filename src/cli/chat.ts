@@ -6,7 +6,7 @@ import { type AnswerReport, Chat, Decoder, type SamplingOptions } from "../gener
 import { loadForInference } from "../models/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { end } from "./generate.js";
-import { deviceOption, examples, number } from "./options.js";
+import { deviceOption, examples, number, preparedOption, preparedWeights } from "./options.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 import { colors } from "./terminal.js";
 
@@ -16,6 +16,7 @@ interface ChatCommand extends SamplingOptions {
   readonly template?: string;
   readonly quantize?: QuantizedBits;
   readonly fastPrompts?: boolean;
+  readonly prepared: boolean;
   readonly context: number;
   readonly maxNewTokens?: number;
   readonly seed: number;
@@ -55,6 +56,7 @@ async function chat(command: ChatCommand): Promise<void> {
   const loaded = await loadForInference(runtime, command.model, {
     quantize: schemeOf(command.quantize),
     fastPrompts: command.fastPrompts,
+    prepared: preparedWeights(command.prepared),
   });
   const { model, weights, tokenizer } = loaded;
   const capacity = Math.min(model.config.contextLength, command.context);
@@ -179,6 +181,7 @@ export const chatCommand = new Command("chat")
   .option("--seed <n>", "the same seed gives the same answers", number, 0)
   .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
   .option("--fast-prompts", fastPromptsHelp)
+  .addOption(preparedOption())
   .addOption(deviceOption())
   .option("--threads <n>", "threads of the engine", number)
   .option("--json", "one JSON object for each answer; each line of the input is a message or a command")

@@ -21,7 +21,7 @@ import { StreamDecoder, type Tokenizer, beginSequence } from "../io/index.js";
 import { type InferenceModel, loadForInference } from "../models/index.js";
 import type { Device, Runtime } from "../runtime/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { deviceOption, examples, list, number } from "./options.js";
+import { deviceOption, examples, list, number, preparedOption, preparedWeights } from "./options.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 
 export interface GenerateCommand extends SamplingOptions {
@@ -39,6 +39,7 @@ export interface GenerateCommand extends SamplingOptions {
   readonly regex?: string;
   readonly quantize?: QuantizedBits;
   readonly fastPrompts?: boolean;
+  readonly prepared?: boolean;
   readonly cache?: CacheType;
   readonly json?: boolean;
   readonly threads?: number;
@@ -168,6 +169,7 @@ export async function generateText(command: GenerateCommand): Promise<void> {
   const loaded = await loadForInference(runtime, command.model, {
     quantize: schemeOf(command.quantize),
     fastPrompts: command.fastPrompts,
+    prepared: preparedWeights(command.prepared ?? false),
   });
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
@@ -224,6 +226,7 @@ export const generateCommand = new Command("generate")
   .option("--stop <text>", "end before this text; may be given again", list)
   .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
   .option("--fast-prompts", fastPromptsHelp)
+  .addOption(preparedOption())
   .option("--speculative <drafter>", "lookup, or the folder of a smaller model of the same vocabulary")
   .option("--json-schema <file>", "write JSON that this schema describes")
   .option("--regex <pattern>", "write what this expression matches from first to last character")

@@ -1,4 +1,8 @@
+import os from "node:os";
+import path from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
+import type { PreparedOptions } from "../models/index.js";
+import { colors } from "./terminal.js";
 
 /** An option's number. */
 export function number(text: string): number {
@@ -43,6 +47,25 @@ export function withTrainingOptions(command: Command): Command {
 /** Where the engine runs; a device is compared with the CPU before its first program. */
 export const deviceOption = (): Option =>
   new Option("--device <name>", "where the engine runs (default: cpu)").choices(["cpu", "webgpu", "cuda"]);
+
+/** Where pulled models and prepared weights are kept. */
+export const cacheFolder = (): string =>
+  process.env["LINEAGE_CACHE"] ?? path.join(os.homedir(), ".cache", "lineage");
+
+export const preparedOption = (): Option =>
+  new Option(
+    "--no-prepared",
+    `prepare the weights anew: they are else kept in ${path.join(cacheFolder(), "prepared")} for the next start`,
+  );
+
+/** How a command keeps prepared weights. */
+export const preparedWeights = (wanted: boolean): PreparedOptions | undefined =>
+  wanted
+    ? {
+        folder: path.join(cacheFolder(), "prepared"),
+        report: (sentence) => void process.stderr.write(`${colors.dim(sentence)}\n`),
+      }
+    : undefined;
 
 /** An option that may be given again: all its values. */
 export const list = (text: string, before: string[] = []): string[] => [...before, text];

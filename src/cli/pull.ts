@@ -1,9 +1,7 @@
-import os from "node:os";
-import path from "node:path";
 import { Command } from "commander";
 import { formatBytes } from "../base/memory.js";
 import { pullModel } from "../io/hub.js";
-import { examples } from "./options.js";
+import { cacheFolder, examples } from "./options.js";
 import { Reporter } from "./terminal.js";
 
 interface PullCommand {
@@ -38,11 +36,7 @@ export const pullCommand = new Command("pull")
   .description("bring a model from the hub into the cache, and print its folder")
   .argument("<name>", "ORG/NAME")
   .option("--revision <name>", "branch, tag or commit", "main")
-  .option(
-    "--cache <folder>",
-    "where pulled models are kept",
-    process.env["LINEAGE_CACHE"] ?? path.join(os.homedir(), ".cache", "lineage"),
-  )
+  .option("--cache <folder>", "where pulled models are kept", cacheFolder())
   .option("--offline", "only look at what is there already")
   .option("--json", "one JSON object a line, for programs")
   .addHelpText(

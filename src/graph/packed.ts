@@ -65,7 +65,10 @@ export interface HalfWeight extends PackedMatrix {
   readonly values: DeviceTensor<"float16"> | DeviceTensor<"bfloat16">;
 }
 
-export type PackedWeight = BlockWeight | RowWeight | NormalFloatWeight | HalfWeight;
+/** A matrix in whole numbers or NormalFloat. */
+export type QuantizedWeight = BlockWeight | RowWeight | NormalFloatWeight;
+
+export type PackedWeight = QuantizedWeight | HalfWeight;
 
 /** Weights that stay as they are for as long as a program lives: the engine may rearrange them for speed. */
 export interface ConstantWeights {

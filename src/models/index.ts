@@ -20,6 +20,7 @@ export * from "./load-encoder.js";
 export * from "./load.js";
 export * from "./mistral.js";
 export * from "./onnx.js";
+export type { PreparedOptions } from "./prepared.js";
 export * from "./roberta.js";
 export * from "./unilm.js";
 export * from "./xlm.js";

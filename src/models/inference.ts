@@ -1,23 +1,16 @@
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
-import { type TypedArray, bytesPerElement, elementCount } from "../base/dtype.js";
-import { FormatError, LineageError } from "../base/errors.js";
+import { elementCount } from "../base/dtype.js";
+import { LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import { widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
-import {
-  type BlockWeight,
-  type HalfWeight,
-  type PackedWeight,
-  type RowWeight,
-  packedParts,
-} from "../graph/index.js";
+import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
 import {
   type GgufFile,
   type GgufPlace,
   SafetensorsFile,
-  type TensorToSave,
   openWeightFiles,
   placeTensors,
   rearrange,
@@ -35,7 +28,6 @@ import {
   blockArrays,
   blockBytes,
   blockForm,
-  blockSizes,
   fillBlocks,
   fromGgmlBlocks,
   ggmlForm,
@@ -44,13 +36,24 @@ import {
   packedMatrix,
   packableWeights,
   quantizeMatrix,
-  rowWeight,
-  signedValues,
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
 import { type CausalLanguageModel, type LoadedModel, causalModelConfig } from "./architectures.js";
 import { openGguf } from "./gguf.js";
+import {
+  type MatrixLayout,
+  type PackedEntry,
+  type PartReader,
+  entryOf,
+  inPackedOrder,
+  mappedPart,
+  packedEntry,
+  partsOf,
+  storedPart,
+  weightFromParts,
+} from "./packed-file.js";
+import { type PreparedOptions, PreparedWeights, keepPrepared, preparedFile } from "./prepared.js";
 import { readCheckpoint, saveTokenizer } from "./load.js";
 
 /** A model that is only run: its weights lie in their files' memory or in fewer bits, and do not train. */
@@ -64,6 +67,8 @@ export interface InferenceOptions {
    * blocks. Texts are continued with the weights themselves.
    */
   readonly fastPrompts?: boolean | undefined;
+  /** Keeps what had to be made of the weights for the next load of the same files. Default: nothing is kept. */
+  readonly prepared?: PreparedOptions | undefined;
 }
 
 /** How one parameter lies in a file. */
@@ -73,7 +78,7 @@ interface Source {
   /** The file's own memory, where the numbers lie there as the engine takes them. */
   readonly mapped?: () => DeviceTensor;
   /** The file's own memory, where a weight in fewer bits lies there as the engine takes it. */
-  readonly packed?: () => PackedWeight | Promise<PackedWeight>;
+  readonly packed?: () => Promise<QuantizedWeight>;
   /** The file's blocks, to be turned into the engine's. */
   readonly blocks?: BlockFill;
   /** What to pack the values into where nothing else is asked for. */
@@ -102,22 +107,26 @@ async function assemble(
   runtime: Runtime,
   model: CausalLanguageModel,
   sourceOf: SourceOf,
-  mappings: readonly FileMapping[],
-  { quantize, fastPrompts = false }: InferenceOptions,
+  files: ReadonlyMap<string, FileMapping>,
+  { quantize, fastPrompts = false, prepared }: InferenceOptions,
 ): Promise<ModelWeights> {
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
   const prompt: Record<string, RowWeight> = {};
   const weights = new ModelWeights(runtime, { tensors, packed }, fastPrompts ? prompt : undefined);
+  /** What was made here, and may be kept. */
+  const made: Record<string, QuantizedWeight> = {};
   try {
     const groups = planGroups(model, sourceOf, quantize);
+    const keptIn = prepared && (await preparedFile(prepared, [...files.keys()], quantize, fastPrompts));
+    using kept = keptIn === undefined ? undefined : await PreparedWeights.open(runtime, keptIn, prepared!);
     requireMemory(
-      groups.flat().reduce((sum, plan) => sum + neededBytes(plan, fastPrompts), 0),
+      groups.flat().reduce((sum, plan) => sum + neededBytes(plan, fastPrompts, kept !== undefined), 0),
       "the weights and the engine's own arrangement of them",
       "take a smaller model, or one in fewer bits",
     );
     for (const plans of groups) {
-      const filled = plans.filter(({ blocks }) => blocks);
+      const filled = plans.filter(({ name, blocks }) => blocks && !kept?.has(name));
       const blocks = adjacentBlocks(
         runtime,
         filled.map((plan) => plan.blocks!.form),
@@ -125,9 +134,13 @@ async function assemble(
       filled.forEach(({ name }, index) => (packed[name] = blocks[index]!));
       for (const plan of plans) {
         const { name, shape, place, source } = plan;
-        if (plan.blocks) await plan.blocks.fill(packed[name] as BlockWeight);
-        else {
+        if (kept?.has(name)) packed[name] = await kept.weight(name, layoutOf(plan));
+        else if (plan.blocks) {
+          await plan.blocks.fill(packed[name] as BlockWeight);
+          made[name] = packed[name] as BlockWeight;
+        } else {
           const weight = await packedWeight(runtime, plan);
+          if (weight && plan.scheme) made[name] = weight;
           if (weight) packed[name] = weight;
           else {
             const tensor = source.mapped?.() ?? runtime.createTensor("float32", shape, await source.values());
@@ -136,20 +149,26 @@ async function assemble(
           }
         }
         if (fastPrompts && place?.kind === "linear" && packed[name]?.kind !== "rows") {
-          const matrix = await matrixAgain(packed[name], source, shape, place.transposed);
-          prompt[name] = (await quantizeMatrix(runtime, matrix, "linear", wholeRows)) as RowWeight;
+          const again = `prompt/${name}`;
+          if (kept?.has(again)) prompt[name] = (await kept.weight(again, layoutOf(plan))) as RowWeight;
+          else {
+            const matrix = await matrixAgain(packed[name], source, shape, place.transposed);
+            prompt[name] = (await quantizeMatrix(runtime, matrix, "linear", wholeRows)) as RowWeight;
+            made[again] = prompt[name];
+          }
         }
       }
     }
     await verifyPacked(runtime, Object.values(prompt));
     await verifyPacked(runtime, Object.values(packed));
+    if (keptIn !== undefined && !kept) await keepPrepared(keptIn, made, prepared!);
     return weights;
   } catch (error) {
     weights.dispose();
     throw error;
   } finally {
     // Tensors that lie in a file keep its memory.
-    for (const mapping of mappings) mapping.dispose();
+    for (const mapping of files.values()) mapping.dispose();
   }
 }
 
@@ -200,21 +219,35 @@ function planGroups(
   return groups;
 }
 
-/** Bytes that a parameter takes besides its file's memory: its own, and as much for the engine where products read it. */
-function neededBytes({ shape, place, source, scheme, blocks }: Plan, fastPrompts: boolean): number {
+const layoutOf = ({ shape, place }: Plan): MatrixLayout => {
+  const transposed = place?.transposed ?? false;
+  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
+  return { rows, columns, transposed };
+};
+
+/**
+ * Bytes that a parameter takes besides the memory of files: its own, and as much for the engine where products read it.
+ * @param kept whether its own lie in a file already
+ */
+function neededBytes(
+  { shape, place, source, scheme, blocks }: Plan,
+  fastPrompts: boolean,
+  kept: boolean,
+): number {
   const size = elementCount(shape);
   const linear = place?.kind === "linear";
-  const again = fastPrompts && linear ? 2 * size : 0;
-  if (blocks) return again + blockBytes(blocks.form) * (linear ? 2 : 1);
+  const copies = Number(!kept) + Number(linear);
+  const again = fastPrompts && linear ? copies * size : 0;
+  if (blocks) return again + blockBytes(blocks.form) * copies;
   const bytes = scheme?.bits === "nf4" ? size / 2 : scheme ? size : 4 * size;
-  return again + (source.mapped || source.packed ? 0 : bytes) + (linear ? bytes : 0);
+  return again + (source.mapped || source.packed ? Number(linear) : copies) * bytes;
 }
 
 /** A parameter in fewer bits, as its file has it or as a scheme makes it; undefined where it stays in its own. */
 async function packedWeight(
   runtime: Runtime,
   { shape, place, source, scheme }: Plan,
-): Promise<PackedWeight | undefined> {
+): Promise<QuantizedWeight | undefined> {
   if (!place) return undefined;
   if (!scheme) return source.packed?.();
   const matrix = matrixOf(await source.values(), shape, place.transposed);
@@ -277,7 +310,7 @@ async function inferenceFromGguf(
     (name, { shape }, transposed) => {
       return ggufSource(gguf, mapping, places.get(name)!, shape, transposed, packable.get(name)?.kind);
     },
-    [mapping],
+    new Map([[file, mapping]]),
     options,
   );
   return { model, weights, tokenizer, stopIds };
@@ -327,19 +360,6 @@ function ggufSource(
 
 // ---- Folders ------------------------------------------------------------------------------------------------------
 
-const packedEntry = z.discriminatedUnion("kind", [
-  z.object({
-    kind: z.literal("blocks"),
-    bits: z.union([z.literal(4), z.literal(8)]),
-    block_size: z.int().refine((size) => blockSizes.includes(size)),
-    zero_points: z.boolean().default(false),
-    offsets: z.boolean().default(false),
-  }),
-  z.object({ kind: z.literal("rows") }),
-  z.object({ kind: z.literal("nf4"), block_size: z.int().refine((size) => blockSizes.includes(size)) }),
-]);
-type PackedEntry = z.infer<typeof packedEntry>;
-
 const quantizationConfig = z.object({
   quantization_config: z
     .object({ quant_method: z.literal("lineage"), tensors: z.record(z.string(), packedEntry) })
@@ -388,7 +408,7 @@ async function inferenceFromFolder(
       }
       return floatSource(runtime, mappings, places.get(name)!, shape, packable.has(name));
     },
-    [...mappings.values()],
+    new Map([...mappings].map(([{ path: place }, mapping]) => [place, mapping])),
     options,
   );
   return { model, weights, tokenizer, stopIds };
@@ -448,73 +468,20 @@ function packedSource(
   mappings: ReadonlyMap<SafetensorsFile, FileMapping>,
   name: string,
   entry: PackedEntry,
-  layout: { rows: number; columns: number; transposed: boolean },
+  layout: MatrixLayout,
 ): Source {
-  const { rows, columns } = layout;
-  const part = <D extends "uint8" | "int8" | "float32">(
-    suffix: string,
-    dtype: D,
-    shape: readonly number[],
-  ): DeviceTensor<D> => {
+  const part: PartReader = (suffix, dtype, shape) => {
     const stored = `${name}.${suffix}`;
     const file = files.find(({ header }) => header.tensors.has(stored));
-    const found = file?.header.tensors.get(stored);
-    if (!file || !found)
+    if (!file)
       throw new LineageError("checkpoint", `there is no tensor ${stored}, a part of the quantised ${name}`);
-    if (found.dtype !== dtype || found.shape.join() !== shape.join())
-      throw new FormatError(
-        file.path,
-        `${stored} is ${found.dtype} [${found.shape.join(", ")}], but the configuration makes it ${dtype} [${shape.join(", ")}]`,
-      );
-    return mappings.get(file)!.tensor(dtype, shape, found.byteOffset);
+    return mappedPart(file, mappings.get(file)!, stored, dtype, shape);
   };
-  const values = () => {
-    throw new LineageError("unsupported", `${name} is quantised already; take the original model`);
-  };
-  if (entry.kind === "rows")
-    return {
-      values,
-      packed: () =>
-        rowWeight(
-          runtime,
-          { values: part("values", "int8", [columns, rows]), scales: part("scales", "float32", [rows]) },
-          layout,
-        ),
-    };
-  const { block_size: blockSize } = entry;
-  if (columns % blockSize !== 0)
-    throw new LineageError(
-      "checkpoint",
-      `blocks of ${blockSize} do not divide the rows of ${name}, ${columns} long`,
-    );
-  const blocks = columns / blockSize;
   return {
-    values,
-    packed: () => {
-      if (entry.kind === "nf4")
-        return {
-          kind: "nf4",
-          ...layout,
-          blockSize,
-          values: part("values", "uint8", [(rows * columns) / 2]),
-          scales: part("scales", "float32", [rows * blocks]),
-        };
-      const { bits } = entry;
-      const values = part("values", "uint8", [rows, blocks, (blockSize * bits) / 8]);
-      return {
-        kind: "blocks",
-        ...layout,
-        bits,
-        blockSize,
-        values,
-        table: values.slice(0, [rows, (columns * bits) / 8]),
-        scales: part("scales", "float32", [rows, blocks]),
-        zeroPoints: entry.zero_points
-          ? part("zeroPoints", "uint8", [rows, Math.ceil((blocks * bits) / 8)])
-          : undefined,
-        offsets: entry.offsets ? part("offsets", "float32", [blocks, rows]) : undefined,
-      };
+    values: () => {
+      throw new LineageError("unsupported", `${name} is quantised already; take the original model`);
     },
+    packed: () => weightFromParts(runtime, name, entry, layout, part),
   };
 }
 
@@ -533,54 +500,13 @@ export async function saveQuantized(
     if (weight.kind === "half")
       throw new LineageError("unsupported", `${name} is in half precision; quantise it to save it`);
     entries[name] = entryOf(weight);
-    for (const [part, tensor] of Object.entries(packedParts(weight))) {
-      if (part === "table") continue;
-      const stored = storedPart(`${name}.${part}`, tensor);
-      // Unsigned numbers are this device's matter, not the folder's.
-      parts.push(
-        weight.kind === "rows" && part === "values"
-          ? { ...stored, dtype: "int8", bytes: bytesOf(signedValues(weight)) }
-          : stored,
-      );
-    }
+    parts.push(...partsOf(name, weight));
   }
-  // Floats first: each tensor then lies at a multiple of its element's size, so that it can be mapped. Parts of one kind
-  // follow each other, so that the engine can take several matrices as one.
-  const kindOf = ({ name }: TensorToSave): string => name.slice(name.lastIndexOf(".") + 1);
-  parts.sort(
-    (a, b) =>
-      bytesPerElement(b.dtype) - bytesPerElement(a.dtype) ||
-      (kindOf(a) < kindOf(b) ? -1 : Number(kindOf(a) > kindOf(b))),
-  );
   await mkdir(folder, { recursive: true });
   await writeJson(path.join(folder, "config.json"), {
     ...causalModelConfig(model),
     quantization_config: { quant_method: "lineage", tensors: entries },
   });
   await saveTokenizer(folder, tokenizer, stopIds);
-  await writeSafetensors(path.join(folder, "model.safetensors"), parts);
+  await writeSafetensors(path.join(folder, "model.safetensors"), inPackedOrder(parts));
 }
-
-/** How `config.json` says that a parameter is packed. */
-function entryOf(weight: Exclude<PackedWeight, HalfWeight>): PackedEntry {
-  if (weight.kind === "rows") return { kind: "rows" };
-  if (weight.kind === "nf4") return { kind: "nf4", block_size: weight.blockSize };
-  return {
-    kind: "blocks",
-    bits: weight.bits,
-    block_size: weight.blockSize,
-    zero_points: weight.zeroPoints !== undefined,
-    offsets: weight.offsets !== undefined,
-  };
-}
-
-/** A tensor as a file holds it. */
-const storedPart = (name: string, tensor: DeviceTensor): TensorToSave => ({
-  name,
-  dtype: tensor.dtype,
-  shape: tensor.shape,
-  bytes: bytesOf(tensor.view()),
-});
-
-const bytesOf = ({ buffer, byteOffset, byteLength }: TypedArray): Uint8Array =>
-  new Uint8Array(buffer, byteOffset, byteLength);

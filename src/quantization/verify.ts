@@ -1,5 +1,13 @@
 import { LineageError } from "../base/errors.js";
-import { type BlockWeight, type PackedWeight, compile, input, matmul, packedParts } from "../graph/index.js";
+import {
+  type BlockWeight,
+  type PackedWeight,
+  type QuantizedWeight,
+  compile,
+  input,
+  matmul,
+  packedParts,
+} from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import { type MatrixSource, blockArrays, dequantizeBlocks, matrixOf } from "./blocks.js";
 import { dequantizeNormalFloat } from "./normal-float.js";
@@ -46,7 +54,7 @@ export async function verifyPacked(runtime: Runtime, weights: Iterable<PackedWei
 /** Relative to the largest product. The 8-bit inputs alone make about 0.003. */
 const tolerance = 0.02;
 
-async function kernelError(runtime: Runtime, weight: Checked): Promise<number> {
+async function kernelError(runtime: Runtime, weight: QuantizedWeight): Promise<number> {
   const rows = Math.min(checkedRows, weight.rows);
   const { columns } = weight;
   const part = { ...(await firstRows(runtime, weight, rows)), transposed: false };
@@ -86,9 +94,7 @@ async function kernelError(runtime: Runtime, weight: Checked): Promise<number> {
   }
 }
 
-type Checked = Exclude<PackedWeight, { kind: "half" }>;
-
-async function firstRows(runtime: Runtime, weight: Checked, rows: number): Promise<Checked> {
+async function firstRows(runtime: Runtime, weight: QuantizedWeight, rows: number): Promise<QuantizedWeight> {
   const share = <T extends DeviceTensor>(tensor: T): T => {
     const shape = [rows, ...tensor.shape.slice(1)];
     return tensor.slice(0, shape) as T;
@@ -139,7 +145,7 @@ function firstColumns(
 }
 
 /** The matrix `[rows, columns]` that whole numbers or NF4 stand for. */
-export const dequantizeWeight = (weight: Checked): Float32Array =>
+export const dequantizeWeight = (weight: QuantizedWeight): Float32Array =>
   weight.kind === "nf4"
     ? dequantizeNormalFloat({ values: weight.values.view(), scales: weight.scales.view() }, weight.blockSize)
     : weight.kind === "rows"
@@ -147,7 +153,7 @@ export const dequantizeWeight = (weight: Checked): Float32Array =>
       : dequantizeBlocks(blockArrays(weight), weight);
 
 /** The matrix that whole numbers or NF4 stand for, to be read a panel at a time. */
-export function packedMatrix(weight: Checked): MatrixSource {
+export function packedMatrix(weight: QuantizedWeight): MatrixSource {
   const { rows, columns, transposed } = weight;
   if (weight.kind !== "blocks")
     return { ...matrixOf(dequantizeWeight(weight), [rows, columns], false), transposed };

@@ -3,6 +3,7 @@ import {
   type BlockWeight,
   type ConstantWeights,
   type PackedWeight,
+  type QuantizedWeight,
   type RowWeight,
   constantTensors,
   packedBytes,
@@ -167,7 +168,7 @@ export async function quantizeMatrix(
   source: MatrixSource,
   kind: "linear" | "embedding",
   scheme: QuantizationScheme,
-): Promise<PackedWeight | undefined> {
+): Promise<QuantizedWeight | undefined> {
   const { rows, columns, transposed } = source;
   const packing = packingOf(source, kind, scheme);
   switch (packing?.kind) {
