@@ -152,7 +152,8 @@ const engines: Record<string, (file: string, fastPrompts: boolean) => Promise<En
   lineage: async (source, fastPrompts) => {
     const runtime = createRuntime({ threads });
     const prepared = options.prepared ? { folder: path.join(options.folder, "prepared") } : undefined;
-    const { model, weights } = await loadForInference(runtime, source, { fastPrompts, prepared });
+    const { model, weights, kept } = await loadForInference(runtime, source, { fastPrompts, prepared });
+    await kept;
     const capacity = Math.min(model.config.contextLength, Math.max(...contexts) + newTokens + 2);
     const decoder = await Decoder.create(model, weights, { batch: 1, capacity, cacheType });
     return {

@@ -53,10 +53,11 @@ async function chat(command: ChatCommand): Promise<void> {
   const say = (text: string): void => void process.stderr.write(`${text}\n`);
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const started = performance.now();
+  const notes: string[] = [];
   const loaded = await loadForInference(runtime, command.model, {
     quantize: schemeOf(command.quantize),
     fastPrompts: command.fastPrompts,
-    prepared: preparedWeights(command.prepared),
+    prepared: preparedWeights(command.prepared, notes),
   });
   const { model, weights, tokenizer } = loaded;
   const capacity = Math.min(model.config.contextLength, command.context);
@@ -159,6 +160,8 @@ async function chat(command: ChatCommand): Promise<void> {
     process.removeListener("SIGINT", interrupt);
     lines.close();
   }
+  await loaded.kept;
+  for (const note of notes) say(colors.dim(note));
 }
 
 export const chatCommand = new Command("chat")

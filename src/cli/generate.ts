@@ -22,6 +22,7 @@ import { type InferenceModel, loadForInference } from "../models/index.js";
 import type { Device, Runtime } from "../runtime/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { deviceOption, examples, list, number, preparedOption, preparedWeights } from "./options.js";
+import { colors } from "./terminal.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 
 export interface GenerateCommand extends SamplingOptions {
@@ -70,6 +71,8 @@ export interface TextReport {
   readonly newTokens: number;
   /** Seconds until the prompt was read. */
   readonly promptSeconds: number;
+  /** Seconds from the first token, which comes with the prompt, to the last. */
+  readonly writeSeconds: number;
   /** Of speculative decoding: tokens guessed, and how many of them the model took. */
   readonly speculation?: { readonly drafted: number; readonly accepted: number };
 }
@@ -112,10 +115,12 @@ export async function* writeText(
     : generate(decoder, [ids], generation);
   const started = performance.now();
   let promptSeconds: number | undefined;
+  let seconds = 0;
   let newTokens = 0;
   let last: SpeculativeToken = { row: 0 };
   for await (const token of tokens) {
     promptSeconds ??= (performance.now() - started) / 1000;
+    seconds = (performance.now() - started) / 1000;
     last = token;
     if (token.id === undefined) continue;
     newTokens++;
@@ -130,6 +135,7 @@ export async function* writeText(
     promptTokens: ids.length,
     newTokens,
     promptSeconds: promptSeconds ?? 0,
+    writeSeconds: seconds - (promptSeconds ?? 0),
     ...(last.speculation && { speculation: last.speculation }),
   };
 }
@@ -166,10 +172,11 @@ async function ruleOf({ jsonSchema, regex }: GenerateCommand): Promise<Constrain
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads, device: command.device });
+  const notes: string[] = [];
   const loaded = await loadForInference(runtime, command.model, {
     quantize: schemeOf(command.quantize),
     fastPrompts: command.fastPrompts,
-    prepared: preparedWeights(command.prepared ?? false),
+    prepared: preparedWeights(command.prepared, notes),
   });
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
@@ -190,24 +197,26 @@ export async function generateText(command: GenerateCommand): Promise<void> {
   for (;;) {
     const next = await pieces.next();
     if (next.done) {
-      const { finish, promptTokens, newTokens, promptSeconds, speculation } = next.value;
-      const seconds = (performance.now() - started) / 1000;
+      const { finish, promptTokens, newTokens, promptSeconds, writeSeconds, speculation } = next.value;
       if (command.json) {
+        const seconds = (performance.now() - started) / 1000;
         const result = { prompt: command.prompt, text, ...next.value, seconds };
         process.stdout.write(`${JSON.stringify(result)}\n`);
-        return;
+        break;
       }
       process.stdout.write("\n");
-      const rate = Math.round(newTokens / (seconds - promptSeconds));
+      const rate = newTokens > 1 ? (newTokens - 1) / writeSeconds : 0;
       const guesses = speculation ? `, ${speculation.accepted} of ${speculation.drafted} guesses taken` : "";
       process.stderr.write(
-        `[${promptTokens} prompt tokens in ${promptSeconds.toFixed(2)} s, ${newTokens} written at ${rate} tokens/s${guesses}, ended by ${finish}]\n`,
+        `[${promptTokens} prompt tokens in ${promptSeconds.toFixed(2)} s, ${newTokens} written at ${rate.toFixed(1)} tokens/s${guesses}, ended by ${finish}]\n`,
       );
-      return;
+      break;
     }
     text += next.value;
     if (!command.json) process.stdout.write(next.value);
   }
+  await loaded.kept;
+  for (const note of notes) process.stderr.write(`${colors.dim(note)}\n`);
 }
 
 export const generateCommand = new Command("generate")

@@ -2,7 +2,6 @@ import os from "node:os";
 import path from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { PreparedOptions } from "../models/index.js";
-import { colors } from "./terminal.js";
 
 /** An option's number. */
 export function number(text: string): number {
@@ -58,13 +57,13 @@ export const preparedOption = (): Option =>
     `prepare the weights anew: they are else kept in ${path.join(cacheFolder(), "prepared")} for the next start`,
   );
 
-/** How a command keeps prepared weights. */
-export const preparedWeights = (wanted: boolean): PreparedOptions | undefined =>
+/**
+ * How a command keeps prepared weights.
+ * @param notes gets what is to be said of them at the end, when nothing else is being written
+ */
+export const preparedWeights = (wanted: boolean | undefined, notes: string[]): PreparedOptions | undefined =>
   wanted
-    ? {
-        folder: path.join(cacheFolder(), "prepared"),
-        report: (sentence) => void process.stderr.write(`${colors.dim(sentence)}\n`),
-      }
+    ? { folder: path.join(cacheFolder(), "prepared"), report: (sentence) => void notes.push(sentence) }
     : undefined;
 
 /** An option that may be given again: all its values. */

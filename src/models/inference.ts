@@ -57,7 +57,10 @@ import { type PreparedOptions, PreparedWeights, keepPrepared, preparedFile } fro
 import { readCheckpoint, saveTokenizer } from "./load.js";
 
 /** A model that is only run: its weights lie in their files' memory or in fewer bits, and do not train. */
-export type InferenceModel = LoadedModel<ModelWeights>;
+export interface InferenceModel extends LoadedModel<ModelWeights> {
+  /** Settles when what was made of the weights is kept for the next load, or cannot be; it never rejects. */
+  readonly kept?: Promise<void> | undefined;
+}
 
 export interface InferenceOptions {
   /** Packs matrices that the files hold in full or half precision. */
@@ -109,7 +112,7 @@ async function assemble(
   sourceOf: SourceOf,
   files: ReadonlyMap<string, FileMapping>,
   { quantize, fastPrompts = false, prepared }: InferenceOptions,
-): Promise<ModelWeights> {
+): Promise<Pick<InferenceModel, "weights" | "kept">> {
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
   const prompt: Record<string, RowWeight> = {};
@@ -161,8 +164,10 @@ async function assemble(
     }
     await verifyPacked(runtime, Object.values(prompt));
     await verifyPacked(runtime, Object.values(packed));
-    if (keptIn !== undefined && !kept) await keepPrepared(keptIn, made, prepared!);
-    return weights;
+    return {
+      weights,
+      kept: keptIn !== undefined && !kept ? keepPrepared(keptIn, made, prepared!) : undefined,
+    };
   } catch (error) {
     weights.dispose();
     throw error;
@@ -304,7 +309,7 @@ async function inferenceFromGguf(
   const { gguf, model, tokenizer, stopIds, places } = await openGguf(file);
   const mapping = runtime.mapFile(file);
   const packable = packableWeights(model);
-  const weights = await assemble(
+  const assembled = await assemble(
     runtime,
     model,
     (name, { shape }, transposed) => {
@@ -313,7 +318,7 @@ async function inferenceFromGguf(
     new Map([[file, mapping]]),
     options,
   );
-  return { model, weights, tokenizer, stopIds };
+  return { model, tokenizer, stopIds, ...assembled };
 }
 
 /** Bytes of a tensor that is left in the file's memory. */
@@ -395,7 +400,7 @@ async function inferenceFromFolder(
   refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, unused);
   const mappings = new Map(files.map((file) => [file, runtime.mapFile(file.path)]));
   const packable = packableWeights(model);
-  const weights = await assemble(
+  const assembled = await assemble(
     runtime,
     model,
     (name, { shape }, transposed) => {
@@ -411,7 +416,7 @@ async function inferenceFromFolder(
     new Map([...mappings].map(([{ path: place }, mapping]) => [place, mapping])),
     options,
   );
-  return { model, weights, tokenizer, stopIds };
+  return { model, tokenizer, stopIds, ...assembled };
 }
 
 function refuseUnused(

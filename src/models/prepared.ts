@@ -6,7 +6,7 @@ import { FormatError, messageOf } from "../base/errors.js";
 import { storageError } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
 import { SafetensorsFile, writeSafetensors } from "../io/index.js";
-import type { QuantizedWeight } from "../graph/index.js";
+import { type QuantizedWeight, packedParts } from "../graph/index.js";
 import type { QuantizationScheme } from "../quantization/index.js";
 import type { FileMapping, Runtime } from "../runtime/types.js";
 import {
@@ -124,7 +124,7 @@ function parsed(text: string | undefined): unknown {
 
 /**
  * Writes prepared weights for the next load, and lets go of files unused for longest where there are too many. What stands in
- * the way is reported and not thrown: the weights are loaded.
+ * the way is reported and not thrown: the weights are loaded, and may be used and disposed meanwhile.
  */
 export async function keepPrepared(
   place: string,
@@ -132,7 +132,11 @@ export async function keepPrepared(
   { limit = 32e9, least = 32e6, report }: PreparedOptions,
 ): Promise<void> {
   const folder = path.dirname(place);
+  const held: Disposable[] = [];
   try {
+    // Their memory has to stay until it is written, whoever disposes them.
+    for (const weight of Object.values(weights))
+      for (const tensor of Object.values(packedParts(weight))) held.push(tensor.slice(0, tensor.shape));
     const parts = Object.entries(weights).flatMap(([name, weight]) => partsOf(name, weight));
     const bytes = parts.reduce((sum, part) => sum + part.bytes.byteLength, 0);
     if (bytes < least || bytes > limit) return;
@@ -151,22 +155,27 @@ export async function keepPrepared(
     report?.(`kept the prepared weights (${formatBytes(bytes)}) in ${folder}: the next start is faster`);
   } catch (error) {
     report?.(`the prepared weights are not kept: ${messageOf(error)}`);
+  } finally {
+    for (const tensor of held) tensor[Symbol.dispose]();
   }
 }
 
+/** Milliseconds after which an unfinished file has been left behind by a process that was stopped. */
+const abandoned = 3_600_000;
+
 async function evict(folder: string, limit: number, newest: string): Promise<void> {
-  const names = (await readdir(folder)).filter((name) => name.endsWith(".safetensors"));
   const files = await Promise.all(
-    names.map(async (name) => {
+    (await readdir(folder)).map(async (name) => {
       const file = path.join(folder, name);
-      const { size, atimeMs } = await stat(file);
-      return { file, size, used: file === newest ? Infinity : atimeMs };
+      const { size, atimeMs, mtimeMs } = await stat(file);
+      const left = name.endsWith(".tmp") && mtimeMs < Date.now() - abandoned;
+      return { file, size, used: file === newest ? Infinity : left ? -Infinity : atimeMs, left };
     }),
   );
   files.sort((a, b) => b.used - a.used);
   let total = 0;
-  for (const { file, size } of files) {
+  for (const { file, size, left } of files) {
     total += size;
-    if (total > limit) await rm(file, { force: true });
+    if (left || total > limit) await rm(file, { force: true });
   }
 }

@@ -73,7 +73,9 @@ async function logits(source: string, options: InferenceOptions): Promise<Float3
   using weights = loaded.weights;
   using decoder = await Decoder.create(loaded.model, weights, { batch: 1, capacity: 48 });
   const ids = Array.from({ length: 24 }, (_, index) => (7 * index) % 250);
-  return [(await decoder.prefill([ids]))[0]!.slice(), (await decoder.step([5]))[0]!.slice()];
+  const result = [(await decoder.prefill([ids]))[0]!.slice(), (await decoder.step([5]))[0]!.slice()];
+  await loaded.kept;
+  return result;
 }
 
 describe("weights that were prepared once", () => {
@@ -103,7 +105,10 @@ describe("weights that were prepared once", () => {
     const before = runtime.allocatedBytes;
     const first = await loadForInference(runtime, gguf, { prepared });
     const own = runtime.allocatedBytes - before;
+    // Disposed while they are being written.
     first.weights.dispose();
+    await first.kept;
+    expect(runtime.allocatedBytes).toBe(before);
     const second = await loadForInference(runtime, gguf, { prepared });
     expect(runtime.allocatedBytes - before).toBeLessThan(own / 10);
     second.weights.dispose();
