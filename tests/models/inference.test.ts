@@ -190,7 +190,8 @@ describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
     } finally {
       available.mockRestore();
     }
-    expect(runtime.allocatedBytes).toBe(before);
+    // What an earlier test left behind may go meanwhile.
+    expect(runtime.allocatedBytes).toBeLessThanOrEqual(before);
   });
 
   it("maps half-precision matrices as they are", async () => {
