@@ -207,9 +207,15 @@ export class Lowering {
     return [...this.found.values()];
   }
 
+  /** Makes `tensor` an input of the program. */
+  give(name: string, tensor: Tensor): void {
+    this.names.set(tensor, name);
+    this.inputOf(name, tensor);
+  }
+
   /** Writes `roots` and all that they need. */
   emit(roots: readonly Tensor[]): void {
-    const order = schedule(roots, this.fused);
+    const order = schedule(roots, this.fused, (tensor) => this.names.has(tensor));
     for (const node of order) {
       const source = inputSource(node);
       if (source) this.declareInput(node, source);
@@ -240,6 +246,10 @@ export class Lowering {
       this.builder.weight(name, tensor.dtype, tensor.shape as readonly number[], value);
       return;
     }
+    this.inputOf(name, tensor);
+  }
+
+  private inputOf(name: string, tensor: Tensor): void {
     this.builder.input(name, tensor.dtype, tensor.shape);
     tensor.shape.forEach((dim, axis) => {
       if (typeof dim !== "string" || !/^\w+$/.test(dim)) return;
@@ -365,6 +375,8 @@ export interface LowerOptions {
   readonly initializers?: Readonly<Record<string, TypedArray>>;
   /** Weights that become part of the program without a copy, some of them in fewer bits. */
   readonly constants?: ConstantWeights | undefined;
+  /** Tensors that the program is given instead of computing them, by the names of its inputs for them. */
+  readonly given?: Readonly<Record<string, Tensor>> | undefined;
 }
 
 /**
@@ -373,11 +385,12 @@ export interface LowerOptions {
  */
 export function lower(
   outputs: Readonly<Record<string, Tensor>>,
-  { name = "lineage", fused = true, initializers, constants }: LowerOptions = {},
+  { name = "lineage", fused = true, initializers, constants, given = {} }: LowerOptions = {},
   joins = false,
 ): Lowering {
   const builder = new OnnxBuilder(name);
   const lowering = new Lowering(builder, fused, initializers, constants, joins);
+  for (const [key, tensor] of Object.entries(given)) lowering.give(key, tensor);
   lowering.emit(Object.values(outputs));
   for (const [key, tensor] of Object.entries(outputs)) {
     builder.output(key, lowering.nameOf(tensor), tensor.dtype, tensor.shape);

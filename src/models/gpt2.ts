@@ -275,7 +275,10 @@ class Gpt2Transformer extends Module {
       : this.positionEmbedding.rows(0, inputIds.dim(1));
     let x = this.tokenEmbedding.forward(inputIds).add(positions);
     x = this.embeddingDropout.forward(x, context.random);
-    for (const block of this.blocks) x = block.forward(x, context);
+    for (const block of this.blocks) {
+      x = block.forward(x, context);
+      context.cache?.states?.push(x);
+    }
     return this.finalNorm.forward(x);
   }
 }

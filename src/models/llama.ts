@@ -260,7 +260,10 @@ class LlamaTransformer extends Module {
     const positions = positionIds ?? unsqueeze(range(inputIds.dim(1), "int64"), 0);
     const rotary = rotaryTables(this.config, positions, context.cache);
     let x = this.tokenEmbedding.forward(inputIds);
-    for (const block of this.blocks) x = block.forward(x, { ...context, rotary });
+    for (const block of this.blocks) {
+      x = block.forward(x, { ...context, rotary });
+      context.cache?.states?.push(x);
+    }
     return this.finalNorm.forward(x);
   }
 }

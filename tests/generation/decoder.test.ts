@@ -56,25 +56,36 @@ async function write(
 }
 
 describe.each(each)("a decoder of %s", (_, model, weights) => {
-  it("gives for rows in chunks and token by token what a pass without a cache gives", async () => {
-    const inputIds = input("inputIds", "int32", [1, "sequence"]);
-    namedParameters(model);
-    using program = await compile(runtime, { logits: model.forward(inputIds) });
-    const expected = async (tokens: number[]): Promise<Float32Array> => {
-      using given = runtime.createTensor("int32", [1, tokens.length], Int32Array.from(tokens));
-      using logits = (await program.run({ ...weights.tensors, inputIds: given }))["logits"]!;
-      return (logits.view() as Float32Array).slice(-sizes.vocabSize);
-    };
-    const rows = [ids(30), ids(11, 1)];
-    using decoder = await Decoder.create(model, weights, { batch: 2, prefillChunk: 7, capacity: 60 });
-    let found = await decoder.prefill(rows);
-    for (let step = 0; step < 12; step++) {
-      for (const [row, tokens] of rows.entries())
-        expect(relativeError(found[row]!, await expected(tokens))).toBeLessThan(1e-5);
-      for (const [row, tokens] of rows.entries()) tokens.push((step * 5 + row) % sizes.vocabSize);
-      found = await decoder.step(rows.map((tokens) => tokens.at(-1)!));
-    }
-  });
+  it.each([
+    ["whole", 1],
+    ["in parts", 2],
+  ])(
+    "gives for rows in chunks and token by token what a pass without a cache gives, %s",
+    async (_name, parts) => {
+      const inputIds = input("inputIds", "int32", [1, "sequence"]);
+      namedParameters(model);
+      using program = await compile(runtime, { logits: model.forward(inputIds) });
+      const expected = async (tokens: number[]): Promise<Float32Array> => {
+        using given = runtime.createTensor("int32", [1, tokens.length], Int32Array.from(tokens));
+        using logits = (await program.run({ ...weights.tensors, inputIds: given }))["logits"]!;
+        return (logits.view() as Float32Array).slice(-sizes.vocabSize);
+      };
+      const rows = [ids(30), ids(11, 1)];
+      using decoder = await Decoder.create(model, weights, {
+        batch: 2,
+        prefillChunk: 7,
+        capacity: 60,
+        parts,
+      });
+      let found = await decoder.prefill(rows);
+      for (let step = 0; step < 12; step++) {
+        for (const [row, tokens] of rows.entries())
+          expect(relativeError(found[row]!, await expected(tokens))).toBeLessThan(1e-5);
+        for (const [row, tokens] of rows.entries()) tokens.push((step * 5 + row) % sizes.vocabSize);
+        found = await decoder.step(rows.map((tokens) => tokens.at(-1)!));
+      }
+    },
+  );
 
   it("gives the same logits for a prompt in chunks of any size", async () => {
     const prompt = ids(50);
