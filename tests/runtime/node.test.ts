@@ -31,7 +31,7 @@ import {
   topK,
   withScope,
 } from "../../src/graph/index.js";
-import { encodeModel } from "../../src/onnx/index.js";
+import { OnnxBuilder, encodeModel } from "../../src/onnx/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { locateLibrary } from "../../src/runtime/node/library.js";
 
@@ -298,6 +298,29 @@ describe("a tensor", () => {
   it("refuses a slice beyond its end", () => {
     using tensor = runtime.createTensor("float32", [4]);
     expect(() => tensor.slice(3, [2])).toThrow("elements 3 to 5 do not lie within the 4");
+  });
+});
+
+describe("weights in place", () => {
+  it("are copied after all where the engine asks for one while it makes the program", async () => {
+    const [rows, columns] = [128, 256];
+    const builder = new OnnxBuilder("asks");
+    builder.shared("weight", "float32", [rows, columns]);
+    const inPlace = builder.placeShared(runtime.locationInPlace!);
+    expect([...inPlace]).toEqual(["weight"]);
+    // Only now: what a node computes from constants alone is not left in place.
+    const squared = builder.node("Mul", ["weight", "weight"]);
+    builder.input("x", "float32", [1, columns]);
+    builder.output("y", builder.node("Add", [squared, "x"]), "float32", [rows, columns]);
+    const numbers = Float32Array.from({ length: rows * columns }, (_, index) => index % 5);
+    using weight = runtime.createTensor("float32", [rows, columns], numbers);
+    using program = await runtime.createProgram(encodeModel(builder.build()), {
+      weights: { weight },
+      inPlace,
+    });
+    using x = runtime.createTensor("float32", [1, columns], new Float32Array(columns).fill(1));
+    using y = (await program.run({ x }))["y"]!;
+    expect([...(y.view() as Float32Array)]).toEqual([...numbers].map((value) => value * value + 1));
   });
 });
 

@@ -1,7 +1,7 @@
 import os from "node:os";
 import koffi from "koffi";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount } from "../../base/dtype.js";
-import { LineageError, messageOf } from "../../base/errors.js";
+import { LineageError, RuntimeError, messageOf } from "../../base/errors.js";
 import { checkShape } from "../signature.js";
 import {
   type Device,
@@ -246,6 +246,10 @@ class NativeRuntime implements Runtime {
       }
     } catch (error) {
       signal?.throwIfAborted();
+      // What the engine reads of constants while it makes a program may differ from processor to processor, and so do its
+      // words for one that it cannot read. With copies it either has what it asked for or fails for another reason.
+      if (options.inPlace?.size && error instanceof RuntimeError)
+        return this.createProgram(model, { ...options, inPlace: undefined });
       throw error;
     } finally {
       signal?.removeEventListener("abort", cancel);
