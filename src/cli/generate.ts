@@ -119,8 +119,8 @@ export async function* writeText(
   let newTokens = 0;
   let last: SpeculativeToken = { row: 0 };
   for await (const token of tokens) {
-    promptSeconds ??= (performance.now() - started) / 1000;
     seconds = (performance.now() - started) / 1000;
+    promptSeconds ??= seconds;
     last = token;
     if (token.id === undefined) continue;
     newTokens++;

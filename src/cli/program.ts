@@ -54,8 +54,7 @@ ${examples(
 // One command needs a part of the library, and loading all of it can take longer than the command. Help shows all of
 // them, and what is no command is answered with the nearest.
 const asked = process.argv[2] ?? "";
-const needed =
-  asked === "--version" ? [] : Object.keys(commands).includes(asked) ? [asked] : Object.keys(commands);
+const needed = asked === "--version" ? [] : Object.hasOwn(commands, asked) ? [asked] : Object.keys(commands);
 for (const command of await Promise.all(needed.map((name) => commands[name]!()))) program.addCommand(command);
 
 /** One sentence and a non-zero exit for what a person can mend; the whole trace for a mistake of ours. */

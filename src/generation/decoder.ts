@@ -6,11 +6,12 @@ import {
   type Dim,
   type KeyValueCache,
   type Tensor,
+  allOrNone,
   compileInParts,
   constant,
+  constantBytes,
   gather,
   input,
-  packedBytes,
 } from "../graph/index.js";
 import { type ForwardContext, type Module, type WeightSet, namedParameters } from "../nn/index.js";
 import type { Binding, DeviceTensor, Program, RunOptions, Runtime, Tensors } from "../runtime/types.js";
@@ -172,14 +173,15 @@ export class Decoder implements Disposable {
     });
     const { constants, promptConstants } = weights;
     const cuts = chooseCuts(model, states, parts);
-    const [program, reader] = await together(
+    const making = [
       compileInParts(runtime, { logits: model.logits(last), ...outputs }, cuts, {
         name: "decoder",
         constants,
       }),
-      promptConstants &&
-        compileInParts(runtime, outputs, cuts, { name: "reader", constants: promptConstants }),
-    );
+    ];
+    if (promptConstants)
+      making.push(compileInParts(runtime, outputs, cuts, { name: "reader", constants: promptConstants }));
+    const [program, reader] = (await allOrNone(making)) as [Program, Program | undefined];
     const caches = new KeyValueBuffers(runtime, numLayers, shape, cacheType);
     return new Decoder(
       program,
@@ -430,12 +432,8 @@ const worthParts = 64e6;
 const mostParts = 4;
 
 function defaultParts({ runtime, constants }: WeightSet): number {
-  if (!constants) return 1;
-  const bytes = [
-    ...Object.values(constants.tensors).map(({ byteLength }) => byteLength),
-    ...Object.values(constants.packed).map(packedBytes),
-  ].reduce((sum, size) => sum + size, 0);
-  return bytes < worthParts ? 1 : Math.min(runtime.threads, mostParts);
+  if (!constants || constantBytes(constants) < worthParts) return 1;
+  return Math.min(runtime.threads, mostParts);
 }
 
 /**
@@ -452,17 +450,6 @@ function chooseCuts(model: CausalModel, states: readonly Tensor[], parts: number
     Math.min(states.length - 1, Math.max(1, Math.round(((part + 1) * total) / parts))),
   );
   return [...new Set(ends)].flatMap((end) => states[end - 1] ?? []);
-}
-
-/** Two programs that are made at the same time; neither stays where the other fails. */
-async function together(
-  first: Promise<Program>,
-  second: Promise<Program> | undefined,
-): Promise<[Program, Program | undefined]> {
-  const [a, b] = await Promise.allSettled([first, second]);
-  if (a.status === "fulfilled" && b.status === "fulfilled") return [a.value, b.value];
-  for (const made of [a, b]) if (made.status === "fulfilled") made.value?.dispose();
-  throw [a, b].find((made) => made.status === "rejected")!.reason;
 }
 
 /** Tokens from which on a run of the reader costs less than the step more for the last token. */

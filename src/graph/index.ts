@@ -15,7 +15,7 @@ export { type Scope, currentScope, withScope } from "./scope.js";
 export { checkpoint, gradients } from "./autodiff.js";
 export { type LowerOptions, Lowering, lower, toOnnx } from "./lower.js";
 export { compile } from "./compile.js";
-export { compileInParts } from "./parts.js";
+export { allOrNone, compileInParts } from "./parts.js";
 export * from "./packed.js";
 export * from "./ops/activation.js";
 export * from "./ops/attention.js";

@@ -1,12 +1,12 @@
 import { type DType, type TypedArray } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { type AttributeValue, type NodeOptions, OnnxBuilder, encodeModel } from "../onnx/builder.js";
+import type { DeviceTensor } from "../runtime/types.js";
 import { type Dim, type Shape, isStatic, parseDim } from "./dims.js";
 import type { Limit } from "./limits.js";
 import type { Node } from "./op.js";
 import { type InputSource, inputSource } from "./ops/leaf.js";
 import { type ConstantWeights, type PackedWeight, packedParts } from "./packed.js";
-import type { DeviceTensor } from "../runtime/types.js";
 import type { Tensor } from "./tensor.js";
 
 /** A weight in fewer bits as a lowering rule sees it. */
@@ -329,11 +329,7 @@ function usesDecomposition(node: Node, fused: boolean): boolean {
 }
 
 /** The nodes that `roots` need, each after what it needs itself. */
-function schedule(
-  roots: readonly Tensor[],
-  fused: boolean,
-  done: (tensor: Tensor) => boolean = () => false,
-): Node[] {
+function schedule(roots: readonly Tensor[], fused: boolean, done: (tensor: Tensor) => boolean): Node[] {
   const order: Node[] = [];
   const state = new Map<Node, "open" | "written">();
   const stack: Node[] = [];

@@ -92,6 +92,11 @@ export const packedBytes = (weight: PackedWeight): number =>
     0,
   );
 
+/** Bytes of constant weights. */
+export const constantBytes = ({ tensors, packed }: ConstantWeights): number =>
+  Object.values(tensors).reduce((sum, { byteLength }) => sum + byteLength, 0) +
+  Object.values(packed).reduce((sum, weight) => sum + packedBytes(weight), 0);
+
 /** All tensors of constant weights by the names that programs give them. */
 export function constantTensors({ tensors, packed }: ConstantWeights): Record<string, DeviceTensor> {
   const all: Record<string, DeviceTensor> = { ...tensors };

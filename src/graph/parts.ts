@@ -1,4 +1,3 @@
-import { LineageError } from "../base/errors.js";
 import type {
   Binding,
   DeviceTensor,
@@ -9,6 +8,7 @@ import type {
   Tensors,
   ValueInfo,
 } from "../runtime/types.js";
+import { Signature } from "../runtime/signature.js";
 import { compile } from "./compile.js";
 import { evaluateDim } from "./dims.js";
 import type { LowerOptions } from "./lower.js";
@@ -40,7 +40,7 @@ export async function compileInParts(
     if (cut) own[cutName(index)] = cut;
     return own;
   });
-  const made = await Promise.allSettled(
+  const parts = await allOrNone(
     wanted.map((own, index) =>
       compile(runtime, own, {
         ...options,
@@ -49,13 +49,17 @@ export async function compileInParts(
       }),
     ),
   );
-  const parts = made.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
-  const failed = made.find((result) => result.status === "rejected");
-  if (failed) {
-    for (const part of parts) part.dispose();
-    throw failed.reason;
-  }
-  return new ProgramInParts(runtime, parts, cuts);
+  return new ProgramInParts(runtime, parts, cuts, options.name ?? "the program");
+}
+
+/** Programs that are made at the same time; none stays where one fails. */
+export async function allOrNone(making: readonly Promise<Program>[]): Promise<Program[]> {
+  const results = await Promise.allSettled(making);
+  const made = results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+  const failed = results.find((result) => result.status === "rejected");
+  if (!failed) return made;
+  for (const program of made) program.dispose();
+  throw failed.reason;
 }
 
 /** No name that people give to an input or output has the mark. */
@@ -87,20 +91,30 @@ function dependents(source: Tensor, tensors: readonly Tensor[]): ReadonlySet<Ten
 
 /** Programs that run one after the other, each with what the one before it ended with. */
 class ProgramInParts implements Program {
-  readonly inputs: readonly ValueInfo[];
-  readonly outputs: readonly ValueInfo[];
+  private readonly signature: Signature;
 
   constructor(
     private readonly runtime: Runtime,
     private readonly parts: readonly Program[],
     private readonly cuts: readonly Tensor[],
+    name: string,
   ) {
     const own = new Set(cuts.map((_, index) => cutName(index)));
     const unique = (infos: readonly ValueInfo[]): ValueInfo[] => [
-      ...new Map(infos.filter(({ name }) => !own.has(name)).map((info) => [info.name, info])).values(),
+      ...new Map(infos.filter((info) => !own.has(info.name)).map((info) => [info.name, info])).values(),
     ];
-    this.inputs = unique(parts.flatMap((part) => part.inputs));
-    this.outputs = unique(parts.flatMap((part) => part.outputs));
+    this.signature = new Signature(
+      name,
+      unique(parts.flatMap((part) => part.inputs)),
+      unique(parts.flatMap((part) => part.outputs)),
+    );
+  }
+
+  get inputs(): readonly ValueInfo[] {
+    return this.signature.inputs;
+  }
+  get outputs(): readonly ValueInfo[] {
+    return this.signature.outputs;
   }
 
   async run(
@@ -108,6 +122,7 @@ class ProgramInParts implements Program {
     outputs: Tensors = {},
     options: RunOptions = {},
   ): Promise<Record<string, DeviceTensor>> {
+    this.signature.checkNames(inputs, outputs);
     const results: Record<string, DeviceTensor> = {};
     const between: DeviceTensor[] = [];
     try {
@@ -132,7 +147,9 @@ class ProgramInParts implements Program {
   }
 
   bind(inputs: Tensors, outputs: Tensors): Binding {
-    return new BindingInParts(this.runtime, this.parts, this.cuts, this.inputs, inputs, outputs);
+    this.signature.checkNames(inputs, outputs);
+    this.signature.checkBound(outputs);
+    return new BindingInParts(this.runtime, this.parts, this.cuts, this.signature, inputs, outputs);
   }
 
   dispose(): void {
@@ -155,12 +172,12 @@ class BindingInParts implements Binding {
     private readonly runtime: Runtime,
     private readonly parts: readonly Program[],
     private readonly cuts: readonly Tensor[],
-    private readonly signature: readonly ValueInfo[],
+    private readonly signature: Signature,
     inputs: Tensors,
     outputs: Tensors,
   ) {
     this.given = { ...inputs };
-    this.between = this.allocate();
+    this.between = this.allocate(this.shapes());
     const bindings: Binding[] = [];
     try {
       for (const [index, part] of parts.entries()) {
@@ -181,17 +198,13 @@ class BindingInParts implements Binding {
   }
 
   set(name: string, tensor: DeviceTensor): void {
-    let known = false;
-    for (const [index, part] of this.parts.entries()) {
-      if (![...part.inputs, ...part.outputs].some((info) => info.name === name)) continue;
-      this.bindings[index]!.set(name, tensor);
-      known = true;
-    }
-    if (!known) throw new LineageError("argument", `the program has no input or output named ${name}`);
-    if (this.given[name]) {
-      this.given[name] = tensor;
-      this.changed = true;
-    }
+    const { kind } = this.signature.place(name, tensor);
+    for (const [index, part] of this.parts.entries())
+      if ((kind === "input" ? part.inputs : part.outputs).some((info) => info.name === name))
+        this.bindings[index]!.set(name, tensor);
+    if (kind === "output") return;
+    this.given[name] = tensor;
+    this.changed = true;
   }
 
   async run(options: RunOptions = {}): Promise<void> {
@@ -211,32 +224,28 @@ class BindingInParts implements Binding {
     this.dispose();
   }
 
-  /** Tensors between the parts, of the sizes that the inputs have. */
-  private allocate(): DeviceTensor[] {
+  /** Shapes of what lies between the parts, for the sizes that the inputs have. */
+  private shapes(): number[][] {
     const sizes: Record<string, number> = {};
-    for (const { name, shape } of this.signature)
+    for (const { name, shape } of this.signature.inputs)
       shape.forEach((dim, axis) => {
-        const size = this.given[name]?.shape[axis];
-        if (typeof dim === "string" && size !== undefined) sizes[dim] ??= size;
+        if (typeof dim === "string") sizes[dim] ??= this.given[name]!.shape[axis]!;
       });
-    return this.cuts.map(({ dtype, shape }) =>
-      this.runtime.createTensor(
-        dtype,
-        shape.map((dim) => evaluateDim(dim, sizes)),
-      ),
-    );
+    return this.cuts.map(({ shape }) => shape.map((dim) => evaluateDim(dim, sizes)));
   }
 
+  private allocate(shapes: readonly number[][]): DeviceTensor[] {
+    return this.cuts.map(({ dtype }, index) => this.runtime.createTensor(dtype, shapes[index]!));
+  }
+
+  /** Sees to it that what lies between the parts has the sizes of the inputs. */
   private fit(): void {
     if (!this.changed) return;
     this.changed = false;
-    const next = this.allocate();
-    if (next.every(({ shape }, index) => shape.join() === this.between[index]!.shape.join())) {
-      for (const tensor of next) tensor.dispose();
-      return;
-    }
+    const shapes = this.shapes();
+    if (shapes.every((shape, index) => shape.join() === this.between[index]!.shape.join())) return;
     const last = this.between;
-    this.between = next;
+    this.between = this.allocate(shapes);
     for (const [index, binding] of this.bindings.entries())
       for (const [name, tensor] of Object.entries(this.around(index))) binding.set(name, tensor);
     for (const tensor of last) tensor.dispose();

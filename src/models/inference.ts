@@ -20,6 +20,7 @@ import {
 import { type Parameter, namedParameters } from "../nn/index.js";
 import {
   type BlockForm,
+  type MatrixLayout,
   type MatrixSource,
   ModelWeights,
   type Packable,
@@ -32,6 +33,7 @@ import {
   fromGgmlBlocks,
   ggmlForm,
   isGgmlBlockType,
+  layoutOf,
   matrixOf,
   packedMatrix,
   packableWeights,
@@ -42,7 +44,6 @@ import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
 import { type CausalLanguageModel, type LoadedModel, causalModelConfig } from "./architectures.js";
 import { openGguf } from "./gguf.js";
 import {
-  type MatrixLayout,
   type PackedEntry,
   type PartReader,
   entryOf,
@@ -137,7 +138,8 @@ async function assemble(
       filled.forEach(({ name }, index) => (packed[name] = blocks[index]!));
       for (const plan of plans) {
         const { name, shape, place, source } = plan;
-        if (kept?.has(name)) packed[name] = await kept.weight(name, layoutOf(plan));
+        if (kept?.has(name))
+          packed[name] = await kept.weight(name, layoutOf(shape, place?.transposed ?? false));
         else if (plan.blocks) {
           await plan.blocks.fill(packed[name] as BlockWeight);
           made[name] = packed[name] as BlockWeight;
@@ -153,7 +155,11 @@ async function assemble(
         }
         if (fastPrompts && place?.kind === "linear" && packed[name]?.kind !== "rows") {
           const again = `prompt/${name}`;
-          if (kept?.has(again)) prompt[name] = (await kept.weight(again, layoutOf(plan))) as RowWeight;
+          if (kept?.has(again))
+            prompt[name] = (await kept.weight(
+              again,
+              layoutOf(shape, place?.transposed ?? false),
+            )) as RowWeight;
           else {
             const matrix = await matrixAgain(packed[name], source, shape, place.transposed);
             prompt[name] = (await quantizeMatrix(runtime, matrix, "linear", wholeRows)) as RowWeight;
@@ -224,12 +230,6 @@ function planGroups(
   return groups;
 }
 
-const layoutOf = ({ shape, place }: Plan): MatrixLayout => {
-  const transposed = place?.transposed ?? false;
-  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
-  return { rows, columns, transposed };
-};
-
 /**
  * Bytes that a parameter takes besides the memory of files: its own, and as much for the engine where products read it.
  * @param kept whether its own lie in a file already
@@ -268,8 +268,7 @@ function blockFill(
 ): BlockFill | undefined {
   if (!place || !scheme) return undefined;
   const { kind, transposed } = place;
-  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
-  const form = blockForm({ rows, columns, transposed }, kind, scheme);
+  const form = blockForm(layoutOf(shape, transposed), kind, scheme);
   if (!form) return undefined;
   return {
     form,
@@ -295,8 +294,7 @@ async function matrixAgain(
 }
 
 function halfWeight(tensor: DeviceTensor, shape: readonly number[], transposed: boolean): PackedWeight {
-  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
-  return { kind: "half", rows, columns, transposed, values: tensor as DeviceTensor<"float16"> };
+  return { kind: "half", ...layoutOf(shape, transposed), values: tensor as DeviceTensor<"float16"> };
 }
 
 // ---- GGUF ---------------------------------------------------------------------------------------------------------
@@ -408,8 +406,7 @@ async function inferenceFromFolder(
       if (entry) {
         if (!packable.has(name))
           throw new LineageError("checkpoint", `${folder}: ${name} is quantised, but no product reads it`);
-        const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
-        return packedSource(runtime, files, mappings, name, entry, { rows, columns, transposed });
+        return packedSource(runtime, files, mappings, name, entry, layoutOf(shape, transposed));
       }
       return floatSource(runtime, mappings, places.get(name)!, shape, packable.has(name));
     },

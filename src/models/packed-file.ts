@@ -1,9 +1,15 @@
 import { z } from "zod";
 import { type DType, type TypedArray, bytesPerElement } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
-import { type PackedWeight, type QuantizedWeight, packedParts } from "../graph/index.js";
+import { type QuantizedWeight, packedParts } from "../graph/index.js";
 import type { SafetensorsFile, TensorToSave } from "../io/index.js";
-import { blockSizes, rowWeight, signedValues } from "../quantization/index.js";
+import {
+  type MatrixLayout,
+  blockShapes,
+  blockSizes,
+  rowWeight,
+  signedValues,
+} from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
 
 /** Packed weights in safetensors files: the tensors of each under its name, and an entry that says how it is packed. */
@@ -19,8 +25,6 @@ export const packedEntry = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("nf4"), block_size: z.int().refine((size) => blockSizes.includes(size)) }),
 ]);
 export type PackedEntry = z.infer<typeof packedEntry>;
-
-export type MatrixLayout = Pick<PackedWeight, "rows" | "columns" | "transposed">;
 
 export function entryOf(weight: QuantizedWeight): PackedEntry {
   if (weight.kind === "rows") return { kind: "rows" };
@@ -115,28 +119,26 @@ export async function weightFromParts(
       "checkpoint",
       `blocks of ${blockSize} do not divide the rows of ${name}, ${columns} long`,
     );
-  const blocks = columns / blockSize;
   if (entry.kind === "nf4")
     return {
       kind: "nf4",
       ...layout,
       blockSize,
       values: part("values", "uint8", [(rows * columns) / 2]),
-      scales: part("scales", "float32", [rows * blocks]),
+      scales: part("scales", "float32", [(rows * columns) / blockSize]),
     };
   const { bits } = entry;
-  const values = part("values", "uint8", [rows, blocks, (blockSize * bits) / 8]);
+  const shapes = blockShapes({ rows, columns, bits, blockSize });
+  const values = part("values", "uint8", shapes.values);
   return {
     kind: "blocks",
     ...layout,
     bits,
     blockSize,
     values,
-    table: values.slice(0, [rows, (columns * bits) / 8]),
-    scales: part("scales", "float32", [rows, blocks]),
-    zeroPoints: entry.zero_points
-      ? part("zeroPoints", "uint8", [rows, Math.ceil((blocks * bits) / 8)])
-      : undefined,
-    offsets: entry.offsets ? part("offsets", "float32", [blocks, rows]) : undefined,
+    table: values.slice(0, shapes.table),
+    scales: part("scales", "float32", shapes.scales),
+    zeroPoints: entry.zero_points ? part("zeroPoints", "uint8", shapes.zeroPoints) : undefined,
+    offsets: entry.offsets ? part("offsets", "float32", shapes.offsets) : undefined,
   };
 }

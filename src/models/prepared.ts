@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { mkdir, readdir, rm, stat, statfs, utimes } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
@@ -7,10 +8,9 @@ import { storageError } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
 import { SafetensorsFile, writeSafetensors } from "../io/index.js";
 import { type QuantizedWeight, packedParts } from "../graph/index.js";
-import type { QuantizationScheme } from "../quantization/index.js";
+import type { MatrixLayout, QuantizationScheme } from "../quantization/index.js";
 import type { FileMapping, Runtime } from "../runtime/types.js";
 import {
-  type MatrixLayout,
   type PackedEntry,
   entryOf,
   inPackedOrder,
@@ -77,13 +77,13 @@ export class PreparedWeights implements Disposable {
     place: string,
     { report }: PreparedOptions,
   ): Promise<PreparedWeights | undefined> {
-    const there = await stat(place).catch(() => undefined);
-    if (!there) return undefined;
+    if (!existsSync(place)) return undefined;
     try {
       const file = await SafetensorsFile.open(place);
       const entries = entriesSchema.safeParse(parsed(file.header.metadata[metadataKey]));
       if (!entries.success) throw new FormatError(place, "it does not say how its weights are packed");
-      await utimes(place, new Date(), there.mtime);
+      const now = new Date();
+      await utimes(place, now, now);
       return new PreparedWeights(runtime, file, runtime.mapFile(place), entries.data);
     } catch (error) {
       report?.(`the prepared weights cannot be used and are made anew: ${messageOf(error)}`);
@@ -167,15 +167,16 @@ async function evict(folder: string, limit: number, newest: string): Promise<voi
   const files = await Promise.all(
     (await readdir(folder)).map(async (name) => {
       const file = path.join(folder, name);
-      const { size, atimeMs, mtimeMs } = await stat(file);
-      const left = name.endsWith(".tmp") && mtimeMs < Date.now() - abandoned;
-      return { file, size, used: file === newest ? Infinity : left ? -Infinity : atimeMs, left };
+      // Written or, as `open` notes, used.
+      const { size, mtimeMs: used } = await stat(file);
+      return { file, size, used: file === newest ? Infinity : used };
     }),
   );
   files.sort((a, b) => b.used - a.used);
   let total = 0;
-  for (const { file, size, left } of files) {
-    total += size;
-    if (left || total > limit) await rm(file, { force: true });
+  for (const { file, size, used } of files) {
+    const leftBehind = file.endsWith(".tmp") && used < Date.now() - abandoned;
+    if (!leftBehind) total += size;
+    if (leftBehind || total > limit) await rm(file, { force: true });
   }
 }

@@ -46,7 +46,7 @@ export class OnnxBuilder {
   /** The public names of those that are outputs. */
   private readonly outputNames = new Map<string, string>();
   private readonly described = new Map<string, Onnx.ValueInfoProto>();
-  private readonly shares = new Map<string, Onnx.TensorProto>();
+  private readonly shares = new Map<string, { readonly tensor: Onnx.TensorProto; readonly length: number }>();
   private usesContrib = false;
 
   constructor(name: string) {
@@ -138,7 +138,7 @@ export class OnnxBuilder {
       dataLocation: onnx.TensorProto.DataLocation.EXTERNAL,
       externalData: entries({ location: name, offset: 0, length }),
     });
-    this.shares.set(name, tensor);
+    this.shares.set(name, { tensor, length });
     this.graph.initializer.push(tensor);
   }
 
@@ -160,11 +160,10 @@ export class OnnxBuilder {
       for (const name of output) known.add(name);
     }
     const placed = new Set<string>();
-    for (const [name, tensor] of this.shares) {
-      const { length } = Object.fromEntries(tensor.externalData!.map(({ key, value }) => [key, value]));
-      if (read.has(name) || Number(length) < smallestPlaced) continue;
+    for (const [name, { tensor, length }] of this.shares) {
+      if (read.has(name) || length < smallestPlaced) continue;
       // Past the end of any file: to read there fails, and does not give other numbers.
-      tensor.externalData = entries({ location, offset: 2 ** 52, length: length! });
+      tensor.externalData = entries({ location, offset: 2 ** 52, length });
       placed.add(name);
     }
     return placed;

@@ -3,12 +3,22 @@ import { LineageError } from "../base/errors.js";
 import type { BlockWeight } from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 
-/** A matrix that is read a row at a time: a row for each output of a product. */
-export interface MatrixSource {
+/** A matrix as products have it: a row for each output. */
+export interface MatrixLayout {
   readonly rows: number;
   readonly columns: number;
   /** Whether the parameter is stored `[columns, rows]`. */
   readonly transposed: boolean;
+}
+
+/** The matrix that a parameter of this shape is. */
+export function layoutOf(shape: readonly number[], transposed: boolean): MatrixLayout {
+  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
+  return { rows, columns, transposed };
+}
+
+/** A matrix that is read a row at a time. */
+export interface MatrixSource extends MatrixLayout {
   /** Fills `target` with rows `first` to `first + count - 1`. */
   readonly read: (first: number, count: number, target: Float32Array) => void;
 }
@@ -18,11 +28,10 @@ export const panel = 64;
 
 /** A float32 matrix in memory: `[rows, columns]`, or `[columns, rows]` when transposed. */
 export function matrixOf(data: Float32Array, shape: readonly number[], transposed: boolean): MatrixSource {
-  const [rows, columns] = (transposed ? [shape[1], shape[0]] : shape) as [number, number];
+  const layout = layoutOf(shape, transposed);
+  const { rows, columns } = layout;
   return {
-    rows,
-    columns,
-    transposed,
+    ...layout,
     read: (first, count, target) => {
       if (!transposed) target.set(data.subarray(first * columns, (first + count) * columns));
       else
@@ -87,16 +96,18 @@ export interface BlockArrays {
 }
 
 /** A matrix in blocks, but for its numbers. */
-export interface BlockForm extends Pick<
-  BlockWeight,
-  "rows" | "columns" | "transposed" | "bits" | "blockSize"
-> {
+export interface BlockForm extends MatrixLayout, Pick<BlockWeight, "bits" | "blockSize"> {
   readonly zeroPoints: boolean;
   readonly offsets: boolean;
 }
 
 /** Shapes of a matrix's parts, as `BlockWeight` has them. */
-function shapesOf({ rows, columns, bits, blockSize }: Omit<BlockForm, "zeroPoints" | "offsets">) {
+export function blockShapes({
+  rows,
+  columns,
+  bits,
+  blockSize,
+}: Pick<BlockForm, "rows" | "columns" | "bits" | "blockSize">) {
   const blocks = columns / blockSize;
   return {
     values: [rows, blocks, (blockSize * bits) / 8],
@@ -109,14 +120,14 @@ function shapesOf({ rows, columns, bits, blockSize }: Omit<BlockForm, "zeroPoint
 
 /** Bytes of a matrix in blocks. */
 export function blockBytes(form: BlockForm): number {
-  const { values, scales, zeroPoints, offsets } = shapesOf(form);
+  const { values, scales, zeroPoints, offsets } = blockShapes(form);
   const floats = elementCount(scales) + (form.offsets ? elementCount(offsets) : 0);
   return elementCount(values) + (form.zeroPoints ? elementCount(zeroPoints) : 0) + 4 * floats;
 }
 
 /** Zeros for the numbers of a matrix. */
 export function blockZeros(form: Omit<BlockForm, "transposed">): BlockArrays {
-  const shapes = shapesOf({ ...form, transposed: false });
+  const shapes = blockShapes(form);
   return {
     values: allocate("uint8", elementCount(shapes.values)),
     scales: allocate("float32", elementCount(shapes.scales)),
@@ -145,7 +156,7 @@ export function adjacentBlocks(runtime: Runtime, forms: readonly BlockForm[]): B
       return tensor;
     });
   };
-  const shapes = forms.map(shapesOf);
+  const shapes = forms.map(blockShapes);
   const values = side(
     "uint8",
     shapes.map((shape) => shape.values),

@@ -5,14 +5,15 @@ import {
   type PackedWeight,
   type QuantizedWeight,
   type RowWeight,
+  constantBytes,
   constantTensors,
-  packedBytes,
   packedParts,
 } from "../graph/index.js";
 import { Embedding, Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import {
   type BlockForm,
+  type MatrixLayout,
   type MatrixSource,
   adjacentBlocks,
   blockArrays,
@@ -79,14 +80,12 @@ export class ModelWeights implements WeightSet, Disposable {
 
   /** Bytes of all weights as they are kept; the engine rearranges matrices into copies of about the same size. */
   get byteLength(): number {
-    return this.stepBytes + sumBytes(Object.values(this.promptWeights ?? {}));
+    return this.stepBytes + constantBytes({ tensors: {}, packed: this.promptWeights ?? {} });
   }
 
   /** Bytes of the weights that a step reads. */
   get stepBytes(): number {
-    const { tensors, packed } = this.constants;
-    const floats = Object.values(tensors).reduce((sum, { byteLength }) => sum + byteLength, 0);
-    return floats + sumBytes(Object.values(packed));
+    return constantBytes(this.constants);
   }
 
   dispose(): void {
@@ -98,9 +97,6 @@ export class ModelWeights implements WeightSet, Disposable {
     this.dispose();
   }
 }
-
-const sumBytes = (weights: readonly PackedWeight[]): number =>
-  weights.reduce((sum, weight) => sum + packedBytes(weight), 0);
 
 /** Look-ups read blocks, and large ones multiply faster. */
 const tableBlock = 128;
@@ -117,7 +113,7 @@ type Packing =
 
 /** Undefined where the rows do not divide into blocks: the matrix stays as it is. */
 function packingOf(
-  { rows, columns, transposed }: MatrixShape,
+  { rows, columns, transposed }: MatrixLayout,
   kind: "linear" | "embedding",
   scheme: QuantizationScheme,
 ): Packing | undefined {
@@ -140,11 +136,9 @@ function packingOf(
   };
 }
 
-type MatrixShape = Pick<MatrixSource, "rows" | "columns" | "transposed">;
-
 /** The blocks of whole numbers that a scheme makes of a matrix; undefined where it makes none. */
 export function blockForm(
-  matrix: MatrixShape,
+  matrix: MatrixLayout,
   kind: "linear" | "embedding",
   scheme: QuantizationScheme,
 ): BlockForm | undefined {

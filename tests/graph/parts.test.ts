@@ -104,6 +104,9 @@ describe("a program in parts", () => {
     using one = runtime.createTensor("float32", [], Float32Array.of(1));
     await expect(program.run({ x: rows, scale: one })).rejects.toThrow("the input w is missing");
     expect(() => program.bind({ x: rows }, {})).toThrow(/scale is missing/);
+    await expect(program.run({ x: rows, scale: one, w: one }, { lat: one })).rejects.toThrow(
+      "the program has no output named lat",
+    );
     using w = runtime.createTensor("float32", [width, 2], weight);
     await expect(
       program.run({ x: rows, scale: one, w }, {}, { signal: AbortSignal.abort(new Error("enough")) }),

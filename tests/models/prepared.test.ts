@@ -166,6 +166,9 @@ describe("weights that were prepared once", () => {
     for (const name of files()) utimesSync(path.join(options.folder, name), long, long);
     // Used now, so that the other one is the oldest.
     await logits(folder, { ...ways[0], prepared: options });
+    const unfinished = path.join(options.folder, ".left.safetensors.1.tmp");
+    writeFileSync(unfinished, "left behind");
+    utimesSync(unfinished, new Date(0), new Date(0));
     const size = files().reduce((sum, name) => sum + statSync(path.join(options.folder, name)).size, 0);
     await logits(folder, { ...ways[2], prepared: { ...options, limit: size } });
     expect(files()).toContain(first);
