@@ -7,13 +7,12 @@ const floors = [
   ["runtime"],
   ["onnx"],
   ["graph"],
-  ["nn"],
-  ["quantization"],
-  ["io", "data"],
-  ["training", "generation"],
-  ["objectives"],
+  ["nn", "tokenizers"],
+  ["quantization", "formats", "data"],
+  ["training", "generation", "objectives"],
   ["models"],
-  ["embedding", "finetuning", "pretraining"],
+  ["checkpoints"],
+  ["tasks", "search", "pretraining"],
   ["cli"],
 ];
 

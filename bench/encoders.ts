@@ -13,16 +13,16 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { compile, input } from "../src/graph/index.js";
-import { saveOnnx } from "../src/io/index.js";
+import { saveOnnx } from "../src/formats/index.js";
 import {
   bertConfig,
   bertForMaskedLm,
   bertForSequenceClassification,
   bertSizes,
-  encoderConfigJson,
 } from "../src/models/index.js";
+import { encoderConfigJson } from "../src/checkpoints/index.js";
 import { Weights } from "../src/nn/index.js";
-import { type MaskedRow, maskTokens, maskedBatch, maskedLmObjective } from "../src/objectives/index.js";
+import { type MaskedRow, maskedBatch, maskTokens, maskedLmObjective } from "../src/objectives/index.js";
 import { Random } from "../src/base/random.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { GradientNorm, TrainingStep, adamW, clippingFactor } from "../src/training/index.js";

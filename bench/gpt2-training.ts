@@ -3,13 +3,8 @@ import { tokenBatch } from "../src/data/index.js";
 import { Gpt2, gpt2Config, gpt2Sizes } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import {
-  GradientNorm,
-  TrainingStep,
-  adamW,
-  clippingFactor,
-  nextTokenObjective,
-} from "../src/training/index.js";
+import { GradientNorm, TrainingStep, adamW, clippingFactor } from "../src/training/index.js";
+import { nextTokenObjective } from "../src/objectives/index.js";
 import { Peer, median, options, peakMiB, timed } from "./harness.js";
 
 const config = options.smoke

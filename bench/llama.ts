@@ -25,15 +25,9 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { Decoder, cacheTypes } from "../src/generation/index.js";
 import { packedBytes } from "../src/graph/index.js";
-import { trainByteLevelBpe } from "../src/io/index.js";
-import {
-  type CausalLanguageModel,
-  Llama,
-  exportForTransformersJs,
-  llamaConfig,
-  loadForInference,
-  saveGguf,
-} from "../src/models/index.js";
+import { trainByteLevelBpe } from "../src/tokenizers/index.js";
+import { type CausalLanguageModel, Llama, llamaConfig } from "../src/models/index.js";
+import { exportForTransformersJs, loadForInference, saveGguf } from "../src/checkpoints/index.js";
 import { Weights } from "../src/nn/index.js";
 import type { ModelWeights, QuantizationScheme } from "../src/quantization/index.js";
 import { createRuntime } from "../src/runtime/index.js";
@@ -256,7 +250,7 @@ async function sourceFor(engine: string, form: string): Promise<string | undefin
   if (!existsSync(path.join(folder, "config.json"))) {
     const loaded = await loadForInference(createRuntime(), gguf, { quantize: scheme });
     if (engine === "lineage") {
-      const { saveQuantized } = await import("../src/models/index.js");
+      const { saveQuantized } = await import("../src/checkpoints/index.js");
       await saveQuantized(folder, loaded);
     } else await exportForTransformersJs(folder, loaded);
     loaded.weights.dispose();

@@ -1,16 +1,3 @@
-/**
- * ALBERT (Lan et al. 2020) in miniature.
- *
- * The paper's claim: factorised embeddings and parameters shared by all layers make a network many times smaller at a small
- * cost in quality, and what is saved can be spent on width: a wider ALBERT does better than BERT with fewer parameters (its
- * compute is not smaller). All networks here see the same rows, masked in ALBERT's way (spans of up to three words), for the
- * same number of steps.
- *
- * Seen (450 steps): held-out loss 5.951 for BERT with 1.07M parameters, 5.757 for ALBERT of the same width with 0.35M, 5.952
- * for one twice as wide with 0.96M. A third of the parameters cost nothing here; that width pays does not show.
- *
- *   node dist/recipes/albert.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
- */
 import { albertConfig, albertForMaskedLm, bertConfig, bertForMaskedLm } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import { albertSpans, fullSentences, maskedLmObjective } from "../src/objectives/index.js";

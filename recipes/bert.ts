@@ -1,26 +1,3 @@
-/**
- * BERT (Devlin et al. 2019) in miniature.
- *
- * The paper's claim: a network pretrained on unlabelled text by masked language modelling, then fine-tuned, does better on
- * a task than the same network trained on the task alone. Here both get the same labelled sentences, the same number of
- * fine-tuning steps, the same learning rates; one of them has first filled masks in film reviews without labels. (Reviews in
- * SST-2 are single sentences, so that there is no next sentence to predict; recipes/roberta.ts has that objective.)
- *
- * Seen (6,000 pretraining steps, 5.4 million tokens, 31 passes over the 6,920 reviews: loss 4.86 nats at hidden places of
- * held-out reviews, 6.62 by the frequencies of tokens; then fine-tuning, the mean of three seeds with its standard error, the
- * best of three rates each; the commoner class alone is 50.9%):
- *
- *     labels  steps  from scratch   pretrained
- *      6,920    108   58.6% ±4.7    69.8% ±0.7
- *      6,920    216   74.7% ±0.6    75.8% ±0.7
- *      6,920    650   77.1% ±0.7    77.9% ±0.6
- *        500    216   64.1% ±1.7    64.0% ±0.6
- *
- * The claim shows while fine-tuning is short, and shrinks to about the error of measurement as it goes on. With few labels it
- * does not show: so few reviews teach which words go together, not which of them praise.
- *
- *   node dist/recipes/bert.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
- */
 import { bertConfig, bertForMaskedLm, bertForSequenceClassification } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import { type Document, inverseRootFrequency, maskedLmObjective } from "../src/objectives/index.js";

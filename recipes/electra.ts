@@ -28,19 +28,18 @@ import {
   electraForSequenceClassification,
 } from "../src/models/index.js";
 import { Weights, countParameters, statesAt } from "../src/nn/index.js";
+import { ExampleSource, onePass } from "../src/data/index.js";
 import {
-  ExampleSource,
   type MaskedRow,
-  inverseRootFrequency,
   maskRow,
+  sentenceRow,
+  inverseRootFrequency,
   maskedInputs,
   maskedLmObjective,
-  onePass,
   replaceTokens,
   replacedTokenBatch,
   replacedTokenObjective,
   sampleTokens,
-  sentenceRow,
 } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import {

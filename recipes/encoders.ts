@@ -3,19 +3,18 @@ import { deviation, mean } from "d3-array";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { Random } from "../src/base/random.js";
-import { type Batch, type BatchSource, stories } from "../src/data/index.js";
+import { type Batch, type BatchSource, stories, ExampleSource } from "../src/data/index.js";
 import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
-import { type Tokenizer, trainWordPiece } from "../src/io/index.js";
+import { type Tokenizer, trainWordPiece } from "../src/tokenizers/index.js";
 import { type EncoderWithHead, Weights } from "../src/nn/index.js";
 import {
   type Document,
-  ExampleSource,
   type MaskedRow,
-  type MaskingOptions,
-  type SentenceVocabulary,
   maskRow,
   maskedBatch,
   sentenceRow,
+  type MaskingOptions,
+  type SentenceVocabulary,
 } from "../src/objectives/index.js";
 import type { Runtime } from "../src/runtime/index.js";
 import { type Curve, type Objective, Trainer, addParts, evaluate, schedule } from "../src/training/index.js";

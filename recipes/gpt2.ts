@@ -11,7 +11,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { train } from "../src/cli/train.js";
-import { Tokenizer } from "../src/io/index.js";
+import { Tokenizer } from "../src/tokenizers/index.js";
 import { heldOutLosses, printTable, recipeOptions } from "./recipe.js";
 
 const { data, out, smoke, scale, threads } = recipeOptions("gpt2-shakespeare");

@@ -18,7 +18,7 @@
 import path from "node:path";
 import { train } from "../src/cli/train.js";
 import { Decoder, generate } from "../src/generation/index.js";
-import { loadModel, saveGguf } from "../src/models/index.js";
+import { loadModel, saveGguf } from "../src/checkpoints/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import type { Curve } from "../src/training/index.js";
 import { LlamaCppModel, divergence, llamaCppFolder } from "../tests/support/llama-cpp.js";

@@ -21,7 +21,7 @@ import { readText } from "../src/base/files.js";
 import { train } from "../src/cli/train.js";
 import { stories } from "../src/data/index.js";
 import { compile, input, tokenLosses } from "../src/graph/index.js";
-import { loadModel } from "../src/models/index.js";
+import { loadModel } from "../src/checkpoints/index.js";
 import { type WeightSet, namedParameters } from "../src/nn/index.js";
 import {
   type QuantizationScheme,

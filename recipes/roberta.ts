@@ -14,19 +14,18 @@
  *
  *   node dist/recipes/roberta.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
-import type { Batch } from "../src/data/index.js";
-import { bertForPretraining, robertaConfig, robertaForMaskedLm, bertConfig } from "../src/models/index.js";
+import { type Batch, ExampleSource } from "../src/data/index.js";
+import { bertForPretraining, bertConfig, robertaConfig, robertaForMaskedLm } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import {
-  ExampleSource,
   type MaskedRow,
-  type SentencePair,
-  fullSentences,
   maskRow,
   maskedBatch,
-  maskedLmObjective,
-  sentencePairs,
   sentenceRow,
+  type SentencePair,
+  fullSentences,
+  sentencePairs,
+  maskedLmObjective,
 } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { type Objective, evaluate } from "../src/training/index.js";

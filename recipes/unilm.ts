@@ -21,9 +21,9 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Random } from "../src/base/random.js";
-import { stories } from "../src/data/index.js";
+import { stories, ExampleSource, documentsOf } from "../src/data/index.js";
 import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
-import { trainWordPiece } from "../src/io/index.js";
+import { trainWordPiece } from "../src/tokenizers/index.js";
 import {
   UnilmGenerator,
   unilmConfig,
@@ -32,15 +32,14 @@ import {
 } from "../src/models/index.js";
 import { type Module, Weights, countParameters } from "../src/nn/index.js";
 import {
-  ExampleSource,
   drawUnilmMode,
+  unilmRow,
   maskRow,
   maskedBatch,
   maskedLmObjective,
-  unilmRow,
   unilmSpans,
 } from "../src/objectives/index.js";
-import { documentsOf, vocabularyOf } from "../src/pretraining/index.js";
+import { vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { type Objective, Trainer, type TrainerOptions, lossChart, schedule } from "../src/training/index.js";
 import { recipeOptions } from "./recipe.js";

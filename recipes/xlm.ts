@@ -20,23 +20,20 @@ import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Random } from "../src/base/random.js";
-import type { Batch } from "../src/data/index.js";
-import { stories } from "../src/data/index.js";
+import { type Batch, stories, ExampleSource, MixtureSource, documentsOf } from "../src/data/index.js";
 import { compile, input } from "../src/graph/index.js";
-import { trainEncoderBpe } from "../src/io/index.js";
+import { trainEncoderBpe } from "../src/tokenizers/index.js";
 import { xlmConfig, xlmForMaskedLm } from "../src/models/index.js";
 import { Weights, countParameters, namedParameters } from "../src/nn/index.js";
 import {
-  ExampleSource,
   type LanguageText,
-  MixtureSource,
   languageRow,
+  translationRow,
   maskRow,
   maskedBatch,
   maskedLmObjective,
-  translationRow,
 } from "../src/objectives/index.js";
-import { documentsOf, vocabularyOf } from "../src/pretraining/index.js";
+import { vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { Trainer, evaluate, schedule } from "../src/training/index.js";
 import { percent, plot, printTable, recipeOptions } from "./recipe.js";

@@ -20,13 +20,12 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { Random } from "../src/base/random.js";
-import { stories } from "../src/data/index.js";
+import { stories, ExampleSource } from "../src/data/index.js";
 import { compile, input, sum } from "../src/graph/index.js";
-import { trainUnigram } from "../src/io/index.js";
+import { trainUnigram } from "../src/tokenizers/index.js";
 import { xlnetConfig, xlnetForPretraining } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import {
-  ExampleSource,
   type PermutationOptions,
   permutationBatch,
   permutationObjective,

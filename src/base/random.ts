@@ -260,3 +260,15 @@ function hash64(label: string): [low: number, high: number] {
     hash = BigInt.asUintN(64, (hash ^ BigInt(label.charCodeAt(index))) * 0x100000001b3n);
   return [Number(hash & 0xffffffffn), Number(hash >> 32n)];
 }
+
+/** An index drawn in proportion to the weights. */
+export function drawIndex(weights: readonly number[], random: Random): number {
+  if (weights.length === 1) return 0;
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  let rest = random.uniform() * total;
+  for (const [index, weight] of weights.entries()) {
+    rest -= weight;
+    if (rest < 0) return index;
+  }
+  return weights.length - 1;
+}

@@ -3,7 +3,7 @@ import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
 import { readText, writeJson } from "../base/files.js";
 import { type AnswerReport, Chat, Decoder, type SamplingOptions } from "../generation/index.js";
-import { loadForInference } from "../models/index.js";
+import { loadForInference } from "../checkpoints/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { end } from "./generate.js";
 import { deviceOption, examples, number, preparedOption, preparedWeights } from "./options.js";

@@ -2,15 +2,15 @@ import { mkdir } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
 import { input } from "../graph/index.js";
-import { ggufFormats, saveOnnx } from "../io/index.js";
+import { ggufFormats, saveOnnx } from "../formats/index.js";
 import {
   type Comparison,
   compareModels,
   compareOnnx,
   loadModel,
-  saveGguf,
   saveModel,
-} from "../models/index.js";
+  saveGguf,
+} from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number } from "./options.js";
 import { colors } from "./terminal.js";

@@ -1,8 +1,8 @@
 import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
-import { Embedder, type Pooling, poolings } from "../embedding/index.js";
-import { writeNpy } from "../io/index.js";
+import { Embedder, type Pooling, poolings } from "../search/index.js";
+import { writeNpy } from "../formats/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number } from "./options.js";
 import { Reporter, count } from "./terminal.js";

@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
 import { encodeCorpus, textCorpus } from "../data/index.js";
-import { loadModel } from "../models/index.js";
+import { loadModel } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { evaluatePerplexity } from "../training/index.js";
 import { examples, number } from "./options.js";

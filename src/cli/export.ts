@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import { input } from "../graph/index.js";
-import { dataFileOf, saveOnnx } from "../io/index.js";
-import { exportForTransformersJs, loadModel } from "../models/index.js";
+import { dataFileOf, saveOnnx } from "../formats/index.js";
+import { exportForTransformersJs, loadModel } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples } from "./options.js";
 

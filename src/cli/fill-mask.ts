@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import { MaskFiller } from "../embedding/index.js";
+import { MaskFiller } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number } from "./options.js";
 

@@ -8,7 +8,7 @@ import {
   holdsFolds,
   resumeCrossValidation,
   resumeFinetuning,
-} from "../finetuning/index.js";
+} from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number, threshold } from "./options.js";
 import { interruptible, progressObserver } from "./progress.js";

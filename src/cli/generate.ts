@@ -17,10 +17,9 @@ import {
   modelDrafter,
   promptLookup,
 } from "../generation/index.js";
-import { StreamDecoder, type Tokenizer, beginSequence } from "../io/index.js";
-import { type InferenceModel, loadForInference } from "../models/index.js";
-import type { Device, Runtime } from "../runtime/index.js";
-import { createRuntime } from "../runtime/index.js";
+import { StreamDecoder, type Tokenizer, beginSequence } from "../tokenizers/index.js";
+import { type InferenceModel, loadForInference } from "../checkpoints/index.js";
+import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { deviceOption, examples, list, number, preparedOption, preparedWeights } from "./options.js";
 import { colors } from "./terminal.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";

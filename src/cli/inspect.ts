@@ -6,7 +6,7 @@ import proto from "onnx-proto";
 import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
-import { GgufFile, SafetensorsFile, openWeightFiles, readOnnx } from "../io/index.js";
+import { GgufFile, SafetensorsFile, openWeightFiles, readOnnx } from "../formats/index.js";
 import { examples } from "./options.js";
 
 interface TensorRow {

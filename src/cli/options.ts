@@ -1,7 +1,7 @@
 import os from "node:os";
 import path from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { PreparedOptions } from "../models/index.js";
+import type { PreparedOptions } from "../checkpoints/index.js";
 
 /** An option's number. */
 export function number(text: string): number {

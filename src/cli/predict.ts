@@ -2,7 +2,7 @@ import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
 import { type Example, examplesOf, isHeaderOf, readTable, taskNames } from "../data/index.js";
-import { type Prediction, Predictor, type PredictorInput } from "../finetuning/index.js";
+import { type Prediction, Predictor, type PredictorInput } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number } from "./options.js";
 import { Reporter, count } from "./terminal.js";

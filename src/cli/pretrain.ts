@@ -3,17 +3,15 @@ import path from "node:path";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
-import { stories } from "../data/index.js";
-import { Tokenizer } from "../io/index.js";
+import { stories, documentsOf, splitDocuments } from "../data/index.js";
+import { Tokenizer } from "../tokenizers/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import {
   type LanguageCorpus,
   type ParallelCorpus,
   type PretrainingCorpus,
-  documentsOf,
   pretrainingModels,
   pretrainingSystems,
-  splitDocuments,
 } from "../pretraining/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { type TrainingResult, adamW, evaluate, runTraining, schedule } from "../training/index.js";

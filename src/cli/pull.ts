@@ -1,6 +1,6 @@
 import { Command } from "commander";
 import { formatBytes } from "../base/memory.js";
-import { pullModel } from "../io/hub.js";
+import { pullModel } from "../formats/hub.js";
 import { cacheFolder, examples } from "./options.js";
 import { Reporter } from "./terminal.js";
 

@@ -1,7 +1,7 @@
 import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
 import { formatBytes } from "../base/memory.js";
-import { loadForInference, saveQuantized } from "../models/index.js";
+import { loadForInference, saveQuantized } from "../checkpoints/index.js";
 import type { QuantizationScheme } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number } from "./options.js";

@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import { Embedder, SearchIndex } from "../embedding/index.js";
+import { Embedder, SearchIndex } from "../search/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { examples, number } from "./options.js";
 import { interruptible } from "./progress.js";

@@ -18,17 +18,17 @@ import {
   textCorpus,
   tokenizeCorpus,
 } from "../data/index.js";
-import { Tokenizer, characterTokenizer, trainByteLevelBpe } from "../io/index.js";
+import { Tokenizer, characterTokenizer, trainByteLevelBpe } from "../tokenizers/index.js";
 import {
   type CausalLanguageModel,
   Gpt2,
-  Llama,
-  Mistral,
   gpt2Config,
+  Llama,
   llamaConfig,
+  Mistral,
   mistralConfig,
-  saveModel,
 } from "../models/index.js";
+import { saveModel } from "../checkpoints/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import {
@@ -38,14 +38,13 @@ import {
   type TrainingResult,
   adafactor,
   adamW,
-  nextTokenObjective,
   optimizerStateSize,
-  packedObjective,
   runTraining,
   schedule,
   sgd,
   trainingMemory,
 } from "../training/index.js";
+import { nextTokenObjective, packedObjective } from "../objectives/index.js";
 import { deviceOption, examples, number, withTrainingOptions } from "./options.js";
 import { progressObserver } from "./progress.js";
 import { type Reporter, bar, count } from "./terminal.js";

@@ -1,9 +1,12 @@
 export * from "./batch.js";
 export * from "./buckets.js";
 export * from "./corpus.js";
+export * from "./example-source.js";
 export * from "./examples.js";
 export * from "./loader.js";
 export * from "./packing.js";
+export * from "./padding.js";
+export * from "./pretraining-text.js";
 export { stories, story } from "./stories/index.js";
 export * from "./table.js";
 export * from "./tokens.js";

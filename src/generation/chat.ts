@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import { type ChatMessage, ChatTemplate, StreamDecoder, type Tokenizer } from "../io/index.js";
+import { type ChatMessage, ChatTemplate, StreamDecoder, type Tokenizer } from "../tokenizers/index.js";
 import type { Decoder } from "./decoder.js";
 import { type FinishReason, type GenerateOptions, generate } from "./generate.js";
 

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import Module, { createRequire } from "node:module";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
-import type { Tokenizer } from "../io/index.js";
+import type { Tokenizer } from "../tokenizers/index.js";
 import type { TokenConstraint } from "./generate.js";
 
 /** What an answer must be. */

@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import type { CausalModel } from "../generation/index.js";
 import type { Tensor } from "../graph/index.js";
-import type { Tokenizer } from "../io/index.js";
+import type { Tokenizer } from "../tokenizers/index.js";
 import type { ForwardContext, WeightSet, Weights } from "../nn/index.js";
 import type { LanguageModel } from "../training/index.js";
 import { Gpt2, gpt2FromHuggingFace, gpt2ToHuggingFace } from "./gpt2.js";

@@ -7,20 +7,12 @@ export {
   causalModelTypes,
 } from "./architectures.js";
 export * from "./bert.js";
-export * from "./compare.js";
 export * from "./deberta-v2.js";
 export * from "./deberta.js";
 export * from "./electra.js";
-export * from "./encoder-program.js";
-export { type SaveGgufOptions, ggufModelConfig, loadGguf, saveGguf } from "./gguf.js";
 export * from "./gpt2.js";
-export * from "./inference.js";
 export * from "./llama.js";
-export * from "./load-encoder.js";
-export * from "./load.js";
 export * from "./mistral.js";
-export * from "./onnx.js";
-export type { PreparedOptions } from "./prepared.js";
 export * from "./roberta.js";
 export * from "./unilm.js";
 export * from "./xlm.js";

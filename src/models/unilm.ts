@@ -1,6 +1,5 @@
 import { z } from "zod";
-import { type Tensor, input } from "../graph/index.js";
-import { compile } from "../graph/index.js";
+import { type Tensor, input, compile } from "../graph/index.js";
 import {
   type ActivationName,
   Encoder,
@@ -27,9 +26,9 @@ import {
 } from "../nn/index.js";
 import {
   type EncoderRow,
+  maskedBatch,
   type MaskingVocabulary,
   type SentenceVocabulary,
-  maskedBatch,
   unilmRow,
   unilmSegmentCount,
 } from "../objectives/index.js";

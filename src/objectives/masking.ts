@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import type { Random } from "../base/random.js";
+import { type Random, drawIndex } from "../base/random.js";
 import type { MaskingVocabulary } from "./vocabulary.js";
 
 export interface MaskingOptions {
@@ -119,18 +119,6 @@ function order(
   if (!weight) return random.permutation(units.length);
   const keys = units.map(([place]) => -Math.log(1 - random.uniform()) / weight(ids[place!]!));
   return units.map((_, index) => index).sort((a, b) => keys[a]! - keys[b]!);
-}
-
-/** An index drawn in proportion to the weights. */
-export function drawIndex(weights: readonly number[], random: Random): number {
-  if (weights.length === 1) return 0;
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  let rest = random.uniform() * total;
-  for (const [index, weight] of weights.entries()) {
-    rest -= weight;
-    if (rest < 0) return index;
-  }
-  return weights.length - 1;
 }
 
 function ordinaryToken({ size, specialIds }: MaskingVocabulary, random: Random): number {

@@ -1,10 +1,9 @@
 import { LineageError } from "../base/errors.js";
-import type { Random } from "../base/random.js";
+import { type Random, drawIndex } from "../base/random.js";
 import { type Tensor, squeeze, sum } from "../graph/index.js";
 import type { ForwardContext, Module } from "../nn/index.js";
 import type { Batch } from "../data/index.js";
 import type { Objective } from "../training/index.js";
-import { drawIndex } from "./masking.js";
 import type { SentenceVocabulary } from "./vocabulary.js";
 
 // Yang et al. 2019, "XLNet: Generalized Autoregressive Pretraining for Language Understanding".

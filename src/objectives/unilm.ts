@@ -1,5 +1,4 @@
-import type { Random } from "../base/random.js";
-import { drawIndex } from "./masking.js";
+import { type Random, drawIndex } from "../base/random.js";
 import type { EncoderRow } from "./rows.js";
 import type { SentenceVocabulary } from "./vocabulary.js";
 

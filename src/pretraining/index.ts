@@ -1,3 +1,2 @@
 export * from "./pretraining.js";
 export * from "./systems.js";
-export * from "./text.js";

@@ -1,14 +1,14 @@
 import { LineageError } from "../base/errors.js";
-import type { Batch, BatchSource } from "../data/index.js";
-import type { Tokenizer } from "../io/index.js";
-import type { Module, Weights } from "../nn/index.js";
 import {
-  type Document,
+  type Batch,
+  type BatchSource,
   ExampleSource,
   type ExampleSourceOptions,
-  type SentenceVocabulary,
   onePass,
-} from "../objectives/index.js";
+} from "../data/index.js";
+import type { Tokenizer } from "../tokenizers/index.js";
+import type { Module, Weights } from "../nn/index.js";
+import { type Document, type SentenceVocabulary } from "../objectives/index.js";
 import type { Objective } from "../training/index.js";
 
 /** Sizes that every encoder has; all else is as published. */

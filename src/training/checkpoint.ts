@@ -1,7 +1,7 @@
 import path from "node:path";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { SafetensorsFile, readWeights, tensorsToSave, writeSafetensors } from "../io/index.js";
+import { SafetensorsFile, writeSafetensors, readWeights, tensorsToSave } from "../formats/index.js";
 import type { Trainer } from "./trainer.js";
 
 /** Everything that a run needs to go on, in one file: it is whole and of one step, or it is not there. */

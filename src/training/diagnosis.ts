@@ -1,5 +1,5 @@
 import { isFloating } from "../base/dtype.js";
-import type { Batch } from "../data/batch.js";
+import type { Batch } from "../data/index.js";
 import { type Node, RandomStream, type Tensor, compile, input, sub, sum } from "../graph/index.js";
 import { type Weights, namedParameters } from "../nn/index.js";
 import type { DeviceTensor } from "../runtime/types.js";

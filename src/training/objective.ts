@@ -1,5 +1,5 @@
 import type { DType } from "../base/dtype.js";
-import { type Dim, type Shape, type Tensor, equal, sum, unsqueeze } from "../graph/index.js";
+import type { Shape, Tensor } from "../graph/index.js";
 import type { ForwardContext, Module } from "../nn/index.js";
 
 /** An input of a training program. A dimension may be a name: batches may then differ in it, and equal names are equal numbers in one batch. */
@@ -32,42 +32,4 @@ export interface Objective {
 /** A model that can be trained on next tokens: the loss of every position, `[batch, sequence]`. */
 export interface LanguageModel extends Module {
   losses(inputIds: Tensor, labels: Tensor, context?: ForwardContext): Tensor;
-}
-
-/**
- * Next-token prediction: inputs `inputIds` and `labels`, int32 `[batch, sequence]`, and one part, `tokens`. Sizes that are
- * given as numbers make a program for them alone, which the engine plans a little better; names take batches of any size.
- */
-export function nextTokenObjective(
-  model: LanguageModel,
-  { batchSize = "batch", sequenceLength = "sequence" }: { batchSize?: Dim; sequenceLength?: Dim } = {},
-): Objective {
-  const tokens: InputSpec = { dtype: "int32", shape: [batchSize, sequenceLength] };
-  return {
-    model,
-    inputs: { inputIds: tokens, labels: tokens },
-    losses: ({ inputIds, labels }, context) => ({ tokens: sum(model.losses(inputIds!, labels!, context)) }),
-  };
-}
-
-/**
- * Next-token prediction on rows of several documents, none of which sees another: the same loss and gradient as with each
- * in a row of its own. Inputs as `PackedLoader` gives them.
- */
-export function packedObjective(
-  model: LanguageModel,
-  sizes: { batchSize?: Dim; sequenceLength?: Dim } = {},
-): Objective {
-  const next = nextTokenObjective(model, sizes);
-  const perToken = next.inputs["inputIds"]!;
-  return {
-    model,
-    inputs: { ...next.inputs, positionIds: perToken, documentIds: perToken },
-    losses: ({ inputIds, labels, positionIds, documentIds }, context) => {
-      // [batch, 1, sequence, 1] against [batch, 1, 1, sequence].
-      const ids = unsqueeze(documentIds!, 1);
-      const attentionMask = equal(unsqueeze(ids, 3), unsqueeze(ids, 2));
-      return { tokens: sum(model.losses(inputIds!, labels!, { ...context, positionIds, attentionMask })) };
-    },
-  };
 }

@@ -1,6 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { LineageError, messageOf } from "../base/errors.js";
-import type { Batch } from "../data/batch.js";
+import type { Batch } from "../data/index.js";
 import type { Weights } from "../nn/index.js";
 import { type PartValues, addParts } from "./step.js";
 import type { WorkerAnswer, WorkerShare, WorkerStart } from "./worker.js";

@@ -1,6 +1,6 @@
 import { allocate, elementCount } from "../base/dtype.js";
 import { LineageError, ShapeError } from "../base/errors.js";
-import type { Batch, BatchTensor } from "../data/batch.js";
+import type { Batch, BatchTensor } from "../data/index.js";
 import {
   RandomStream,
   type Tensor,

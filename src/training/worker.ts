@@ -1,5 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
-import type { Batch } from "../data/batch.js";
+import type { Batch } from "../data/index.js";
 import { Weights } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Objective } from "./objective.js";

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { type Browser, type Page, chromium } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { compile, input } from "../../src/graph/index.js";
-import { saveOnnx } from "../../src/io/index.js";
+import { saveOnnx } from "../../src/formats/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";

@@ -9,9 +9,9 @@ import {
   gpt2Config,
   graph,
   lossOf,
-  nextTokenObjective,
   tokenBatch,
 } from "../../src/browser.js";
+import { nextTokenObjective } from "../../src/objectives/index.js";
 import * as ort from "onnxruntime-web";
 
 /** Trains on a text that repeats five tokens, then continues it. */

@@ -3,9 +3,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { examplesOf } from "../../src/data/index.js";
-import { readTable } from "../../src/data/table.js";
-
+import { examplesOf, readTable } from "../../src/data/index.js";
 let folder = "";
 beforeAll(async () => {
   folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));

@@ -15,7 +15,7 @@ import {
   textCorpus,
   tokenizeCorpus,
 } from "../../src/data/index.js";
-import { type Tokenizer, characterTokenizer, trainByteLevelBpe } from "../../src/io/index.js";
+import { type Tokenizer, characterTokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
 const runtime = createRuntime();

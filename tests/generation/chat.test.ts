@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { Chat, Decoder } from "../../src/generation/index.js";
-import { ChatTemplate, Tokenizer, trainByteLevelBpe } from "../../src/io/index.js";
+import { ChatTemplate, Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { Llama, llamaConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";

@@ -12,7 +12,7 @@ import {
   generateSpeculatively,
   promptLookup,
 } from "../../src/generation/index.js";
-import { Tokenizer, trainByteLevelBpe } from "../../src/io/index.js";
+import { Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { Llama, llamaConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";

@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { compile, input } from "../../src/graph/index.js";
 import { Decoder, type DecoderOptions, generate } from "../../src/generation/index.js";
-import { loadWeights } from "../../src/io/index.js";
+import { loadWeights } from "../../src/formats/index.js";
 import {
   type CausalLanguageModel,
-  Llama,
-  Mistral,
   causalModel,
+  Llama,
   llamaConfig,
+  Mistral,
   mistralConfig,
 } from "../../src/models/index.js";
 import { Weights, namedParameters } from "../../src/nn/index.js";

@@ -5,7 +5,8 @@ import { Decoder } from "../../src/generation/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { TrainingStep, nextTokenObjective } from "../../src/training/index.js";
+import { TrainingStep } from "../../src/training/index.js";
+import { nextTokenObjective } from "../../src/objectives/index.js";
 
 const runtime = createRuntime();
 const model = new Gpt2(

@@ -13,7 +13,7 @@ import {
   penalize,
   promptLookup,
 } from "../../src/generation/index.js";
-import { Llama, Mistral, llamaConfig, mistralConfig } from "../../src/models/index.js";
+import { Llama, llamaConfig, Mistral, mistralConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 

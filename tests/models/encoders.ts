@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
 import type { DType } from "../../src/base/dtype.js";
 import { type Tensor, compile, crossEntropy, gradients, input } from "../../src/graph/index.js";
-import { SafetensorsFile } from "../../src/io/index.js";
+import { SafetensorsFile } from "../../src/formats/index.js";
 import { type Module, Weights, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { tokenBatch } from "../../src/data/index.js";
 import { Decoder, beamSearch, generate } from "../../src/generation/index.js";
 import { compile, gradients, input, sum } from "../../src/graph/index.js";
-import { loadWeights } from "../../src/io/index.js";
+import { loadWeights } from "../../src/formats/index.js";
 import {
   Gpt2,
   gpt2Config,
@@ -12,14 +12,8 @@ import {
 } from "../../src/models/index.js";
 import { Weights, countParameters, namedParameters, summary } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import {
-  GradientNorm,
-  TrainingStep,
-  adamW,
-  clippingFactor,
-  nextTokenObjective,
-  sgd,
-} from "../../src/training/index.js";
+import { GradientNorm, TrainingStep, adamW, clippingFactor, sgd } from "../../src/training/index.js";
+import { nextTokenObjective } from "../../src/objectives/index.js";
 import { Reference, relativeError } from "../support/reference.js";
 
 interface Values {

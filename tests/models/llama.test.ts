@@ -2,14 +2,14 @@ import { describe, expect, it } from "vitest";
 import { tokenBatch } from "../../src/data/index.js";
 import { Decoder, generate } from "../../src/generation/index.js";
 import { compile, input, sum } from "../../src/graph/index.js";
-import { loadWeights } from "../../src/io/index.js";
+import { loadWeights } from "../../src/formats/index.js";
 import {
   Llama,
-  Mistral,
   llamaConfig,
   llamaFromHuggingFace,
   llamaSizes,
   llamaToHuggingFace,
+  Mistral,
   mistralConfig,
   mistralFromHuggingFace,
   mistralSizes,
@@ -17,7 +17,8 @@ import {
 } from "../../src/models/index.js";
 import { Weights, countParameters, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { TrainingStep, nextTokenObjective } from "../../src/training/index.js";
+import { TrainingStep } from "../../src/training/index.js";
+import { nextTokenObjective } from "../../src/objectives/index.js";
 import { Reference, relativeError } from "../support/reference.js";
 
 interface Values {

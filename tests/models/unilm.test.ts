@@ -2,12 +2,12 @@ import { describe, expect, it } from "vitest";
 import { type Tensor, crossEntropy } from "../../src/graph/index.js";
 import {
   UnilmGenerator,
-  bertFromHuggingFace,
   unilmConfig,
   unilmForPretraining,
   unilmFromHuggingFace,
   unilmSizes,
   unilmToHuggingFace,
+  bertFromHuggingFace,
 } from "../../src/models/index.js";
 import { Weights, countParameters } from "../../src/nn/index.js";
 import { Random } from "../../src/base/random.js";

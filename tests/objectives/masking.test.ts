@@ -3,13 +3,12 @@ import { describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
 import {
   type MaskingOptions,
-  type MaskingVocabulary,
   albertSpans,
   inverseRootFrequency,
   maskTokens,
   unilmSpans,
+  type MaskingVocabulary,
 } from "../../src/objectives/index.js";
-
 const special = new Set([0, 1, 2, 3]);
 /** Every third id goes on with a word. */
 const vocabulary: MaskingVocabulary = {

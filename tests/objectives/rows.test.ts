@@ -5,16 +5,15 @@ import {
   type SentenceVocabulary,
   type UnilmMode,
   drawUnilmMode,
-  languageProbabilities,
-  maskRow,
-  maskedBatch,
-  sentenceRow,
-  translationRow,
   unilmMixture,
   unilmRow,
   unilmVisible,
+  languageProbabilities,
+  translationRow,
+  maskRow,
+  maskedBatch,
+  sentenceRow,
 } from "../../src/objectives/index.js";
-
 const vocabulary: SentenceVocabulary = {
   size: 50,
   maskId: 3,

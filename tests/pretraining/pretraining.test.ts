@@ -3,20 +3,18 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { z } from "zod";
-import { stories } from "../../src/data/index.js";
-import { trainWordPiece } from "../../src/io/index.js";
-import { loadEncoder, loadEncoderForTask } from "../../src/models/index.js";
+import { stories, documentsOf, splitDocuments } from "../../src/data/index.js";
+import { trainWordPiece } from "../../src/tokenizers/index.js";
+import { loadEncoder, loadEncoderForTask } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import {
   type Pretraining,
   type PretrainingCorpus,
-  type PretrainingModel,
   type PretrainingOptions,
-  documentsOf,
   encodeDocuments,
+  type PretrainingModel,
   pretrainingModels,
   pretrainingSystems,
-  splitDocuments,
 } from "../../src/pretraining/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { RunFolder, evaluate, runTraining, schedule } from "../../src/training/index.js";

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { SafetensorsFile } from "../../src/io/index.js";
+import { SafetensorsFile } from "../../src/formats/index.js";
 
 /** One folder of `tests/reference/values`. */
 export class Reference {

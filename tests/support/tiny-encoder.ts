@@ -1,11 +1,6 @@
-import { trainWordPiece } from "../../src/io/index.js";
-import {
-  type EncoderTask,
-  bertConfig,
-  bertToHuggingFace,
-  encoderForTask,
-  saveEncoder,
-} from "../../src/models/index.js";
+import { trainWordPiece } from "../../src/tokenizers/index.js";
+import { type EncoderTask, encoderForTask, saveEncoder } from "../../src/checkpoints/index.js";
+import { bertConfig, bertToHuggingFace } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 

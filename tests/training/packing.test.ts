@@ -3,18 +3,17 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { PackedLoader, documentsIn, packDocuments, packedBatches, tokenBatch } from "../../src/data/index.js";
-import { Gpt2, Llama, gpt2Config, llamaConfig } from "../../src/models/index.js";
+import { Gpt2, gpt2Config, Llama, llamaConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import {
   type LanguageModel,
   Trainer,
   TrainingStep,
-  nextTokenObjective,
-  packedObjective,
   restoreTraining,
   saveTraining,
 } from "../../src/training/index.js";
+import { nextTokenObjective, packedObjective } from "../../src/objectives/index.js";
 
 const runtime = createRuntime();
 const sizes = { vocabSize: 40, contextLength: 24, hiddenSize: 32, numLayers: 2, numHeads: 2 };

@@ -7,7 +7,8 @@ import { DataLoader } from "../../src/data/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { type TrainingRun, RunFolder, nextTokenObjective, runTraining } from "../../src/training/index.js";
+import { type TrainingRun, RunFolder, runTraining } from "../../src/training/index.js";
+import { nextTokenObjective } from "../../src/objectives/index.js";
 
 const runtime = createRuntime();
 const model = new Gpt2(

@@ -11,11 +11,11 @@ import {
   TrainingStep,
   evaluatePerplexity,
   lockFolder,
-  nextTokenObjective,
   restoreTraining,
   saveTraining,
   schedule,
 } from "../../src/training/index.js";
+import { nextTokenObjective } from "../../src/objectives/index.js";
 
 const runtime = createRuntime();
 const config = gpt2Config({

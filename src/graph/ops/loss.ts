@@ -2,12 +2,11 @@ import { ShapeError } from "../../base/errors.js";
 import { equalShapes, formatShape } from "../dims.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
-import { softmax } from "./activation.js";
+import { softmax, logSoftmax } from "./activation.js";
 import { add, cast, div, equal, exp, log, logicalNot, mul, neg, sub, where } from "./elementwise.js";
 import { addRows, gather, gatherElements, scatterAdd } from "./indexing.js";
 import { linear, matmul } from "./matmul.js";
 import { max, mean, sum } from "./reduce.js";
-import { logSoftmax } from "./activation.js";
 import { reshape, squeeze, unsqueeze } from "./shape.js";
 
 /** The label of a position that counts for nothing, as PyTorch has it. */

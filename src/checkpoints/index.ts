@@ -1,0 +1,7 @@
+export * from "./compare.js";
+export { type SaveGgufOptions, ggufModelConfig, loadGguf, saveGguf } from "./gguf.js";
+export * from "./inference.js";
+export * from "./load-encoder.js";
+export * from "./load.js";
+export * from "./onnx.js";
+export type { PreparedOptions } from "./prepared.js";

@@ -1,0 +1,514 @@
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { z } from "zod";
+import { elementCount } from "../base/dtype.js";
+import { LineageError } from "../base/errors.js";
+import { writeJson } from "../base/files.js";
+import { widen } from "../base/half.js";
+import { requireMemory } from "../base/memory.js";
+import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
+import {
+  type GgufFile,
+  type GgufPlace,
+  rearrange,
+  rearrangeRows,
+  SafetensorsFile,
+  writeSafetensors,
+  openWeightFiles,
+  placeTensors,
+} from "../formats/index.js";
+import { type Parameter, namedParameters } from "../nn/index.js";
+import {
+  type BlockForm,
+  type MatrixLayout,
+  type MatrixSource,
+  ModelWeights,
+  type Packable,
+  type QuantizationScheme,
+  adjacentBlocks,
+  blockArrays,
+  blockBytes,
+  blockForm,
+  fillBlocks,
+  fromGgmlBlocks,
+  ggmlForm,
+  isGgmlBlockType,
+  layoutOf,
+  matrixOf,
+  packedMatrix,
+  packableWeights,
+  quantizeMatrix,
+  verifyPacked,
+} from "../quantization/index.js";
+import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
+import { type CausalLanguageModel, type LoadedModel, causalModelConfig } from "../models/index.js";
+import { openGguf } from "./gguf.js";
+import {
+  type PackedEntry,
+  type PartReader,
+  entryOf,
+  inPackedOrder,
+  mappedPart,
+  packedEntry,
+  partsOf,
+  storedPart,
+  weightFromParts,
+} from "./packed-file.js";
+import { type PreparedOptions, PreparedWeights, keepPrepared, preparedFile } from "./prepared.js";
+import { readCheckpoint, saveTokenizer } from "./load.js";
+
+/** A model that is only run: its weights lie in their files' memory or in fewer bits, and do not train. */
+export interface InferenceModel extends LoadedModel<ModelWeights> {
+  /** Settles when what was made of the weights is kept for the next load, or cannot be; it never rejects. */
+  readonly kept?: Promise<void> | undefined;
+}
+
+export interface InferenceOptions {
+  /** Packs matrices that the files hold in full or half precision. */
+  readonly quantize?: QuantizationScheme | undefined;
+  /**
+   * Keeps the matrices once more in 8 bits, a byte for each weight, with which prompts are read about twice as fast as with
+   * blocks. Texts are continued with the weights themselves.
+   */
+  readonly fastPrompts?: boolean | undefined;
+  /** Keeps what had to be made of the weights for the next load of the same files. Default: nothing is kept. */
+  readonly prepared?: PreparedOptions | undefined;
+}
+
+/** How one parameter lies in a file. */
+interface Source {
+  /** Its values in float32. */
+  readonly values: () => Float32Array | Promise<Float32Array>;
+  /** The file's own memory, where the numbers lie there as the engine takes them. */
+  readonly mapped?: () => DeviceTensor;
+  /** The file's own memory, where a weight in fewer bits lies there as the engine takes it. */
+  readonly packed?: () => Promise<QuantizedWeight>;
+  /** The file's blocks, to be turned into the engine's. */
+  readonly blocks?: BlockFill;
+  /** What to pack the values into where nothing else is asked for. */
+  readonly scheme?: QuantizationScheme;
+}
+
+/**
+ * Reads a `.gguf` file or a checkpoint folder for inference. Weights in full and half precision are mapped into memory and
+ * not copied; blocks of a GGUF in Q8_0, Q4_0 and Q4_1 and of a folder that `saveQuantized` wrote are taken as they are.
+ * A GGUF's other blocks become 8-bit ones. Throws where something is missing or does not fit.
+ */
+export async function loadForInference(
+  runtime: Runtime,
+  source: string,
+  options: InferenceOptions = {},
+): Promise<InferenceModel> {
+  return source.endsWith(".gguf")
+    ? inferenceFromGguf(runtime, source, options)
+    : inferenceFromFolder(runtime, source, options);
+}
+
+type SourceOf = (name: string, parameter: Parameter, transposed: boolean) => Source;
+
+/** Takes every parameter from its source: in fewer bits where asked or where it lies so, mapped where it can be. */
+async function assemble(
+  runtime: Runtime,
+  model: CausalLanguageModel,
+  sourceOf: SourceOf,
+  files: ReadonlyMap<string, FileMapping>,
+  { quantize, fastPrompts = false, prepared }: InferenceOptions,
+): Promise<Pick<InferenceModel, "weights" | "kept">> {
+  const tensors: Record<string, DeviceTensor> = {};
+  const packed: Record<string, PackedWeight> = {};
+  const prompt: Record<string, RowWeight> = {};
+  const weights = new ModelWeights(runtime, { tensors, packed }, fastPrompts ? prompt : undefined);
+  /** What was made here, and may be kept. */
+  const made: Record<string, QuantizedWeight> = {};
+  try {
+    const groups = planGroups(model, sourceOf, quantize);
+    const keptIn = prepared && (await preparedFile(prepared, [...files.keys()], quantize, fastPrompts));
+    using kept = keptIn === undefined ? undefined : await PreparedWeights.open(runtime, keptIn, prepared!);
+    requireMemory(
+      groups.flat().reduce((sum, plan) => sum + neededBytes(plan, fastPrompts, kept !== undefined), 0),
+      "the weights and the engine's own arrangement of them",
+      "take a smaller model, or one in fewer bits",
+    );
+    for (const plans of groups) {
+      const filled = plans.filter(({ name, blocks }) => blocks && !kept?.has(name));
+      const blocks = adjacentBlocks(
+        runtime,
+        filled.map((plan) => plan.blocks!.form),
+      );
+      filled.forEach(({ name }, index) => (packed[name] = blocks[index]!));
+      for (const plan of plans) {
+        const { name, shape, place, source } = plan;
+        if (kept?.has(name))
+          packed[name] = await kept.weight(name, layoutOf(shape, place?.transposed ?? false));
+        else if (plan.blocks) {
+          await plan.blocks.fill(packed[name] as BlockWeight);
+          made[name] = packed[name] as BlockWeight;
+        } else {
+          const weight = await packedWeight(runtime, plan);
+          if (weight && plan.scheme) made[name] = weight;
+          if (weight) packed[name] = weight;
+          else {
+            const tensor = source.mapped?.() ?? runtime.createTensor("float32", shape, await source.values());
+            if (tensor.dtype === "float32") tensors[name] = tensor;
+            else packed[name] = halfWeight(tensor, shape, place!.transposed);
+          }
+        }
+        if (fastPrompts && place?.kind === "linear" && packed[name]?.kind !== "rows") {
+          const again = `prompt/${name}`;
+          if (kept?.has(again))
+            prompt[name] = (await kept.weight(
+              again,
+              layoutOf(shape, place?.transposed ?? false),
+            )) as RowWeight;
+          else {
+            const matrix = await matrixAgain(packed[name], source, shape, place.transposed);
+            prompt[name] = (await quantizeMatrix(runtime, matrix, "linear", wholeRows)) as RowWeight;
+            made[again] = prompt[name];
+          }
+        }
+      }
+    }
+    await verifyPacked(runtime, Object.values(prompt));
+    await verifyPacked(runtime, Object.values(packed));
+    return {
+      weights,
+      kept: keptIn !== undefined && !kept ? keepPrepared(keptIn, made, prepared!) : undefined,
+    };
+  } catch (error) {
+    weights.dispose();
+    throw error;
+  } finally {
+    // Tensors that lie in a file keep its memory.
+    for (const mapping of files.values()) mapping.dispose();
+  }
+}
+
+/** What becomes of one parameter. */
+interface Plan {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly place: Packable | undefined;
+  readonly source: Source;
+  /** What its values are packed into, where they are. */
+  readonly scheme: QuantizationScheme | undefined;
+  readonly blocks: BlockFill | undefined;
+}
+
+/** Blocks that a parameter is to have, and what fills them. */
+interface BlockFill {
+  readonly form: BlockForm;
+  readonly fill: (weight: BlockWeight) => void | Promise<void>;
+}
+
+/** What becomes of the parameters, those of one module's children at a time: some are multiplied by the same input. */
+function planGroups(
+  model: CausalLanguageModel,
+  sourceOf: SourceOf,
+  quantize: QuantizationScheme | undefined,
+): Plan[][] {
+  const packable = packableWeights(model);
+  const groups: Plan[][] = [];
+  let last: string | undefined;
+  for (const [name, parameter] of namedParameters(model)) {
+    const { shape } = parameter;
+    const place = packable.get(name);
+    const source = sourceOf(name, parameter, place?.transposed ?? false);
+    const scheme = quantize ?? (source.packed || source.blocks ? undefined : source.scheme);
+    const blocks = quantize ? undefined : source.blocks;
+    const owner = name.split(".").slice(0, -2).join(".");
+    if (owner !== last) groups.push([]);
+    groups.at(-1)!.push({
+      name,
+      shape,
+      place,
+      source,
+      scheme,
+      blocks: blocks ?? blockFill(source, shape, place, scheme),
+    });
+    last = owner;
+  }
+  return groups;
+}
+
+/**
+ * Bytes that a parameter takes besides the memory of files: its own, and as much for the engine where products read it.
+ * @param kept whether its own lie in a file already
+ */
+function neededBytes(
+  { shape, place, source, scheme, blocks }: Plan,
+  fastPrompts: boolean,
+  kept: boolean,
+): number {
+  const size = elementCount(shape);
+  const linear = place?.kind === "linear";
+  const copies = Number(!kept) + Number(linear);
+  const again = fastPrompts && linear ? copies * size : 0;
+  if (blocks) return again + blockBytes(blocks.form) * copies;
+  const bytes = scheme?.bits === "nf4" ? size / 2 : scheme ? size : 4 * size;
+  return again + (source.mapped || source.packed ? Number(linear) : copies) * bytes;
+}
+
+/** A parameter in fewer bits, as its file has it or as a scheme makes it; undefined where it stays in its own. */
+async function packedWeight(
+  runtime: Runtime,
+  { shape, place, source, scheme }: Plan,
+): Promise<QuantizedWeight | undefined> {
+  if (!place) return undefined;
+  if (!scheme) return source.packed?.();
+  const matrix = matrixOf(await source.values(), shape, place.transposed);
+  return quantizeMatrix(runtime, matrix, place.kind, scheme);
+}
+
+/** Undefined for a parameter that a scheme makes something else of than blocks. */
+function blockFill(
+  source: Source,
+  shape: readonly number[],
+  place: Packable | undefined,
+  scheme: QuantizationScheme | undefined,
+): BlockFill | undefined {
+  if (!place || !scheme) return undefined;
+  const { kind, transposed } = place;
+  const form = blockForm(layoutOf(shape, transposed), kind, scheme);
+  if (!form) return undefined;
+  return {
+    form,
+    fill: async (weight) => {
+      fillBlocks(weight, matrixOf(await source.values(), shape, transposed), scheme);
+    },
+  };
+}
+
+/** What prompts are read with where that is asked for. */
+const wholeRows: QuantizationScheme = { bits: 8, blockSize: "row" };
+
+/** The numbers of a matrix that has been loaded, in the form that its steps use. */
+async function matrixAgain(
+  packed: PackedWeight | undefined,
+  source: Source,
+  shape: readonly number[],
+  transposed: boolean,
+): Promise<MatrixSource> {
+  return packed === undefined || packed.kind === "half"
+    ? matrixOf(await source.values(), shape, transposed)
+    : packedMatrix(packed);
+}
+
+function halfWeight(tensor: DeviceTensor, shape: readonly number[], transposed: boolean): PackedWeight {
+  return { kind: "half", ...layoutOf(shape, transposed), values: tensor as DeviceTensor<"float16"> };
+}
+
+// ---- GGUF ---------------------------------------------------------------------------------------------------------
+
+async function inferenceFromGguf(
+  runtime: Runtime,
+  file: string,
+  options: InferenceOptions,
+): Promise<InferenceModel> {
+  const { gguf, model, tokenizer, stopIds, places } = await openGguf(file);
+  const mapping = runtime.mapFile(file);
+  const packable = packableWeights(model);
+  const assembled = await assemble(
+    runtime,
+    model,
+    (name, { shape }, transposed) => {
+      return ggufSource(gguf, mapping, places.get(name)!, shape, transposed, packable.get(name)?.kind);
+    },
+    new Map([[file, mapping]]),
+    options,
+  );
+  return { model, tokenizer, stopIds, ...assembled };
+}
+
+/** Bytes of a tensor that is left in the file's memory. */
+const worthMapping = 65_536;
+
+/** Blocks that the engine has no kernel for, and tables with offsets, are rounded to these: finer than any of them. */
+const requantized: QuantizationScheme = { bits: 8, blockSize: 32 };
+
+function ggufSource(
+  gguf: GgufFile,
+  mapping: FileMapping,
+  place: GgufPlace,
+  shape: readonly number[],
+  transposed: boolean,
+  kind: "linear" | "embedding" | undefined,
+): Source {
+  const { format, shape: stored, byteOffset, byteLength } = gguf.tensor(place.name);
+  const values = async () => rearrange(await gguf.readValues(place.name), shape, place, "fromGguf");
+  const reordered = place.rotaryHeads !== undefined || place.transposed === true;
+  // A few small ones would keep the whole file in memory.
+  if (format.name === "F32" && !reordered && byteLength >= worthMapping)
+    return { values, mapped: () => mapping.tensor("float32", shape, byteOffset) };
+  if (kind && !reordered && (format.name === "F16" || format.name === "BF16")) {
+    const dtype = format.name === "F16" ? "float16" : "bfloat16";
+    return { values, mapped: () => mapping.tensor(dtype, shape, byteOffset) };
+  }
+  if (!kind || format.elements === 1) return { values };
+  if (!isGgmlBlockType(format.name) || (kind === "embedding" && format.name === "Q4_1"))
+    return { values, scheme: requantized };
+  const type = format.name;
+  const [rows, columns] = stored as readonly [number, number];
+  return {
+    values,
+    blocks: {
+      form: { rows, columns, transposed, ...ggmlForm(type) },
+      fill: (weight) => {
+        using bytes = mapping.tensor("uint8", [byteLength], byteOffset);
+        const inOrder = rearrangeRows(bytes.view(), rows, place);
+        fromGgmlBlocks(type, inOrder, { rows, columns }, gguf.path, blockArrays(weight));
+      },
+    },
+  };
+}
+
+// ---- Folders ------------------------------------------------------------------------------------------------------
+
+const quantizationConfig = z.object({
+  quantization_config: z
+    .object({ quant_method: z.literal("lineage"), tensors: z.record(z.string(), packedEntry) })
+    .nullish(),
+});
+
+/** Which parameters of a folder are packed, and how. Throws `config` for a quantisation of another program's. */
+function packedEntries(file: string, json: unknown): Readonly<Record<string, PackedEntry>> {
+  const parsed = quantizationConfig.safeParse(json);
+  if (!parsed.success)
+    throw new LineageError(
+      "config",
+      `${file}: the quantization_config is none that lineage wrote: ${z.prettifyError(parsed.error)}`,
+    );
+  return parsed.data.quantization_config?.tensors ?? {};
+}
+
+async function inferenceFromFolder(
+  runtime: Runtime,
+  folder: string,
+  options: InferenceOptions,
+): Promise<InferenceModel> {
+  const { json, model, tokenizer, stopIds, unused } = await readCheckpoint(folder);
+  const entries = packedEntries(path.join(folder, "config.json"), json);
+  const files = await openWeightFiles(folder);
+  const parameters = namedParameters(model);
+  const plain = [...parameters].filter(([name]) => !Object.hasOwn(entries, name));
+  const places = placeTensors(
+    files,
+    plain.map(([name, { shape }]) => [name, shape] as const),
+    "",
+  );
+  refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, unused);
+  const mappings = new Map(files.map((file) => [file, runtime.mapFile(file.path)]));
+  const packable = packableWeights(model);
+  const assembled = await assemble(
+    runtime,
+    model,
+    (name, { shape }, transposed) => {
+      const entry = Object.hasOwn(entries, name) ? entries[name] : undefined;
+      if (entry) {
+        if (!packable.has(name))
+          throw new LineageError("checkpoint", `${folder}: ${name} is quantised, but no product reads it`);
+        return packedSource(runtime, files, mappings, name, entry, layoutOf(shape, transposed));
+      }
+      return floatSource(runtime, mappings, places.get(name)!, shape, packable.has(name));
+    },
+    new Map([...mappings].map(([{ path: place }, mapping]) => [place, mapping])),
+    options,
+  );
+  return { model, tokenizer, stopIds, ...assembled };
+}
+
+function refuseUnused(
+  files: readonly SafetensorsFile[],
+  taken: ReadonlySet<string>,
+  entries: Readonly<Record<string, PackedEntry>>,
+  unused: RegExp,
+): void {
+  const ours = (name: string) => Object.hasOwn(entries, name.slice(0, name.lastIndexOf(".")));
+  for (const { path: file, header } of files) {
+    const extra = [...header.tensors.keys()].find(
+      (name) => !taken.has(name) && !unused.test(name) && !ours(name),
+    );
+    if (extra !== undefined)
+      throw new LineageError(
+        "checkpoint",
+        `${file} holds the tensor ${extra}, for which the model of ${path.join(path.dirname(file), "config.json")} has no place: the configuration describes another model`,
+      );
+  }
+}
+
+function floatSource(
+  runtime: Runtime,
+  mappings: ReadonlyMap<SafetensorsFile, FileMapping>,
+  { file, entry }: { file: SafetensorsFile; entry: { dtype: string; byteOffset: number } },
+  shape: readonly number[],
+  half: boolean,
+): Source {
+  const mapping = mappings.get(file)!;
+  const { byteOffset } = entry;
+  const dtype = entry.dtype as "float32" | "float16" | "bfloat16";
+  const mapped = () => mapping.tensor(dtype, shape, byteOffset);
+  if (dtype === "float32") {
+    return {
+      mapped,
+      values: () => {
+        using tensor = mapping.tensor("float32", shape, byteOffset);
+        return tensor.view().slice();
+      },
+    };
+  }
+  const values = () => {
+    using tensor = mapping.tensor(dtype, shape, byteOffset);
+    const target = new Float32Array(tensor.size);
+    widen[dtype]!(tensor.view(), target);
+    return target;
+  };
+  return half ? { values, mapped } : { values };
+}
+
+function packedSource(
+  runtime: Runtime,
+  files: readonly SafetensorsFile[],
+  mappings: ReadonlyMap<SafetensorsFile, FileMapping>,
+  name: string,
+  entry: PackedEntry,
+  layout: MatrixLayout,
+): Source {
+  const part: PartReader = (suffix, dtype, shape) => {
+    const stored = `${name}.${suffix}`;
+    const file = files.find(({ header }) => header.tensors.has(stored));
+    if (!file)
+      throw new LineageError("checkpoint", `there is no tensor ${stored}, a part of the quantised ${name}`);
+    return mappedPart(file, mappings.get(file)!, stored, dtype, shape);
+  };
+  return {
+    values: () => {
+      throw new LineageError("unsupported", `${name} is quantised already; take the original model`);
+    },
+    packed: () => weightFromParts(runtime, name, entry, layout, part),
+  };
+}
+
+/**
+ * Writes a folder that `loadForInference` reads: the tensors of every packed weight in `model.safetensors`, and how they
+ * are packed in `config.json`. Throws `unsupported` for weights in half precision, which need no folder of their own.
+ */
+export async function saveQuantized(
+  folder: string,
+  { model, weights, tokenizer, stopIds }: InferenceModel,
+): Promise<void> {
+  const { tensors, packed } = weights.constants;
+  const entries: Record<string, PackedEntry> = {};
+  const parts = Object.entries(tensors).map(([name, tensor]) => storedPart(name, tensor));
+  for (const [name, weight] of Object.entries(packed)) {
+    if (weight.kind === "half")
+      throw new LineageError("unsupported", `${name} is in half precision; quantise it to save it`);
+    entries[name] = entryOf(weight);
+    parts.push(...partsOf(name, weight));
+  }
+  await mkdir(folder, { recursive: true });
+  await writeJson(path.join(folder, "config.json"), {
+    ...causalModelConfig(model),
+    quantization_config: { quant_method: "lineage", tensors: entries },
+  });
+  await saveTokenizer(folder, tokenizer, stopIds);
+  await writeSafetensors(path.join(folder, "model.safetensors"), inPackedOrder(parts));
+}

@@ -1,0 +1,102 @@
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { z } from "zod";
+import { FormatError, LineageError } from "../base/errors.js";
+import { readJson, writeJson } from "../base/files.js";
+import { type SaveWeightsOptions, loadWeights, saveWeightFiles } from "../formats/index.js";
+import { Tokenizer } from "../tokenizers/index.js";
+import type { Runtime } from "../runtime/types.js";
+import {
+  type CausalLanguageModel,
+  type LoadedModel,
+  architectureOf,
+  causalModelConfig,
+} from "../models/architectures.js";
+import { loadGguf } from "./gguf.js";
+
+/**
+ * Reads a `.gguf` file, or a checkpoint folder: `config.json`, `model.safetensors` or its shards, and the tokenizer. Throws
+ * where one is missing or they do not fit, and `memory` before it begins what will not fit into what is free.
+ */
+export async function loadModel(runtime: Runtime, folder: string): Promise<LoadedModel> {
+  if (folder.endsWith(".gguf")) return loadGguf(runtime, folder);
+  const { json, model, tokenizer, stopIds, unused } = await readCheckpoint(folder);
+  if ((json as { quantization_config?: unknown }).quantization_config)
+    throw new LineageError(
+      "checkpoint",
+      `${folder} is quantised: it generates and chats, but training, evaluation and export need the original`,
+    );
+  return { model, tokenizer, stopIds, weights: await loadWeights(runtime, model, folder, { unused }) };
+}
+
+/** A checkpoint folder without its weights. */
+export async function readCheckpoint(folder: string): Promise<{
+  readonly json: unknown;
+  readonly model: CausalLanguageModel;
+  readonly tokenizer: Tokenizer;
+  readonly stopIds: readonly number[] | undefined;
+  /** Tensors that the files may hold besides the parameters. */
+  readonly unused: RegExp;
+}> {
+  const configFile = path.join(folder, "config.json");
+  if (!existsSync(configFile)) {
+    throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
+  }
+  const json = await readJson(configFile);
+  const { create, unused } = architectureOf(json);
+  const model = create(json);
+  const tokenizer = await Tokenizer.load(folder);
+  if (tokenizer.vocabSize > model.config.vocabSize) {
+    throw new LineageError(
+      "tokenizer",
+      `the tokenizer of ${folder} has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${model.config.vocabSize}`,
+    );
+  }
+  return { json, model, tokenizer, unused, stopIds: await readStopIds(folder, json) };
+}
+
+const endIds = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
+
+/** What `generation_config.json`, or else `config.json`, names as the ends of a text. */
+async function readStopIds(folder: string, config: unknown): Promise<readonly number[] | undefined> {
+  const file = path.join(folder, "generation_config.json");
+  for (const [source, json] of [
+    [file, existsSync(file) ? await readJson(file) : {}],
+    [path.join(folder, "config.json"), config],
+  ] as const) {
+    const parsed = endIds.safeParse(json);
+    if (!parsed.success) throw new FormatError(source, z.prettifyError(parsed.error));
+    const ids = parsed.data.eos_token_id;
+    if (ids !== undefined && ids !== null) return typeof ids === "number" ? [ids] : ids;
+  }
+  return undefined;
+}
+
+/** Writes what `loadModel`, and Hugging Face transformers, read. */
+export async function saveModel(
+  folder: string,
+  { model, weights, tokenizer, stopIds }: LoadedModel,
+  options: SaveWeightsOptions = {},
+): Promise<void> {
+  await writeJson(path.join(folder, "config.json"), {
+    ...causalModelConfig(model),
+    torch_dtype: options.dtype ?? "float32",
+  });
+  await saveTokenizer(folder, tokenizer, stopIds);
+  await saveWeightFiles(folder, weights, options);
+}
+
+/** Writes a tokenizer and the ends of a text beside a model. */
+export async function saveTokenizer(
+  folder: string,
+  tokenizer: Tokenizer,
+  stopIds: readonly number[] | undefined,
+): Promise<void> {
+  await tokenizer.save(folder);
+  if (stopIds)
+    await writeJson(path.join(folder, "generation_config.json"), {
+      bos_token_id: tokenizer.bosId,
+      eos_token_id: stopIds.length === 1 ? stopIds[0] : stopIds,
+      pad_token_id: tokenizer.padId,
+    });
+}

@@ -1,0 +1,34 @@
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { storageError, writeJson } from "../base/files.js";
+import { type CausalModel, decoderOutputs } from "../generation/index.js";
+import { type SaveOnnxOptions, saveOnnx } from "../formats/index.js";
+import type { WeightSet } from "../nn/index.js";
+import { type LoadedModel, causalModelConfig } from "../models/index.js";
+
+/** Writes `decoderOutputs` of a model with its weights, as `saveOnnx` does. */
+export const saveDecoderOnnx = (
+  file: string,
+  model: CausalModel,
+  weights: WeightSet,
+  options: Omit<SaveOnnxOptions, "weights"> = {},
+): Promise<void> => saveOnnx(file, decoderOutputs(model), { name: "decoder", ...options, weights });
+
+/**
+ * Writes a folder that transformers.js loads: the decoder in `onnx/model.onnx`, its weights in `onnx/model.onnx_data`,
+ * configuration and tokenizer beside them.
+ */
+export async function exportForTransformersJs(
+  folder: string,
+  { model, weights, tokenizer }: LoadedModel<WeightSet>,
+): Promise<void> {
+  await mkdir(path.join(folder, "onnx"), { recursive: true }).catch((error: unknown) => {
+    throw storageError("make", folder, error);
+  });
+  await saveDecoderOnnx(path.join(folder, "onnx", "model.onnx"), model, weights);
+  await tokenizer.save(folder);
+  await writeJson(path.join(folder, "config.json"), {
+    ...causalModelConfig(model),
+    "transformers.js_config": { use_external_data_format: true },
+  });
+}

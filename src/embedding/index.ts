@@ -1,3 +1,0 @@
-export * from "./embedder.js";
-export * from "./fill-mask.js";
-export * from "./search.js";

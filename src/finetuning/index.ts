@@ -1,5 +1,0 @@
-export { type AnswerOptions } from "./answers.js";
-export * from "./finetune.js";
-export { confusionPicture } from "./picture.js";
-export * from "./predictor.js";
-export type { Measured, PredictOptions, Prediction } from "./tasks.js";

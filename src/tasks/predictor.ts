@@ -1,0 +1,112 @@
+import type { Example, TaskName } from "../data/index.js";
+import { type LoadedTask, loadEncoderForTask } from "../checkpoints/index.js";
+import { createRuntime } from "../runtime/index.js";
+import type { Runtime } from "../runtime/types.js";
+import { type AnswerOptions, Answerer } from "./answers.js";
+import { contextOf, readSettings } from "./settings.js";
+import { type Measured, type Prediction, type TaskContext, checkLabels, hasClasses, tasks } from "./tasks.js";
+
+export interface PredictorOptions {
+  /** Default: as the folder says. */
+  readonly task?: TaskName;
+  /** Tokens of a row. Default: as in fine-tuning. */
+  readonly maxLength?: number;
+  readonly runtime?: Runtime;
+}
+
+/** What a prediction is asked for: a text, or its parts. */
+export type PredictorInput = string | Omit<Example, "row" | "label">;
+
+/**
+ * Answers of a fine-tuned encoder:
+ *
+ *     const predictor = await Predictor.load("runs/sentiment");
+ *     const [answer] = await predictor.predict(["a lovely film"]);
+ *     console.log(answer.label, answer.probability);
+ */
+export class Predictor implements Disposable {
+  private constructor(
+    readonly task: TaskName,
+    private readonly loaded: LoadedTask,
+    private readonly context: TaskContext,
+    private readonly answerer: Answerer,
+    /** Probability that decides unless it is told otherwise, as fine-tuning chose it. */
+    readonly threshold: number | undefined,
+  ) {}
+
+  /** Throws `checkpoint` where the folder has no head for the task. */
+  static async load(folder: string, options: PredictorOptions = {}): Promise<Predictor> {
+    const settings = await readSettings(folder, options.task);
+    const task = tasks[settings.task];
+    const loaded = await loadEncoderForTask(options.runtime ?? createRuntime(), folder, task.encoderTask, {
+      newHead: "never",
+    });
+    const named = {
+      ...loaded,
+      labels: hasClasses(settings.task) ? (loaded.labels ?? numbered(loaded)) : undefined,
+    };
+    const context = contextOf(named, settings.task, {
+      ...settings,
+      maxLength: options.maxLength ?? settings.maxLength,
+    });
+    const answerer = await Answerer.create(task, context, loaded.model, loaded.weights);
+    return new Predictor(settings.task, loaded, context, answerer, settings.threshold);
+  }
+
+  /** Names of the classes or tags; empty where there are none. */
+  get labels(): readonly string[] {
+    return this.context.labels;
+  }
+
+  /**
+   * One answer for each input, in the order given: a class with its probability, a number, tags, an answer or a choice. A
+   * tuple for a tuple, so that `const [answer] = await predictor.predict([text])` is one.
+   */
+  async predict<T extends readonly PredictorInput[] | [PredictorInput]>(
+    inputs: T,
+    options: AnswerOptions = {},
+  ): Promise<{ [I in keyof T]: Prediction }> {
+    const examples = inputs.map((input, place): Example =>
+      typeof input === "string"
+        ? { row: place + 1, text: input, words: input.split(/\s+/).filter((word) => word !== "") }
+        : { row: place + 1, ...input },
+    );
+    return (await this.answerer.predict(examples, this.decided(options))) as { [I in keyof T]: Prediction };
+  }
+
+  /** Answers to labelled examples, and how right they are. Throws `data` for a label that the model does not know. */
+  async evaluate(
+    examples: readonly Example[],
+    options: AnswerOptions & { readonly file?: string } = {},
+  ): Promise<Measured & { readonly predictions: readonly Prediction[] }> {
+    if (hasClasses(this.task)) checkLabels(options.file ?? "the data", examples, this.labels);
+    return this.answerer.measure(examples, this.decided(options));
+  }
+
+  private decided<O extends AnswerOptions>(options: O): O {
+    return { ...options, threshold: options.threshold ?? this.threshold };
+  }
+
+  /** Tokens of a text that do not fit a row and are not read; none in tasks that read long texts part by part. */
+  truncatedTokens(example: Example): number {
+    return tasks[this.task]
+      .prepare({ ...example, label: undefined }, 0, this.context)
+      .reduce((total, { truncated }) => total + truncated, 0);
+  }
+
+  dispose(): void {
+    this.answerer.dispose();
+    this.loaded.weights.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Names for classes that nobody named, as transformers has them. */
+function numbered({ model, weights }: LoadedTask): string[] {
+  const bias = Object.entries(weights.tensors)
+    .filter(([name]) => !name.startsWith(`${model.mounts.encoder}.`) && name.endsWith("bias"))
+    .at(-1);
+  return Array.from({ length: bias?.[1].shape[0] ?? 0 }, (_, id) => `LABEL_${id}`);
+}

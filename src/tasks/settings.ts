@@ -1,0 +1,89 @@
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { z } from "zod";
+import { FormatError, LineageError } from "../base/errors.js";
+import { readJson, writeJson } from "../base/files.js";
+import { type TaskName, taskNames, paddingOf } from "../data/index.js";
+import type { LoadedTask } from "../checkpoints/index.js";
+import { type TaskContext, tasks } from "./tasks.js";
+
+const settingsSchema = z.object({
+  task: z.enum(taskNames),
+  maxLength: z.int().positive(),
+  stride: z.int().nonnegative(),
+  /** Probability from which on the second of two classes, or any of more, is answered. */
+  threshold: z.number().min(0).max(1).optional(),
+});
+/** What predicting needs to know of fine-tuning and Hugging Face's files do not say: `task.json` beside them. */
+export type TaskSettings = z.infer<typeof settingsSchema>;
+
+const settingsFile = (folder: string): string => path.join(folder, "task.json");
+
+export const writeSettings = (folder: string, settings: TaskSettings): Promise<void> =>
+  writeJson(settingsFile(folder), settings);
+
+/** Reads `task.json`, or tells the task from the class that transformers names in `config.json`. */
+export async function readSettings(
+  folder: string,
+  task?: TaskName,
+): Promise<Partial<TaskSettings> & { task: TaskName }> {
+  const file = settingsFile(folder);
+  if (existsSync(file)) {
+    const parsed = settingsSchema.safeParse(await readJson(file));
+    if (!parsed.success) throw new FormatError(file, z.prettifyError(parsed.error));
+    if (task !== undefined && tasks[task].encoderTask !== tasks[parsed.data.task].encoderTask)
+      throw new LineageError("argument", `${folder} was fine-tuned to ${parsed.data.task}, not to ${task}`);
+    return parsed.data;
+  }
+  if (task !== undefined) return { task };
+  const config = path.join(folder, "config.json");
+  if (!existsSync(config))
+    throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
+  const {
+    architectures,
+    id2label,
+    problem_type: problem,
+  } = (await readJson(config)) as {
+    architectures?: string[];
+    id2label?: Record<string, string>;
+    problem_type?: string;
+  };
+  const name = architectures?.[0] ?? "";
+  const numbers = problem === "regression" || (id2label !== undefined && Object.keys(id2label).length === 1);
+  if (name.endsWith("ForSequenceClassification")) return { task: numbers ? "regress" : "classify" };
+  if (name.endsWith("ForTokenClassification")) return { task: "tag" };
+  if (name.includes("ForQuestionAnswering")) return { task: "span" };
+  if (name.endsWith("ForMultipleChoice")) return { task: "choice" };
+  throw new LineageError(
+    "checkpoint",
+    `${folder} is not fine-tuned for a task${name ? `: it holds a ${name}` : ""}; fine-tune it with lineage finetune`,
+  );
+}
+
+/** Tokens of a row unless it is told otherwise: what most texts need, or what the model knows. */
+export const defaultLength = (task: TaskName, contextLength: number): number =>
+  Math.min(task === "span" ? 384 : 256, contextLength);
+
+/** A loaded model's context for a task. Throws `argument` for a length that the model does not know. */
+export function contextOf(
+  { tokenizer, model, labels }: Pick<LoadedTask, "tokenizer" | "model" | "labels">,
+  task: TaskName,
+  { maxLength, stride = 64 }: { maxLength?: number; stride?: number },
+  more: Partial<TaskContext> = {},
+): TaskContext {
+  const { contextLength, padTokenId } = model.encoder.config;
+  const length = maxLength ?? defaultLength(task, contextLength);
+  if (length > contextLength)
+    throw new LineageError(
+      "length",
+      `rows of ${length} tokens do not fit the model, which knows ${contextLength}; choose a smaller --max-length`,
+    );
+  return {
+    tokenizer,
+    padding: paddingOf(tokenizer, padTokenId),
+    maxLength: length,
+    stride: Math.min(stride, Math.floor(length / 4)),
+    labels: labels ?? [],
+    ...more,
+  };
+}

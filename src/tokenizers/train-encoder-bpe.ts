@@ -1,0 +1,93 @@
+import { Tokenizer, endOfText, trainByteLevelBpe } from "./tokenizer.js";
+import { addedToken, template } from "./train-wordpiece.js";
+
+/** Whose special tokens a byte-level BPE has, and where it puts them. */
+export type EncoderBpeStyle = "roberta" | "deberta" | "xlm";
+
+export interface EncoderBpeOptions {
+  /** Tokens of the vocabulary, the 256 bytes and the special ones included. */
+  readonly vocabSize: number;
+  readonly style: EncoderBpeStyle;
+}
+
+interface Style {
+  /** In the order of their ids, from 0. */
+  readonly special: readonly string[];
+  readonly first: string;
+  readonly separator: string;
+  /** Separators between two texts. */
+  readonly between: 1 | 2;
+  readonly padding: string;
+  readonly unknown: string;
+  readonly mask: string;
+}
+
+const styles: Readonly<Record<EncoderBpeStyle, Style>> = {
+  roberta: {
+    special: ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    first: "<s>",
+    separator: "</s>",
+    between: 2,
+    padding: "<pad>",
+    unknown: "<unk>",
+    mask: "<mask>",
+  },
+  deberta: {
+    special: ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"],
+    first: "[CLS]",
+    separator: "[SEP]",
+    between: 1,
+    padding: "[PAD]",
+    unknown: "[UNK]",
+    mask: "[MASK]",
+  },
+  xlm: {
+    special: ["<s>", "</s>", "<pad>", "<unk>", "<special0>", "<special1>"],
+    first: "</s>",
+    separator: "</s>",
+    between: 2,
+    padding: "<pad>",
+    unknown: "<unk>",
+    mask: "<special1>",
+  },
+};
+
+/**
+ * Trains a byte-level BPE with an encoder's special tokens first: `<s> a </s></s> b </s>` as RoBERTa has them, `[CLS] a
+ * [SEP] b [SEP]` as DeBERTa, `</s> a </s></s> b </s>` as XLM, whose languages share one vocabulary. Throws `data` for an
+ * empty text.
+ */
+export function trainEncoderBpe(
+  documents: Iterable<string>,
+  { vocabSize, style }: EncoderBpeOptions,
+): Tokenizer {
+  const { special, first, separator, between, padding, unknown, mask } = styles[style];
+  const { definition } = trainByteLevelBpe(documents, { vocabSize: vocabSize - special.length + 1 });
+  const learned = Object.keys(definition.model.vocab).filter((token) => token !== endOfText);
+  const vocab = Object.fromEntries([...special, ...learned].map((token, id) => [token, id]));
+  const named = (token: string) => [token, vocab[token]!] as const;
+  const separators = Array.from({ length: between }, () => separator);
+  const typeOfPair = style === "deberta" ? 1 : 0;
+  return new Tokenizer(
+    {
+      ...definition,
+      added_tokens: special.map((token, id) => addedToken(id, token)) as never,
+      post_processor: template(
+        [first, "A", separator],
+        [first, "A", ...separators, ["B", typeOfPair], [separator, typeOfPair]],
+        [...new Set([first, separator])].map(named),
+      ) as never,
+      model: { ...definition.model, vocab },
+    },
+    {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      bos_token: first,
+      eos_token: separator,
+      cls_token: first,
+      sep_token: separator,
+      pad_token: padding,
+      unk_token: unknown,
+      mask_token: mask,
+    },
+  );
+}

@@ -1,0 +1,48 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { loadWeights, writeSafetensors } from "../../src/formats/index.js";
+import { LayerNorm } from "../../src/nn/index.js";
+import { bfloat16Bits, float16Bits } from "../../src/onnx/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+
+const runtime = createRuntime();
+const model = new LayerNorm(4);
+const values = [1.5, -0.25, 65504, 2 ** -24];
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+const bits = (convert: (value: number) => number) => new Uint8Array(Uint16Array.from(values, convert).buffer);
+const index = (weightMap: Record<string, string>) =>
+  writeFile(path.join(folder, "model.safetensors.index.json"), JSON.stringify({ weight_map: weightMap }));
+
+it("weights come from shards, and from 16-bit floats without loss", async () => {
+  await writeSafetensors(path.join(folder, "a.safetensors"), [
+    { name: "weight", dtype: "float16", shape: [4], bytes: bits(float16Bits) },
+  ]);
+  await writeSafetensors(path.join(folder, "b.safetensors"), [
+    { name: "bias", dtype: "bfloat16", shape: [4], bytes: bits(bfloat16Bits) },
+  ]);
+  await index({ weight: "a.safetensors", bias: "b.safetensors" });
+  using weights = await loadWeights(runtime, model, folder);
+  expect([...weights.get("weight").view()]).toEqual(values);
+  // 65504 needs eleven bits; bfloat16 keeps eight, and rounds it to 65536.
+  expect([...weights.get("bias").view()]).toEqual([1.5, -0.25, 65536, 2 ** -24]);
+});
+
+it("an index that names a missing shard, or one outside the folder, is refused", async () => {
+  await index({ weight: "a.safetensors", bias: "gone.safetensors" });
+  await expect(loadWeights(runtime, model, folder)).rejects.toThrow(
+    "has no gone.safetensors, a shard that its index names",
+  );
+  await index({ weight: "../a.safetensors" });
+  await expect(loadWeights(runtime, model, folder)).rejects.toThrow("must be a file of the same folder");
+  await index({ weight: "a.safetensors" });
+  await expect(loadWeights(runtime, model, folder)).rejects.toThrow(
+    "has no tensor bias, which the model needs",
+  );
+});
