@@ -31,7 +31,7 @@ import { exportForTransformersJs, loadForInference, saveGguf } from "../src/chec
 import { Weights } from "../src/nn/index.js";
 import type { ModelWeights, QuantizationScheme } from "../src/quantization/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { LlamaCppModel, llamaCppFolder } from "../tests/support/llama-cpp.js";
+import { LlamaCppModel, llamaCppFolder } from "./llama-cpp.js";
 import { memoryBandwidth } from "./bandwidth.js";
 import { median, peakMiB, timed } from "./harness.js";
 

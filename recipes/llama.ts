@@ -16,56 +16,64 @@
  *   node dist/recipes/llama.js [--out FOLDER] [--scale X] [--threads N] [--smoke]
  */
 import path from "node:path";
-import { train } from "../src/cli/train.js";
+import { saveGguf, saveModel } from "../src/checkpoints/index.js";
 import { Decoder, generate } from "../src/generation/index.js";
-import { loadModel, saveGguf } from "../src/checkpoints/index.js";
+import { Gpt2, Llama, gpt2Config, llamaConfig } from "../src/models/index.js";
+import { Weights, countParameters } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import type { Curve } from "../src/training/index.js";
-import { LlamaCppModel, divergence, llamaCppFolder } from "../tests/support/llama-cpp.js";
-import { heldOutLosses, millions, plot, printTable, recipeOptions } from "./recipe.js";
+import { LlamaCppModel, divergence, llamaCppFolder } from "../bench/llama-cpp.js";
+import { storyTokens, trainDecoder } from "./decoders.js";
+import { millions, plot, printTable, recipeOptions } from "./recipe.js";
 
 const { out, smoke, scale, threads } = recipeOptions("llama-stories");
 const steps = smoke ? 8 : Math.round(500 * scale);
 
 // 8 layers of 384 with tied embeddings: 15.56M parameters as a LLaMA, 15.65M as a GPT-2, since 3 x 1,024 is 2 x 4 x 384.
-// The stories give 3,646 of the tokens that are asked for: no pair of others occurs twice.
+const sizes = smoke
+  ? { numLayers: 2, hiddenSize: 64, numHeads: 2 }
+  : { numLayers: 8, hiddenSize: 384, numHeads: 6 };
 const budget = {
-  data: "stories",
-  ...(smoke
-    ? { vocabSize: 512, layers: 2, hidden: 64, heads: 2 }
-    : { vocabSize: 4096, layers: 8, hidden: 384, heads: 6 }),
-  context: 128,
-  batch: 8,
+  batchSize: 8,
+  sequenceLength: 128,
   steps,
   evalEvery: smoke ? 4 : Math.max(1, Math.round(steps / 10)),
-  validation: smoke ? 0.001 : 0.01,
+  learningRate: 1e-3,
 };
 
-const systems = [
-  {
-    label: "LLaMA",
-    folder: path.join(out, "llama"),
-    options: { model: "llama", tieEmbeddings: true, learningRate: 1e-3 },
-  },
-  // The baseline reads the text with the same tokens.
-  {
-    label: "GPT-2",
-    folder: path.join(out, "gpt2"),
-    options: { model: "gpt2", tokenizer: path.join(out, "llama"), learningRate: 1e-3 },
-  },
-] as const;
+// The stories give 3,646 of the tokens that are asked for: no pair of others occurs twice.
+const tokens = storyTokens({
+  count: smoke ? 400 : 12_000,
+  vocabSize: smoke ? 512 : 4096,
+  heldOut: 0.01,
+});
+const { tokenizer } = tokens;
+const shape = { ...sizes, vocabSize: tokenizer.vocabSize, contextLength: budget.sequenceLength };
 
-const results: { label: string; points: Curve["points"]; parameters: number; seconds: number }[] = [];
-for (const { label, folder, options } of systems) {
-  const started = performance.now();
-  const { parameters } = await train({ ...budget, ...options }, { out: folder, threads });
-  const seconds = (performance.now() - started) / 1000;
-  results.push({ label, points: heldOutLosses(folder), parameters, seconds });
-}
+// ---- Two networks, the same tokens in the same order ------------------------------------------------------------------------
 
-await plot(path.join(out, "loss.svg"), "Held-out loss of 15M parameters on stories", results);
+const runtime = createRuntime({ threads });
+const llama = new Llama(llamaConfig({ ...shape, tieEmbeddings: true }));
+const gpt2 = new Gpt2(gpt2Config({ ...shape, dropout: 0 }));
+using weights = Weights.initialize(runtime, llama, 1);
+using gpt2Weights = Weights.initialize(runtime, gpt2, 1);
+const results = [
+  await trainDecoder({ label: "LLaMA", model: llama, weights, tokens, ...budget }),
+  await trainDecoder({ label: "GPT-2", model: gpt2, weights: gpt2Weights, tokens, ...budget }),
+];
+await saveModel(path.join(out, "llama"), { model: llama, weights, tokenizer });
+await saveModel(path.join(out, "gpt2"), { model: gpt2, weights: gpt2Weights, tokenizer });
+
+await plot(
+  path.join(out, "loss.svg"),
+  "LLaMA and GPT-2 of 15.6M parameters on stories: held-out loss",
+  results,
+);
 printTable(
-  ["held-out loss", ...results.map(({ label, parameters }) => `${label}, ${millions(parameters)}`)],
+  [
+    "held-out loss",
+    `LLaMA, ${millions(countParameters(llama))}`,
+    `GPT-2, ${millions(countParameters(gpt2))}`,
+  ],
   [
     ...results[0]!.points.map(({ step }, index) => [
       `after ${step} steps`,
@@ -78,11 +86,10 @@ printTable(
 // ---- The same text in llama.cpp -----------------------------------------------------------------------------------------
 
 const file = path.join(out, "llama.gguf");
-const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), path.join(out, "llama"));
-await saveGguf(file, { model, weights, tokenizer }, { format: "F32", name: "lineage stories" });
+await saveGguf(file, { model: llama, weights, tokenizer }, { format: "F32", name: "lineage stories" });
 const prompt = tokenizer.encode("Once upon a time, there was a");
-const newTokens = budget.context - prompt.length - 1;
-using decoder = await Decoder.create(model, weights, { batch: 1 });
+const newTokens = budget.sequenceLength - prompt.length - 1;
+using decoder = await Decoder.create(llama, weights, { batch: 1 });
 const own: number[] = [];
 for await (const { id } of generate(decoder, [prompt], {
   temperature: 0,
@@ -92,7 +99,7 @@ for await (const { id } of generate(decoder, [prompt], {
   if (id !== undefined) own.push(id);
 console.log(`${file}, as lineage writes on:\n${tokenizer.decode([...prompt, ...own])}\n`);
 if (llamaCppFolder) {
-  using other = LlamaCppModel.load(file, { contextLength: budget.context, cache: "float32" });
+  using other = LlamaCppModel.load(file, { contextLength: budget.sequenceLength, cache: "float32" });
   const theirs = other.greedy(prompt, newTokens);
   const same = theirs.every((id, index) => id === own[index]);
   console.log(

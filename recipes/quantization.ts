@@ -18,11 +18,11 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { readText } from "../src/base/files.js";
-import { train } from "../src/cli/train.js";
 import { stories } from "../src/data/index.js";
 import { compile, input, tokenLosses } from "../src/graph/index.js";
-import { loadModel } from "../src/checkpoints/index.js";
-import { type WeightSet, namedParameters } from "../src/nn/index.js";
+import { loadModel, saveModel } from "../src/checkpoints/index.js";
+import { Llama, llamaConfig } from "../src/models/index.js";
+import { type WeightSet, Weights, namedParameters } from "../src/nn/index.js";
 import {
   type QuantizationScheme,
   dequantizeWeight,
@@ -32,6 +32,7 @@ import {
   quantizeWeights,
 } from "../src/quantization/index.js";
 import { createRuntime } from "../src/runtime/index.js";
+import { storyTokens, trainDecoder } from "./decoders.js";
 import { plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("quantization", {
@@ -43,27 +44,34 @@ const { out, smoke, scale, threads } = options;
 const wanted = Number(options.tokens ?? (smoke ? 512 : 4096));
 const source = options.model ?? path.join(out, "model");
 
+const runtime = createRuntime({ threads });
 if (options.model === undefined && !existsSync(path.join(source, "model.safetensors"))) {
-  await train(
-    {
-      data: "stories",
-      model: "llama",
-      tieEmbeddings: true,
+  const stories = storyTokens({ count: smoke ? 400 : 12_000, vocabSize: smoke ? 512 : 2048, heldOut: 0.02 });
+  const llama = new Llama(
+    llamaConfig({
       ...(smoke
-        ? { vocabSize: 512, layers: 1, hidden: 128, heads: 2 }
-        : { vocabSize: 2048, layers: 4, hidden: 256, heads: 4 }),
-      context: 128,
-      batch: 8,
-      steps: smoke ? 8 : Math.round(600 * scale),
-      learningRate: 2e-3,
-      evalEvery: smoke ? 4 : 100,
-      validation: smoke ? 0.001 : 0.02,
-    },
-    { out: source, threads },
+        ? { numLayers: 1, hiddenSize: 128, numHeads: 2 }
+        : { numLayers: 4, hiddenSize: 256, numHeads: 4 }),
+      vocabSize: stories.tokenizer.vocabSize,
+      contextLength: 128,
+      tieEmbeddings: true,
+    }),
   );
+  using trained = Weights.initialize(runtime, llama, 1);
+  await trainDecoder({
+    label: "LLaMA",
+    model: llama,
+    weights: trained,
+    tokens: stories,
+    batchSize: 8,
+    sequenceLength: 128,
+    steps: smoke ? 8 : Math.round(600 * scale),
+    evalEvery: smoke ? 4 : 100,
+    learningRate: 2e-3,
+  });
+  await saveModel(source, { model: llama, weights: trained, tokenizer: stories.tokenizer });
 }
 
-const runtime = createRuntime({ threads });
 const { model, weights, tokenizer } = await loadModel(runtime, source);
 // Stories far from the seeds that the embedded corpus is made of.
 const text = options.text

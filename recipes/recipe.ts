@@ -1,8 +1,9 @@
 /** What all recipes share: the options of their command lines, and how they print. */
-import { mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import { writeAtomically } from "../src/base/files.js";
+import { stories } from "../src/data/index.js";
 import { type Curve, lossChart } from "../src/training/index.js";
 
 export interface RecipeOptions {
@@ -47,15 +48,13 @@ export function recipeOptions<Own extends OwnOptions>(
   } as RecipeOptions & OwnValues<Own>;
 }
 
-/** Held-out losses that a run of `train` wrote into its folder. */
-export const heldOutLosses = (folder: string): { step: number; loss: number }[] =>
-  readFileSync(path.join(folder, "metrics.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as { step: number; validationLoss?: number })
-    .flatMap(({ step, validationLoss }) =>
-      validationLoss === undefined ? [] : [{ step, loss: validationLoss }],
-    );
+/** The plays of Tiny Shakespeare, or the embedded stories where the data folder has them not. */
+export function shakespeareOrStories({ data, smoke }: RecipeOptions): { name: string; text: string } {
+  const file = path.join(data, "tinyshakespeare.txt");
+  return existsSync(file)
+    ? { name: "Tiny Shakespeare", text: readFileSync(file, "utf8") }
+    : { name: "stories", text: [...stories({ seed: 1, count: smoke ? 100 : 12_000 })].join("\n\n") };
+}
 
 /** Rows of a table under their header, in columns. */
 export function printTable(header: readonly string[], rows: readonly (readonly string[])[]): void {

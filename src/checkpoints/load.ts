@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
@@ -78,6 +79,7 @@ export async function saveModel(
   { model, weights, tokenizer, stopIds }: LoadedModel,
   options: SaveWeightsOptions = {},
 ): Promise<void> {
+  await mkdir(folder, { recursive: true });
   await writeJson(path.join(folder, "config.json"), {
     ...causalModelConfig(model),
     torch_dtype: options.dtype ?? "float32",

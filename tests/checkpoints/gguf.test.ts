@@ -19,7 +19,7 @@ import {
 import { loadGguf, saveGguf } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { LlamaCppModel, divergence, llamaCppFolder } from "../support/llama-cpp.js";
+import { LlamaCppModel, divergence, llamaCppFolder } from "../../bench/llama-cpp.js";
 
 const runtime = createRuntime({ threads: 1 });
 const prompt = "the cat sat on the mat, and the dog";

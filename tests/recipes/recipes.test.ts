@@ -15,7 +15,7 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
     ["albert", "loss.svg", ["BERT, 128 wide", "ALBERT, 256 wide"]],
     ["deberta", "loss.svg", ["absolute positions, as BERT", "disentangled, mask decoder"]],
     ["electra", "pretraining.svg", ["masked LM", "ELECTRA"]],
-    ["gpt2", "model/loss.svg", ["knowing nothing", "GPT-2, step 8"]],
+    ["gpt2", "loss.svg", ["untrained", "GPT-2, step 8"]],
     ["llama", "loss.svg", ["after 8 steps"]],
     ["quantization", "divergence.svg", ["8 bits, blocks of 32", "NF4, blocks of 64"]],
     ["unilm", "loss.svg", ["from scratch", "pretrained"]],

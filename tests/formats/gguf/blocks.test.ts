@@ -4,7 +4,7 @@ import { readJson } from "../../../src/base/files.js";
 import { bfloat16Bits } from "../../../src/base/half.js";
 import { Random } from "../../../src/base/random.js";
 import { ggufFormat, ggufFormats } from "../../../src/formats/index.js";
-import { type BlockFormat, dequantize, llamaCppFolder, quantize } from "../../support/llama-cpp.js";
+import { type BlockFormat, dequantize, llamaCppFolder, quantize } from "../../../bench/llama-cpp.js";
 
 interface Reference {
   readonly dequantized: Readonly<Record<string, { bytes: string; values: string }>>;

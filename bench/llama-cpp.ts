@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
 import koffi, { type LibraryHandle } from "koffi";
-import { argMax } from "../../src/generation/index.js";
+import { argMax } from "../src/generation/index.js";
 
 // llama.cpp's prebuilt library, as an independent value for tests and as a peer for benches. It is no dependency:
 // npm install --no-save @node-llama-cpp/linux-x64@3.22.1
