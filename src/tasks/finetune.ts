@@ -211,11 +211,11 @@ export async function resumeCrossValidation(
 }
 
 async function inFolder<T>(out: string, body: () => Promise<T>): Promise<T> {
-  const unlock = await lockFolder(out);
+  const lock = await lockFolder(out);
   try {
     return await body();
   } finally {
-    await unlock();
+    await lock.release();
   }
 }
 

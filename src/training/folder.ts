@@ -1,18 +1,14 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
+import os from "node:os";
 import path from "node:path";
-import lockfile from "proper-lockfile";
 import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readJson, storageError, writeJson } from "../base/files.js";
+import { LockFile } from "../base/lock.js";
 import { trainingFile } from "./checkpoint.js";
 
 const optionsFile = (folder: string): string => path.join(folder, "run.json");
-
-/** Whether another process has taken what this one had locked. */
-interface Lock {
-  lost?: Error;
-}
 
 /** The folder of one training run, kept from every other process until `close`. */
 export class RunFolder<Options = unknown> {
@@ -22,8 +18,7 @@ export class RunFolder<Options = unknown> {
     readonly options: Options,
     /** Whether the folder holds the state of a run that goes on. */
     readonly resuming: boolean,
-    private readonly lock: Lock,
-    private readonly unlock: () => Promise<void>,
+    private readonly lock: FolderLock,
   ) {}
 
   /**
@@ -41,16 +36,13 @@ export class RunFolder<Options = unknown> {
         "checkpoint",
         `there is nothing to resume in ${folder}: it has no ${path.basename(trainingFile(folder))}`,
       );
-    const lock: Lock = {};
-    const unlock = await lockFolder(folder, (error) => {
-      lock.lost = error;
-    });
+    const lock = await lockFolder(folder);
     try {
       const options = await readOptions(folder, schema, { resume, given });
       await removeRemains(folder);
-      return new RunFolder(folder, options, resume, lock, unlock);
+      return new RunFolder(folder, options, resume, lock);
     } catch (error) {
-      await unlock();
+      await lock.release();
       throw error;
     }
   }
@@ -70,12 +62,11 @@ export class RunFolder<Options = unknown> {
       throw new LineageError(
         "locked",
         `another process took ${this.path} while this one was suspended; this one has stopped and left it alone`,
-        { cause: this.lock.lost },
       );
   }
 
   async close(): Promise<void> {
-    if (!this.lock.lost) await this.unlock();
+    await this.lock.release();
   }
 }
 
@@ -106,37 +97,27 @@ async function removeRemains(folder: string): Promise<void> {
     if (/^\..+\.\d+\.tmp$/.test(name)) await rm(path.join(folder, name), { force: true });
 }
 
-const leaveToTheWrite = (): void => undefined;
+/** A folder that no other process may use until it is released. */
+export interface FolderLock {
+  /** Whether another process has taken it all the same. */
+  readonly lost: boolean;
+  release(): Promise<void>;
+}
 
-/**
- * Makes the folder and keeps every other process out of it until the returned function is called. Throws `locked` when
- * another process is in it.
- */
-export async function lockFolder(
-  folder: string,
-  onLost: (error: Error) => void = () => undefined,
-): Promise<() => Promise<void>> {
+/** Makes the folder and locks it. Throws `locked` when another process is in it; one that was killed is not. */
+export async function lockFolder(folder: string): Promise<FolderLock> {
   try {
     await mkdir(folder, { recursive: true });
   } catch (error) {
     throw storageError("make the folder", folder, error);
   }
-  try {
-    const unlock = await lockfile.lock(folder, { stale: 15_000, onCompromised: onLost });
-    // The lock's package would end the process at this signal, which otherwise leaves the write to fail with a reason.
-    process.on("SIGXFSZ", leaveToTheWrite);
-    return async () => {
-      process.removeListener("SIGXFSZ", leaveToTheWrite);
-      await unlock();
-    };
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ELOCKED") {
-      throw new LineageError(
-        "locked",
-        `another process is training in ${folder}; wait for it, or choose another folder with --out`,
-        { cause: error },
-      );
-    }
-    throw storageError("lock", folder, error);
-  }
+  const lock = await LockFile.take(path.join(folder, ".lock"));
+  if (lock instanceof LockFile) return lock;
+  const { heldBy } = lock;
+  const place = heldBy && heldBy.host !== os.hostname() ? ` on ${heldBy.host}` : "";
+  const who = heldBy ? ` (number ${heldBy.pid}${place})` : "";
+  throw new LineageError(
+    "locked",
+    `another process${who} is training in ${folder}; wait for it, or choose another folder with --out`,
+  );
 }

@@ -162,12 +162,12 @@ describe("training", () => {
 
 describe("a checkpoint folder", () => {
   it("lets one process in at a time", async () => {
-    const unlock = await lockFolder(folder);
-    await expect(lockFolder(folder)).rejects.toThrow(/another process is training in .*lineage é-/);
-    await unlock();
-    await (
-      await lockFolder(folder)
-    )();
+    const lock = await lockFolder(folder);
+    await expect(lockFolder(folder)).rejects.toThrow(
+      new RegExp(`another process \\(number ${process.pid}\\) is training in .*lineage é-`),
+    );
+    await lock.release();
+    await (await lockFolder(folder)).release();
   });
 
   it("keeps the old file when a write fails half-way", async () => {
