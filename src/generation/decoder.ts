@@ -271,11 +271,17 @@ export class Decoder implements Disposable {
   }
 
   /**
-   * Logits after one more token in each row. The arrays belong to the decoder: the next call overwrites them.
+   * Logits after one more token in each row; a row whose token is undefined rests, and its logits mean nothing. The arrays
+   * belong to the decoder: the next call overwrites them.
    */
-  async step(tokens: readonly number[], options: RunOptions = {}): Promise<Float32Array[]> {
-    this.checkIds(tokens);
+  async step(tokens: readonly (number | undefined)[], options: RunOptions = {}): Promise<Float32Array[]> {
+    this.checkIds(tokens.filter((token) => token !== undefined));
     for (const [row, { tokens: held }] of this.rows.entries()) {
+      if (tokens[row] === undefined) {
+        // The run computes the row all the same, and overwrites what lies in its last place.
+        if (held.length - this.rows[row]!.start >= this.slots) held.pop();
+        continue;
+      }
       if (held.length >= this.capacity)
         throw new LineageError("length", `the context of ${this.capacity} tokens is full`);
       this.makeRoom(row, 1);
@@ -285,7 +291,7 @@ export class Decoder implements Disposable {
     for (let row = 0; row < this.batch; row++) {
       const { tokens: held, start } = this.rows[row]!;
       const used = held.length - start;
-      feed.inputIds[row] = tokens[row]!;
+      feed.inputIds[row] = tokens[row] ?? 0;
       feed.positionIds[row] = BigInt(held.length);
       feed.lastRows[row] = BigInt(row);
       feed.lastPosition[row] = used;
@@ -294,7 +300,7 @@ export class Decoder implements Disposable {
     }
     feed.totalLength[0] = total;
     await this.pace.run(binding, options);
-    for (let row = 0; row < this.batch; row++) this.rows[row]!.tokens.push(tokens[row]!);
+    for (const [row, token] of tokens.entries()) if (token !== undefined) this.rows[row]!.tokens.push(token);
     return feed.logits;
   }
 

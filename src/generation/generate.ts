@@ -18,8 +18,12 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens?: number;
   /** Ids that end a text; they are not part of it. */
   readonly stopIds?: readonly number[];
-  /** The same seed writes the same text. Default 0. */
+  /** The same seed writes the same text. Default 0. Row `i` draws from the seed's stream `stream + i`. */
   readonly seed?: number;
+  /** Stream of the first row. Default 0. Row `i` of a batch gives alone, with `stream: i`, what it gives in the batch. */
+  readonly stream?: number;
+  /** A seed for each row instead. */
+  readonly seeds?: readonly number[];
   /** One for each row, applied after penalties and before sampling. */
   readonly constraints?: readonly TokenConstraint[] | undefined;
   readonly signal?: AbortSignal;
@@ -46,16 +50,17 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken> {
   checkSampling(options);
-  const { maxNewTokens = Infinity, stopIds = [], seed = 0, constraints, signal } = options;
-  const randoms = prompts.map(() => new Random(seed));
+  const { maxNewTokens = Infinity, stopIds = [], seed = 0, stream = 0, seeds, constraints, signal } = options;
+  if (seeds && seeds.length !== prompts.length)
+    throw new LineageError("argument", `${seeds.length} seeds were given for ${prompts.length} prompts`);
+  const randoms = prompts.map((_, row) => (seeds ? new Random(seeds[row]!) : new Random(seed, stream + row)));
   const generated: number[][] = prompts.map(() => []);
   const finished = prompts.map(() => false);
   let logits = await decoder.prefill(prompts, { signal });
   for (;;) {
     signal?.throwIfAborted();
-    const next: number[] = [];
+    const next: (number | undefined)[] = prompts.map(() => undefined);
     for (const [row, prompt] of prompts.entries()) {
-      next[row] = 0;
       if (finished[row]) continue;
       const scores = logits[row]!;
       penalize(scores, prompt, generated[row]!, options);
@@ -75,6 +80,7 @@ export async function* generate(
       }
       if (finish) {
         finished[row] = true;
+        next[row] = undefined;
         yield { row, finish };
       }
     }

@@ -40,10 +40,55 @@ describe("generation", () => {
   it.each([{ temperature: 0 }, { temperature: 1, seed: 8 }, { temperature: 1.2, topK: 5, seed: 2 }])(
     "gives every row of a padded batch what it gives alone (%o)",
     async (options) => {
-      const alone = await Promise.all(prompts.map(async (prompt) => (await write([prompt], options))[0]));
+      const alone = await Promise.all(
+        prompts.map(async (prompt, stream) => (await write([prompt], { ...options, stream }))[0]),
+      );
       expect(await write(prompts, options)).toEqual(alone);
     },
   );
+
+  it("draws for every row from a stream of its own, so that samples of one prompt differ", async () => {
+    const rows = await write(
+      [
+        [1, 2],
+        [1, 2],
+        [1, 2],
+      ],
+      { seed: 3 },
+    );
+    expect(new Set(rows.map((row) => row.join())).size).toBe(3);
+    const seeds = [3, 9, 3];
+    const [first, second, third] = await write(
+      [
+        [1, 2],
+        [1, 2],
+        [1, 2],
+      ],
+      { seeds },
+    );
+    expect(third).toEqual(first);
+    expect(second).not.toEqual(first);
+    expect(first).toEqual(rows[0]);
+    await expect(write([[1]], { seeds })).rejects.toThrow("3 seeds were given for 1 prompts");
+  });
+
+  it("goes on with the rows that have room when one has filled its context", async () => {
+    const uneven = [Array.from({ length: 27 }, (_, i) => i), [5, 6, 7], [8]];
+    const options = { maxNewTokens: 25, temperature: 0 };
+    const alone = await Promise.all(uneven.map(async (prompt) => (await write([prompt], options))[0]!));
+    expect(alone.map(({ length }) => length)).toEqual([6, 25, 25]);
+    expect(await write(uneven, options)).toEqual(alone);
+  });
+
+  it("steps no row that has ended: what it holds can be continued", async () => {
+    using decoder = await Decoder.create(model, weights, { batch: 2, capacity: 32 });
+    const stop = (await write([[1, 2, 3]], { temperature: 0 }))[0]![2]!;
+    const options = { temperature: 0, maxNewTokens: 12, stopIds: [stop] };
+    const rows: number[][] = [[], []];
+    for await (const { row, id } of generate(decoder, [[1, 2, 3], [9]], options))
+      if (id !== undefined) rows[row]!.push(id);
+    expect(decoder.lengths[0]).toBe(3 + rows[0]!.length);
+  });
 
   it("ends when the context is full, and says so", async () => {
     using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 32 });
