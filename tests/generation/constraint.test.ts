@@ -159,4 +159,115 @@ describe("a constraint", () => {
     using walk = await good.begin();
     expect(walk.finished).toBe(false);
   });
+
+  const make = async (limits?: object) => {
+    const tokenizer = trainByteLevelBpe([text], { vocabSize: 310 });
+    const { vocabSize } = tokenizer;
+    return {
+      tokenizer,
+      compiler: await ConstraintCompiler.create(tokenizer, {
+        vocabSize,
+        stopIds: [0],
+        ...(limits && { limits }),
+      }),
+    };
+  };
+  const nested = (levels: number, of: (inner: unknown) => unknown, core: unknown): unknown =>
+    levels === 0 ? core : of(nested(levels - 1, of, core));
+  const object = (a: unknown) => ({ type: "object", properties: { a } });
+  const bad: readonly ConstraintRule[] = [
+    { jsonSchema: { type: 5 } },
+    { regex: "(((" },
+    { jsonSchema: { type: "string", pattern: `${"(".repeat(3000)}a${")".repeat(3000)}` } },
+    { regex: `${"(".repeat(3000)}a${")".repeat(3000)}` },
+    { jsonSchema: nested(2000, object, { type: "string" }) },
+    { jsonSchema: { type: "array", minItems: 10_000_000 } },
+    { regex: "[z-a]" },
+    { jsonSchema: undefined },
+    { regex: "a".repeat(100_000) },
+    { jsonSchema: { $ref: "#/nowhere" } },
+  ];
+
+  it("goes on where it was, whatever is refused meanwhile: a thousand rules, in memory that stays flat", async () => {
+    const { compiler, tokenizer } = await make();
+    using disposable = compiler;
+    using good = await disposable.compile({ regex: "cat: [0-9]{3}!" });
+    using walk = await good.begin();
+    const bytes = new Map<number, number>();
+    for (let id = 1; id < tokenizer.vocabSize; id++) {
+      const [byte, ...more] = tokenizer.bytesOf(id);
+      if (more.length === 0) bytes.set(byte!, id);
+    }
+    const allowed = async () => {
+      const logits = new Float32Array(tokenizer.vocabSize);
+      await walk.restrict(logits);
+      return [...bytes]
+        .flatMap(([byte, id]) => (logits[id] === 0 ? [String.fromCharCode(byte)] : []))
+        .sort()
+        .join("");
+    };
+    const answer = "cat: 407!";
+    const expected = ["c", "a", "t", ":", " ", "0123456789", "0123456789", "0123456789", "!"];
+    let halfway = 0;
+    let rule = 0;
+    for (let round = 0; round < 10; round++) {
+      for (let k = 0; k < 100; k++)
+        await expect(compiler.compile(bad[rule++ % bad.length]!)).rejects.toMatchObject({ code: "argument" });
+      if (round < answer.length) {
+        expect(await allowed()).toBe(expected[round]);
+        walk.accept(bytes.get(answer.charCodeAt(round))!);
+      }
+      if (round === 4) halfway = process.memoryUsage().rss;
+    }
+    expect(walk.finished).toBe(false);
+    walk.accept(0);
+    expect(walk.finished).toBe(true);
+    expect(process.memoryUsage().rss / halfway).toBeLessThan(1.2);
+  }, 120_000);
+
+  it("names the limit that a rule is beyond", async () => {
+    const { compiler } = await make({ length: 2000, depth: 10 });
+    using disposable = compiler;
+    const refused = (rule: ConstraintRule, reason: string) =>
+      expect(disposable.compile(rule)).rejects.toThrow(reason);
+    await refused({ regex: `${"(".repeat(11)}a${")".repeat(11)}` }, "nested deeper than 10 levels");
+    await refused({ jsonSchema: nested(6, object, {}) }, "nested deeper than 10 levels");
+    await refused({ regex: "a".repeat(2001) }, "it has 2001 characters, but at most 2000 are taken");
+    await refused({ jsonSchema: { enum: ["a".repeat(2000)] } }, "but at most 2000 are taken");
+    await refused({ jsonSchema: { enum: Array.from({ length: 3000 }, () => 1) } }, "more than 2000 values");
+    const itself: Record<string, unknown> = {};
+    itself["properties"] = itself;
+    await refused({ jsonSchema: itself }, "nested deeper than 10 levels");
+    using one = await disposable.compile({ regex: `${"(a)".repeat(50)}[(((((((((((((]\\(` });
+    expect(one).toBeDefined();
+  });
+
+  it("stops a rule that takes too long or too much memory, while the event loop goes on", async () => {
+    const slow = { regex: "((a|b|ab){1,60}(b|c|bc){1,60}){1,200}" };
+    const { compiler } = await make({ seconds: 0.05 });
+    {
+      using disposable = compiler;
+      let turns = 0;
+      const timer = setInterval(() => turns++, 5);
+      await expect(disposable.compile(slow)).rejects.toThrow("takes longer than 0.05 seconds");
+      clearInterval(timer);
+      expect(turns).toBeGreaterThan(1);
+    }
+    const small = await make({ bytes: 20 * 2 ** 20, seconds: 60 });
+    using disposable = small.compiler;
+    await expect(
+      disposable.compile({ jsonSchema: { enum: Array.from({ length: 4000 }, (_, k) => `word ${k}`) } }),
+    ).rejects.toThrow("takes more than 21.0 MB of memory");
+    using good = await disposable.compile({ regex: "a+" });
+    expect(good).toBeDefined();
+  });
+
+  it("is a typed error after its compiler was disposed", async () => {
+    const { compiler } = await make();
+    const constraint = await compiler.compile({ regex: "a+" });
+    const walk = await constraint.begin();
+    compiler.dispose();
+    await expect(walk.restrict(new Float32Array(310))).rejects.toMatchObject({ code: "disposed" });
+    await expect(compiler.compile({ regex: "a+" })).rejects.toMatchObject({ code: "disposed" });
+  });
 });
