@@ -19,3 +19,4 @@ export * from "./generation/generate.js";
 export * from "./generation/sampling.js";
 export * from "./generation/speculative.js";
 export { stories, story } from "./data/stories/index.js";
+export * from "./tokenizers/index.js";

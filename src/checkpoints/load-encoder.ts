@@ -3,7 +3,14 @@ import path from "node:path";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
-import { type SafetensorsFile, loadWeights, openWeightFiles, saveWeights } from "../formats/index.js";
+import {
+  loadTokenizer,
+  loadWeights,
+  writeTokenizer,
+  openWeightFiles,
+  type SafetensorsFile,
+  saveWeights,
+} from "../formats/index.js";
 import { Tokenizer } from "../tokenizers/index.js";
 import {
   type Encoder,
@@ -344,7 +351,7 @@ async function readConfig(folder: string): Promise<unknown> {
 }
 
 async function readTokenizer(folder: string, config: EncoderConfig): Promise<Tokenizer> {
-  const tokenizer = await Tokenizer.load(folder);
+  const tokenizer = await loadTokenizer(folder);
   if (tokenizer.vocabSize > config.vocabSize)
     throw new LineageError(
       "tokenizer",
@@ -502,6 +509,6 @@ export async function saveEncoder(
       ? encoderConfigJson(saved.encoder)
       : encoderConfigJson(saved.model.encoder, saved.task, saved.labels);
   await writeJson(path.join(folder, "config.json"), json);
-  await saved.tokenizer.save(folder);
+  await writeTokenizer(saved.tokenizer, folder);
   await saveWeights(path.join(folder, "model.safetensors"), saved.weights);
 }

@@ -4,7 +4,13 @@ import path from "node:path";
 import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
-import { type SaveWeightsOptions, loadWeights, saveWeightFiles } from "../formats/index.js";
+import {
+  loadTokenizer,
+  loadWeights,
+  writeTokenizer,
+  saveWeightFiles,
+  type SaveWeightsOptions,
+} from "../formats/index.js";
 import { Tokenizer } from "../tokenizers/index.js";
 import type { Runtime } from "../runtime/types.js";
 import {
@@ -46,7 +52,7 @@ export async function readCheckpoint(folder: string): Promise<{
   const json = await readJson(configFile);
   const { create, unused } = architectureOf(json);
   const model = create(json);
-  const tokenizer = await Tokenizer.load(folder);
+  const tokenizer = await loadTokenizer(folder);
   if (tokenizer.vocabSize > model.config.vocabSize) {
     throw new LineageError(
       "tokenizer",
@@ -94,7 +100,7 @@ export async function saveTokenizer(
   tokenizer: Tokenizer,
   stopIds: readonly number[] | undefined,
 ): Promise<void> {
-  await tokenizer.save(folder);
+  await writeTokenizer(tokenizer, folder);
   if (stopIds)
     await writeJson(path.join(folder, "generation_config.json"), {
       bos_token_id: tokenizer.bosId,

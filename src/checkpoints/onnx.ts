@@ -2,7 +2,7 @@ import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { storageError, writeJson } from "../base/files.js";
 import { type CausalModel, decoderOutputs } from "../generation/index.js";
-import { type SaveOnnxOptions, saveOnnx } from "../formats/index.js";
+import { saveOnnx, type SaveOnnxOptions, writeTokenizer } from "../formats/index.js";
 import type { WeightSet } from "../nn/index.js";
 import { type LoadedModel, causalModelConfig } from "../models/index.js";
 
@@ -26,7 +26,7 @@ export async function exportForTransformersJs(
     throw storageError("make", folder, error);
   });
   await saveDecoderOnnx(path.join(folder, "onnx", "model.onnx"), model, weights);
-  await tokenizer.save(folder);
+  await writeTokenizer(tokenizer, folder);
   await writeJson(path.join(folder, "config.json"), {
     ...causalModelConfig(model),
     "transformers.js_config": { use_external_data_format: true },

@@ -4,7 +4,6 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
 import { stories, documentsOf, splitDocuments } from "../data/index.js";
-import { Tokenizer } from "../tokenizers/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import {
   type LanguageCorpus,
@@ -19,6 +18,7 @@ import { examples, list, number, withTrainingOptions } from "./options.js";
 import { progressObserver } from "./progress.js";
 import { count } from "./terminal.js";
 import { type Run, type RunCommand, runInFolder, runShape, tellEnd } from "./training.js";
+import { loadTokenizer, writeTokenizer } from "../formats/index.js";
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const pretrainOptions = z.object({
@@ -55,12 +55,12 @@ async function run(started: Run<PretrainOptions>, threads?: number): Promise<Tra
   const system = pretrainingSystems[options.model];
   const { training, heldOut } = await readCorpus(options);
   const tokenizer = folder.resuming
-    ? await Tokenizer.load(out)
+    ? await loadTokenizer(out)
     : options.tokenizer === undefined
       ? system.trainTokenizer(textsOf(training), options.vocabSize)
-      : await Tokenizer.load(options.tokenizer);
+      : await loadTokenizer(options.tokenizer);
   // Kept from the start: a run that is interrupted before its first evaluation goes on with the same tokens.
-  if (!folder.resuming) await tokenizer.save(out);
+  if (!folder.resuming) await writeTokenizer(tokenizer, out);
   const documents = (corpus: PretrainingCorpus) =>
     corpus.languages.reduce((sum, language) => sum + language.documents.length, 0);
   report.say(

@@ -49,6 +49,7 @@ import { deviceOption, examples, number, withTrainingOptions } from "./options.j
 import { progressObserver } from "./progress.js";
 import { type Reporter, bar, count } from "./terminal.js";
 import { type Run, type RunCommand, runInFolder, runShape, tellEnd } from "./training.js";
+import { loadTokenizer } from "../formats/index.js";
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const trainOptions = z.object({
@@ -129,7 +130,7 @@ async function run(started: Run<TrainOptions>, runtime: Runtime): Promise<TrainR
   const tokenized = folder.resuming && hasTokens(tokensFolder);
   const { size, alphabet } = tokenized ? {} : await survey(corpus, options, signal);
   const tokenizer = folder.resuming
-    ? await Tokenizer.load(out)
+    ? await loadTokenizer(out)
     : await makeTokenizer(options, corpus, alphabet ?? "", report);
 
   const model = newModel(options, tokenizer.vocabSize);
@@ -336,7 +337,7 @@ async function makeTokenizer(
   report: Reporter,
 ): Promise<Tokenizer> {
   if (tokenizer === "characters") return characterTokenizer(alphabet);
-  if (tokenizer !== "bpe") return Tokenizer.load(tokenizer);
+  if (tokenizer !== "bpe") return loadTokenizer(tokenizer);
   return trainByteLevelBpe(sampleOf(corpus, report), { vocabSize });
 }
 

@@ -5,7 +5,7 @@ import { writeJson } from "../base/files.js";
 import type { Random } from "../base/random.js";
 import { ignoredLabel } from "../graph/index.js";
 import { type Tokenizer, trainEncoderBpe, trainUnigram, trainWordPiece } from "../tokenizers/index.js";
-import { saveWeights, tensorsToSave, writeSafetensors } from "../formats/index.js";
+import { saveWeights, tensorsToSave, writeSafetensors, writeTokenizer } from "../formats/index.js";
 import {
   DebertaPretraining,
   debertaConfig,
@@ -142,7 +142,7 @@ const saveTrained =
   (model: EncoderWithHead<EncoderWithHead["encoder"], never>, tokenizer: Tokenizer) =>
   async (folder: string, weights: Weights): Promise<void> => {
     await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.encoder, "maskedLm"));
-    await tokenizer.save(folder);
+    await writeTokenizer(tokenizer, folder);
     await saveWeights(path.join(folder, "model.safetensors"), weights);
   };
 
@@ -296,7 +296,7 @@ function electra(options: PretrainingOptions): Pretraining {
           architectures: [className],
           ...electraToHuggingFace(sizes),
         });
-        await tokenizer.save(place);
+        await writeTokenizer(tokenizer, place);
         const tensors = tensorsToSave(weights)
           .filter(({ name }) => name.startsWith(prefix) || name.startsWith(embeddings))
           .map((tensor) => ({ ...tensor, name: tensor.name.replace(/^(discriminator|generator)\./, "") }));
@@ -323,7 +323,7 @@ function deberta(options: PretrainingOptions): Pretraining {
     /** The encoder with its decoder's parts under their authors' names, which fine-tuning leaves out. */
     save: async (folder, weights) => {
       await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.encoder));
-      await tokenizer.save(folder);
+      await writeTokenizer(tokenizer, folder);
       await saveWeights(path.join(folder, "model.safetensors"), weights);
     },
   };
@@ -355,7 +355,7 @@ function debertaV3(options: PretrainingOptions): Pretraining {
     /** The discriminator, its embeddings being the generator's and their difference in one. */
     save: async (folder, weights) => {
       await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.discriminator.encoder));
-      await tokenizer.save(folder);
+      await writeTokenizer(tokenizer, folder);
       const words = "deberta.embeddings.word_embeddings.weight";
       const shared = weights.get(`generator.${words}`).view();
       const whole = weights
@@ -552,7 +552,7 @@ function xlnet(options: PretrainingOptions): Pretraining {
         architectures: ["XLNetLMHeadModel"],
         ...xlnetToHuggingFace({ ...config, bidirectionalData: false }),
       });
-      await tokenizer.save(folder);
+      await writeTokenizer(tokenizer, folder);
       await saveWeights(path.join(folder, "model.safetensors"), weights);
     },
   };
@@ -616,7 +616,7 @@ function unilm(options: PretrainingOptions): Pretraining {
         architectures: ["BertForPreTraining"],
         ...unilmToHuggingFace(config),
       });
-      await tokenizer.save(folder);
+      await writeTokenizer(tokenizer, folder);
       await saveWeights(path.join(folder, "model.safetensors"), weights);
     },
   };

@@ -1,8 +1,4 @@
-import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import path from "node:path";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
-import { readJson, readText, storageError, writeJson } from "../base/files.js";
 import { countWords, learnMerges } from "./train-bpe.js";
 import { type Runner, createRunner } from "./cutter.js";
 import {
@@ -15,7 +11,6 @@ import {
   templateOf,
 } from "./encoding.js";
 import { type TracedRunner, placeTokens } from "./offsets.js";
-import { parseSentencePiece, sentencePieceDefinition } from "./sentencepiece.js";
 import { CharacterStream, type TextRule, byteOfCharacter, characterOfByte, textRule } from "./token-text.js";
 import {
   type CheckedDefinition,
@@ -284,56 +279,6 @@ export class Tokenizer {
       return new TextEncoder().encode(token);
     return this.textRule.bytesOf(token, first);
   }
-
-  /** Writes `tokenizer.json` and `tokenizer_config.json`. */
-  async save(folder: string): Promise<void> {
-    await writeJson(path.join(folder, "tokenizer.json"), this.definition);
-    await writeJson(path.join(folder, "tokenizer_config.json"), this.config);
-  }
-
-  /**
-   * Reads a folder's `tokenizer.json`, SentencePiece's `tokenizer.model`, or GPT-2's vocabulary and merges, with
-   * `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where they are. Throws `tokenizer` when
-   * it has none of them.
-   */
-  static async load(folder: string): Promise<Tokenizer> {
-    const config = await readConfig(folder);
-    const file = path.join(folder, "tokenizer.json");
-    if (existsSync(file)) return new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file);
-    const find = (...names: string[]) =>
-      names.map((name) => path.join(folder, name)).find((name) => existsSync(name));
-    const sentencePiece = find("tokenizer.model", "spiece.model", "sentencepiece.bpe.model");
-    if (sentencePiece) return Tokenizer.loadSentencePiece(sentencePiece, config);
-    const vocabulary = find("vocab.json", "encoder.json", "gpt2_encoder.json");
-    const merges = find("merges.txt", "vocab.bpe", "gpt2_vocab.bpe");
-    if (!vocabulary || !merges) {
-      throw new LineageError(
-        "tokenizer",
-        `${folder} has no tokenizer: neither tokenizer.json, nor tokenizer.model, nor vocab.json with merges.txt`,
-      );
-    }
-    const lines = (await readText(merges))
-      .split("\n")
-      .filter((line) => line !== "" && !line.startsWith("#version"));
-    return byteLevelTokenizer((await readJson(vocabulary)) as Record<string, number>, lines, config);
-  }
-
-  /** Reads a SentencePiece `tokenizer.model`; `config` adds to what it says of itself. */
-  static async loadSentencePiece(file: string, config: TokenizerConfig = {}): Promise<Tokenizer> {
-    const bytes = await readFile(file).catch((error: unknown) => {
-      throw storageError("read", file, error);
-    });
-    const own = sentencePieceDefinition(parseSentencePiece(file, bytes));
-    const known = new Set(own.definition.added_tokens?.map(({ id }) => id));
-    const added = Object.entries(config.added_tokens_decoder ?? {})
-      .filter(([id]) => !known.has(Number(id)))
-      .map(([id, token]) => ({ ...token, id: Number(id) }));
-    const definition = {
-      ...own.definition,
-      added_tokens: [...(own.definition.added_tokens ?? []), ...added],
-    };
-    return new Tokenizer(definition, { ...own.config, ...dropNull(config) }, file);
-  }
 }
 
 /** Whether a part of a definition, or a part of a sequence of them, is of a type. */
@@ -341,23 +286,8 @@ const hasStep = (part: CheckedDefinition["pre_tokenizer"], list: string, type: s
   part?.type === type ||
   ((part?.[list] as { type: string }[] | undefined)?.some((step) => step.type === type) ?? false);
 
-const dropNull = (config: TokenizerConfig): TokenizerConfig =>
-  Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null && value !== undefined));
-
-async function readConfig(folder: string): Promise<TokenizerConfig> {
-  const read = async (name: string): Promise<TokenizerConfig> => {
-    const file = path.join(folder, name);
-    return existsSync(file) ? checkConfig(file, await readJson(file)) : {};
-  };
-  const template = path.join(folder, "chat_template.jinja");
-  return {
-    ...dropNull(await read("special_tokens_map.json")),
-    ...dropNull(await read("tokenizer_config.json")),
-    ...(existsSync(template) ? { chat_template: await readText(template) } : {}),
-  };
-}
 /** GPT-2's tokenizer from its vocabulary and merges. */
-function byteLevelTokenizer(
+export function byteLevelTokenizer(
   vocab: Record<string, number>,
   merges: readonly string[],
   config: TokenizerConfig = {},

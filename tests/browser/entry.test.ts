@@ -31,5 +31,7 @@ it("the browser's entry reaches no file that needs Node", () => {
     }
   }
   expect(from.size).toBeGreaterThan(30);
+  for (const part of ["tokenizers/tokenizer.ts", "tokenizers/chat-template.ts", "graph/compile.ts"])
+    expect(from.has(path.join(path.dirname(entry), part)), part).toBe(true);
   expect(needsNode).toEqual([]);
 });

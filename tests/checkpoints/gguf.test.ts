@@ -4,8 +4,8 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Decoder, generate } from "../../src/generation/index.js";
-import { GgufFile } from "../../src/formats/index.js";
-import { Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
+import { GgufFile, loadSentencePiece } from "../../src/formats/index.js";
+import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import {
   type CausalLanguageModel,
   type LoadedModel,
@@ -152,7 +152,7 @@ describe.skipIf(!sentencePiece || !existsSync(sentencePiece) || !llamaCppFolder)
   "a GGUF with LLaMA's tokenizer (needs LINEAGE_DATA and @node-llama-cpp/linux-x64)",
   () => {
     it("is cut by llama.cpp as by the tokenizer that it was written from", async () => {
-      const llama = await Tokenizer.loadSentencePiece(sentencePiece!);
+      const llama = await loadSentencePiece(sentencePiece!);
       const model = new Llama(llamaConfig({ ...sizes, vocabSize: 32_010, intermediateSize: 96 }));
       using weights = Weights.initialize(runtime, model, 3);
       const file = path.join(folder, "sentencepiece.gguf");

@@ -21,6 +21,7 @@ import { loadModel, saveModel } from "../../src/checkpoints/index.js";
 import { Weights, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { Reference } from "../support/reference.js";
+import { writeTokenizer } from "../../src/formats/index.js";
 
 const runtime = createRuntime();
 const tokenizer = characterTokenizer("abcdefgh");
@@ -41,7 +42,7 @@ afterEach(() => rm(folder, { recursive: true }));
 /** A published checkpoint with entries of its configuration replaced. */
 async function checkpoint(name: string, changes: Record<string, unknown> = {}): Promise<void> {
   await cp(new Reference(name).path(), folder, { recursive: true });
-  await tokenizer.save(folder);
+  await writeTokenizer(tokenizer, folder);
   const file = path.join(folder, "config.json");
   const config = JSON.parse(await readFile(file, "utf8")) as Record<string, unknown>;
   await writeFile(file, JSON.stringify({ ...config, ...changes }));
@@ -130,7 +131,7 @@ describe("a checkpoint that does not fit together is refused with what is wrong"
     await file.truncate(8 + json.byteLength + end);
     await file.close();
     await writeFile(path.join(folder, "config.json"), JSON.stringify(llamaToHuggingFace(config)));
-    await tokenizer.save(folder);
+    await writeTokenizer(tokenizer, folder);
     const before = runtime.allocatedBytes;
     await expect(loadModel(runtime, folder)).rejects.toThrow(
       /the weights of .* in float32 need 261\.1 GB of memory, but .* are free/,

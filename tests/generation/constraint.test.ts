@@ -16,6 +16,7 @@ import { Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { Llama, llamaConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { loadSentencePiece } from "../../src/formats/index.js";
 
 const runtime = createRuntime({ threads: 1 });
 const text = 'the cat {"name": "Tom", "age": 3, "tags": ["a", "b"], "ok": true} 日本 null -1.5e3\n'.repeat(
@@ -27,7 +28,7 @@ const spiece = fileURLToPath(
 const tokenizers: Readonly<Record<string, () => Promise<{ tokenizer: Tokenizer; stop: number }>>> = {
   "byte-level": () => Promise.resolve({ tokenizer: trainByteLevelBpe([text], { vocabSize: 310 }), stop: 0 }),
   [`SentencePiece with bytes (${path.basename(spiece)})`]: async () => ({
-    tokenizer: await Tokenizer.loadSentencePiece(spiece),
+    tokenizer: await loadSentencePiece(spiece),
     stop: 2,
   }),
 };

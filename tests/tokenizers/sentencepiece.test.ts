@@ -6,7 +6,8 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { readJson } from "../../src/base/files.js";
-import { StreamDecoder, Tokenizer, parseSentencePiece } from "../../src/tokenizers/index.js";
+import { StreamDecoder, parseSentencePiece } from "../../src/tokenizers/index.js";
+import { loadSentencePiece, loadTokenizer, writeTokenizer } from "../../src/formats/index.js";
 const values = fileURLToPath(new URL("../reference/values/sentencepiece", import.meta.url));
 const data = process.env["LINEAGE_DATA"] ?? fileURLToPath(new URL("../../../shared/data", import.meta.url));
 const llama = path.join(data, "llama_tokenizer.model");
@@ -32,7 +33,7 @@ for (const [name, file] of Object.entries(models)) {
 
     it("cuts and joins as the sentencepiece library does", async () => {
       const { encoded, vocabSize } = await reference();
-      const tokenizer = await Tokenizer.loadSentencePiece(file);
+      const tokenizer = await loadSentencePiece(file);
       expect(tokenizer.vocabSize).toBe(vocabSize);
       for (const { text, ids, decoded } of encoded) {
         expect(tokenizer.encode(text, { parseSpecial: false }), JSON.stringify(text)).toEqual(ids);
@@ -43,7 +44,7 @@ for (const [name, file] of Object.entries(models)) {
 
     it("writes any ids as the library does, broken characters included, and the same piece by piece", async () => {
       const { decoded } = await reference();
-      const tokenizer = await Tokenizer.loadSentencePiece(file);
+      const tokenizer = await loadSentencePiece(file);
       for (const { ids, text } of decoded) {
         expect(tokenizer.decode(ids), JSON.stringify(ids)).toBe(text);
         const stream = new StreamDecoder(tokenizer);
@@ -55,9 +56,9 @@ for (const [name, file] of Object.entries(models)) {
       const { encoded } = await reference();
       const folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
       try {
-        const before = await Tokenizer.loadSentencePiece(file);
-        await before.save(folder);
-        const tokenizer = await Tokenizer.load(folder);
+        const before = await loadSentencePiece(file);
+        await writeTokenizer(before, folder);
+        const tokenizer = await loadTokenizer(folder);
         for (const { text, ids } of encoded)
           expect(tokenizer.encode(text, { parseSpecial: false })).toEqual(ids);
         expect([tokenizer.bosId, tokenizer.eosId, tokenizer.unkId, tokenizer.padId]).toEqual([
@@ -97,7 +98,7 @@ describe("a SentencePiece file", () => {
 
 describe.skipIf(!existsSync(llama))("LLaMA's tokenizer (needs ../shared/data)", () => {
   it("knows its special tokens, and cuts a long text in time that grows with its length", async () => {
-    const tokenizer = await Tokenizer.loadSentencePiece(llama);
+    const tokenizer = await loadSentencePiece(llama);
     expect(tokenizer.addsBos).toBe(true);
     expect(tokenizer.encode("<s> a</s>")).toEqual([1, 29871, 263, 2]);
     const text = await readFile(path.join(data, "botchan.txt"), "utf8");

@@ -12,6 +12,7 @@ import {
   trainUnigram,
   trainWordPiece,
 } from "../../src/tokenizers/index.js";
+import { writeTokenizer } from "../../src/formats/index.js";
 
 /** Text of a made-up language whose words are one to eight of these syllables. */
 function inventedText(syllables: readonly string[], words: number): string {
@@ -88,7 +89,7 @@ describe("a trained Unigram", () => {
 async function vocabularyOf(tokenizer: Tokenizer): Promise<[string, number][]> {
   const folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
   try {
-    await tokenizer.save(folder);
+    await writeTokenizer(tokenizer, folder);
     const definition = JSON.parse(await readFile(path.join(folder, "tokenizer.json"), "utf8")) as {
       model: { vocab: [string, number][] };
     };

@@ -1,0 +1,80 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import { LineageError } from "../base/errors.js";
+import { readJson, readText, storageError, writeJson } from "../base/files.js";
+import {
+  Tokenizer,
+  type TokenizerConfig,
+  type TokenizerDefinition,
+  byteLevelTokenizer,
+  checkConfig,
+  parseSentencePiece,
+  sentencePieceDefinition,
+} from "../tokenizers/index.js";
+
+/**
+ * Reads a folder's `tokenizer.json`, SentencePiece's `tokenizer.model`, or GPT-2's vocabulary and merges, with
+ * `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where they are. Throws `tokenizer` when
+ * it has none of them.
+ */
+export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  const config = await readConfig(folder);
+  const file = path.join(folder, "tokenizer.json");
+  if (existsSync(file)) return new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file);
+  const find = (...names: string[]) =>
+    names.map((name) => path.join(folder, name)).find((name) => existsSync(name));
+  const sentencePiece = find("tokenizer.model", "spiece.model", "sentencepiece.bpe.model");
+  if (sentencePiece) return loadSentencePiece(sentencePiece, config);
+  const vocabulary = find("vocab.json", "encoder.json", "gpt2_encoder.json");
+  const merges = find("merges.txt", "vocab.bpe", "gpt2_vocab.bpe");
+  if (!vocabulary || !merges) {
+    throw new LineageError(
+      "tokenizer",
+      `${folder} has no tokenizer: neither tokenizer.json, nor tokenizer.model, nor vocab.json with merges.txt`,
+    );
+  }
+  const lines = (await readText(merges))
+    .split("\n")
+    .filter((line) => line !== "" && !line.startsWith("#version"));
+  return byteLevelTokenizer((await readJson(vocabulary)) as Record<string, number>, lines, config);
+}
+
+/** Reads a SentencePiece `tokenizer.model`; `config` adds to what it says of itself. */
+export async function loadSentencePiece(file: string, config: TokenizerConfig = {}): Promise<Tokenizer> {
+  const bytes = await readFile(file).catch((error: unknown) => {
+    throw storageError("read", file, error);
+  });
+  const own = sentencePieceDefinition(parseSentencePiece(file, bytes));
+  const known = new Set(own.definition.added_tokens?.map(({ id }) => id));
+  const added = Object.entries(config.added_tokens_decoder ?? {})
+    .filter(([id]) => !known.has(Number(id)))
+    .map(([id, token]) => ({ ...token, id: Number(id) }));
+  const definition = {
+    ...own.definition,
+    added_tokens: [...(own.definition.added_tokens ?? []), ...added],
+  };
+  return new Tokenizer(definition, { ...own.config, ...dropNull(config) }, file);
+}
+
+/** Writes `tokenizer.json` and `tokenizer_config.json`. */
+export async function writeTokenizer(tokenizer: Tokenizer, folder: string): Promise<void> {
+  await writeJson(path.join(folder, "tokenizer.json"), tokenizer.definition);
+  await writeJson(path.join(folder, "tokenizer_config.json"), tokenizer.config);
+}
+
+const dropNull = (config: TokenizerConfig): TokenizerConfig =>
+  Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null && value !== undefined));
+
+async function readConfig(folder: string): Promise<TokenizerConfig> {
+  const read = async (name: string): Promise<TokenizerConfig> => {
+    const file = path.join(folder, name);
+    return existsSync(file) ? checkConfig(file, await readJson(file)) : {};
+  };
+  const template = path.join(folder, "chat_template.jinja");
+  return {
+    ...dropNull(await read("special_tokens_map.json")),
+    ...dropNull(await read("tokenizer_config.json")),
+    ...(existsSync(template) ? { chat_template: await readText(template) } : {}),
+  };
+}
