@@ -8,7 +8,7 @@ const floors = [
   ["onnx"],
   ["graph"],
   ["nn", "tokenizers"],
-  ["quantization", "formats", "data"],
+  ["quantization", "formats", "data", "metrics"],
   ["training", "generation", "objectives"],
   ["models"],
   ["checkpoints"],

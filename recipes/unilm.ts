@@ -23,6 +23,7 @@ import { gunzipSync } from "node:zlib";
 import { Random } from "../src/base/random.js";
 import { stories, ExampleSource, documentsOf } from "../src/data/index.js";
 import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
+import { rougeOf } from "../src/metrics/index.js";
 import { trainWordPiece } from "../src/tokenizers/index.js";
 import {
   UnilmGenerator,
@@ -309,19 +310,7 @@ async function understanding(from: Weights | undefined, rate: number, seed: numb
 // ---- Generation: a caption from its content words --------------------------------------------------------------------
 
 /** F1 of the longest common subsequence of words, Lin 2004. */
-function rougeL(written: string, wanted: string): number {
-  const words = (text: string): string[] => text.toLowerCase().match(/\p{L}+/gu) ?? [];
-  const [a, b] = [words(written), words(wanted)];
-  let row = new Array<number>(b.length + 1).fill(0);
-  for (const word of a) {
-    const next = [0];
-    for (let j = 1; j <= b.length; j++)
-      next.push(word === b[j - 1] ? row[j - 1]! + 1 : Math.max(row[j]!, next[j - 1]!));
-    row = next;
-  }
-  const common = row[b.length]!;
-  return common === 0 ? 0 : (2 * common) / (a.length + b.length);
-}
+const rougeL = (written: string, wanted: string): number => rougeOf(written, wanted).rougeL.f;
 
 async function generation(from: Weights | undefined, rate: number) {
   const model = unilmForPretraining(tuningConfig);

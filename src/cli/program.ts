@@ -24,6 +24,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   pretrain: async () => (await import("./pretrain.js")).pretrainCommand,
   pull: async () => (await import("./pull.js")).pullCommand,
   quantize: async () => (await import("./quantize.js")).quantizeCommand,
+  score: async () => (await import("./score.js")).scoreCommand,
   search: async () => (await import("./search.js")).searchCommand,
   train: async () => (await import("./train.js")).trainCommand,
 };

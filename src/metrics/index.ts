@@ -1,0 +1,3 @@
+export * from "./bleu.js";
+export * from "./chrf.js";
+export * from "./rouge.js";
