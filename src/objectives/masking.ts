@@ -121,7 +121,7 @@ function order(
   return units.map((_, index) => index).sort((a, b) => keys[a]! - keys[b]!);
 }
 
-function ordinaryToken({ size, specialIds }: MaskingVocabulary, random: Random): number {
+export function ordinaryToken({ size, specialIds }: MaskingVocabulary, random: Random): number {
   if (specialIds.size >= size)
     throw new LineageError("argument", `a vocabulary of ${size} special tokens has none to put in a place`);
   for (;;) {
