@@ -7,7 +7,7 @@ import os from "node:os";
 import path from "node:path";
 import { writeJson } from "../src/base/files.js";
 import { Decoder, generate } from "../src/generation/index.js";
-import { Gpt2, gpt2Config, gpt2Sizes, causalModelConfig } from "../src/models/index.js";
+import { Gpt2, gpt2Config, gpt2Sizes, systems } from "../src/models/index.js";
 import { saveDecoderOnnx } from "../src/checkpoints/index.js";
 import { Weights } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
@@ -16,7 +16,7 @@ import { type Answer, Peer, inOwnProcess, median, options, peakMiB } from "./har
 
 const config = options.smoke
   ? gpt2Config({ hiddenSize: 64, numLayers: 2, numHeads: 2, vocabSize: 512, contextLength: 256, dropout: 0 })
-  : { ...gpt2Sizes.gpt2, dropout: 0 };
+  : gpt2Config({ ...gpt2Sizes.gpt2.config, dropout: 0, embeddingDropout: 0, attentionDropout: 0 });
 const context = options.smoke ? 64 : 512;
 const tokens = options.smoke ? 8 : 64;
 const prompt = Array.from({ length: context }, (_, i) => (i * 7919) % (config.vocabSize - 1));
@@ -44,7 +44,7 @@ try {
   await mkdir(path.join(folder, "gpt2", "onnx"), { recursive: true });
   await saveDecoderOnnx(path.join(folder, "gpt2", "onnx", "model.onnx"), model, weights);
   await writeJson(path.join(folder, "gpt2", "config.json"), {
-    ...causalModelConfig(model),
+    ...systems.gpt2.config.write(model.config),
     "transformers.js_config": { use_external_data_format: true },
   });
   const transformersJs = await inOwnProcess<Answer>("transformers-js.js", {

@@ -9,7 +9,7 @@ import { Peer, median, options, peakMiB, timed } from "./harness.js";
 
 const config = options.smoke
   ? gpt2Config({ hiddenSize: 64, numLayers: 2, numHeads: 2, vocabSize: 512, contextLength: 256, dropout: 0 })
-  : { ...gpt2Sizes.gpt2, dropout: 0 };
+  : gpt2Config({ ...gpt2Sizes.gpt2.config, dropout: 0, embeddingDropout: 0, attentionDropout: 0 });
 const [batch, sequence, repeats] = options.smoke ? [2, 32, 2] : [4, 256, 5];
 const runtime = createRuntime();
 const model = new Gpt2(config);

@@ -26,9 +26,9 @@ import { parseArgs } from "node:util";
 import { Decoder, cacheTypes } from "../src/generation/index.js";
 import { packedBytes } from "../src/graph/index.js";
 import { trainByteLevelBpe } from "../src/tokenizers/index.js";
-import { type CausalLanguageModel, Llama, llamaConfig } from "../src/models/index.js";
+import { Llama, llamaConfig, systems } from "../src/models/index.js";
 import { exportForTransformersJs, loadForInference, saveGguf } from "../src/checkpoints/index.js";
-import { Weights } from "../src/nn/index.js";
+import { type CausalLm, Weights } from "../src/nn/index.js";
 import type { ModelWeights, QuantizationScheme } from "../src/quantization/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { LlamaCppModel, llamaCppFolder } from "./llama-cpp.js";
@@ -135,7 +135,7 @@ function schemeOf(form: string): QuantizationScheme | undefined {
 }
 
 /** Bytes of token embeddings that no product reads: all of them, a few rows aside, where the output has its own. */
-function unreadBytes(model: CausalLanguageModel, { constants }: ModelWeights): number {
+function unreadBytes(model: CausalLm, { constants }: ModelWeights): number {
   if (!(model instanceof Llama) || model.config.tieEmbeddings) return 0;
   const { name } = model.transformer.tokenEmbedding.weight;
   const packed = constants.packed[name];
@@ -235,7 +235,7 @@ async function prepare(forms: readonly string[]): Promise<void> {
   for (const form of missing)
     await saveGguf(
       place(`${form}.gguf`),
-      { model, weights, tokenizer },
+      { system: systems.llama, model, weights, tokenizer },
       { format: form.toUpperCase(), name: size },
     );
 }

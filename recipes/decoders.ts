@@ -1,7 +1,6 @@
 /** What the recipes that compare trained decoders share: one training run, like the next but for its network. */
 import { DataLoader, type Tokens, evaluationBatches, stories } from "../src/data/index.js";
-import type { CausalLanguageModel } from "../src/models/index.js";
-import type { Weights } from "../src/nn/index.js";
+import type { CausalLm, Weights } from "../src/nn/index.js";
 import { nextTokenObjective } from "../src/objectives/index.js";
 import { type Tokenizer, trainByteLevelBpe } from "../src/tokenizers/index.js";
 import { type Curve, Trainer, adamW, evaluate, schedule } from "../src/training/index.js";
@@ -24,7 +23,7 @@ export function storyTokens(options: { count: number; vocabSize: number; heldOut
 
 export interface DecoderTraining {
   readonly label: string;
-  readonly model: CausalLanguageModel;
+  readonly model: CausalLm;
   readonly weights: Weights;
   readonly tokens: StoryTokens;
   readonly batchSize: number;

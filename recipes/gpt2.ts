@@ -12,7 +12,7 @@ import path from "node:path";
 import { saveModel } from "../src/checkpoints/index.js";
 import { DataLoader, evaluationBatches } from "../src/data/index.js";
 import { Decoder, generate } from "../src/generation/index.js";
-import { Gpt2, gpt2Config } from "../src/models/index.js";
+import { Gpt2, gpt2Config, systems } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import { nextTokenObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
@@ -85,7 +85,7 @@ const measured = [{ step: 0, loss: await loss() }];
 
 // ---- What it learned -------------------------------------------------------------------------------------------------------
 
-await saveModel(path.join(out, "model"), { model, weights, tokenizer });
+await saveModel(path.join(out, "model"), { system: systems.gpt2, model, weights, tokenizer });
 const curves: Curve[] = [
   { label: "training", points: learned },
   { label: "held out", points: measured },

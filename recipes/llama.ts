@@ -18,7 +18,7 @@
 import path from "node:path";
 import { saveGguf, saveModel } from "../src/checkpoints/index.js";
 import { Decoder, generate } from "../src/generation/index.js";
-import { Gpt2, Llama, gpt2Config, llamaConfig } from "../src/models/index.js";
+import { Gpt2, Llama, gpt2Config, llamaConfig, systems } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { LlamaCppModel, divergence, llamaCppFolder } from "../bench/llama-cpp.js";
@@ -60,8 +60,13 @@ const results = [
   await trainDecoder({ label: "LLaMA", model: llama, weights, tokens, ...budget }),
   await trainDecoder({ label: "GPT-2", model: gpt2, weights: gpt2Weights, tokens, ...budget }),
 ];
-await saveModel(path.join(out, "llama"), { model: llama, weights, tokenizer });
-await saveModel(path.join(out, "gpt2"), { model: gpt2, weights: gpt2Weights, tokenizer });
+await saveModel(path.join(out, "llama"), { system: systems.llama, model: llama, weights, tokenizer });
+await saveModel(path.join(out, "gpt2"), {
+  system: systems.gpt2,
+  model: gpt2,
+  weights: gpt2Weights,
+  tokenizer,
+});
 
 await plot(
   path.join(out, "loss.svg"),
@@ -86,7 +91,11 @@ printTable(
 // ---- The same text in llama.cpp -----------------------------------------------------------------------------------------
 
 const file = path.join(out, "llama.gguf");
-await saveGguf(file, { model: llama, weights, tokenizer }, { format: "F32", name: "lineage stories" });
+await saveGguf(
+  file,
+  { system: systems.llama, model: llama, weights, tokenizer },
+  { format: "F32", name: "lineage stories" },
+);
 const prompt = tokenizer.encode("Once upon a time, there was a");
 const newTokens = budget.sequenceLength - prompt.length - 1;
 using decoder = await Decoder.create(llama, weights, { batch: 1 });

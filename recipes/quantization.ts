@@ -21,7 +21,7 @@ import { readText } from "../src/base/files.js";
 import { stories } from "../src/data/index.js";
 import { compile, input, tokenLosses } from "../src/graph/index.js";
 import { loadModel, saveModel } from "../src/checkpoints/index.js";
-import { Llama, llamaConfig } from "../src/models/index.js";
+import { Llama, llamaConfig, systems } from "../src/models/index.js";
 import { type WeightSet, Weights, namedParameters } from "../src/nn/index.js";
 import {
   type QuantizationScheme,
@@ -69,7 +69,12 @@ if (options.model === undefined && !existsSync(path.join(source, "model.safetens
     evalEvery: smoke ? 4 : 100,
     learningRate: 2e-3,
   });
-  await saveModel(source, { model: llama, weights: trained, tokenizer: stories.tokenizer });
+  await saveModel(source, {
+    system: systems.llama,
+    model: llama,
+    weights: trained,
+    tokenizer: stories.tokenizer,
+  });
 }
 
 const { model, weights, tokenizer } = await loadModel(runtime, source);

@@ -5,7 +5,7 @@ import { readOnnx } from "../formats/index.js";
 import { type WeightSet, namedParameters } from "../nn/index.js";
 import { encodeModel } from "../onnx/index.js";
 import type { Runtime } from "../runtime/types.js";
-import type { LoadedModel } from "../models/index.js";
+import type { LoadedModel } from "./loaded.js";
 
 type RunnableModel = LoadedModel<WeightSet>;
 

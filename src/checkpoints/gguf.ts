@@ -19,12 +19,8 @@ import {
 } from "../formats/index.js";
 import { type Parameter, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
-import {
-  type CausalLanguageModel,
-  type LoadedModel,
-  causalModel,
-  causalModelConfig,
-} from "../models/index.js";
+import { decoderConfigJson, decoderOf } from "../models/index.js";
+import type { LoadOptions, LoadedModel } from "./loaded.js";
 
 /** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
 const unused = /^(rope_freqs|output)\.weight$/;
@@ -43,10 +39,11 @@ interface OpenedGguf extends Omit<LoadedModel, "weights"> {
   readonly places: ReadonlyMap<string, GgufPlace>;
 }
 
-export async function openGguf(file: string): Promise<OpenedGguf> {
+export async function openGguf(file: string, { systems = [] }: LoadOptions): Promise<OpenedGguf> {
   const gguf = await GgufFile.open(file);
   const json = await ggufModelConfig(gguf);
-  const model = causalModel(json);
+  const system = decoderOf(json, systems);
+  const model = system.create(system.config.read(json));
   const tokenizer = ggufTokenizer(gguf);
   if (tokenizer.vocabSize > model.config.vocabSize)
     throw new FormatError(
@@ -66,15 +63,19 @@ export async function openGguf(file: string): Promise<OpenedGguf> {
       file,
       `the tensor ${extra} has no place in the model that the metadata describe: it is another architecture's`,
     );
-  return { gguf, model, tokenizer, stopIds: ggufStopIds(gguf), parameters, places };
+  return { gguf, system, model, tokenizer, stopIds: ggufStopIds(gguf), parameters, places };
 }
 
 /**
  * Reads a GGUF of the architectures llama (LLaMA, Mistral) and gpt2: model, weights in float32 and tokenizer. Throws
  * FormatError where the file contradicts itself, `memory` before it begins what will not fit into what is free.
  */
-export async function loadGguf(runtime: Runtime, file: string): Promise<LoadedModel> {
-  const { gguf, model, tokenizer, stopIds, parameters, places } = await openGguf(file);
+export async function loadGguf(
+  runtime: Runtime,
+  file: string,
+  options: LoadOptions = {},
+): Promise<LoadedModel> {
+  const { gguf, system, model, tokenizer, stopIds, parameters, places } = await openGguf(file, options);
   const size = [...parameters.values()].reduce((sum, parameter) => sum + parameter.size, 0);
   requireMemory(4 * size, `the weights of ${file} in float32`, "take a smaller model, or a quantised one");
   const weights = Weights.allocate(runtime, model);
@@ -84,7 +85,7 @@ export async function loadGguf(runtime: Runtime, file: string): Promise<LoadedMo
       const values = await gguf.readValues(place.name);
       weights.get(name).write(rearrange(values, shape, place, "fromGguf"));
     }
-    return { model, weights, tokenizer, stopIds };
+    return { system, model, weights, tokenizer, stopIds };
   } catch (error) {
     weights.dispose();
     throw error;
@@ -101,15 +102,15 @@ export interface SaveGgufOptions {
 /** Writes a GGUF that llama.cpp loads. Throws `unsupported` for a model or tokenizer that llama.cpp has no words for. */
 export async function saveGguf(
   file: string,
-  { model, weights, tokenizer, stopIds }: LoadedModel,
+  { system, model, weights, tokenizer, stopIds }: LoadedModel,
   { format = "F16", name = path.basename(file, ".gguf") }: SaveGgufOptions = {},
 ): Promise<void> {
   if (!ggufFormat(format).quantize)
     throw new LineageError("argument", `lineage does not write ${format}; it writes F32, F16, Q8_0 and Q4_0`);
-  const json = causalModelConfig(model);
+  const json = decoderConfigJson(system, model);
   const { metadata, tensors } = ggufModel(json, name);
   metadata.set("general.file_type", { type: "uint32", value: fileTypes[format]! });
-  const { vocabSize } = (model as CausalLanguageModel).config;
+  const { vocabSize } = model.config;
   for (const [key, value] of ggufTokenizerMetadata(tokenizer, vocabSize, stopIds ?? []))
     metadata.set(key, value);
   for (const [parameter, { shape }] of namedParameters(model)) {

@@ -3,5 +3,6 @@ export { type SaveGgufOptions, ggufModelConfig, loadGguf, saveGguf } from "./ggu
 export * from "./inference.js";
 export * from "./load-encoder.js";
 export * from "./load.js";
+export * from "./loaded.js";
 export * from "./onnx.js";
 export type { PreparedOptions } from "./prepared.js";

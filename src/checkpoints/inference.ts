@@ -17,7 +17,7 @@ import {
   openWeightFiles,
   placeTensors,
 } from "../formats/index.js";
-import { type Parameter, namedParameters } from "../nn/index.js";
+import { type CausalLm, type Parameter, namedParameters } from "../nn/index.js";
 import {
   type BlockForm,
   type MatrixLayout,
@@ -41,8 +41,9 @@ import {
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
-import { type CausalLanguageModel, type LoadedModel, causalModelConfig } from "../models/index.js";
+import { decoderConfigJson } from "../models/index.js";
 import { openGguf } from "./gguf.js";
+import type { LoadOptions, LoadedModel } from "./loaded.js";
 import {
   type PackedEntry,
   type PartReader,
@@ -63,7 +64,7 @@ export interface InferenceModel extends LoadedModel<ModelWeights> {
   readonly kept?: Promise<void> | undefined;
 }
 
-export interface InferenceOptions {
+export interface InferenceOptions extends LoadOptions {
   /** Packs matrices that the files hold in full or half precision. */
   readonly quantize?: QuantizationScheme | undefined;
   /**
@@ -109,7 +110,7 @@ type SourceOf = (name: string, parameter: Parameter, transposed: boolean) => Sou
 /** Takes every parameter from its source: in fewer bits where asked or where it lies so, mapped where it can be. */
 async function assemble(
   runtime: Runtime,
-  model: CausalLanguageModel,
+  model: CausalLm,
   sourceOf: SourceOf,
   files: ReadonlyMap<string, FileMapping>,
   { quantize, fastPrompts = false, prepared }: InferenceOptions,
@@ -201,11 +202,7 @@ interface BlockFill {
 }
 
 /** What becomes of the parameters, those of one module's children at a time: some are multiplied by the same input. */
-function planGroups(
-  model: CausalLanguageModel,
-  sourceOf: SourceOf,
-  quantize: QuantizationScheme | undefined,
-): Plan[][] {
+function planGroups(model: CausalLm, sourceOf: SourceOf, quantize: QuantizationScheme | undefined): Plan[][] {
   const packable = packableWeights(model);
   const groups: Plan[][] = [];
   let last: string | undefined;
@@ -304,7 +301,7 @@ async function inferenceFromGguf(
   file: string,
   options: InferenceOptions,
 ): Promise<InferenceModel> {
-  const { gguf, model, tokenizer, stopIds, places } = await openGguf(file);
+  const { gguf, system, model, tokenizer, stopIds, places } = await openGguf(file, options);
   const mapping = runtime.mapFile(file);
   const packable = packableWeights(model);
   const assembled = await assemble(
@@ -316,7 +313,7 @@ async function inferenceFromGguf(
     new Map([[file, mapping]]),
     options,
   );
-  return { model, tokenizer, stopIds, ...assembled };
+  return { system, model, tokenizer, stopIds, ...assembled };
 }
 
 /** Bytes of a tensor that is left in the file's memory. */
@@ -385,7 +382,7 @@ async function inferenceFromFolder(
   folder: string,
   options: InferenceOptions,
 ): Promise<InferenceModel> {
-  const { json, model, tokenizer, stopIds, unused } = await readCheckpoint(folder);
+  const { json, system, model, tokenizer, stopIds } = await readCheckpoint(folder, options);
   const entries = packedEntries(path.join(folder, "config.json"), json);
   const files = await openWeightFiles(folder);
   const parameters = namedParameters(model);
@@ -395,7 +392,7 @@ async function inferenceFromFolder(
     plain.map(([name, { shape }]) => [name, shape] as const),
     "",
   );
-  refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, unused);
+  refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, system.unused);
   const mappings = new Map(files.map((file) => [file, runtime.mapFile(file.path)]));
   const packable = packableWeights(model);
   const assembled = await assemble(
@@ -413,19 +410,19 @@ async function inferenceFromFolder(
     new Map([...mappings].map(([{ path: place }, mapping]) => [place, mapping])),
     options,
   );
-  return { model, tokenizer, stopIds, ...assembled };
+  return { system, model, tokenizer, stopIds, ...assembled };
 }
 
 function refuseUnused(
   files: readonly SafetensorsFile[],
   taken: ReadonlySet<string>,
   entries: Readonly<Record<string, PackedEntry>>,
-  unused: RegExp,
+  unused: RegExp | undefined,
 ): void {
   const ours = (name: string) => Object.hasOwn(entries, name.slice(0, name.lastIndexOf(".")));
   for (const { path: file, header } of files) {
     const extra = [...header.tensors.keys()].find(
-      (name) => !taken.has(name) && !unused.test(name) && !ours(name),
+      (name) => !taken.has(name) && !unused?.test(name) && !ours(name),
     );
     if (extra !== undefined)
       throw new LineageError(
@@ -493,7 +490,7 @@ function packedSource(
  */
 export async function saveQuantized(
   folder: string,
-  { model, weights, tokenizer, stopIds }: InferenceModel,
+  { system, model, weights, tokenizer, stopIds }: InferenceModel,
 ): Promise<void> {
   const { tensors, packed } = weights.constants;
   const entries: Record<string, PackedEntry> = {};
@@ -506,7 +503,7 @@ export async function saveQuantized(
   }
   await mkdir(folder, { recursive: true });
   await writeJson(path.join(folder, "config.json"), {
-    ...causalModelConfig(model),
+    ...decoderConfigJson(system, model),
     quantization_config: { quant_method: "lineage", tensors: entries },
   });
   await saveTokenizer(folder, tokenizer, stopIds);

@@ -13,45 +13,51 @@ import {
 } from "../formats/index.js";
 import { Tokenizer } from "../tokenizers/index.js";
 import type { Runtime } from "../runtime/types.js";
-import {
-  type CausalLanguageModel,
-  type LoadedModel,
-  architectureOf,
-  causalModelConfig,
-} from "../models/architectures.js";
+import { type DecoderSystem, decoderConfigJson, decoderOf } from "../models/index.js";
+import type { CausalLm } from "../nn/index.js";
+import { emitWarning } from "../base/warnings.js";
 import { loadGguf } from "./gguf.js";
+import type { LoadOptions, LoadedModel } from "./loaded.js";
 
 /**
  * Reads a `.gguf` file, or a checkpoint folder: `config.json`, `model.safetensors` or its shards, and the tokenizer. Throws
  * where one is missing or they do not fit, and `memory` before it begins what will not fit into what is free.
  */
-export async function loadModel(runtime: Runtime, folder: string): Promise<LoadedModel> {
-  if (folder.endsWith(".gguf")) return loadGguf(runtime, folder);
-  const { json, model, tokenizer, stopIds, unused } = await readCheckpoint(folder);
+export async function loadModel(
+  runtime: Runtime,
+  folder: string,
+  options: LoadOptions = {},
+): Promise<LoadedModel> {
+  if (folder.endsWith(".gguf")) return loadGguf(runtime, folder, options);
+  const { json, system, model, tokenizer, stopIds } = await readCheckpoint(folder, options);
   if ((json as { quantization_config?: unknown }).quantization_config)
     throw new LineageError(
       "checkpoint",
       `${folder} is quantised: it generates and chats, but training, evaluation and export need the original`,
     );
-  return { model, tokenizer, stopIds, weights: await loadWeights(runtime, model, folder, { unused }) };
+  const { unused } = system;
+  const weights = await loadWeights(runtime, model, folder, unused ? { unused } : {});
+  return { system, model, tokenizer, stopIds, weights };
 }
 
 /** A checkpoint folder without its weights. */
-export async function readCheckpoint(folder: string): Promise<{
+export async function readCheckpoint(
+  folder: string,
+  { warn = emitWarning, systems = [] }: LoadOptions,
+): Promise<{
   readonly json: unknown;
-  readonly model: CausalLanguageModel;
+  readonly system: DecoderSystem;
+  readonly model: CausalLm;
   readonly tokenizer: Tokenizer;
   readonly stopIds: readonly number[] | undefined;
-  /** Tensors that the files may hold besides the parameters. */
-  readonly unused: RegExp;
 }> {
   const configFile = path.join(folder, "config.json");
   if (!existsSync(configFile)) {
     throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
   }
   const json = await readJson(configFile);
-  const { create, unused } = architectureOf(json);
-  const model = create(json);
+  const system = decoderOf(json, systems);
+  const model = system.create(system.config.read(json, warn));
   const tokenizer = await loadTokenizer(folder);
   if (tokenizer.vocabSize > model.config.vocabSize) {
     throw new LineageError(
@@ -59,7 +65,7 @@ export async function readCheckpoint(folder: string): Promise<{
       `the tokenizer of ${folder} has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${model.config.vocabSize}`,
     );
   }
-  return { json, model, tokenizer, unused, stopIds: await readStopIds(folder, json) };
+  return { json, system, model, tokenizer, stopIds: await readStopIds(folder, json) };
 }
 
 const endIds = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
@@ -82,12 +88,12 @@ async function readStopIds(folder: string, config: unknown): Promise<readonly nu
 /** Writes what `loadModel`, and Hugging Face transformers, read. */
 export async function saveModel(
   folder: string,
-  { model, weights, tokenizer, stopIds }: LoadedModel,
+  { system, model, weights, tokenizer, stopIds }: LoadedModel,
   options: SaveWeightsOptions = {},
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeJson(path.join(folder, "config.json"), {
-    ...causalModelConfig(model),
+    ...decoderConfigJson(system, model),
     torch_dtype: options.dtype ?? "float32",
   });
   await saveTokenizer(folder, tokenizer, stopIds);

@@ -4,7 +4,8 @@ import { storageError, writeJson } from "../base/files.js";
 import { type CausalModel, decoderOutputs } from "../generation/index.js";
 import { saveOnnx, type SaveOnnxOptions, writeTokenizer } from "../formats/index.js";
 import type { WeightSet } from "../nn/index.js";
-import { type LoadedModel, causalModelConfig } from "../models/index.js";
+import { decoderConfigJson } from "../models/index.js";
+import type { LoadedModel } from "./loaded.js";
 
 /** Writes `decoderOutputs` of a model with its weights, as `saveOnnx` does. */
 export const saveDecoderOnnx = (
@@ -20,7 +21,7 @@ export const saveDecoderOnnx = (
  */
 export async function exportForTransformersJs(
   folder: string,
-  { model, weights, tokenizer }: LoadedModel<WeightSet>,
+  { system, model, weights, tokenizer }: LoadedModel<WeightSet>,
 ): Promise<void> {
   await mkdir(path.join(folder, "onnx"), { recursive: true }).catch((error: unknown) => {
     throw storageError("make", folder, error);
@@ -28,7 +29,7 @@ export async function exportForTransformersJs(
   await saveDecoderOnnx(path.join(folder, "onnx", "model.onnx"), model, weights);
   await writeTokenizer(tokenizer, folder);
   await writeJson(path.join(folder, "config.json"), {
-    ...causalModelConfig(model),
+    ...decoderConfigJson(system, model),
     "transformers.js_config": { use_external_data_format: true },
   });
 }

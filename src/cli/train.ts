@@ -19,17 +19,9 @@ import {
   tokenizeCorpus,
 } from "../data/index.js";
 import { Tokenizer, characterTokenizer, trainByteLevelBpe } from "../tokenizers/index.js";
-import {
-  type CausalLanguageModel,
-  Gpt2,
-  gpt2Config,
-  Llama,
-  llamaConfig,
-  Mistral,
-  mistralConfig,
-} from "../models/index.js";
+import { type DecoderSystem, type SystemName, systems, systemsOfKind } from "../models/index.js";
 import { saveModel } from "../checkpoints/index.js";
-import { Weights, countParameters } from "../nn/index.js";
+import { type CausalLm, Weights, countParameters } from "../nn/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import {
   EvaluationStep,
@@ -51,12 +43,15 @@ import { type Reporter, bar, count } from "./terminal.js";
 import { type Run, type RunCommand, runInFolder, runShape, tellEnd } from "./training.js";
 import { loadTokenizer } from "../formats/index.js";
 
+type DecoderName = SystemName<"decoder">;
+const decoderNames = systemsOfKind("decoder").map(({ name }) => name);
+
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const trainOptions = z.object({
   ...runShape,
   /** A text file, or `stories` for the embedded corpus. */
   data: z.string(),
-  model: z.enum(["gpt2", "llama", "mistral"]).default("gpt2"),
+  model: z.enum(decoderNames as [DecoderName, ...DecoderName[]]).default("gpt2"),
   tokenizer: z.string().default("bpe"),
   vocabSize: z.int().min(258).default(4096),
   /** Heads of keys and values, shared by groups of heads. Default: as many as heads; a quarter in Mistral. */
@@ -133,6 +128,7 @@ async function run(started: Run<TrainOptions>, runtime: Runtime): Promise<TrainR
     ? await loadTokenizer(out)
     : await makeTokenizer(options, corpus, alphabet ?? "", report);
 
+  const system = systems[options.model];
   const model = newModel(options, tokenizer.vocabSize);
   const shape = { batchSize: options.batch, sequenceLength: options.context };
   const objective = objectiveOf(model, options);
@@ -147,14 +143,14 @@ async function run(started: Run<TrainOptions>, runtime: Runtime): Promise<TrainR
     },
   );
   report.say(
-    `model: ${modelNames[options.model]} with ${count(parameters)} parameters (${options.layers} layers, ${options.hidden} wide, ${options.heads} heads); ` +
+    `model: ${system.title} with ${count(parameters)} parameters (${options.layers} layers, ${options.hidden} wide, ${options.heads} heads); ` +
       `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, ` +
       `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}`,
     { parameters, memory },
   );
   requireMemory(
     memory.total,
-    `${modelNames[options.model]} and a batch of ${options.batch} x ${options.context} tokens`,
+    `${system.title} and a batch of ${options.batch} x ${options.context} tokens`,
     "use a smaller --batch with more --accumulate, or a smaller model",
   );
 
@@ -226,7 +222,7 @@ async function run(started: Run<TrainOptions>, runtime: Runtime): Promise<TrainR
       const { loss } = await evaluation.evaluate(batches, { signal: stop });
       return { loss, perplexity: Math.exp(loss) };
     },
-    save: (kept) => saveModel(out, { model, weights: kept, tokenizer }),
+    save: (kept) => saveModel(out, { system, model, weights: kept, tokenizer }),
     signal,
     observer: progressObserver(report),
   }).finally(() => evaluation?.dispose());
@@ -248,7 +244,7 @@ interface ObjectiveArgument {
 export const trainObjective = ({ options, vocabSize }: ObjectiveArgument): Objective =>
   objectiveOf(newModel(options, vocabSize), options);
 
-function objectiveOf(model: CausalLanguageModel, { packing, batch, context }: TrainOptions): Objective {
+function objectiveOf(model: CausalLm, { packing, batch, context }: TrainOptions): Objective {
   const sizes = { batchSize: batch, sequenceLength: context };
   return packing === "documents" ? packedObjective(model, sizes) : nextTokenObjective(model, sizes);
 }
@@ -270,11 +266,10 @@ function packedData(tokens: TokenizedCorpus, tokenizer: Tokenizer, { context }: 
   return { training, validation: documentsIn(tokens.validation, endOfTextId, context) };
 }
 
-const modelNames = { gpt2: "GPT-2", llama: "LLaMA", mistral: "Mistral" } as const;
-
-/** The model that the options describe. Throws `argument` for an option that its architecture does not have. */
-function newModel(options: TrainOptions, vocabSize: number): CausalLanguageModel {
-  const { model, keyValueHeads, window, dropout, tieEmbeddings } = options;
+/** The model that the options describe. Throws `argument` for an option that its system does not have. */
+function newModel(options: TrainOptions, vocabSize: number): CausalLm {
+  const { model: name, keyValueHeads, window, dropout, tieEmbeddings } = options;
+  const system: DecoderSystem = systems[name];
   const sizes = {
     vocabSize,
     contextLength: options.context,
@@ -282,19 +277,33 @@ function newModel(options: TrainOptions, vocabSize: number): CausalLanguageModel
     numLayers: options.layers,
     numHeads: options.heads,
   };
-  const grouped = keyValueHeads === undefined ? {} : { numKeyValueHeads: keyValueHeads };
-  const without = (option: string, given: boolean): void => {
-    if (given) throw new LineageError("argument", `${modelNames[model]} has no ${option}; leave it out`);
+  const own = {
+    keyValueHeads,
+    window,
+    dropout: dropout > 0 ? dropout : undefined,
+    tieEmbeddings: tieEmbeddings ? true : undefined,
   };
-  without("window: only mistral looks back on one", window !== undefined && model !== "mistral");
-  without("dropout", dropout > 0 && model !== "gpt2");
-  without("key-value heads of their own", keyValueHeads !== undefined && model === "gpt2");
-  if (model === "gpt2") return new Gpt2(gpt2Config({ ...sizes, dropout }));
-  without("tied embeddings", tieEmbeddings && model === "mistral");
-  if (model === "llama") return new Llama(llamaConfig({ ...sizes, ...grouped, tieEmbeddings }));
-  return new Mistral(
-    mistralConfig({ ...sizes, ...grouped, slidingWindow: window ?? Math.ceil(options.context / 2) }),
-  );
+  const { options: known = {} } = system;
+  const choices = new Map<string, unknown>(Object.entries(sizes));
+  for (const [option, { field, fallback }] of Object.entries(known)) {
+    const value = Object.entries(own).find(([key]) => key === option)?.[1] ?? fallback?.(sizes);
+    if (value !== undefined) choices.set(field, value);
+  }
+  for (const [option, value] of Object.entries(own))
+    if (value !== undefined && !Object.hasOwn(known, option))
+      throw new LineageError(
+        "argument",
+        `${system.title} has no ${option.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}${ownersOf(option)}; leave it out`,
+      );
+  return system.create(system.config.create({ ...sizes, ...Object.fromEntries(choices) }));
+}
+
+/** The systems that have an option, as the rest of a sentence. */
+function ownersOf(option: string): string {
+  const owners = systemsOfKind("decoder").filter(({ options = {} }) => Object.hasOwn(options, option));
+  return owners.length === 0
+    ? ""
+    : `: ${owners.map(({ name }) => name).join(" and ")} ${owners.length === 1 ? "has" : "have"} it`;
 }
 
 /** Rates that suit each optimiser: Adafactor's is relative to the size of a parameter. */

@@ -1,16 +1,8 @@
-import { z } from "zod";
-import { LineageError } from "../base/errors.js";
+import { type KeyValueCache, type Tensor, attention, cachedAttention } from "../graph/index.js";
 import {
-  type Dim,
-  type KeyValueCache,
-  type Tensor,
-  attention,
-  cachedAttention,
-  linearTokenLosses,
-  matmul,
-} from "../graph/index.js";
-import {
-  type ActivationName,
+  CausalLm,
+  type Choices,
+  type ConfigOf,
   Dropout,
   Embedding,
   type ForwardContext,
@@ -18,116 +10,82 @@ import {
   Linear,
   Module,
   activations,
+  checkHeads,
+  configEntries,
+  configTable,
+  entry,
   mergeHeads,
   normalInit,
-  parseConfig,
   residualInit,
   splitHeads,
 } from "../nn/index.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
+const { size, activation, dropout, epsilon, flag, positive } = configEntries;
+const asDropout = { absent: 0.1, published: ({ dropout: all }: { dropout: number }) => all };
+
 /** GPT-2, Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". */
-export interface Gpt2Config {
-  readonly vocabSize: number;
-  /** Positions that the model knows. */
-  readonly contextLength: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  /** Probability of dropout after the embeddings, in attention and before each residual sum. */
-  readonly dropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-}
+export const gpt2Table = configTable({
+  type: "gpt2",
+  title: "GPT-2",
+  fields: {
+    vocabSize: entry("vocab_size", size, { published: 50_257 }),
+    /** Positions that the model knows. */
+    contextLength: entry("n_positions", size, { published: 1024 }),
+    hiddenSize: entry("n_embd", size),
+    numLayers: entry("n_layer", size),
+    numHeads: entry("n_head", size),
+    /** Width of the feed-forward layer. Published: 4 hiddenSize. */
+    intermediateSize: entry("n_inner", size, {
+      absent: ({ hiddenSize }: { hiddenSize: number }) => 4 * hiddenSize,
+    }),
+    activation: entry("activation_function", activation, { absent: "gelu_new" }),
+    /** Probability of dropout before each residual sum. */
+    dropout: entry("resid_pdrop", dropout, { absent: 0.1 }),
+    /** Probability of dropout after the embeddings. */
+    embeddingDropout: entry("embd_pdrop", dropout, asDropout),
+    /** Probability of dropout of the attention probabilities. */
+    attentionDropout: entry("attn_pdrop", dropout, asDropout),
+    layerNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-5 }),
+    /** Standard deviation of the first weights. */
+    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+    /** Whether the output embeddings are the token embeddings, as in all published sizes. */
+    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
+    /** Whether attention scores are divided by the square root of the head's size. */
+    scaleAttention: entry("scale_attn_weights", flag, { absent: true }),
+    /** Whether attention scores are divided by the number of the layer too, as the GPT-2s of the Mistral project do. */
+    scaleByLayer: entry("scale_attn_by_inverse_layer_idx", flag, { absent: false }),
+  },
+  withoutEffect: {
+    reorder_and_upcast_attn: "attention is computed in float32 throughout",
+    n_ctx: "an older name of n_positions, which decides",
+    is_decoder: "it is one",
+    ...Object.fromEntries(
+      ["type", "use_proj", "activation", "proj_to_labels", "first_dropout"].map((name) => [
+        `summary_${name}`,
+        "belongs to the head of multiple choice",
+      ]),
+    ),
+  },
+  check: checkHeads,
+});
 
-const published = { vocabSize: 50_257, contextLength: 1024 };
+export type Gpt2Config = ConfigOf<typeof gpt2Table>;
 
-/** A configuration with GPT-2's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function gpt2Config(
-  sizes: Partial<Gpt2Config> & Pick<Gpt2Config, "hiddenSize" | "numLayers" | "numHeads">,
-): Gpt2Config {
-  const config: Gpt2Config = {
-    ...published,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu_new",
-    dropout: 0.1,
-    layerNormEpsilon: 1e-5,
-    initializerRange: 0.02,
-    ...sizes,
-  };
-  if (config.hiddenSize % config.numHeads !== 0) {
-    throw new LineageError(
-      "config",
-      `hiddenSize ${config.hiddenSize} does not divide into ${config.numHeads} heads`,
-    );
-  }
-  return config;
-}
+/** A configuration with GPT-2's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const gpt2Config = (choices: Choices<Gpt2Config>): Gpt2Config => gpt2Table.create(choices);
+
+const published = publishedSize(gpt2Table);
 
 /** The four published sizes; table 2 of the paper. */
 export const gpt2Sizes = {
-  gpt2: gpt2Config({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "gpt2-medium": gpt2Config({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
-  "gpt2-large": gpt2Config({ hiddenSize: 1280, numLayers: 36, numHeads: 20 }),
-  "gpt2-xl": gpt2Config({ hiddenSize: 1600, numLayers: 48, numHeads: 25 }),
+  gpt2: published(124_439_808, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "gpt2-medium": published(354_823_168, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+  "gpt2-large": published(774_030_080, { hiddenSize: 1280, numLayers: 36, numHeads: 20 }),
+  "gpt2-xl": published(1_557_611_200, { hiddenSize: 1600, numLayers: 48, numHeads: 25 }),
 } as const;
-
-const huggingFaceConfig = z.object({
-  model_type: z.literal("gpt2"),
-  vocab_size: z.int().positive(),
-  n_positions: z.int().positive(),
-  n_embd: z.int().positive(),
-  n_layer: z.int().positive(),
-  n_head: z.int().positive(),
-  n_inner: z.int().positive().nullish(),
-  activation_function: z
-    .enum(Object.keys(activations) as [ActivationName, ...ActivationName[]])
-    .default("gelu_new"),
-  resid_pdrop: z.number().min(0).lt(1).default(0.1),
-  layer_norm_epsilon: z.number().positive().default(1e-5),
-  initializer_range: z.number().positive().default(0.02),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function gpt2FromHuggingFace(json: unknown): Gpt2Config {
-  const config = parseConfig(huggingFaceConfig, json, "GPT-2");
-  return gpt2Config({
-    vocabSize: config.vocab_size,
-    contextLength: config.n_positions,
-    hiddenSize: config.n_embd,
-    numLayers: config.n_layer,
-    numHeads: config.n_head,
-    intermediateSize: config.n_inner ?? 4 * config.n_embd,
-    activation: config.activation_function,
-    dropout: config.resid_pdrop,
-    layerNormEpsilon: config.layer_norm_epsilon,
-    initializerRange: config.initializer_range,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const gpt2ToHuggingFace = (config: Gpt2Config): Record<string, unknown> => ({
-  architectures: ["GPT2LMHeadModel"],
-  model_type: "gpt2",
-  vocab_size: config.vocabSize,
-  n_positions: config.contextLength,
-  n_embd: config.hiddenSize,
-  n_layer: config.numLayers,
-  n_head: config.numHeads,
-  n_inner: config.intermediateSize,
-  activation_function: config.activation,
-  resid_pdrop: config.dropout,
-  embd_pdrop: config.dropout,
-  attn_pdrop: config.dropout,
-  layer_norm_epsilon: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  tie_word_embeddings: true,
-});
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 
@@ -166,13 +124,21 @@ class Gpt2Attention extends Module {
     value: Tensor,
     { attentionMask, random }: ForwardContext,
   ): Tensor {
-    const { numHeads, dropout } = this.config;
+    const { numHeads, attentionDropout } = this.config;
     const [q, k, v] = [query, key, value].map((part) => splitHeads(part, numHeads)) as [
       Tensor,
       Tensor,
       Tensor,
     ];
-    return mergeHeads(attention(q, k, v, { causal: true, mask: attentionMask, dropout, random }));
+    return mergeHeads(
+      attention(q, k, v, {
+        causal: true,
+        mask: attentionMask,
+        dropout: attentionDropout,
+        random,
+        scale: this.scale,
+      }),
+    );
   }
 
   private attendCached(
@@ -183,9 +149,19 @@ class Gpt2Attention extends Module {
     context: ForwardContext,
   ): Tensor {
     const { numHeads } = this.config;
-    const step = cachedAttention(query, key, value, cache, { numHeads, numKeyValueHeads: numHeads });
+    const step = cachedAttention(query, key, value, cache, {
+      numHeads,
+      numKeyValueHeads: numHeads,
+      scale: this.scale,
+    });
     context.cache!.present[this.layer] = step;
     return step.output;
+  }
+
+  /** Factor of the scores. */
+  private get scale(): number {
+    const { hiddenSize, numHeads, scaleAttention, scaleByLayer } = this.config;
+    return (scaleAttention ? (hiddenSize / numHeads) ** -0.5 : 1) / (scaleByLayer ? this.layer + 1 : 1);
   }
 }
 
@@ -266,7 +242,7 @@ class Gpt2Transformer extends Module {
     this.positionEmbedding = new Embedding(config.contextLength, config.hiddenSize, initializer);
     this.blocks = Array.from({ length: config.numLayers }, (_, layer) => new Gpt2Block(config, layer));
     this.finalNorm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.embeddingDropout = new Dropout(config.dropout);
+    this.embeddingDropout = new Dropout(config.embeddingDropout);
   }
 
   override forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor {
@@ -283,48 +259,33 @@ class Gpt2Transformer extends Module {
   }
 }
 
-/** GPT-2 with its language-modelling head, whose weight is the token embedding. */
-export class Gpt2 extends Module {
+/** GPT-2 with its language-modelling head, whose weight is the token embedding unless the configuration unties them. */
+export class Gpt2 extends CausalLm {
+  static override readonly names = { head: "lm_head" };
   readonly transformer: Gpt2Transformer;
+  readonly head: Linear | undefined;
 
   constructor(readonly config: Gpt2Config) {
     super();
+    const { hiddenSize, vocabSize, tieEmbeddings, initializerRange } = config;
     this.transformer = new Gpt2Transformer(config);
-  }
-
-  /**
-   * Logits `[batch, sequence, vocabSize]` of token ids `[batch, sequence]`.
-   * @param positionIds position of every token, `[batch, sequence]` or `[1, sequence]`; default 0, 1, 2, …
-   */
-  override forward(inputIds: Tensor, positionIds?: Tensor, context: ForwardContext = {}): Tensor {
-    return this.logits(this.hiddenStates(inputIds, positionIds, context));
-  }
-
-  /** The last layer's normalised states `[batch, sequence, hiddenSize]`. */
-  hiddenStates(inputIds: Tensor, positionIds?: Tensor, context: ForwardContext = {}): Tensor {
-    return this.transformer.forward(inputIds, positionIds, context);
-  }
-
-  /** Logits `[..., vocabSize]` of hidden states `[..., hiddenSize]`. */
-  logits(hiddenStates: Tensor): Tensor {
-    return matmul(hiddenStates, this.transformer.tokenEmbedding.weight.tensor, { transposeB: true });
-  }
-
-  /**
-   * Cross-entropy of every next token, `[batch, sequence]`: `labels[i]` is the token after `inputIds[i]`, or -100 for a
-   * position that counts for nothing.
-   */
-  losses(inputIds: Tensor, labels: Tensor, context: ForwardContext = {}): Tensor {
-    return linearTokenLosses(
-      this.hiddenStates(inputIds, context.positionIds, context),
-      this.transformer.tokenEmbedding.weight.tensor,
-      labels,
-    );
-  }
-
-  /** Shape of one layer's key or value cache. */
-  cacheShape(batch: Dim, capacity: Dim): Dim[] {
-    const { numHeads, hiddenSize } = this.config;
-    return [batch, numHeads, capacity, hiddenSize / numHeads];
+    this.head = tieEmbeddings
+      ? undefined
+      : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
   }
 }
+
+// ---- Definition ---------------------------------------------------------------------------------------------------
+
+/** GPT-2 as the rest of the library knows it. */
+export const gpt2 = defineSystem({
+  kind: "decoder",
+  className: "GPT2LMHeadModel",
+  config: gpt2Table,
+  sizes: gpt2Sizes,
+  options: { dropout: { field: "dropout", help: "probability of dropout", fallback: () => 0 } },
+  create: (config) => new Gpt2(config),
+  unused: /\.attn\.(masked_)?bias$|^lm_head\.weight$/,
+  depth: depthByName(/^transformer\.(wte|wpe)\./, /^transformer\.h\.(\d+)\./),
+  tokenizer: { kind: "byte-level BPE" },
+});

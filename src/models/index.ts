@@ -1,11 +1,4 @@
 export * from "./albert.js";
-export {
-  type CausalLanguageModel,
-  type LoadedModel,
-  causalModel,
-  causalModelConfig,
-  causalModelTypes,
-} from "./architectures.js";
 export * from "./bert.js";
 export * from "./deberta-v2.js";
 export * from "./deberta.js";
@@ -14,6 +7,8 @@ export * from "./gpt2.js";
 export * from "./llama.js";
 export * from "./mistral.js";
 export * from "./roberta.js";
+export * from "./system.js";
+export * from "./systems.js";
 export * from "./unilm.js";
 export * from "./xlm.js";
 export * from "./xlnet.js";

@@ -1,47 +1,34 @@
-import { z } from "zod";
-import { LineageError } from "../base/errors.js";
-import { type Dim, type Tensor, linearTokenLosses, matmul, range, unsqueeze } from "../graph/index.js";
+import { type Tensor, range, unsqueeze } from "../graph/index.js";
 import {
+  CausalLm,
+  type Choices,
+  type ConfigOf,
   Embedding,
   type ForwardContext,
   GroupedQueryAttention,
+  type GroupedQueryAttentionConfig,
   Linear,
   Module,
   RMSNorm,
+  type RotaryConfig,
   type RotaryContext,
   type RotaryScaling,
   SwiGLU,
+  checkGroupedHeads,
+  configEntries,
+  configTable,
+  entry,
+  headSizeField,
   normalInit,
-  parseConfig,
-  rotaryScalingFromHuggingFace,
-  rotaryScalingToHuggingFace,
+  ropeScalingField,
+  ropeThetaField,
   rotaryTables,
 } from "../nn/index.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-/** LLaMA, Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Models"; LLaMA-2 of the same year; LLaMA-3. */
-export interface LlamaConfig {
-  readonly vocabSize: number;
-  /** Positions that the model was made for: 2,048 in LLaMA, 4,096 in LLaMA-2. */
-  readonly contextLength: number;
-  readonly hiddenSize: number;
-  /** Width of the gated feed-forward layer. */
-  readonly intermediateSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Heads of keys and values, each shared by a group of query heads. */
-  readonly numKeyValueHeads: number;
-  readonly headSize: number;
-  readonly rmsNormEpsilon: number;
-  /** Base of the rotary wavelengths. */
-  readonly ropeTheta: number;
-  readonly ropeScaling?: RotaryScaling | undefined;
-  /** Whether the output embeddings are the token embeddings. */
-  readonly tieEmbeddings: boolean;
-  /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
-  readonly initializerRange: number;
-}
+const { size, dropout, epsilon, flag, positive } = configEntries;
 
 /**
  * The feed-forward width of section 2.2: two thirds of 4 hiddenSize, so that three matrices cost what two did, rounded up
@@ -50,38 +37,47 @@ export interface LlamaConfig {
 export const llamaIntermediateSize = (hiddenSize: number, multiple = 256): number =>
   multiple * Math.ceil(Math.floor((8 * hiddenSize) / 3) / multiple);
 
-/** A configuration with LLaMA's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function llamaConfig(
-  sizes: Partial<LlamaConfig> & Pick<LlamaConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): LlamaConfig {
-  const { hiddenSize, numHeads } = sizes;
-  const config: LlamaConfig = {
-    vocabSize: 32_000,
-    contextLength: 2048,
-    intermediateSize: llamaIntermediateSize(hiddenSize),
-    numKeyValueHeads: numHeads,
-    headSize: hiddenSize / numHeads,
-    rmsNormEpsilon: 1e-6,
-    ropeTheta: 10_000,
-    tieEmbeddings: false,
-    initializerRange: 0.02,
-    ...sizes,
-  };
-  const { headSize, numKeyValueHeads } = config;
-  if (!Number.isInteger(headSize))
-    throw new LineageError("config", `hiddenSize ${hiddenSize} does not divide into ${numHeads} heads`);
-  if (headSize % 2 !== 0)
-    throw new LineageError(
-      "config",
-      `headSize ${headSize} must be even: rotary positions turn pairs of channels`,
-    );
-  if (numHeads % numKeyValueHeads !== 0)
-    throw new LineageError(
-      "config",
-      `${numHeads} heads do not divide among ${numKeyValueHeads} key-value heads`,
-    );
-  return config;
-}
+/** LLaMA, Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Models"; LLaMA-2 of the same year; LLaMA-3. */
+export const llamaTable = configTable({
+  type: "llama",
+  title: "LLaMA",
+  fields: {
+    vocabSize: entry("vocab_size", size, { published: 32_000 }),
+    /** Positions that the model was made for: 2,048 in LLaMA, 4,096 in LLaMA-2. */
+    contextLength: entry("max_position_embeddings", size, { absent: 2048 }),
+    hiddenSize: entry("hidden_size", size),
+    /** Width of the gated feed-forward layer. */
+    intermediateSize: entry("intermediate_size", size, {
+      published: ({ hiddenSize }: { hiddenSize: number }) => llamaIntermediateSize(hiddenSize),
+    }),
+    numLayers: entry("num_hidden_layers", size),
+    numHeads: entry("num_attention_heads", size),
+    /** Heads of keys and values, each shared by a group of query heads. */
+    numKeyValueHeads: entry("num_key_value_heads", size, {
+      absent: ({ numHeads }: { numHeads: number }) => numHeads,
+    }),
+    headSize: headSizeField,
+    rmsNormEpsilon: entry("rms_norm_eps", epsilon, { absent: 1e-6 }),
+    /** Base of the rotary wavelengths. */
+    ropeTheta: ropeThetaField,
+    ropeScaling: ropeScalingField,
+    /** Probability of dropout of the attention probabilities. */
+    attentionDropout: entry("attention_dropout", dropout, { absent: 0 }),
+    /** Whether the output embeddings are the token embeddings. */
+    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: false }),
+    /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
+    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+  },
+  fixed: { hidden_act: "silu", attention_bias: false, mlp_bias: false },
+  only: { hidden_act: ["swish"] },
+  withoutEffect: { is_decoder: "it is one" },
+  check: checkGroupedHeads,
+});
+
+export type LlamaConfig = ConfigOf<typeof llamaTable>;
+
+/** A configuration with LLaMA's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const llamaConfig = (choices: Choices<LlamaConfig>): LlamaConfig => llamaTable.create(choices);
 
 const llama2 = { contextLength: 4096, rmsNormEpsilon: 1e-5 };
 const llama3 = { vocabSize: 128_256, contextLength: 8192, rmsNormEpsilon: 1e-5, ropeTheta: 500_000 };
@@ -94,15 +90,22 @@ const reach = (factor: number): RotaryScaling => ({
   originalContextLength: 8192,
 });
 
+const published = publishedSize(llamaTable);
+
 /** The published sizes: table 2 of LLaMA, table 1 of LLaMA-2, and the dense models of LLaMA-3. */
 export const llamaSizes = {
-  "llama-7b": llamaConfig({ hiddenSize: 4096, numLayers: 32, numHeads: 32 }),
-  "llama-13b": llamaConfig({ hiddenSize: 5120, numLayers: 40, numHeads: 40 }),
-  "llama-30b": llamaConfig({ hiddenSize: 6656, numLayers: 60, numHeads: 52 }),
-  "llama-65b": llamaConfig({ hiddenSize: 8192, numLayers: 80, numHeads: 64, rmsNormEpsilon: 1e-5 }),
-  "llama-2-7b": llamaConfig({ ...llama2, hiddenSize: 4096, numLayers: 32, numHeads: 32 }),
-  "llama-2-13b": llamaConfig({ ...llama2, hiddenSize: 5120, numLayers: 40, numHeads: 40 }),
-  "llama-2-70b": llamaConfig({
+  "llama-7b": published(6_738_415_616, { hiddenSize: 4096, numLayers: 32, numHeads: 32 }),
+  "llama-13b": published(13_015_864_320, { hiddenSize: 5120, numLayers: 40, numHeads: 40 }),
+  "llama-30b": published(32_528_943_616, { hiddenSize: 6656, numLayers: 60, numHeads: 52 }),
+  "llama-65b": published(65_285_660_672, {
+    hiddenSize: 8192,
+    numLayers: 80,
+    numHeads: 64,
+    rmsNormEpsilon: 1e-5,
+  }),
+  "llama-2-7b": published(6_738_415_616, { ...llama2, hiddenSize: 4096, numLayers: 32, numHeads: 32 }),
+  "llama-2-13b": published(13_015_864_320, { ...llama2, hiddenSize: 5120, numLayers: 40, numHeads: 40 }),
+  "llama-2-70b": published(68_976_648_192, {
     ...llama2,
     hiddenSize: 8192,
     intermediateSize: 28_672,
@@ -110,7 +113,7 @@ export const llamaSizes = {
     numHeads: 64,
     numKeyValueHeads: 8,
   }),
-  "llama-3-8b": llamaConfig({
+  "llama-3-8b": published(8_030_261_248, {
     ...llama3,
     hiddenSize: 4096,
     intermediateSize: 14_336,
@@ -118,7 +121,7 @@ export const llamaSizes = {
     numHeads: 32,
     numKeyValueHeads: 8,
   }),
-  "llama-3-70b": llamaConfig({
+  "llama-3-70b": published(70_553_706_496, {
     ...llama3,
     hiddenSize: 8192,
     intermediateSize: 28_672,
@@ -126,7 +129,7 @@ export const llamaSizes = {
     numHeads: 64,
     numKeyValueHeads: 8,
   }),
-  "llama-3.1-8b": llamaConfig({
+  "llama-3.1-8b": published(8_030_261_248, {
     ...llama31,
     hiddenSize: 4096,
     intermediateSize: 14_336,
@@ -135,7 +138,7 @@ export const llamaSizes = {
     numKeyValueHeads: 8,
     ropeScaling: reach(8),
   }),
-  "llama-3.2-1b": llamaConfig({
+  "llama-3.2-1b": published(1_235_814_400, {
     ...llama31,
     hiddenSize: 2048,
     intermediateSize: 8192,
@@ -147,69 +150,14 @@ export const llamaSizes = {
   }),
 } as const;
 
-const huggingFaceConfig = z.object({
-  model_type: z.literal("llama"),
-  vocab_size: z.int().positive(),
-  max_position_embeddings: z.int().positive().default(2048),
-  hidden_size: z.int().positive(),
-  intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  num_key_value_heads: z.int().positive().nullish(),
-  head_dim: z.int().positive().nullish(),
-  hidden_act: z.literal("silu").default("silu"),
-  rms_norm_eps: z.number().positive().default(1e-6),
-  rope_theta: z.number().positive().default(10_000),
-  rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  tie_word_embeddings: z.boolean().default(false),
-  attention_bias: z.literal(false).default(false),
-  mlp_bias: z.literal(false).default(false),
-  initializer_range: z.number().positive().default(0.02),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function llamaFromHuggingFace(json: unknown): LlamaConfig {
-  const config = parseConfig(huggingFaceConfig, json, "LLaMA");
-  return llamaConfig({
-    vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
-    hiddenSize: config.hidden_size,
-    intermediateSize: config.intermediate_size,
-    numLayers: config.num_hidden_layers,
-    numHeads: config.num_attention_heads,
-    numKeyValueHeads: config.num_key_value_heads ?? config.num_attention_heads,
-    headSize: config.head_dim ?? config.hidden_size / config.num_attention_heads,
-    rmsNormEpsilon: config.rms_norm_eps,
-    ropeTheta: config.rope_theta,
-    ropeScaling: rotaryScalingFromHuggingFace(config.rope_scaling, config.max_position_embeddings),
-    tieEmbeddings: config.tie_word_embeddings,
-    initializerRange: config.initializer_range,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const llamaToHuggingFace = (config: LlamaConfig): Record<string, unknown> => ({
-  architectures: ["LlamaForCausalLM"],
-  model_type: "llama",
-  vocab_size: config.vocabSize,
-  max_position_embeddings: config.contextLength,
-  hidden_size: config.hiddenSize,
-  intermediate_size: config.intermediateSize,
-  num_hidden_layers: config.numLayers,
-  num_attention_heads: config.numHeads,
-  num_key_value_heads: config.numKeyValueHeads,
-  head_dim: config.headSize,
-  hidden_act: "silu",
-  rms_norm_eps: config.rmsNormEpsilon,
-  rope_theta: config.ropeTheta,
-  rope_scaling: rotaryScalingToHuggingFace(config.ropeScaling),
-  tie_word_embeddings: config.tieEmbeddings,
-  attention_bias: false,
-  mlp_bias: false,
-  initializer_range: config.initializerRange,
-});
-
 // ---- Parts --------------------------------------------------------------------------------------------------------
+
+/** What LLaMA's network takes of a configuration; Mistral and Qwen2 share it. */
+export interface LlamaNetworkConfig extends GroupedQueryAttentionConfig, RotaryConfig {
+  readonly vocabSize: number;
+  readonly intermediateSize: number;
+  readonly rmsNormEpsilon: number;
+}
 
 /** A pre-norm block; `[batch, sequence, hiddenSize]` in and out. Touvron et al. 2023, section 2.2. */
 class LlamaBlock extends Module {
@@ -224,7 +172,7 @@ class LlamaBlock extends Module {
   readonly feedForwardNorm: RMSNorm;
   readonly feedForward: SwiGLU;
 
-  constructor(config: LlamaConfig, layer: number) {
+  constructor(config: LlamaNetworkConfig, layer: number) {
     super();
     const { hiddenSize, rmsNormEpsilon } = config;
     this.attentionNorm = new RMSNorm(hiddenSize, rmsNormEpsilon);
@@ -242,13 +190,13 @@ class LlamaBlock extends Module {
 // ---- Model --------------------------------------------------------------------------------------------------------
 
 /** Token embeddings, the blocks and the final norm. */
-class LlamaTransformer extends Module {
+export class LlamaTransformer extends Module {
   static override readonly names = { tokenEmbedding: "embed_tokens", blocks: "layers", finalNorm: "norm" };
   readonly tokenEmbedding: Embedding;
   readonly blocks: readonly LlamaBlock[];
   readonly finalNorm: RMSNorm;
 
-  constructor(private readonly config: LlamaConfig) {
+  constructor(private readonly config: LlamaNetworkConfig) {
     super();
     const { vocabSize, hiddenSize, numLayers, rmsNormEpsilon, initializerRange } = config;
     this.tokenEmbedding = new Embedding(vocabSize, hiddenSize, normalInit(initializerRange));
@@ -269,10 +217,9 @@ class LlamaTransformer extends Module {
 }
 
 /** LLaMA with its language-modelling head. */
-export class Llama extends Module {
+export class Llama extends CausalLm {
   static override readonly names = { transformer: "model", head: "lm_head" };
   readonly transformer: LlamaTransformer;
-  /** Absent where the token embeddings serve as output embeddings. */
   readonly head: Linear | undefined;
 
   constructor(readonly config: LlamaConfig) {
@@ -283,43 +230,22 @@ export class Llama extends Module {
       ? undefined
       : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
   }
-
-  /**
-   * Logits `[batch, sequence, vocabSize]` of token ids `[batch, sequence]`.
-   * @param positionIds position of every token, `[batch, sequence]` or `[1, sequence]`; default 0, 1, 2, …
-   */
-  override forward(inputIds: Tensor, positionIds?: Tensor, context: ForwardContext = {}): Tensor {
-    return this.logits(this.hiddenStates(inputIds, positionIds, context));
-  }
-
-  /** The last layer's normalised states `[batch, sequence, hiddenSize]`. */
-  hiddenStates(inputIds: Tensor, positionIds?: Tensor, context: ForwardContext = {}): Tensor {
-    return this.transformer.forward(inputIds, positionIds, context);
-  }
-
-  /** Logits `[..., vocabSize]` of hidden states `[..., hiddenSize]`. */
-  logits(hiddenStates: Tensor): Tensor {
-    return matmul(hiddenStates, this.outputEmbeddings, { transposeB: true });
-  }
-
-  /**
-   * Cross-entropy of every next token, `[batch, sequence]`: `labels[i]` is the token after `inputIds[i]`, or -100 for a
-   * position that counts for nothing.
-   */
-  losses(inputIds: Tensor, labels: Tensor, context: ForwardContext = {}): Tensor {
-    return linearTokenLosses(
-      this.hiddenStates(inputIds, context.positionIds, context),
-      this.outputEmbeddings,
-      labels,
-    );
-  }
-
-  /** Shape of one layer's key or value cache. */
-  cacheShape(batch: Dim, capacity: Dim): Dim[] {
-    return [batch, this.config.numKeyValueHeads, capacity, this.config.headSize];
-  }
-
-  private get outputEmbeddings(): Tensor {
-    return (this.head ?? this.transformer.tokenEmbedding).weight.tensor;
-  }
 }
+
+// ---- Definition ---------------------------------------------------------------------------------------------------
+
+/** LLaMA as the rest of the library knows it. */
+export const llama = defineSystem({
+  kind: "decoder",
+  className: "LlamaForCausalLM",
+  config: llamaTable,
+  sizes: llamaSizes,
+  options: {
+    keyValueHeads: { field: "numKeyValueHeads", help: "heads of keys and values, shared by groups of heads" },
+    tieEmbeddings: { field: "tieEmbeddings", help: "one matrix for the embeddings of input and output" },
+  },
+  create: (config) => new Llama(config),
+  unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,
+  depth: depthByName(/^model\.embed_tokens\./, /^model\.layers\.(\d+)\./),
+  tokenizer: { kind: "byte-level BPE" },
+});

@@ -1,4 +1,7 @@
+import { LineageError } from "../base/errors.js";
 import { type RotaryTables, type Tensor, attention, cachedAttention, rotary } from "../graph/index.js";
+import { type Field, entry } from "./config-table.js";
+import { configEntries } from "./config.js";
 import type { ForwardContext } from "./context.js";
 import { normalInit, residualInit } from "./initializers.js";
 import { Linear, mergeHeads, splitHeads } from "./layers.js";
@@ -12,10 +15,43 @@ export interface GroupedQueryAttentionConfig {
   readonly headSize: number;
   /** Keys that a query looks back on, itself included; undefined for all. */
   readonly slidingWindow?: number | undefined;
+  /** Probability of dropout of the attention probabilities. Default 0. */
+  readonly attentionDropout?: number | undefined;
   /** Layers of the whole network, which first weights depend on. */
   readonly numLayers: number;
   /** Standard deviation of the first weights. */
   readonly initializerRange: number;
+}
+
+/** The size of a head as a field of a configuration: by default the hidden size shared out among the heads. */
+export const headSizeField: Field<number, { readonly hiddenSize: number; readonly numHeads: number }> = entry(
+  "head_dim",
+  configEntries.size,
+  {
+    absent: ({ hiddenSize, numHeads }: { readonly hiddenSize: number; readonly numHeads: number }) =>
+      hiddenSize / numHeads,
+  },
+);
+
+/** Throws `config` unless heads and key-value heads fit each other and rotary positions. */
+export function checkGroupedHeads({
+  hiddenSize,
+  numHeads,
+  numKeyValueHeads,
+  headSize,
+}: Omit<GroupedQueryAttentionConfig, "numLayers" | "initializerRange">): void {
+  if (!Number.isInteger(headSize))
+    throw new LineageError("config", `hiddenSize ${hiddenSize} does not divide into ${numHeads} heads`);
+  if (headSize % 2 !== 0)
+    throw new LineageError(
+      "config",
+      `headSize ${headSize} must be even: rotary positions turn pairs of channels`,
+    );
+  if (numHeads % numKeyValueHeads !== 0)
+    throw new LineageError(
+      "config",
+      `${numHeads} heads do not divide among ${numKeyValueHeads} key-value heads`,
+    );
 }
 
 /** What an attention layer with rotary positions needs besides its input. */
@@ -63,14 +99,19 @@ export class GroupedQueryAttention extends Module {
   }
 
   private attend(query: Tensor, key: Tensor, value: Tensor, context: RotaryContext): Tensor {
-    const { numHeads, numKeyValueHeads, slidingWindow } = this.config;
-    const { attentionMask, rotary: tables } = context;
+    const { numHeads, numKeyValueHeads, slidingWindow, attentionDropout } = this.config;
+    const { attentionMask, rotary: tables, random } = context;
     const turned = (x: Tensor): Tensor => rotary(x, tables.cosine, tables.sine);
     const mixed = attention(
       splitHeads(turned(query), numHeads),
       splitHeads(turned(key), numKeyValueHeads),
       splitHeads(value, numKeyValueHeads),
-      { causal: true, window: slidingWindow, ...(attentionMask && { mask: attentionMask }) },
+      {
+        causal: true,
+        window: slidingWindow,
+        ...(attentionDropout && { dropout: attentionDropout, random }),
+        ...(attentionMask && { mask: attentionMask }),
+      },
     );
     return mergeHeads(mixed);
   }

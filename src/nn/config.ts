@@ -2,12 +2,19 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { type ActivationName, activations } from "./layers.js";
 
+const wholeNumber = { error: "it must be a whole number of at least 1" };
+const positive = { error: "it must be a number above 0" };
+const probability = { error: "it must be a number of at least 0 and below 1" };
+const names = Object.keys(activations) as [ActivationName, ...ActivationName[]];
+
 /** Entries of Hugging Face's `config.json` that several models have, as zod schemas. */
 export const configEntries = {
-  size: z.int().positive(),
-  activation: z.enum(Object.keys(activations) as [ActivationName, ...ActivationName[]]),
-  dropout: z.number().min(0).lt(1),
-  epsilon: z.number().positive(),
+  size: z.int(wholeNumber).positive(wholeNumber),
+  activation: z.enum(names, { error: `it must be one of ${names.join(", ")}` }),
+  dropout: z.number(probability).min(0, probability).lt(1, probability),
+  epsilon: z.number(positive).positive(positive),
+  positive: z.number(positive).positive(positive),
+  flag: z.boolean({ error: "it must be true or false" }),
   /** A list, or one text with bars between its parts; in lower case. */
   list: z
     .union([z.string(), z.array(z.string())])

@@ -1,5 +1,7 @@
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
+import { type ConfigJson, type Field, checked } from "./config-table.js";
+import { configEntries } from "./config.js";
 import {
   type RotaryTables,
   type Tensor,
@@ -242,3 +244,42 @@ export function rotaryScalingToHuggingFace(
       };
   }
 }
+
+// ---- Fields of configurations -------------------------------------------------------------------------------------
+
+/** Transformers 5 keeps base and scaling together in `rope_parameters`; older configurations have an entry for each. */
+const ropeParameters = (json: ConfigJson): ConfigJson => {
+  const entries = json["rope_parameters"] ?? {};
+  if (typeof entries !== "object" || Array.isArray(entries))
+    throw new LineageError("config", "rope_parameters is not a JSON object");
+  return entries as ConfigJson;
+};
+
+/** The base of the rotary wavelengths as a field of a configuration. */
+export const ropeThetaField: Field<number> = {
+  entries: ["rope_theta", "rope_parameters"],
+  schema: configEntries.positive,
+  read: (json) =>
+    checked(
+      configEntries.positive,
+      ropeParameters(json)["rope_theta"] ?? json["rope_theta"] ?? 10_000,
+      "rope_theta",
+    ),
+  write: (value) => ({ rope_theta: value }),
+  published: () => 10_000,
+};
+
+/** The scaling of rotary positions as a field of a configuration. */
+export const ropeScalingField: Field<RotaryScaling | undefined, { readonly contextLength: number }> = {
+  entries: ["rope_scaling", "rope_parameters"],
+  schema: z.custom<RotaryScaling | undefined>(),
+  read: (json, { contextLength }) => {
+    const own = Object.entries(ropeParameters(json)).filter(([name]) => name !== "rope_theta");
+    return rotaryScalingFromHuggingFace(
+      own.length > 0 ? Object.fromEntries(own) : json["rope_scaling"],
+      contextLength,
+    );
+  },
+  write: (value) => ({ rope_scaling: rotaryScalingToHuggingFace(value) }),
+  published: () => undefined,
+};

@@ -7,17 +7,17 @@ import { Decoder, generate } from "../../src/generation/index.js";
 import { GgufFile, loadSentencePiece } from "../../src/formats/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import {
-  type CausalLanguageModel,
-  type LoadedModel,
+  type DecoderSystem,
   Gpt2,
   gpt2Config,
   Llama,
   llamaConfig,
   Mistral,
   mistralConfig,
+  systems,
 } from "../../src/models/index.js";
-import { loadGguf, saveGguf } from "../../src/checkpoints/index.js";
-import { Weights } from "../../src/nn/index.js";
+import { type LoadedModel, loadGguf, saveGguf } from "../../src/checkpoints/index.js";
+import { type CausalLm, Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { LlamaCppModel, divergence, llamaCppFolder } from "../../bench/llama-cpp.js";
 
@@ -32,7 +32,9 @@ const sizes = {
   numHeads: 4,
   contextLength: 128,
 };
-const models: Readonly<Record<string, () => CausalLanguageModel>> = {
+const systemOf = (model: CausalLm): DecoderSystem =>
+  model instanceof Gpt2 ? systems.gpt2 : model instanceof Mistral ? systems.mistral : systems.llama;
+const models: Readonly<Record<string, () => CausalLm>> = {
   "LLaMA with grouped queries": () =>
     new Llama(llamaConfig({ ...sizes, intermediateSize: 96, numKeyValueHeads: 2, initializerRange: 0.2 })),
   "LLaMA with tied embeddings and LLaMA-3's positions": () =>
@@ -103,7 +105,11 @@ for (const [name, create] of Object.entries(models)) {
         const model = create();
         using weights = Weights.initialize(runtime, model, 3);
         const file = path.join(folder, `${model.constructor.name}-${format}.gguf`);
-        await saveGguf(file, { model, weights, tokenizer, stopIds: [0] }, { format });
+        await saveGguf(
+          file,
+          { system: systemOf(model), model, weights, tokenizer, stopIds: [0] },
+          { format },
+        );
         const loaded = await loadGguf(runtime, file);
         using loadedWeights = loaded.weights;
         expect(loaded.model.config).toMatchObject({
@@ -130,7 +136,7 @@ for (const [name, create] of Object.entries(models)) {
         // A seed whose 40 greedy tokens have no tie within rounding: the texts of untrained models part at one.
         using weights = Weights.initialize(runtime, model, 4);
         const file = path.join(folder, "peer.gguf");
-        const loaded = { model, weights, tokenizer };
+        const loaded = { system: systemOf(model), model, weights, tokenizer };
         await saveGguf(file, loaded, { format: "F32" });
         using peer = LlamaCppModel.load(file, { contextLength: 128, cache: "float32" });
         const ids = tokenizer.encode(prompt);
@@ -156,7 +162,7 @@ describe.skipIf(!sentencePiece || !existsSync(sentencePiece) || !llamaCppFolder)
       const model = new Llama(llamaConfig({ ...sizes, vocabSize: 32_010, intermediateSize: 96 }));
       using weights = Weights.initialize(runtime, model, 3);
       const file = path.join(folder, "sentencepiece.gguf");
-      await saveGguf(file, { model, weights, tokenizer: llama }, { format: "Q8_0" });
+      await saveGguf(file, { system: systems.llama, model, weights, tokenizer: llama }, { format: "Q8_0" });
       using peer = LlamaCppModel.load(file);
       const { tokenizer: back } = await loadGguf(runtime, file);
       expect([back.bosId, back.eosId, back.unkId, back.addsBos]).toEqual([1, 2, 0, true]);

@@ -7,7 +7,7 @@ import type { BlockWeight, ConstantWeights } from "../../src/graph/index.js";
 import { Decoder } from "../../src/generation/index.js";
 import { characterTokenizer } from "../../src/tokenizers/index.js";
 import { writeSafetensors } from "../../src/formats/index.js";
-import { type CausalLanguageModel, Gpt2, gpt2Config, Llama, llamaConfig } from "../../src/models/index.js";
+import { Gpt2, gpt2Config, Llama, llamaConfig, systems } from "../../src/models/index.js";
 import {
   type InferenceModel,
   type InferenceOptions,
@@ -16,7 +16,7 @@ import {
   loadModel,
   saveModel,
 } from "../../src/checkpoints/index.js";
-import { type WeightSet, Weights } from "../../src/nn/index.js";
+import { type CausalLm, type WeightSet, Weights } from "../../src/nn/index.js";
 import { dequantizeWeight, quantizeWeights } from "../../src/quantization/index.js";
 import { type DeviceTensor, createRuntime } from "../../src/runtime/index.js";
 import { relativeError } from "../support/reference.js";
@@ -26,7 +26,7 @@ const tokenizer = characterTokenizer("abcdefghij klmnop");
 const vocabSize = 64;
 // Large enough that the engine takes matrices where they lie.
 const hiddenSize = 256;
-const models: Record<string, CausalLanguageModel> = {
+const models = {
   llama: new Llama(
     llamaConfig({
       vocabSize,
@@ -76,19 +76,19 @@ afterAll(() => {
 const ids = [3, 1, 4, 1, 5, 9, 2, 6];
 
 /** Logits after a prompt, and after one more token. */
-async function logitsOf(model: CausalLanguageModel, weights: WeightSet): Promise<Float32Array[]> {
+async function logitsOf(model: CausalLm, weights: WeightSet): Promise<Float32Array[]> {
   using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 16 });
   const prompt = await decoder.prefill([ids]);
   const step = await decoder.step([7]);
   return [prompt[0]!.slice(), step[0]!.slice()];
 }
 
-async function saved(name: string): Promise<{ place: string; weights: Weights; model: CausalLanguageModel }> {
+async function saved(name: "llama" | "gpt2"): Promise<{ place: string; weights: Weights; model: CausalLm }> {
   const place = path.join(folder, name);
   mkdirSync(place, { recursive: true });
-  const model = models[name]!;
+  const model = models[name];
   const weights = own(Weights.initialize(runtime, model, 5));
-  await saveModel(place, { model, weights, tokenizer });
+  await saveModel(place, { system: systems[name], model, weights, tokenizer });
   return { place, weights, model };
 }
 
@@ -111,7 +111,7 @@ function roundedWeights(weights: Weights, { packed }: ConstantWeights): Weights 
   return rounded;
 }
 
-describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
+describe.each(["llama", "gpt2"] as const)("a %s for inference", (name) => {
   it("gives the logits of its trainable weights from mapped ones", async () => {
     const { place, weights, model } = await saved(name);
     const [prompt, step] = await logitsOf(model, weights);
@@ -135,6 +135,7 @@ describe.each(["llama", "gpt2"])("a %s for inference", (name) => {
     async (scheme) => {
       const { place, weights, model } = await saved(name);
       const quantized: InferenceModel = {
+        system: systems[name],
         model,
         tokenizer,
         weights: own(await quantizeWeights(model, weights, scheme)),
@@ -246,7 +247,7 @@ describe("matrices that one input is multiplied by", () => {
   it("lie side by side in memory, also in a folder's file", async () => {
     const { place } = await saved("llama");
     using atLoad = (await loadForInference(runtime, place, { quantize: { bits: 4 } })).weights;
-    const quantized = { model: models["llama"]!, tokenizer, weights: atLoad };
+    const quantized = { system: systems.llama, model: models.llama, tokenizer, weights: atLoad };
     expect(joinedRows(quantized)).toEqual([512, 512, 512]);
     await saveQuantized(`${place}-joined`, quantized);
     const again = await load(`${place}-joined`);
@@ -260,6 +261,7 @@ describe("a quantised folder", () => {
     const { place, weights, model } = await saved("llama");
     const target = `${place}-damaged`;
     await saveQuantized(target, {
+      system: systems.llama,
       model,
       tokenizer,
       weights: own(await quantizeWeights(model, weights, { bits: 4 })),

@@ -5,20 +5,18 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { formatBytes, requireMemory } from "../../src/base/memory.js";
 import { characterTokenizer } from "../../src/tokenizers/index.js";
 import {
-  type CausalLanguageModel,
-  causalModel,
-  causalModelConfig,
+  type DecoderSystem,
   Gpt2,
   gpt2Config,
   Llama,
   llamaConfig,
   llamaSizes,
-  llamaToHuggingFace,
   Mistral,
   mistralConfig,
+  systems,
 } from "../../src/models/index.js";
 import { loadModel, saveModel } from "../../src/checkpoints/index.js";
-import { Weights, namedParameters } from "../../src/nn/index.js";
+import { type CausalLm, Weights, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { Reference } from "../support/reference.js";
 import { writeTokenizer } from "../../src/formats/index.js";
@@ -49,22 +47,27 @@ async function checkpoint(name: string, changes: Record<string, unknown> = {}): 
 }
 
 describe("every causal model comes back from its folder as it was saved", () => {
-  const models: CausalLanguageModel[] = [
-    new Gpt2(gpt2Config(sizes)),
-    new Llama(llamaConfig(sizes)),
-    new Llama(llamaConfig({ ...sizes, numKeyValueHeads: 1, tieEmbeddings: true })),
-    new Mistral(mistralConfig({ ...sizes, slidingWindow: 4 })),
-  ];
-  it.each(models.map((model) => [model.constructor.name, model] as const))("%s", async (_, model) => {
+  const { gpt2, llama, mistral } = systems;
+  it.each<[string, DecoderSystem, CausalLm]>([
+    ["GPT-2", gpt2, new Gpt2(gpt2Config(sizes))],
+    ["GPT-2 with an output of its own", gpt2, new Gpt2(gpt2Config({ ...sizes, tieEmbeddings: false }))],
+    ["LLaMA", llama, new Llama(llamaConfig(sizes))],
+    [
+      "LLaMA with tied embeddings",
+      llama,
+      new Llama(llamaConfig({ ...sizes, numKeyValueHeads: 1, tieEmbeddings: true })),
+    ],
+    ["Mistral", mistral, new Mistral(mistralConfig({ ...sizes, slidingWindow: 4 }))],
+  ])("%s", async (_, system, model) => {
     using weights = Weights.initialize(runtime, model, 3);
-    await saveModel(folder, { model, weights, tokenizer });
+    await saveModel(folder, { system, model, weights, tokenizer });
     const loaded = await loadModel(runtime, folder);
     using found = loaded.weights;
     expect(loaded.model.config).toEqual(model.config);
     expect(loaded.model.constructor).toBe(model.constructor);
     for (const name of namedParameters(model).keys())
       expect(found.get(name).view(), name).toEqual(weights.get(name).view());
-    expect(causalModelConfig(causalModel(causalModelConfig(model)))).toEqual(causalModelConfig(model));
+    expect(loaded.system).toBe(system);
   });
 });
 
@@ -72,7 +75,7 @@ describe("a checkpoint that does not fit together is refused with what is wrong"
   it("an architecture that is not here", async () => {
     await checkpoint("llama-tiny", { model_type: "mamba" });
     await expect(loadModel(runtime, folder)).rejects.toThrow(
-      'model_type is "mamba", but the causal models here are gpt2, llama, mistral',
+      'model_type is "mamba", but the decoders here are gpt2, llama, mistral',
     );
   });
 
@@ -117,7 +120,7 @@ describe("a checkpoint that does not fit together is refused with what is wrong"
   });
 
   it("weights that no memory here can hold, before any is taken", async () => {
-    const config = llamaSizes["llama-65b"];
+    const { config } = llamaSizes["llama-65b"];
     const header: Record<string, unknown> = {};
     let end = 0;
     for (const [name, { shape, size }] of namedParameters(new Llama(config)))
@@ -130,7 +133,7 @@ describe("a checkpoint that does not fit together is refused with what is wrong"
     await file.write(Buffer.concat([prefix, json]));
     await file.truncate(8 + json.byteLength + end);
     await file.close();
-    await writeFile(path.join(folder, "config.json"), JSON.stringify(llamaToHuggingFace(config)));
+    await writeFile(path.join(folder, "config.json"), JSON.stringify(systems.llama.config.write(config)));
     await writeTokenizer(tokenizer, folder);
     const before = runtime.allocatedBytes;
     await expect(loadModel(runtime, folder)).rejects.toThrow(

@@ -7,9 +7,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Decoder, generate } from "../../src/generation/index.js";
 import { compile, input } from "../../src/graph/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
-import { type CausalLanguageModel, Gpt2, gpt2Config, Llama, llamaConfig } from "../../src/models/index.js";
+import { Gpt2, gpt2Config, Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { exportForTransformersJs, saveDecoderOnnx } from "../../src/checkpoints/index.js";
-import { Weights } from "../../src/nn/index.js";
+import { type CausalLm, Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
 const runtime = createRuntime();
@@ -21,7 +21,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-const models: [string, CausalLanguageModel][] = [
+const models: [string, CausalLm][] = [
   [
     "GPT-2",
     new Gpt2(gpt2Config({ hiddenSize: 32, numLayers: 2, numHeads: 2, vocabSize: 60, contextLength: 32 })),
@@ -151,7 +151,12 @@ describe("transformers.js", () => {
     // Initial weights write one token for ever; larger ones write something to compare.
     const values = weights.flat.view();
     for (let i = 0; i < values.length; i++) values[i]! *= 8;
-    await exportForTransformersJs(path.join(folder, "tiny"), { model, weights, tokenizer });
+    await exportForTransformersJs(path.join(folder, "tiny"), {
+      system: systems.gpt2,
+      model,
+      weights,
+      tokenizer,
+    });
 
     const prompt = tokenizer.encode("the cat");
     using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64 });

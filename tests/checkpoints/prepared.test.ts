@@ -14,7 +14,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Decoder } from "../../src/generation/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { type InferenceOptions, loadForInference, saveGguf, saveModel } from "../../src/checkpoints/index.js";
-import { Llama, llamaConfig } from "../../src/models/index.js";
+import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
@@ -42,8 +42,12 @@ beforeAll(async () => {
     }),
   );
   using weights = Weights.initialize(runtime, model, 3);
-  await saveGguf(gguf, { model, weights, tokenizer }, { format: "Q4_0", name: "prepared" });
-  await saveModel(folder, { model, weights, tokenizer });
+  await saveGguf(
+    gguf,
+    { system: systems.llama, model, weights, tokenizer },
+    { format: "Q4_0", name: "prepared" },
+  );
+  await saveModel(folder, { system: systems.llama, model, weights, tokenizer });
 });
 afterAll(() => {
   rmSync(place, { recursive: true });

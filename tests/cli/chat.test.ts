@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
-import { Llama, llamaConfig } from "../../src/models/index.js";
+import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { saveModel } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -40,7 +40,7 @@ beforeAll(async () => {
     .get("lm_head.weight")
     .view()
     .fill(0, (vocabSize - 1) * hiddenSize);
-  await saveModel(folder, { model, weights, tokenizer, stopIds: [vocabSize - 1] });
+  await saveModel(folder, { system: systems.llama, model, weights, tokenizer, stopIds: [vocabSize - 1] });
 });
 afterAll(() => rm(folder, { recursive: true }));
 

@@ -387,7 +387,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     expect(lineage("generate").stderr).toMatch(/^error: generate needs --model FOLDER/);
     const refused = (...more: string[]) =>
       lineage("train", "--data", text, "--out", path.join(folder, "refused"), ...small, ...more).stderr;
-    expect(refused("--window", "4")).toContain("GPT-2 has no window: only mistral looks back on one");
+    expect(refused("--window", "4")).toContain("GPT-2 has no window: mistral has it");
     expect(refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no dropout");
     expect(refused("--model", "bert")).toContain("model");
   });

@@ -5,7 +5,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { openWeightFiles } from "../../src/formats/index.js";
-import { Llama, llamaConfig } from "../../src/models/index.js";
+import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { loadModel, saveModel } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -36,7 +36,7 @@ beforeAll(async () => {
     }),
   );
   using weights = Weights.initialize(runtime, model, 2);
-  await saveModel(folder, { model, weights, tokenizer, stopIds: [0, 5] });
+  await saveModel(folder, { system: systems.llama, model, weights, tokenizer, stopIds: [0, 5] });
 });
 afterAll(async () => {
   await rm(folder, { recursive: true });

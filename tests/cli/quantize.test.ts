@@ -3,7 +3,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
-import { Llama, llamaConfig } from "../../src/models/index.js";
+import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { saveModel } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -32,7 +32,7 @@ beforeAll(async () => {
     .get("lm_head.weight")
     .view()
     .fill(0, tokenizer.vocabSize * model.config.hiddenSize);
-  await saveModel(source, { model, weights, tokenizer });
+  await saveModel(source, { system: systems.llama, model, weights, tokenizer });
 });
 afterAll(() => {
   rmSync(folder, { recursive: true });

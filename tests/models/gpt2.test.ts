@@ -3,13 +3,7 @@ import { tokenBatch } from "../../src/data/index.js";
 import { Decoder, beamSearch, generate } from "../../src/generation/index.js";
 import { compile, gradients, input, sum } from "../../src/graph/index.js";
 import { loadWeights } from "../../src/formats/index.js";
-import {
-  Gpt2,
-  gpt2Config,
-  gpt2FromHuggingFace,
-  gpt2Sizes,
-  gpt2ToHuggingFace,
-} from "../../src/models/index.js";
+import { Gpt2, gpt2Config, gpt2Sizes, systems } from "../../src/models/index.js";
 import { Weights, countParameters, namedParameters, summary } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { GradientNorm, TrainingStep, adamW, clippingFactor, sgd } from "../../src/training/index.js";
@@ -30,7 +24,7 @@ interface Values {
 const reference = new Reference("gpt2-tiny");
 const values = reference.json("values.json") as Values;
 const runtime = createRuntime();
-const model = new Gpt2(gpt2FromHuggingFace(reference.json("config.json")));
+const model = new Gpt2(systems.gpt2.config.read(reference.json("config.json")));
 const load = () => loadWeights(runtime, model, reference.path());
 const batch = {
   inputIds: Int32Array.from(values.inputIds.flat()),
@@ -125,12 +119,12 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
 
 describe("GPT-2", () => {
   it("has the published numbers of parameters", () => {
-    const counts = Object.values(gpt2Sizes).map((config) => countParameters(new Gpt2(config)));
+    const counts = Object.values(gpt2Sizes).map(({ config }) => countParameters(new Gpt2(config)));
     const { sizes } = new Reference(".").json("gpt2-init.json") as {
       sizes: Record<string, { parameters: number }>;
     };
     expect(counts).toEqual(Object.values(sizes).map(({ parameters }) => parameters));
-    expect(counts).toEqual([124_439_808, 354_823_168, 774_030_080, 1_557_611_200]);
+    expect(Object.values(gpt2Sizes).map(({ parameters }) => parameters)).toEqual(counts);
   });
 
   it("starts with the published distribution of weights", () => {
@@ -150,12 +144,14 @@ describe("GPT-2", () => {
   });
 
   it("keeps its configuration through Hugging Face's", () => {
-    expect(gpt2FromHuggingFace(gpt2ToHuggingFace(gpt2Sizes["gpt2-xl"]))).toEqual(gpt2Sizes["gpt2-xl"]);
-    expect(() => gpt2FromHuggingFace({ model_type: "gpt2", vocab_size: "many" })).toThrow("vocab_size");
+    const { config } = systems.gpt2;
+    const xl = gpt2Sizes["gpt2-xl"].config;
+    expect(config.read(config.write(xl))).toEqual(xl);
+    expect(() => config.read({ model_type: "gpt2", vocab_size: "many" })).toThrow("vocab_size");
   });
 
   it("lists its parameters", () => {
-    expect(summary(new Gpt2(gpt2Sizes.gpt2))).toMatch(
+    expect(summary(new Gpt2(gpt2Sizes.gpt2.config))).toMatch(
       /transformer\.h\.11\.mlp\.c_proj\.weight +float32 \[3072, 768\] +2,359,296/,
     );
   });

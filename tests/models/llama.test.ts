@@ -6,14 +6,11 @@ import { loadWeights } from "../../src/formats/index.js";
 import {
   Llama,
   llamaConfig,
-  llamaFromHuggingFace,
   llamaSizes,
-  llamaToHuggingFace,
   Mistral,
   mistralConfig,
-  mistralFromHuggingFace,
   mistralSizes,
-  mistralToHuggingFace,
+  systems,
 } from "../../src/models/index.js";
 import { Weights, countParameters, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -32,9 +29,9 @@ interface Values {
 const runtime = createRuntime();
 
 describe.each([
-  ["llama-tiny", (json: unknown) => new Llama(llamaFromHuggingFace(json))],
-  ["llama-grouped-tiny", (json: unknown) => new Llama(llamaFromHuggingFace(json))],
-  ["mistral-tiny", (json: unknown) => new Mistral(mistralFromHuggingFace(json))],
+  ["llama-tiny", (json: unknown) => new Llama(systems.llama.config.read(json))],
+  ["llama-grouped-tiny", (json: unknown) => new Llama(systems.llama.config.read(json))],
+  ["mistral-tiny", (json: unknown) => new Mistral(systems.mistral.config.read(json))],
 ])("%s agrees with Hugging Face transformers on random weights", (name, create) => {
   const reference = new Reference(name);
   const values = reference.json("values.json") as Values;
@@ -95,7 +92,7 @@ describe("every scaling of rotary positions gives transformers' logits beyond th
     configs: Record<string, Record<string, unknown>>;
   };
   it.each(Object.entries(configs))("%s", async (kind, json) => {
-    const model = new Llama(llamaFromHuggingFace(json));
+    const model = new Llama(systems.llama.config.read(json));
     expect(model.config.ropeScaling?.kind).toBe(kind);
     using weights = await loadWeights(runtime, model, reference.path());
     using program = await compile(runtime, { logits: model.forward(input("inputIds", "int32", [1, 40])) });
@@ -150,10 +147,15 @@ describe("the catalogue", () => {
   it("has the published numbers of parameters, and takes no memory for it", () => {
     const before = runtime.allocatedBytes;
     const counts = Object.fromEntries([
-      ...Object.entries(llamaSizes).map(([name, config]) => [name, countParameters(new Llama(config))]),
-      ...Object.entries(mistralSizes).map(([name, config]) => [name, countParameters(new Mistral(config))]),
+      ...Object.entries(llamaSizes).map(([name, { config }]) => [name, countParameters(new Llama(config))]),
+      ...Object.entries(mistralSizes).map(([name, { config }]) => [
+        name,
+        countParameters(new Mistral(config)),
+      ]),
     ]) as Record<string, number>;
     expect(counts).toEqual(parameters);
+    const stated = Object.entries({ ...llamaSizes, ...mistralSizes });
+    expect(Object.fromEntries(stated.map(([name, size]) => [name, size.parameters]))).toEqual(parameters);
     // Some papers round and some cut.
     for (const [name, billions] of Object.entries(published))
       expect(Math.abs(counts[name]! / 1e9 - billions), name).toBeLessThan(0.1);
@@ -161,10 +163,11 @@ describe("the catalogue", () => {
   });
 
   it("keeps its configurations through Hugging Face's", () => {
-    for (const config of Object.values(llamaSizes))
-      expect(llamaFromHuggingFace(llamaToHuggingFace(config))).toEqual(config);
-    for (const config of Object.values(mistralSizes))
-      expect(mistralFromHuggingFace(mistralToHuggingFace(config))).toEqual(config);
+    const { llama, mistral } = systems;
+    for (const { config } of Object.values(llamaSizes))
+      expect(llama.config.read(llama.config.write(config))).toEqual(config);
+    for (const { config } of Object.values(mistralSizes))
+      expect(mistral.config.read(mistral.config.write(config))).toEqual(config);
   });
 });
 
@@ -179,14 +182,15 @@ describe("a configuration that contradicts itself is refused in words", () => {
   });
 
   it("names the entry of a config.json that it cannot follow", () => {
-    const json = llamaToHuggingFace(llamaConfig(sizes));
-    expect(() => llamaFromHuggingFace({ ...json, hidden_act: "gelu" })).toThrow("hidden_act");
-    expect(() => llamaFromHuggingFace({ ...json, attention_bias: true })).toThrow("attention_bias");
-    expect(() => llamaFromHuggingFace({ ...json, rope_scaling: { type: "longrope" } })).toThrow(
+    const { config } = systems.llama;
+    const json = config.write(llamaConfig(sizes));
+    expect(() => config.read({ ...json, hidden_act: "gelu" })).toThrow("hidden_act");
+    expect(() => config.read({ ...json, attention_bias: true })).toThrow("attention_bias");
+    expect(() => config.read({ ...json, rope_scaling: { type: "longrope" } })).toThrow(
       "rope_scaling is none that lineage knows",
     );
-    expect(() =>
-      llamaFromHuggingFace({ ...json, rope_scaling: { rope_type: "linear", factor: 0.5 } }),
-    ).toThrow("factor");
+    expect(() => config.read({ ...json, rope_scaling: { rope_type: "linear", factor: 0.5 } })).toThrow(
+      "factor",
+    );
   });
 });

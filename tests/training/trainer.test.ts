@@ -26,6 +26,7 @@ const config = gpt2Config({
   contextLength: 16,
   dropout: 0.2,
 });
+const undropped = { dropout: 0, embeddingDropout: 0, attentionDropout: 0 };
 const model = new Gpt2(config);
 const tokens = Int32Array.from({ length: 2000 }, (_, i) => (i * i + (i >> 3)) % 50);
 const shape = { batchSize: 4, sequenceLength: 16 };
@@ -76,7 +77,7 @@ describe("training", () => {
   });
 
   it("gives accumulated micro-batches the loss and gradient of one big batch, whatever the labels left out", async () => {
-    const quiet = new Gpt2({ ...config, dropout: 0 });
+    const quiet = new Gpt2({ ...config, ...undropped });
     using weights = Weights.initialize(runtime, quiet, 3);
     const [big, small] = [weights.like(), weights.like()];
     const inputIds = tokens.slice(0, 64);
@@ -146,7 +147,7 @@ describe("training", () => {
   });
 
   it("evaluates every token once, the last short batch included", async () => {
-    using weights = Weights.initialize(runtime, new Gpt2({ ...config, dropout: 0 }), 3);
+    using weights = Weights.initialize(runtime, new Gpt2({ ...config, ...undropped }), 3);
     const whole = await evaluatePerplexity(model, weights, tokens.slice(0, 150), {
       batchSize: 3,
       sequenceLength: 16,

@@ -1,0 +1,258 @@
+import type { GgufFile } from "../formats/gguf/file.js";
+import type { GgufTensorToSave } from "../formats/gguf/write.js";
+import type {
+  CausalLm,
+  Choices,
+  ConfigJson,
+  ConfigTable,
+  Encoder,
+  EncoderConfig,
+  EncoderInputs,
+  EncoderWithHead,
+  ForwardContext,
+  Module,
+} from "../nn/index.js";
+import type { Tensor } from "../graph/index.js";
+import type { TokenizerRecipe } from "../tokenizers/recipe.js";
+
+/** What an encoder is asked for: words behind masks, or an answer about a sequence, each token, a span or choices. */
+export const encoderTasks = ["maskedLm", "sequence", "token", "span", "choice"] as const;
+export type EncoderTask = (typeof encoderTasks)[number];
+
+/** What every system's configuration has. */
+export interface SystemConfig {
+  readonly vocabSize: number;
+  /** Positions that the model was made for. */
+  readonly contextLength: number;
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+}
+
+/** A published model. */
+export interface PublishedSize<C> {
+  readonly config: C;
+  /** Its number of parameters, shared ones counted once. */
+  readonly parameters: number;
+}
+
+/** An option of the command line that is a system's own: a field of its configuration. */
+export interface SystemOption {
+  readonly field: string;
+  /** What it does, for `--help`. */
+  readonly help: string;
+  /** The choice for a model that a person trains, where it is not the published one. */
+  fallback?(sizes: SystemConfig): unknown;
+}
+
+/** What the rest of the library has to know of a system, whatever its kind. */
+interface Definition<C> {
+  /** The system's name, where several share one `model_type`. Default: the table's `type`. */
+  readonly name?: string;
+  /** The configuration; its `type` is Hugging Face's `model_type`, its `title` what a person says. */
+  readonly config: ConfigTable<C>;
+  /** The published sizes, by their published names. */
+  readonly sizes: Readonly<Record<string, PublishedSize<C>>>;
+  /** Its own options of the command line, by name in camel case. */
+  readonly options?: Readonly<Record<string, SystemOption>>;
+  /** Whether a `config.json` of the type is this system's, where several systems share it. Default: it is. */
+  holds?(json: ConfigJson): boolean;
+  /** Tensors that published files hold besides the parameters: buffers, copies of tied weights. */
+  readonly unused?: RegExp;
+  /**
+   * Where a parameter stands: 0 for the embeddings, 1 to `numLayers` for the layers, `numLayers + 1` for what follows them.
+   * Layers that share it count by the last of them.
+   */
+  depth(parameter: string, config: NoInfer<C>): number;
+  /** How its tokenizer is learned. */
+  readonly tokenizer: TokenizerRecipe;
+}
+
+// ---- GGUF ---------------------------------------------------------------------------------------------------------
+
+/** A field of a configuration as an entry of a GGUF's metadata. */
+export interface GgufEntry<C> {
+  /** Key behind the architecture's name: `context_length`. */
+  readonly key: string;
+  readonly type: "uint32" | "float32" | "bool";
+  /** Further keys that are written with the same value. */
+  readonly also?: readonly string[];
+  /** Other keys that are read where the first is missing. */
+  readonly aliases?: readonly string[];
+  /** What a file without it means, from the fields above. Default: the file must have it. */
+  absent?(earlier: Partial<C>): unknown;
+}
+
+/** How llama.cpp keeps a system. */
+export interface GgufLayout<C> {
+  /** llama.cpp's name of the architecture, which several systems may share. */
+  readonly architecture: string;
+  /** Whether a file of the architecture is this system's. Default: it is. */
+  holds?(file: GgufFile): boolean;
+  /** llama.cpp's names of modules by their published ones; `*` stands for the number of the layer. */
+  readonly names: Readonly<Record<string, string>>;
+  /** Modules whose matrix lies `[in, out]` in the published layout and `[out, in]` in a GGUF. */
+  readonly transposed?: readonly string[];
+  /** Fields in the order in which they are read; `vocabSize` comes from the embeddings and need not be here. */
+  readonly metadata: Readonly<Partial<Record<keyof C & string, GgufEntry<C>>>>;
+  /**
+   * Heads of a module whose rotary pairs stand side by side in the GGUF and half a head apart in the published layout.
+   * Default: none.
+   */
+  rotaryHeads?(module: string, config: C): number | undefined;
+  /** Fields that more than an entry tells. Throws `unsupported` for a file that lineage does not compute. */
+  read?(file: GgufFile, fields: Partial<C>): Promise<Partial<C>>;
+  /** What more than entries says. Throws `unsupported` for a configuration that llama.cpp has no words for. */
+  write?(config: C): {
+    readonly metadata?: Readonly<
+      Record<string, { type: "string" | "uint32" | "float32"; value: string | number }>
+    >;
+    readonly tensors?: readonly GgufTensorToSave[];
+  };
+}
+
+// ---- Kinds --------------------------------------------------------------------------------------------------------
+
+/** A decoder: it continues sequences, and is pretrained on next tokens. */
+export interface DecoderDefinition<C extends SystemConfig, M extends CausalLm> extends Definition<C> {
+  readonly kind: "decoder";
+  /** Transformers' class: `LlamaForCausalLM`. */
+  readonly className: string;
+  create(config: C): M;
+  /** Where llama.cpp knows it. */
+  readonly gguf?: GgufLayout<C>;
+}
+
+/** A head of an encoder. */
+export interface SystemHead<C> {
+  /** @param numLabels classes that it tells apart; only heads of sequences and tokens take more than their own number */
+  create(config: C, numLabels: number): EncoderWithHead;
+  /** Dotted name of the last linear layer: what scales the answers. */
+  readonly output: string;
+}
+
+/** How an encoder is pretrained; its options and result are `PretrainingOptions` and `Pretraining`. */
+export interface SystemPretraining<Options, Result> {
+  /** What it learns from, for a person. */
+  readonly objective: string;
+  prepare(options: Options): Result;
+}
+
+/** An encoder: one state for each token, and heads that answer from them. */
+export interface EncoderDefinition<
+  C extends SystemConfig & EncoderConfig,
+  E extends Encoder,
+  P = unknown,
+> extends Definition<C> {
+  readonly kind: "encoder";
+  /** What transformers' classes begin with: `Bert` in `BertForMaskedLM`. */
+  readonly className: string;
+  /** First part of the encoder's names in a checkpoint with a head: `bert`. */
+  readonly prefix: string;
+  /** @param options.pooler whether the model has a pooler, where the system knows one */
+  create(config: C, options: { readonly pooler: boolean }): E;
+  readonly heads: Readonly<Record<EncoderTask, SystemHead<C>>>;
+  /** The masked language model under its authors' names, where transformers has another. */
+  authorsMaskedLm?(config: C): EncoderWithHead;
+  readonly pretraining: P;
+}
+
+/** A network that reads one sequence and writes another. */
+export interface EncoderDecoderModel extends Module {
+  readonly config: SystemConfig;
+  /** The states of the text that is read, `[batch, sourceSequence, hiddenSize]`. */
+  encode(inputs: EncoderInputs, context?: ForwardContext): Tensor;
+  /** The last normalised states of the text that is written, `[batch, sequence, hiddenSize]`. */
+  hiddenStates(
+    inputIds: Tensor,
+    memory: Tensor,
+    options?: { readonly memoryMask?: Tensor; readonly positionIds?: Tensor },
+    context?: ForwardContext,
+  ): Tensor;
+  /** Logits `[..., vocabSize]` of hidden states `[..., hiddenSize]`. */
+  logits(hiddenStates: Tensor): Tensor;
+}
+
+/** An encoder-decoder: it writes a text about a text. */
+export interface EncoderDecoderDefinition<
+  C extends SystemConfig,
+  M extends EncoderDecoderModel,
+  P = unknown,
+> extends Definition<C> {
+  readonly kind: "encoder-decoder";
+  /** Transformers' class: `T5ForConditionalGeneration`. */
+  readonly className: string;
+  create(config: C): M;
+  /** The id that a written text begins with. */
+  startId(config: C): number;
+  readonly pretraining: P;
+}
+
+// ---- Systems ------------------------------------------------------------------------------------------------------
+
+interface Named {
+  /** What the command line and the list of systems call it. */
+  readonly name: string;
+  /** Hugging Face's `model_type`. */
+  readonly type: string;
+  /** What a person says. */
+  readonly title: string;
+}
+
+// Methods compare bivariantly, so that a system of one configuration is a system of any.
+export type DecoderSystem<C extends SystemConfig = SystemConfig, M extends CausalLm = CausalLm> = Named &
+  DecoderDefinition<C, M>;
+export type EncoderSystem<
+  C extends SystemConfig & EncoderConfig = SystemConfig & EncoderConfig,
+  E extends Encoder = Encoder,
+  P = unknown,
+> = Named & EncoderDefinition<C, E, P>;
+export type EncoderDecoderSystem<
+  C extends SystemConfig = SystemConfig,
+  M extends EncoderDecoderModel = EncoderDecoderModel,
+  P = unknown,
+> = Named & EncoderDecoderDefinition<C, M, P>;
+
+/** A system of any kind. */
+export type System = DecoderSystem | EncoderSystem | EncoderDecoderSystem;
+export type SystemKind = System["kind"];
+
+/** Options that are fields of the configuration. */
+interface OptionsOf<C> {
+  readonly options?: Readonly<Record<string, { readonly field: keyof C & string }>>;
+}
+
+/**
+ * Defines a system once: everything that loaders, the command line, pretraining, conversion and the catalogue need to know
+ * of it. It stands at the end of the system's file; `systems` lists it.
+ */
+export function defineSystem<C extends SystemConfig, M extends CausalLm>(
+  definition: DecoderDefinition<C, M> & OptionsOf<NoInfer<C>>,
+): DecoderSystem<C, M>;
+export function defineSystem<C extends SystemConfig & EncoderConfig, E extends Encoder, P>(
+  definition: EncoderDefinition<C, E, P> & OptionsOf<NoInfer<C>>,
+): EncoderSystem<C, E, P>;
+export function defineSystem<C extends SystemConfig, M extends EncoderDecoderModel, P>(
+  definition: EncoderDecoderDefinition<C, M, P> & OptionsOf<NoInfer<C>>,
+): EncoderDecoderSystem<C, M, P>;
+export function defineSystem<C, D extends Definition<C>>(definition: D): D & Named {
+  const { type, title } = definition.config;
+  return { ...definition, type, title, name: definition.name ?? type };
+}
+
+/** Where parameters stand, told from their names. @param layer has the number of the layer as its first group */
+export const depthByName =
+  (embeddings: RegExp, layer: RegExp) =>
+  (parameter: string, { numLayers }: { readonly numLayers: number }): number => {
+    const number = layer.exec(parameter)?.[1];
+    if (number !== undefined) return Number(number) + 1;
+    return embeddings.test(parameter) ? 0 : numLayers + 1;
+  };
+
+/** A published size: its number of parameters, and what makes its configuration. */
+export const publishedSize =
+  <C>(table: ConfigTable<C>) =>
+  (parameters: number, choices: Choices<C>): PublishedSize<C> => ({
+    parameters,
+    config: table.create(choices),
+  });

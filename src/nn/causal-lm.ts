@@ -1,0 +1,80 @@
+import { type Dim, type Tensor, linearTokenLosses, matmul } from "../graph/index.js";
+import type { ForwardContext } from "./context.js";
+import type { Embedding, Linear } from "./layers.js";
+import { Module } from "./module.js";
+
+/** What is common to the configurations of decoders. */
+export interface CausalLmConfig {
+  readonly vocabSize: number;
+  /** Positions that the model was made for. */
+  readonly contextLength: number;
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  /** Heads of keys and values, each shared by a group of query heads. Default: as many as heads. */
+  readonly numKeyValueHeads?: number | undefined;
+  /** Channels of a head. Default: hiddenSize / numHeads. */
+  readonly headSize?: number | undefined;
+  /** Keys that a query looks back on, itself included; undefined for all. */
+  readonly slidingWindow?: number | undefined;
+}
+
+/** The network below the language-modelling head: embeddings, blocks, final norm. */
+export interface CausalTransformer extends Module {
+  readonly tokenEmbedding: Embedding;
+  /** The last layer's normalised states `[batch, sequence, hiddenSize]` of token ids `[batch, sequence]`. */
+  forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor;
+}
+
+/** A decoder with its language-modelling head. Its property names are those of the published checkpoint, by `static names`. */
+export abstract class CausalLm extends Module {
+  abstract readonly config: CausalLmConfig;
+  abstract readonly transformer: CausalTransformer;
+  /** Absent where the token embeddings serve as output embeddings. */
+  abstract readonly head: Linear | undefined;
+
+  /**
+   * Logits `[batch, sequence, vocabSize]` of token ids `[batch, sequence]`.
+   * @param positionIds position of every token, `[batch, sequence]` or `[1, sequence]`; default 0, 1, 2, …
+   */
+  override forward(inputIds: Tensor, positionIds?: Tensor, context: ForwardContext = {}): Tensor {
+    return this.logits(this.hiddenStates(inputIds, positionIds, context));
+  }
+
+  /** The last layer's normalised states `[batch, sequence, hiddenSize]`. */
+  hiddenStates(inputIds: Tensor, positionIds?: Tensor, context: ForwardContext = {}): Tensor {
+    return this.transformer.forward(inputIds, positionIds, context);
+  }
+
+  /** Logits `[..., vocabSize]` of hidden states `[..., hiddenSize]`. */
+  logits(hiddenStates: Tensor): Tensor {
+    return matmul(hiddenStates, this.outputEmbeddings, { transposeB: true });
+  }
+
+  /**
+   * Cross-entropy of every next token, `[batch, sequence]`: `labels[i]` is the token after `inputIds[i]`, or -100 for a
+   * position that counts for nothing.
+   */
+  losses(inputIds: Tensor, labels: Tensor, context: ForwardContext = {}): Tensor {
+    return linearTokenLosses(
+      this.hiddenStates(inputIds, context.positionIds, context),
+      this.outputEmbeddings,
+      labels,
+    );
+  }
+
+  /** Shape of one layer's key or value cache. */
+  cacheShape(batch: Dim, capacity: Dim): Dim[] {
+    const {
+      numHeads,
+      numKeyValueHeads = numHeads,
+      hiddenSize,
+      headSize = hiddenSize / numHeads,
+    } = this.config;
+    return [batch, numKeyValueHeads, capacity, headSize];
+  }
+
+  private get outputEmbeddings(): Tensor {
+    return (this.head ?? this.transformer.tokenEmbedding).weight.tensor;
+  }
+}
