@@ -1,5 +1,6 @@
 export * from "./chat-template.js";
 export type { Encoding, PairOptions } from "./encoding.js";
+export { type TokenizerRecipe, trainTokenizer } from "./recipe.js";
 export * from "./sentencepiece.js";
 export * from "./tokenizer.js";
 export { type TokenizerConfig, type TokenizerDefinition, checkConfig } from "./tokenizer-definition.js";
