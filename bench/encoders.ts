@@ -182,7 +182,7 @@ async function classify(batches: number[][]): Promise<void> {
     await saveOnnx(path.join(folder, "model.onnx"), { logits }, { weights });
     await writeFile(
       path.join(folder, "config.json"),
-      JSON.stringify(encoderConfigJson(model.encoder, "sequence")),
+      JSON.stringify(encoderConfigJson(model.encoder, "classify")),
     );
     const { AutoModelForSequenceClassification, Tensor, env } = await import("@huggingface/transformers");
     env.allowRemoteModels = false;

@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
 import koffi, { type LibraryHandle } from "koffi";
-import { argMax } from "../src/generation/index.js";
+import { indexOfLargest } from "../src/base/numbers.js";
 
 // llama.cpp's prebuilt library, as an independent value for tests and as a peer for benches. It is no dependency:
 // npm install --no-save @node-llama-cpp/linux-x64@3.22.1
@@ -231,7 +231,7 @@ export class LlamaCppModel implements Disposable {
     const written: number[] = [];
     let [logits] = this.evaluate(prompt);
     for (;;) {
-      const best = argMax(logits!);
+      const best = indexOfLargest(logits!);
       if (stopIds.includes(best)) return written;
       written.push(best);
       if (written.length === count) return written;

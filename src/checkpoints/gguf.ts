@@ -4,7 +4,7 @@ import { requireMemory } from "../base/memory.js";
 import {
   GgufFile,
   type GgufPlace,
-  checkShape,
+  checkGgufShape,
   ggufConfig,
   ggufModel,
   ggufPlace,
@@ -54,7 +54,7 @@ export async function openGguf(file: string, { systems = [] }: LoadOptions): Pro
   const places = new Map(Array.from(parameters.keys(), (name) => [name, ggufPlace(name, json)]));
   const taken = new Set<string>();
   for (const [name, place] of places) {
-    checkShape(gguf, place, parameters.get(name)!.shape);
+    checkGgufShape(gguf, place, parameters.get(name)!.shape);
     taken.add(place.name);
   }
   const extra = [...gguf.tensors.keys()].find((name) => !taken.has(name) && !unused.test(name));

@@ -16,7 +16,9 @@ import {
   type Encoder,
   type EncoderConfig,
   EncoderWithHead,
+  type HeadName,
   type Weights,
+  headNames,
   namedParameters,
 } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -88,21 +90,21 @@ import {
   xlnetFromHuggingFace,
   xlnetToHuggingFace,
 } from "../models/index.js";
-/** What an encoder is asked for: words behind masks, or an answer about a sequence, each token, a span or choices. */
-export const encoderTasks = ["maskedLm", "sequence", "token", "span", "choice"] as const;
-export type EncoderTask = (typeof encoderTasks)[number];
-
-/** How each task is called in messages, and in the names of transformers' classes. */
-const taskNames: Readonly<Record<EncoderTask, { readonly words: string; readonly suffix: string }>> = {
-  maskedLm: { words: "filling masks", suffix: "ForMaskedLM" },
-  sequence: { words: "answers about whole sequences", suffix: "ForSequenceClassification" },
-  token: { words: "labels of tokens", suffix: "ForTokenClassification" },
+/** How each head is called in messages, and in the names of transformers' classes. */
+const headWords: Readonly<Record<HeadName, { readonly words: string; readonly suffix: string }>> = {
+  "fill-mask": { words: "filling masks", suffix: "ForMaskedLM" },
+  classify: { words: "answers about whole sequences", suffix: "ForSequenceClassification" },
+  tag: { words: "labels of tokens", suffix: "ForTokenClassification" },
   span: { words: "answers as spans", suffix: "ForQuestionAnswering" },
   choice: { words: "multiple choice", suffix: "ForMultipleChoice" },
 };
 
-/** Whether a task's head has an output for each class. */
-const countsClasses = (task: EncoderTask): boolean => task === "sequence" || task === "token";
+/** The head of a class of transformers: `BertForTokenClassification`, `XLMForQuestionAnsweringSimple`. */
+export const headOfClass = (name: string): HeadName | undefined =>
+  headNames.find((head) => name.includes(headWords[head].suffix));
+
+/** Whether a head has an output for each class. */
+const countsClasses = (head: HeadName): boolean => head === "classify" || head === "tag";
 
 /** How one family of encoders meets the files that the field keeps it in. */
 interface Family {
@@ -113,7 +115,7 @@ interface Family {
   /** The configuration that a `config.json` describes, and everything that can be built from it. */
   readonly read: (json: unknown) => {
     readonly encoder: (options: { readonly pooler: boolean }) => Encoder;
-    readonly heads: Readonly<Record<EncoderTask, (numLabels: number) => EncoderWithHead>>;
+    readonly heads: Readonly<Record<HeadName, (numLabels: number) => EncoderWithHead>>;
     /** The masked language model under its authors' names, where transformers has another. */
     readonly authorsMaskedLm: (() => EncoderWithHead) | undefined;
   };
@@ -128,7 +130,7 @@ function family<C extends EncoderConfig>(definition: {
   readonly fromHuggingFace: (json: unknown) => C;
   readonly toHuggingFace: (config: C) => Record<string, unknown>;
   readonly encoder: (config: C, options: { readonly pooler: boolean }) => Encoder;
-  readonly heads: Readonly<Record<EncoderTask, (config: C, numLabels: number) => EncoderWithHead>>;
+  readonly heads: Readonly<Record<HeadName, (config: C, numLabels: number) => EncoderWithHead>>;
   readonly authorsMaskedLm?: (config: C) => EncoderWithHead;
 }): Family {
   const { className, prefix, Model, fromHuggingFace, toHuggingFace, encoder, heads, authorsMaskedLm } =
@@ -140,13 +142,13 @@ function family<C extends EncoderConfig>(definition: {
       const config = fromHuggingFace(json);
       return {
         encoder: (options) => encoder(config, options),
-        // The other tasks have heads of one published shape.
+        // The others have one published shape.
         heads: Object.fromEntries(
-          encoderTasks.map((task) => [
-            task,
-            (numLabels: number) => heads[task](config, countsClasses(task) ? numLabels : 2),
+          headNames.map((head) => [
+            head,
+            (numLabels: number) => heads[head](config, countsClasses(head) ? numLabels : 2),
           ]),
-        ) as Record<EncoderTask, (numLabels: number) => EncoderWithHead>,
+        ) as Record<HeadName, (numLabels: number) => EncoderWithHead>,
         authorsMaskedLm: authorsMaskedLm && (() => authorsMaskedLm(config)),
       };
     },
@@ -164,9 +166,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: albertToHuggingFace,
     encoder: (config, options) => new Albert(config, options),
     heads: {
-      maskedLm: albertForMaskedLm,
-      sequence: albertForSequenceClassification,
-      token: albertForTokenClassification,
+      "fill-mask": albertForMaskedLm,
+      classify: albertForSequenceClassification,
+      tag: albertForTokenClassification,
       span: albertForQuestionAnswering,
       choice: albertForMultipleChoice,
     },
@@ -179,9 +181,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: bertToHuggingFace,
     encoder: (config, options) => new Bert(config, options),
     heads: {
-      maskedLm: bertForMaskedLm,
-      sequence: bertForSequenceClassification,
-      token: bertForTokenClassification,
+      "fill-mask": bertForMaskedLm,
+      classify: bertForSequenceClassification,
+      tag: bertForTokenClassification,
       span: bertForQuestionAnswering,
       choice: bertForMultipleChoice,
     },
@@ -194,9 +196,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: debertaToHuggingFace,
     encoder: (config) => new Deberta(config),
     heads: {
-      maskedLm: debertaForMaskedLm,
-      sequence: debertaForSequenceClassification,
-      token: debertaForTokenClassification,
+      "fill-mask": debertaForMaskedLm,
+      classify: debertaForSequenceClassification,
+      tag: debertaForTokenClassification,
       span: debertaForQuestionAnswering,
       choice: debertaForMultipleChoice,
     },
@@ -210,9 +212,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: debertaV2ToHuggingFace,
     encoder: (config) => new DebertaV2(config),
     heads: {
-      maskedLm: debertaV2ForMaskedLm,
-      sequence: debertaV2ForSequenceClassification,
-      token: debertaV2ForTokenClassification,
+      "fill-mask": debertaV2ForMaskedLm,
+      classify: debertaV2ForSequenceClassification,
+      tag: debertaV2ForTokenClassification,
       span: debertaV2ForQuestionAnswering,
       choice: debertaV2ForMultipleChoice,
     },
@@ -226,9 +228,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: electraToHuggingFace,
     encoder: (config) => new Electra(config),
     heads: {
-      maskedLm: (config) => electraForMaskedLm(config),
-      sequence: electraForSequenceClassification,
-      token: electraForTokenClassification,
+      "fill-mask": (config) => electraForMaskedLm(config),
+      classify: electraForSequenceClassification,
+      tag: electraForTokenClassification,
       span: electraForQuestionAnswering,
       choice: electraForMultipleChoice,
     },
@@ -241,9 +243,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: robertaToHuggingFace,
     encoder: (config, options) => new Roberta(config, options),
     heads: {
-      maskedLm: robertaForMaskedLm,
-      sequence: robertaForSequenceClassification,
-      token: robertaForTokenClassification,
+      "fill-mask": robertaForMaskedLm,
+      classify: robertaForSequenceClassification,
+      tag: robertaForTokenClassification,
       span: robertaForQuestionAnswering,
       choice: robertaForMultipleChoice,
     },
@@ -256,9 +258,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: xlmToHuggingFace,
     encoder: (config) => new Xlm(config),
     heads: {
-      maskedLm: xlmForMaskedLm,
-      sequence: xlmForSequenceClassification,
-      token: xlmForTokenClassification,
+      "fill-mask": xlmForMaskedLm,
+      classify: xlmForSequenceClassification,
+      tag: xlmForTokenClassification,
       span: xlmForQuestionAnswering,
       choice: (config, numLabels) => xlmForMultipleChoice(config, numLabels),
     },
@@ -271,9 +273,9 @@ const families: Readonly<Record<string, Family>> = {
     toHuggingFace: xlnetToHuggingFace,
     encoder: (config) => new Xlnet(config),
     heads: {
-      maskedLm: xlnetForPretraining,
-      sequence: xlnetForSequenceClassification,
-      token: xlnetForTokenClassification,
+      "fill-mask": xlnetForPretraining,
+      classify: xlnetForSequenceClassification,
+      tag: xlnetForTokenClassification,
       span: xlnetForQuestionAnswering,
       choice: xlnetForMultipleChoice,
     },
@@ -294,9 +296,9 @@ function familyOf(json: unknown): Family {
   return found;
 }
 
-/** The encoder that a `config.json` describes with a task's head, without weights. Throws `config` where an entry is wrong. */
-export const encoderForTask = (json: unknown, task: EncoderTask, numLabels = 2): EncoderWithHead =>
-  familyOf(json).read(json).heads[task](numLabels);
+/** The encoder that a `config.json` describes with a head, without weights. Throws `config` where an entry is wrong. */
+export const encoderForTask = (json: unknown, head: HeadName, numLabels = 2): EncoderWithHead =>
+  familyOf(json).read(json).heads[head](numLabels);
 
 export interface LoadedEncoder {
   readonly encoder: Encoder;
@@ -308,7 +310,7 @@ export interface LoadedTask {
   readonly model: EncoderWithHead;
   readonly weights: Weights;
   readonly tokenizer: Tokenizer;
-  readonly task: EncoderTask;
+  readonly head: HeadName;
   /** Names of the classes, where the checkpoint has names for them. */
   readonly labels: readonly string[] | undefined;
   /** Parameters that the checkpoint does not have, which begin at random. */
@@ -320,7 +322,7 @@ export interface LoadedTask {
 export interface TaskOptions {
   /** Classes to tell apart; 1 for a number. Default: as many as the checkpoint's head has, else two. */
   readonly numLabels?: number;
-  /** Whether the head begins at random: where the checkpoint has none of the task's (default), always, or never. */
+  /** Whether the head begins at random: where the checkpoint has none of the kind (default), always, or never. */
   readonly newHead?: "if missing" | "always" | "never";
   /** Of a new head's first values. Default 0. */
   readonly seed?: number;
@@ -332,7 +334,7 @@ const labelled = z.object({
 });
 
 /** Names of the classes in a `config.json`, in the order of their ids. */
-function labelsOf(json: unknown): string[] | undefined {
+function classNamesOf(json: unknown): string[] | undefined {
   const entries = Object.entries(labelled.safeParse(json).data?.id2label ?? {});
   const labels: string[] = [];
   for (const [id, label] of entries) labels[Number(id)] = label;
@@ -404,21 +406,21 @@ export async function loadEncoder(runtime: Runtime, folder: string): Promise<Loa
 export async function loadEncoderForTask(
   runtime: Runtime,
   folder: string,
-  task: EncoderTask,
+  head: HeadName,
   { numLabels, newHead = "if missing", seed = 0 }: TaskOptions = {},
 ): Promise<LoadedTask> {
   const json = await readConfig(folder);
   const { prefix, read } = familyOf(json);
   const files = await openWeightFiles(folder);
   const { heads, authorsMaskedLm } = read(json);
-  const authors = task === "maskedLm" ? authorsMaskedLm?.() : undefined;
-  const build = authors && storesAll(files, authors, prefix) ? () => authors : heads[task];
-  const held = taskOf(json);
+  const authors = head === "fill-mask" ? authorsMaskedLm?.() : undefined;
+  const build = authors && storesAll(files, authors, prefix) ? () => authors : heads[head];
+  const held = headOf(json);
   // Heads of different tasks share the name `classifier`; the configuration says whose this one is.
-  const usable = newHead !== "always" && (held === undefined || held === task);
+  const usable = newHead !== "always" && (held === undefined || held === head);
   const classes = usable ? classesStored(files, build(2), prefix) : undefined;
   const wanted = numLabels ?? classes ?? 2;
-  if (countsClasses(task) && classes !== undefined && wanted !== classes) {
+  if (countsClasses(head) && classes !== undefined && wanted !== classes) {
     throw new LineageError(
       "checkpoint",
       `the head of ${folder} tells ${classes} classes apart, but the task has ${wanted}: take a checkpoint that fits, or begin with a new head`,
@@ -430,8 +432,8 @@ export async function loadEncoderForTask(
       ? name.startsWith(`${prefix}.pooler.`) && !stored(files, aliases(prefix, name))
       : !usable || !stored(files, aliases(prefix, name)),
   );
-  const { words } = taskNames[task];
-  const none = `has no head for ${words}${held && held !== task ? `, but one for ${taskNames[held].words}` : ""}`;
+  const { words } = headWords[head];
+  const none = `has no head for ${words}${held && held !== head ? `, but one for ${headWords[held].words}` : ""}`;
   if (newHead === "never" && fresh.length > 0)
     throw new LineageError(
       "checkpoint",
@@ -448,8 +450,8 @@ export async function loadEncoderForTask(
     model,
     weights,
     tokenizer,
-    task,
-    labels: classes === undefined ? undefined : labelsOf(json),
+    head,
+    labels: classes === undefined ? undefined : classNamesOf(json),
     fresh,
     statement:
       fresh.length === 0
@@ -462,10 +464,10 @@ export async function loadEncoderForTask(
 const storesAll = (files: readonly SafetensorsFile[], model: EncoderWithHead, prefix: string): boolean =>
   [...namedParameters(model).keys()].every((name) => stored(files, aliases(prefix, name)));
 
-/** The task whose head a checkpoint was saved with, by its configuration. */
-function taskOf(json: unknown): EncoderTask | undefined {
+/** The head that a checkpoint was saved with, by its configuration. */
+function headOf(json: unknown): HeadName | undefined {
   const architectures = labelled.safeParse(json).data?.architectures ?? [];
-  return encoderTasks.find((task) => architectures.some((name) => name.endsWith(taskNames[task].suffix)));
+  return architectures.map(headOfClass).find((head) => head !== undefined);
 }
 
 /** How many classes the checkpoint's head tells apart; undefined where it has none of the task's. */
@@ -481,14 +483,14 @@ function classesStored(
 /** The `config.json` that describes an encoder, or one with a task's head, to Hugging Face transformers. */
 export function encoderConfigJson(
   encoder: Encoder,
-  task?: EncoderTask,
+  head?: HeadName,
   labels?: readonly string[],
 ): Record<string, unknown> {
   for (const { describe, className } of Object.values(families)) {
     const json = describe(encoder);
     if (!json) continue;
     return {
-      architectures: [className + (task ? taskNames[task].suffix : "Model")],
+      architectures: [className + (head ? headWords[head].suffix : "Model")],
       ...json,
       ...(labels && {
         id2label: Object.fromEntries(labels.map((label, id) => [id, label])),
@@ -502,12 +504,12 @@ export function encoderConfigJson(
 /** Writes what `loadEncoder`, `loadEncoderForTask` and Hugging Face transformers read. */
 export async function saveEncoder(
   folder: string,
-  saved: LoadedEncoder | Pick<LoadedTask, "model" | "weights" | "tokenizer" | "task" | "labels">,
+  saved: LoadedEncoder | Pick<LoadedTask, "model" | "weights" | "tokenizer" | "head" | "labels">,
 ): Promise<void> {
   const json =
     "encoder" in saved
       ? encoderConfigJson(saved.encoder)
-      : encoderConfigJson(saved.model.encoder, saved.task, saved.labels);
+      : encoderConfigJson(saved.model.encoder, saved.head, saved.labels);
   await writeJson(path.join(folder, "config.json"), json);
   await writeTokenizer(saved.tokenizer, folder);
   await saveWeights(path.join(folder, "model.safetensors"), saved.weights);

@@ -1,4 +1,5 @@
 import { LineageError } from "../base/errors.js";
+import { indexOfLargest } from "../base/numbers.js";
 import type { Random } from "../base/random.js";
 
 export interface SamplingOptions {
@@ -31,13 +32,6 @@ export function checkSampling(options: SamplingOptions): void {
     [repetitionPenalty > 0, `repetitionPenalty must be positive, not ${repetitionPenalty}`],
   ];
   for (const [holds, message] of rules) if (!holds) throw new LineageError("argument", message);
-}
-
-/** Index of the largest logit, the first of equals. */
-export function argMax(logits: Float32Array): number {
-  let best = 0;
-  for (let id = 1; id < logits.length; id++) if (logits[id]! > logits[best]!) best = id;
-  return best;
 }
 
 /** Applies penalties and biases to the logits, in place. `prompt` and `generated` are the ids so far. */
@@ -80,7 +74,7 @@ export interface Distribution {
  */
 export function distribution(logits: Float32Array, options: SamplingOptions): Distribution {
   const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
-  const best = argMax(logits);
+  const best = indexOfLargest(logits);
   if (temperature === 0) return { ids: Uint32Array.of(best), probabilities: Float64Array.of(1) };
   const peak = logits[best]!;
   if (topK >= logits.length && topP >= 1 && minP <= 0)
@@ -172,4 +166,4 @@ export function draw({ ids, probabilities }: Distribution, random: Random): numb
 
 /** Draws the next token. */
 export const sample = (logits: Float32Array, options: SamplingOptions, random: Random): number =>
-  options.temperature === 0 ? argMax(logits) : draw(distribution(logits, options), random);
+  options.temperature === 0 ? indexOfLargest(logits) : draw(distribution(logits, options), random);

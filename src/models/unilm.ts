@@ -25,7 +25,7 @@ import {
   toBertEntries,
 } from "../nn/index.js";
 import {
-  type EncoderRow,
+  type PretrainingRow,
   maskedBatch,
   type MaskingVocabulary,
   type SentenceVocabulary,
@@ -252,7 +252,7 @@ export class UnilmGenerator implements Disposable {
     return targets;
   }
 
-  private row(source: readonly number[], written: readonly number[]): EncoderRow {
+  private row(source: readonly number[], written: readonly number[]): PretrainingRow {
     const row = unilmRow("sequence-to-sequence", this.vocabulary, source, [
       ...written,
       this.vocabulary.maskId,
@@ -260,7 +260,7 @@ export class UnilmGenerator implements Disposable {
     return { ...row, ids: row.ids.slice(0, -1), typeIds: row.typeIds.slice(0, -1) };
   }
 
-  private async likeliest(rows: readonly EncoderRow[]): Promise<number[]> {
+  private async likeliest(rows: readonly PretrainingRow[]): Promise<number[]> {
     const { tensors } = maskedBatch(
       rows.map((row) => {
         const last = row.ids.length - 1;

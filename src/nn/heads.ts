@@ -5,6 +5,10 @@ import { normalInit, zerosInit } from "./initializers.js";
 import { type ActivationName, Dropout, LayerNorm, Linear, activations } from "./layers.js";
 import { Module, Parameter } from "./module.js";
 
+/** What an encoder is asked for, in the words of the tasks: the word behind a mask, a class of a text, of each token, a span, or a choice. */
+export const headNames = ["fill-mask", "classify", "tag", "span", "choice"] as const;
+export type HeadName = (typeof headNames)[number];
+
 /** What a head does with the encoder's states `[batch, sequence, hiddenSize]`. */
 export interface Head<Output = Tensor> extends Module {
   forward(hidden: Tensor, context: ForwardContext): Output;

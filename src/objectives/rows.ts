@@ -5,7 +5,7 @@ import type { Random } from "../base/random.js";
 import type { SentenceVocabulary } from "./vocabulary.js";
 
 /** One row of tokens as an encoder takes it, not yet masked. */
-export interface EncoderRow {
+export interface PretrainingRow {
   readonly ids: readonly number[];
   readonly typeIds: readonly number[];
   /** Label of the sentence task, where the row has one; -100 counts for nothing. */
@@ -16,14 +16,14 @@ export interface EncoderRow {
   readonly visible?: (query: number, key: number) => boolean;
 }
 
-export interface MaskedRow extends EncoderRow, MaskedTokens {}
+export interface MaskedRow extends PretrainingRow, MaskedTokens {}
 
 /** `[CLS] first [SEP]` of type 0 and, for a pair, `second [SEP]` of type 1. */
 export function sentenceRow(
   { classId, separatorId }: SentenceVocabulary,
   first: readonly number[],
   second?: readonly number[],
-): EncoderRow {
+): PretrainingRow {
   const left = [classId, ...first, separatorId];
   const right = second ? [...second, separatorId] : [];
   return {
@@ -33,7 +33,7 @@ export function sentenceRow(
 }
 
 export const maskRow = (
-  row: EncoderRow,
+  row: PretrainingRow,
   vocabulary: SentenceVocabulary,
   options: MaskingOptions,
   random: Random,

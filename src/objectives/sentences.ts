@@ -12,7 +12,7 @@ export interface SentencePair {
   readonly label: 0 | 1;
 }
 
-export interface PairOptions {
+export interface SentencePairOptions {
   /** Most tokens of both stretches together; special tokens are not among them. */
   readonly maxLength: number;
   /**
@@ -28,7 +28,7 @@ export interface PairOptions {
 /** Pairs of neighbouring stretches of sentences from all documents, half of them changed as `task` says. */
 export function sentencePairs(
   documents: readonly Document[],
-  options: PairOptions,
+  options: SentencePairOptions,
   random: Random,
 ): SentencePair[] {
   return documents.flatMap((_, index) => documentPairs(documents, index, options, random));
@@ -37,7 +37,7 @@ export function sentencePairs(
 function documentPairs(
   documents: readonly Document[],
   index: number,
-  { maxLength, task, shortShare = 0.1 }: PairOptions,
+  { maxLength, task, shortShare = 0.1 }: SentencePairOptions,
   random: Random,
 ): SentencePair[] {
   const document = documents[index]!;

@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import type { Random } from "../base/random.js";
-import type { EncoderRow } from "./rows.js";
+import type { PretrainingRow } from "./rows.js";
 
 // Lample & Conneau 2019, "Cross-lingual Language Model Pretraining".
 
@@ -24,7 +24,7 @@ export interface LanguageText {
 }
 
 /** One language's row for masked LM: `</s> text </s>`. */
-export function languageRow({ ids, language }: LanguageText, separatorId: number): EncoderRow {
+export function languageRow({ ids, language }: LanguageText, separatorId: number): PretrainingRow {
   const row = [separatorId, ...ids, separatorId];
   return {
     ids: row,
@@ -43,7 +43,7 @@ export function translationRow(
   pair: readonly [LanguageText, LanguageText],
   separatorId: number,
   random: Random,
-): EncoderRow {
+): PretrainingRow {
   const ordered = random.uniform() < 0.5 ? pair : [pair[1], pair[0]];
   const rows = ordered.map((text) => languageRow(text, separatorId));
   return {

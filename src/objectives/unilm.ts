@@ -1,5 +1,5 @@
 import { type Random, drawIndex } from "../base/random.js";
-import type { EncoderRow } from "./rows.js";
+import type { PretrainingRow } from "./rows.js";
 import type { SentenceVocabulary } from "./vocabulary.js";
 
 // Dong et al. 2019, "Unified Language Model Pre-training for Natural Language Understanding and Generation".
@@ -48,7 +48,7 @@ export function unilmRow(
   { classId, separatorId }: Pick<SentenceVocabulary, "classId" | "separatorId">,
   first: readonly number[],
   second: readonly number[],
-): EncoderRow {
+): PretrainingRow {
   const [left, right] = unilmSegments[mode];
   const source = [classId, ...first, separatorId];
   const target = second.length > 0 ? [...second, separatorId] : [];

@@ -141,7 +141,7 @@ const documentsIn = ({ tokenizer, training, heldOut }: PretrainingOptions) => ({
 const saveTrained =
   (model: EncoderWithHead<EncoderWithHead["encoder"], never>, tokenizer: Tokenizer) =>
   async (folder: string, weights: Weights): Promise<void> => {
-    await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.encoder, "maskedLm"));
+    await writeJson(path.join(folder, "config.json"), encoderConfigJson(model.encoder, "fill-mask"));
     await writeTokenizer(tokenizer, folder);
     await saveWeights(path.join(folder, "model.safetensors"), weights);
   };

@@ -66,7 +66,7 @@ interface Recipe {
 export class Embedder implements Disposable {
   private constructor(
     private readonly loaded: LoadedEncoder,
-    private readonly program: EncoderProgram,
+    private readonly program: EncoderProgram<"vector">,
     private readonly recipe: Recipe,
     /** Names the model, its files and how it pools: vectors of another identity cannot be compared. */
     readonly identity: string,
@@ -93,8 +93,9 @@ export class Embedder implements Disposable {
       const hidden = loaded.encoder.encode(inputs);
       const pooled = recipe.poolings.map((pooling) => pool(hidden, inputs.attentionMask!, pooling));
       const vector = pooled.length === 1 ? pooled[0]! : concat(pooled, 1);
-      if (!recipe.normalize) return vector;
-      return div(vector, maximum(sqrt(sum(square(vector), { axes: 1, keepDims: true })), 1e-12));
+      if (!recipe.normalize) return { vector };
+      const length = sqrt(sum(square(vector), { axes: 1, keepDims: true }));
+      return { vector: div(vector, maximum(length, 1e-12)) };
     });
     return new Embedder(loaded, program, recipe, await identityOf(folder, recipe));
   }
@@ -130,7 +131,7 @@ export class Embedder implements Disposable {
         places.map((place) => rows[place]!),
         padding,
       );
-      const { data } = await this.program.run(inputs, { signal });
+      const { data } = (await this.program.run(inputs, { signal })).vector;
       places.forEach((place, row) => {
         vectors[place] = data.slice(row * this.size, (row + 1) * this.size);
       });

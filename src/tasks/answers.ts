@@ -1,18 +1,9 @@
 import { type Example, batchesByLength } from "../data/index.js";
-import { EncoderProgram } from "./encoder-program.js";
-import type { EncoderWithHead, Weights } from "../nn/index.js";
-import {
-  type Item,
-  type ItemLogits,
-  type Measured,
-  type PredictOptions,
-  type Prediction,
-  type Task,
-  type TaskContext,
-  inputsOf,
-  logitsOf,
-  thresholdFor,
-} from "./tasks.js";
+import { type EncoderWithHead, type Weights } from "../nn/index.js";
+import { batchOf, inputsOf, logitsOf } from "./batches.js";
+import { thresholdFor } from "./classify.js";
+import { EncoderProgram, type HostTensor } from "./encoder-program.js";
+import type { Item, ItemLogits, Measured, PredictOptions, Prediction, Task, TaskContext } from "./task.js";
 
 export interface AnswerOptions extends PredictOptions {
   /** Rows that run together. Default 32. */
@@ -21,38 +12,54 @@ export interface AnswerOptions extends PredictOptions {
   readonly signal?: AbortSignal;
 }
 
-/** A task's network as one program: answers about examples of any number and length, in the order given. */
+/** A task's network: answers about examples of any number and length, in the order given. */
 export class Answerer implements Disposable {
-  private constructor(
+  private answering?: Promise<EncoderProgram<"logits">>;
+  private measuring?: Promise<EncoderProgram<"logits" | "loss">>;
+
+  constructor(
     private readonly task: Task,
     private readonly context: TaskContext,
-    private readonly program: EncoderProgram,
+    private readonly model: EncoderWithHead,
+    private readonly weights: Weights,
   ) {}
 
-  static async create(
-    task: Task,
-    context: TaskContext,
-    model: EncoderWithHead,
-    weights: Weights,
-  ): Promise<Answerer> {
-    const program = await EncoderProgram.create(
+  /** Logits of rows. */
+  private answers(): Promise<EncoderProgram<"logits">> {
+    const { model, weights, task } = this;
+    return (this.answering ??= EncoderProgram.create(
       model,
       weights,
-      (inputs) => model.forward(inputs),
-      task.shape,
-    );
-    return new Answerer(task, context, program);
+      (inputs) => ({ logits: model.forward(inputs) }),
+      { shape: task.shape },
+    ));
   }
 
-  /** The logits of all items, by example. */
-  private async run(items: readonly Item[], options: AnswerOptions): Promise<Map<number, ItemLogits[]>> {
-    const { batchSize = 32, onProgress, signal } = options;
+  /** Logits of rows with targets, and the loss that training makes smaller. */
+  private losses(): Promise<EncoderProgram<"logits" | "loss">> {
+    const { model, weights, task } = this;
+    return (this.measuring ??= EncoderProgram.create(
+      model,
+      weights,
+      (inputs, tensors) => {
+        const logits = model.forward(inputs);
+        return { logits, loss: task.loss(logits, tensors) };
+      },
+      { shape: task.shape, targets: task.targets },
+    ));
+  }
+
+  /** The logits of all items by example, batch by batch from `run`. */
+  private async run(
+    items: readonly Item[],
+    { batchSize = 32, onProgress }: AnswerOptions,
+    run: (batch: readonly Item[]) => Promise<HostTensor>,
+  ): Promise<Map<number, ItemLogits[]>> {
     const found = new Map<number, ItemLogits[]>();
     let done = 0;
     for (const places of batchesByLength(items, { batchSize, lengthOf: ({ length }) => length })) {
       const batch = places.map((place) => items[place]!);
-      const answer = await this.program.run(inputsOf(this.task, batch, this.context), { signal });
-      for (const logits of logitsOf(this.task, batch, answer, this.context)) {
+      for (const logits of logitsOf(this.task, batch, await run(batch), this.context)) {
         const others = found.get(logits.item.place);
         if (others) others.push(logits);
         else found.set(logits.item.place, [logits]);
@@ -69,7 +76,11 @@ export class Answerer implements Disposable {
 
   /** One answer for each example. */
   async predict(examples: readonly Example[], options: AnswerOptions = {}): Promise<Prediction[]> {
-    const found = await this.run(this.prepare(examples), options);
+    const program = await this.answers();
+    const found = await this.run(this.prepare(examples), options, async (batch) => {
+      const { logits } = await program.run(inputsOf(this.task, batch, this.context), options);
+      return logits;
+    });
     return examples.map((example, place) =>
       this.task.predict(example, found.get(place)!, this.context, options),
     );
@@ -89,18 +100,20 @@ export class Answerer implements Disposable {
       readonly metric?: string | undefined;
     } = {},
   ): Promise<Measured & { readonly predictions: readonly Prediction[] }> {
-    const found = await this.run(options.items ?? this.prepare(examples), options);
-    let [sum, count] = [0, 0];
-    for (const logits of [...found.values()].flat()) {
-      const part = this.task.itemLoss(logits, this.context);
-      sum += part.sum;
-      count += part.count;
-    }
+    const program = await this.losses();
+    let [total, count] = [0, 0];
+    const found = await this.run(options.items ?? this.prepare(examples), options, async (batch) => {
+      const { tensors, counts } = batchOf(this.task, batch, this.context);
+      const { logits, loss } = await program.run(tensors, options);
+      total += loss.data[0]!;
+      count += counts[this.task.name]!;
+      return logits;
+    });
     const answers = (threshold?: number) =>
       examples.map((example, place) =>
         this.task.predict(example, found.get(place)!, this.context, { threshold }),
       );
-    const loss = count === 0 ? 0 : sum / count;
+    const loss = count === 0 ? 0 : total / count;
     const threshold =
       given === "auto" ? thresholdFor(metric, examples, answers(), this.context.labels) : given;
     const predictions = answers(threshold);
@@ -110,7 +123,13 @@ export class Answerer implements Disposable {
   }
 
   dispose(): void {
-    this.program.dispose();
+    const made = (program: EncoderProgram<string>) => {
+      program.dispose();
+    };
+    // One that could not be made has told whoever waited for it.
+    const failed = () => undefined;
+    void this.answering?.then(made, failed);
+    void this.measuring?.then(made, failed);
   }
   [Symbol.dispose](): void {
     this.dispose();

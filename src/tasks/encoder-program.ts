@@ -2,6 +2,7 @@ import type { BatchTensor } from "../data/index.js";
 import { type Tensor, compile, input } from "../graph/index.js";
 import { type EncoderInputs, type Module, type Weights, namedParameters } from "../nn/index.js";
 import type { DeviceTensor, Program, RunOptions } from "../runtime/types.js";
+import type { InputSpec } from "../training/index.js";
 
 /** The inputs of an encoder's program, with `shape` by name: all `[batch, sequence]` or `[batch, choices, sequence]`. */
 export const encoderInputSpecs = (shape: readonly string[]) =>
@@ -18,51 +19,64 @@ export const encoderInputsOf = (tensors: Readonly<Record<string, Tensor>>): Enco
   attentionMask: tensors["attentionMask"]!,
 });
 
-/** A program over rows of any number and length, whose answer comes to the host: what embeds, evaluates and predicts. */
-export class EncoderProgram implements Disposable {
+/** A result on the host. */
+export interface HostTensor {
+  readonly data: Float32Array;
+  readonly shape: readonly number[];
+}
+
+/** A program over rows of any number and length, whose results come to the host: what embeds, evaluates and predicts. */
+export class EncoderProgram<Name extends string> implements Disposable {
   private constructor(
     private readonly program: Program,
     private readonly weights: Weights,
+    private readonly results: readonly Name[],
   ) {}
 
-  /** @param answer what to compute of the inputs, float32 */
-  static async create(
+  /**
+   * @param results what to compute of the encoder's inputs, float32; `tensors` are all inputs by name
+   * @param options.shape dimensions of the encoder's inputs. Default: `["batch", "sequence"]`
+   * @param options.targets inputs besides the encoder's
+   */
+  static async create<Name extends string>(
     model: Module,
     weights: Weights,
-    answer: (inputs: EncoderInputs) => Tensor,
-    shape: readonly string[] = ["batch", "sequence"],
-  ): Promise<EncoderProgram> {
+    results: (inputs: EncoderInputs, tensors: Readonly<Record<string, Tensor>>) => Record<Name, Tensor>,
+    {
+      shape = ["batch", "sequence"],
+      targets = {},
+    }: { shape?: readonly string[]; targets?: Readonly<Record<string, InputSpec>> } = {},
+  ): Promise<EncoderProgram<Name>> {
     namedParameters(model);
-    const inputs = Object.fromEntries(
-      Object.entries(encoderInputSpecs(shape)).map(([name, spec]) => [
-        name,
-        input(name, spec.dtype, spec.shape),
-      ]),
+    const specs: Readonly<Record<string, InputSpec>> = { ...encoderInputSpecs(shape), ...targets };
+    const tensors = Object.fromEntries(
+      Object.entries(specs).map(([name, spec]) => [name, input(name, spec.dtype, spec.shape)]),
     );
-    const program = await compile(
-      weights.runtime,
-      { answer: answer(encoderInputsOf(inputs)) },
-      { name: "encoder" },
-    );
-    return new EncoderProgram(program, weights);
+    const computed = results(encoderInputsOf(tensors), tensors);
+    const program = await compile(weights.runtime, computed, { name: "encoder" });
+    return new EncoderProgram(program, weights, Object.keys(computed) as Name[]);
   }
 
   async run(
     tensors: Readonly<Record<string, BatchTensor>>,
     options: RunOptions = {},
-  ): Promise<{ data: Float32Array; shape: readonly number[] }> {
+  ): Promise<Record<Name, HostTensor>> {
     const { program, weights } = this;
     const given: Record<string, DeviceTensor> = {};
     try {
       for (const { name, dtype } of program.inputs) {
         const tensor = tensors[name];
-        if (tensor) given[name] = weights.runtime.createTensor(dtype, tensor.shape, tensor.data as never);
+        if (tensor) given[name] = weights.runtime.createTensor(dtype, tensor.shape, tensor.data);
       }
-      const { answer } = await program.run({ ...weights.tensors, ...given }, {}, options);
-      const data = (await answer!.read()) as Float32Array;
-      const { shape } = answer!;
-      answer!.dispose();
-      return { data, shape };
+      const computed = await program.run({ ...weights.tensors, ...given }, {}, options);
+      const read = async (name: Name): Promise<[Name, HostTensor]> => {
+        const tensor = computed[name]!;
+        const data = (await tensor.read()) as Float32Array;
+        const { shape } = tensor;
+        tensor.dispose();
+        return [name, { data, shape }];
+      };
+      return Object.fromEntries(await Promise.all(this.results.map(read))) as Record<Name, HostTensor>;
     } finally {
       for (const tensor of Object.values(given)) tensor.dispose();
     }

@@ -16,21 +16,21 @@ export interface Filling {
 export class MaskFiller implements Disposable {
   private constructor(
     private readonly loaded: LoadedTask,
-    private readonly program: EncoderProgram,
+    private readonly program: EncoderProgram<"probabilities">,
     private readonly maskId: number,
   ) {}
 
   /** Throws `checkpoint` where the folder has no masked language model's head, `tokenizer` where it has no mask token. */
   static async load(folder: string, { runtime }: { runtime?: Runtime } = {}): Promise<MaskFiller> {
-    const loaded = await loadEncoderForTask(runtime ?? createRuntime(), folder, "maskedLm", {
+    const loaded = await loadEncoderForTask(runtime ?? createRuntime(), folder, "fill-mask", {
       newHead: "never",
     });
     const { maskId } = loaded.tokenizer;
     if (maskId === undefined)
       throw new LineageError("tokenizer", `the tokenizer of ${folder} has no mask token`);
-    const program = await EncoderProgram.create(loaded.model, loaded.weights, (inputs) =>
-      loaded.model.forward(inputs).softmax(-1),
-    );
+    const program = await EncoderProgram.create(loaded.model, loaded.weights, (inputs) => ({
+      probabilities: loaded.model.forward(inputs).softmax(-1),
+    }));
     return new MaskFiller(loaded, program, maskId);
   }
 
@@ -59,7 +59,8 @@ export class MaskFiller implements Disposable {
         "argument",
         `the text has no mask: write ${this.maskToken} for the missing word`,
       );
-    const { data, shape } = await this.program.run(padRows([encoding], paddingOf(tokenizer, padTokenId)));
+    const row = padRows([encoding], paddingOf(tokenizer, padTokenId));
+    const { data, shape } = (await this.program.run(row)).probabilities;
     const vocabSize = shape[2]!;
     return masks.map((place) => {
       const probabilities = data.subarray(place * vocabSize, (place + 1) * vocabSize);

@@ -4,7 +4,9 @@ import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type AnswerOptions, Answerer } from "./answers.js";
 import { contextOf, readSettings } from "./settings.js";
-import { type Measured, type Prediction, type TaskContext, checkLabels, hasClasses, tasks } from "./tasks.js";
+import { checkLabels } from "./labels.js";
+import type { Measured, Prediction, TaskContext } from "./task.js";
+import { tasks } from "./tasks.js";
 
 export interface PredictorOptions {
   /** Default: as the folder says. */
@@ -38,18 +40,19 @@ export class Predictor implements Disposable {
   static async load(folder: string, options: PredictorOptions = {}): Promise<Predictor> {
     const settings = await readSettings(folder, options.task);
     const task = tasks[settings.task];
-    const loaded = await loadEncoderForTask(options.runtime ?? createRuntime(), folder, task.encoderTask, {
+    const loaded = await loadEncoderForTask(options.runtime ?? createRuntime(), folder, task.head, {
+      numLabels: task.hasClasses ? undefined : task.numLabels([]),
       newHead: "never",
     });
     const named = {
       ...loaded,
-      labels: hasClasses(settings.task) ? (loaded.labels ?? numbered(loaded)) : undefined,
+      labels: task.hasClasses ? (loaded.labels ?? numbered(loaded)) : undefined,
     };
     const context = contextOf(named, settings.task, {
       ...settings,
       maxLength: options.maxLength ?? settings.maxLength,
     });
-    const answerer = await Answerer.create(task, context, loaded.model, loaded.weights);
+    const answerer = new Answerer(task, context, loaded.model, loaded.weights);
     return new Predictor(settings.task, loaded, context, answerer, settings.threshold);
   }
 
@@ -79,7 +82,7 @@ export class Predictor implements Disposable {
     examples: readonly Example[],
     options: AnswerOptions & { readonly file?: string } = {},
   ): Promise<Measured & { readonly predictions: readonly Prediction[] }> {
-    if (hasClasses(this.task)) checkLabels(options.file ?? "the data", examples, this.labels);
+    if (tasks[this.task].hasClasses) checkLabels(options.file ?? "the data", examples, this.labels);
     return this.answerer.measure(examples, this.decided(options));
   }
 

@@ -4,8 +4,9 @@ import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { type TaskName, taskNames, paddingOf } from "../data/index.js";
-import type { LoadedTask } from "../checkpoints/index.js";
-import { type TaskContext, tasks } from "./tasks.js";
+import { type LoadedTask, headOfClass } from "../checkpoints/index.js";
+import type { TaskContext } from "./task.js";
+import { tasks } from "./tasks.js";
 
 const settingsSchema = z.object({
   task: z.enum(taskNames),
@@ -31,7 +32,7 @@ export async function readSettings(
   if (existsSync(file)) {
     const parsed = settingsSchema.safeParse(await readJson(file));
     if (!parsed.success) throw new FormatError(file, z.prettifyError(parsed.error));
-    if (task !== undefined && tasks[task].encoderTask !== tasks[parsed.data.task].encoderTask)
+    if (task !== undefined && tasks[task].head !== tasks[parsed.data.task].head)
       throw new LineageError("argument", `${folder} was fine-tuned to ${parsed.data.task}, not to ${task}`);
     return parsed.data;
   }
@@ -49,20 +50,15 @@ export async function readSettings(
     problem_type?: string;
   };
   const name = architectures?.[0] ?? "";
+  const head = headOfClass(name);
   const numbers = problem === "regression" || (id2label !== undefined && Object.keys(id2label).length === 1);
-  if (name.endsWith("ForSequenceClassification")) return { task: numbers ? "regress" : "classify" };
-  if (name.endsWith("ForTokenClassification")) return { task: "tag" };
-  if (name.includes("ForQuestionAnswering")) return { task: "span" };
-  if (name.endsWith("ForMultipleChoice")) return { task: "choice" };
+  if (head === "classify") return { task: numbers ? "regress" : "classify" };
+  if (head !== undefined && head !== "fill-mask") return { task: head };
   throw new LineageError(
     "checkpoint",
     `${folder} is not fine-tuned for a task${name ? `: it holds a ${name}` : ""}; fine-tune it with lineage finetune`,
   );
 }
-
-/** Tokens of a row unless it is told otherwise: what most texts need, or what the model knows. */
-export const defaultLength = (task: TaskName, contextLength: number): number =>
-  Math.min(task === "span" ? 384 : 256, contextLength);
 
 /** A loaded model's context for a task. Throws `argument` for a length that the model does not know. */
 export function contextOf(
@@ -72,7 +68,7 @@ export function contextOf(
   more: Partial<TaskContext> = {},
 ): TaskContext {
   const { contextLength, padTokenId } = model.encoder.config;
-  const length = maxLength ?? defaultLength(task, contextLength);
+  const length = maxLength ?? Math.min(tasks[task].defaultLength, contextLength);
   if (length > contextLength)
     throw new LineageError(
       "length",

@@ -7,16 +7,14 @@ import { SafetensorsFile, writeTokenizer, saveWeights, writeSafetensors } from "
 import { characterTokenizer } from "../../src/tokenizers/index.js";
 import { EncoderProgram } from "../../src/tasks/index.js";
 import {
-  type EncoderTask,
   encoderForTask,
   encoderModelTypes,
-  encoderTasks,
   loadEncoder,
   loadEncoderForTask,
   saveEncoder,
 } from "../../src/checkpoints/index.js";
 import { bertForPretraining, bertFromHuggingFace } from "../../src/models/index.js";
-import { Weights, namedParameters } from "../../src/nn/index.js";
+import { type HeadName, Weights, headNames, namedParameters } from "../../src/nn/index.js";
 import { recorded, referenceJson, relativeError, runtime, weightsOf } from "../models/encoders.js";
 
 const json = referenceJson("bert/config.json") as Record<string, unknown>;
@@ -28,12 +26,21 @@ const scratch = async () => {
 };
 afterAll(() => Promise.all(folders.map((folder) => rm(folder, { recursive: true }))));
 
-/** A saved BERT with the recorded weights of a task. */
-async function checkpoint(task: EncoderTask, labels?: readonly string[]): Promise<string> {
+const values: Readonly<Record<HeadName, string>> = {
+  "fill-mask": "maskedLm",
+  classify: "sequence",
+  tag: "token",
+  span: "span",
+  choice: "choice",
+};
+const recordedHead = (head: HeadName) => recorded(`bert/${values[head]}.safetensors`);
+
+/** A saved BERT with the recorded weights of a head. */
+async function checkpoint(head: HeadName, labels?: readonly string[]): Promise<string> {
   const folder = await scratch();
-  const model = encoderForTask(json, task, 3);
-  using weights = weightsOf(model, await recorded(`bert/${task}.safetensors`));
-  await saveEncoder(folder, { model, weights, tokenizer, task, labels });
+  const model = encoderForTask(json, head, 3);
+  using weights = weightsOf(model, await recordedHead(head));
+  await saveEncoder(folder, { model, weights, tokenizer, head, labels });
   return folder;
 }
 
@@ -41,33 +48,30 @@ const same = (a: Weights, b: ReadonlyMap<string, { data: ArrayLike<number> }>, n
   expect(Array.from(a.get(name).view()), name).toEqual(Array.from(b.get(name)!.data));
 
 describe("An encoder's folder", () => {
-  it.each(["maskedLm", "sequence", "token", "span", "choice"] as const)(
-    "comes back with its head for %s",
-    async (task) => {
-      const loaded = await loadEncoderForTask(runtime, await checkpoint(task), task);
-      using weights = loaded.weights;
-      const task_ = await recorded(`bert/${task}.safetensors`);
-      for (const name of namedParameters(loaded.model).keys()) same(weights, task_.weights, name);
-      expect(loaded).toMatchObject({ fresh: [], statement: undefined, labels: undefined });
-    },
-  );
+  it.each(headNames)("comes back with its head for %s", async (head) => {
+    const loaded = await loadEncoderForTask(runtime, await checkpoint(head), head);
+    using weights = loaded.weights;
+    const { weights: written } = await recordedHead(head);
+    for (const name of namedParameters(loaded.model).keys()) same(weights, written, name);
+    expect(loaded).toMatchObject({ fresh: [], statement: undefined, labels: undefined });
+  });
 
   it("says which classes its head tells apart, and refuses other numbers of them", async () => {
-    const folder = await checkpoint("sequence", ["bad", "fair", "good"]);
-    const loaded = await loadEncoderForTask(runtime, folder, "sequence");
+    const folder = await checkpoint("classify", ["bad", "fair", "good"]);
+    const loaded = await loadEncoderForTask(runtime, folder, "classify");
     loaded.weights.dispose();
     expect(loaded.labels).toEqual(["bad", "fair", "good"]);
-    await expect(loadEncoderForTask(runtime, folder, "sequence", { numLabels: 2 })).rejects.toThrow(
+    await expect(loadEncoderForTask(runtime, folder, "classify", { numLabels: 2 })).rejects.toThrow(
       "tells 3 classes apart, but the task has 2",
     );
-    const again = await loadEncoderForTask(runtime, folder, "sequence", { numLabels: 2, newHead: "always" });
+    const again = await loadEncoderForTask(runtime, folder, "classify", { numLabels: 2, newHead: "always" });
     again.weights.dispose();
     expect(again.fresh).toEqual(["classifier.weight", "classifier.bias"]);
   });
 
   it("gives a new head, and says so, where it has none of the task's", async () => {
-    const folder = await checkpoint("maskedLm");
-    const loaded = await loadEncoderForTask(runtime, folder, "sequence", { numLabels: 4, seed: 3 });
+    const folder = await checkpoint("fill-mask");
+    const loaded = await loadEncoderForTask(runtime, folder, "classify", { numLabels: 4, seed: 3 });
     using weights = loaded.weights;
     expect(loaded.fresh).toEqual([
       "bert.pooler.dense.weight",
@@ -88,19 +92,19 @@ describe("An encoder's folder", () => {
       (await recorded("bert/maskedLm.safetensors")).weights,
       "bert.embeddings.word_embeddings.weight",
     );
-    await expect(loadEncoderForTask(runtime, folder, "sequence", { newHead: "never" })).rejects.toThrow(
+    await expect(loadEncoderForTask(runtime, folder, "classify", { newHead: "never" })).rejects.toThrow(
       "fine-tune it first",
     );
   });
 
   it("does not take the classifier of tokens for one of sequences, though both have one name", async () => {
-    const loaded = await loadEncoderForTask(runtime, await checkpoint("token"), "sequence", { numLabels: 3 });
+    const loaded = await loadEncoderForTask(runtime, await checkpoint("tag"), "classify", { numLabels: 3 });
     loaded.weights.dispose();
     expect(loaded.fresh).toContain("classifier.weight");
   });
 
   it("loads with TensorFlow's names of norms, and without the family's prefix", async () => {
-    const folder = await checkpoint("maskedLm");
+    const folder = await checkpoint("fill-mask");
     const file = await SafetensorsFile.open(path.join(folder, "model.safetensors"));
     const renamed = [];
     for (const [name, { shape, byteLength }] of file.header.tensors) {
@@ -176,17 +180,18 @@ describe("An encoder's folder", () => {
       await writeFile(path.join(folder, "config.json"), JSON.stringify(said));
       await writeTokenizer(tokenizer, folder);
 
-      const loaded = await loadEncoderForTask(runtime, folder, "maskedLm", { newHead: "never" });
+      const loaded = await loadEncoderForTask(runtime, folder, "fill-mask", { newHead: "never" });
       using weights = loaded.weights;
       const mask = task.inputs.get("attention_mask")!;
-      using program = await EncoderProgram.create(loaded.model, weights, (inputs) =>
-        loaded.model.forward(inputs),
-      );
-      const { data, shape } = await program.run({
+      using program = await EncoderProgram.create(loaded.model, weights, (inputs) => ({
+        logits: loaded.model.forward(inputs),
+      }));
+      const { logits } = await program.run({
         inputIds: { data: task.inputs.get("input_ids")!.data, shape: mask.shape },
         tokenTypeIds: { data: new Int32Array(mask.data.length), shape: mask.shape },
         attentionMask: { data: Uint8Array.from(mask.data), shape: mask.shape },
       });
+      const { data, shape } = logits;
       const wanted = task.outputs.get(output)!;
       expect(shape).toEqual(wanted.shape);
       const real = (values: ArrayLike<number>) =>
@@ -195,14 +200,14 @@ describe("An encoder's folder", () => {
 
       // Without the positions that the decoder begins with there is none.
       await write((name) => !name.includes("position_embeddings"));
-      await expect(loadEncoderForTask(runtime, folder, "maskedLm", { newHead: "never" })).rejects.toThrow(
+      await expect(loadEncoderForTask(runtime, folder, "fill-mask", { newHead: "never" })).rejects.toThrow(
         "has no head for filling masks",
       );
     },
   );
 
   it("is refused with words: another model, a missing tensor, a tokenizer that is too large", async () => {
-    const folder = await checkpoint("maskedLm");
+    const folder = await checkpoint("fill-mask");
     const config = path.join(folder, "config.json");
     const written = JSON.parse(await readFile(config, "utf8")) as Record<string, unknown>;
     await writeFile(config, JSON.stringify({ ...written, model_type: "gpt2" }));
@@ -220,13 +225,13 @@ describe("An encoder's folder", () => {
 });
 
 describe.each(encoderModelTypes)("A %s", (type) => {
-  it.each(encoderTasks)("builds for %s and describes itself", async (task) => {
+  it.each(headNames)("builds for %s and describes itself", async (head) => {
     const small = referenceJson(`${type}/config.json`);
     const folder = await scratch();
-    const model = encoderForTask(small, task, 3);
+    const model = encoderForTask(small, head, 3);
     using weights = Weights.initialize(runtime, model, 1);
-    await saveEncoder(folder, { model, weights, tokenizer, task, labels: undefined });
-    const loaded = await loadEncoderForTask(runtime, folder, task, { newHead: "never" });
+    await saveEncoder(folder, { model, weights, tokenizer, head, labels: undefined });
+    const loaded = await loadEncoderForTask(runtime, folder, head, { newHead: "never" });
     using again = loaded.weights;
     expect(Array.from(again.flat.view())).toEqual(Array.from(weights.flat.view()));
   });

@@ -130,14 +130,14 @@ describe.each(pretrainingModels)("pretraining %s", (model) => {
 
     const encoder = await loadEncoder(runtime, folder);
     expect(encoder.tokenizer.encode("The cat sat.")).toEqual(tokenizers.get(model)!.encode("The cat sat."));
-    const classifier = await loadEncoderForTask(runtime, folder, "sequence");
+    const classifier = await loadEncoderForTask(runtime, folder, "classify");
     const isEncoder = (name: string) => /embed|layer|attention|ffn|encoder/.test(name);
     expect(classifier.fresh.filter(isEncoder)).toEqual([]);
     expect(classifier.fresh.length).toBeGreaterThan(0);
     if (!model.startsWith("deberta") && model !== "electra")
-      expect((await loadEncoderForTask(runtime, folder, "maskedLm")).fresh).toEqual([]);
+      expect((await loadEncoderForTask(runtime, folder, "fill-mask")).fresh).toEqual([]);
     if (model === "electra") {
-      const generator = await loadEncoderForTask(runtime, path.join(folder, "generator"), "maskedLm");
+      const generator = await loadEncoderForTask(runtime, path.join(folder, "generator"), "fill-mask");
       expect(generator.fresh).toEqual([]);
       generator.weights.dispose();
     }

@@ -1,7 +1,7 @@
 import { trainWordPiece } from "../../src/tokenizers/index.js";
-import { type EncoderTask, encoderForTask, saveEncoder } from "../../src/checkpoints/index.js";
+import { encoderForTask, saveEncoder } from "../../src/checkpoints/index.js";
 import { bertConfig, bertToHuggingFace } from "../../src/models/index.js";
-import { Weights } from "../../src/nn/index.js";
+import { type HeadName, Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
 const words =
@@ -13,7 +13,11 @@ export const sentences = words.map(
 );
 
 /** Writes a folder with a BERT of two narrow layers, random weights and a WordPiece tokenizer of a few words. */
-export async function writeTinyBert(folder: string, task: EncoderTask = "maskedLm"): Promise<void> {
+export async function writeTinyBert(
+  folder: string,
+  head: HeadName = "fill-mask",
+  numLabels = 2,
+): Promise<void> {
   const tokenizer = trainWordPiece([...sentences, ...sentences], { vocabSize: 90 });
   const config = bertConfig({
     vocabSize: tokenizer.vocabSize,
@@ -25,8 +29,8 @@ export async function writeTinyBert(folder: string, task: EncoderTask = "maskedL
     attentionDropout: 0,
     initializerRange: 0.2,
   });
-  const model = encoderForTask(bertToHuggingFace(config), task);
+  const model = encoderForTask(bertToHuggingFace(config), head, numLabels);
   using runtime = createRuntime();
   using weights = Weights.initialize(runtime, model, 7);
-  await saveEncoder(folder, { model, weights, tokenizer, task, labels: undefined });
+  await saveEncoder(folder, { model, weights, tokenizer, head, labels: undefined });
 }

@@ -79,12 +79,12 @@ async function writeModel(type: string): Promise<string> {
       ? trainUnigram(texts, { vocabSize: 60, style: "xlnet" })
       : trainWordPiece(texts, { vocabSize: 90 });
   const config = { model_type: type, vocab_size: tokenizer.vocabSize, ...common, ...configs[type] };
-  const model = encoderForTask(config, "maskedLm");
+  const model = encoderForTask(config, "fill-mask");
   const place = path.join(folder, type);
   await mkdir(place);
   using runtime = createRuntime();
   using weights = Weights.initialize(runtime, model, 5);
-  await saveEncoder(place, { model, weights, tokenizer, task: "maskedLm", labels: undefined });
+  await saveEncoder(place, { model, weights, tokenizer, head: "fill-mask", labels: undefined });
   return place;
 }
 
@@ -136,17 +136,20 @@ describe.each(encoderModelTypes)("%s", (type) => {
   it("says how many tokens it reads when a program is given more", async () => {
     using runtime = createRuntime();
     const { encoder, weights } = await loadEncoder(runtime, path.join(folder, type));
-    using program = await EncoderProgram.create(encoder, weights, (inputs) => encoder.encode(inputs));
+    using program = await EncoderProgram.create(encoder, weights, (inputs) => ({
+      hidden: encoder.encode(inputs),
+    }));
     const rowOf = (length: number) => {
       const ids = Array<number>(length).fill(7);
       return padRows([{ ids, typeIds: ids.map(() => 0) }], { padId: 0, left: false });
     };
     const known = encoder.config.contextLength;
-    const { shape } = await program.run(rowOf(known));
-    expect(shape).toEqual([1, known, 32]);
+    const { hidden } = await program.run(rowOf(known));
+    expect(hidden.shape).toEqual([1, known, 32]);
     const longer = program.run(rowOf(known + 1));
     // XLNet's positions are relative to no table, and know no end.
-    if (type === "xlnet") await expect(longer).resolves.toMatchObject({ shape: [1, known + 1, 32] });
+    if (type === "xlnet")
+      await expect(longer).resolves.toMatchObject({ hidden: { shape: [1, known + 1, 32] } });
     else {
       await expect(longer).rejects.toMatchObject({ code: "length" });
       await expect(longer).rejects.toThrow(`encoder: sequence is ${known + 1}, but at most ${known} fit: `);

@@ -2,7 +2,7 @@ export * from "./blocks.js";
 export * from "./file.js";
 export {
   type GgufPlace,
-  checkShape,
+  checkGgufShape,
   ggufConfig,
   ggufModel,
   ggufPlace,

@@ -321,7 +321,7 @@ export function tensorFormat(place: GgufPlace, shape: readonly number[], format:
 }
 
 /** Throws FormatError where a tensor's shape is not the model's. */
-export function checkShape(gguf: GgufFile, place: GgufPlace, shape: readonly number[]): void {
+export function checkGgufShape(gguf: GgufFile, place: GgufPlace, shape: readonly number[]): void {
   const stored = gguf.tensor(place.name).shape;
   const expected = place.transposed ? [...shape].reverse() : shape;
   if (stored.join() !== expected.join())
