@@ -10,5 +10,6 @@ export * from "./roberta.js";
 export * from "./system.js";
 export * from "./systems.js";
 export * from "./unilm.js";
+export * from "./t5.js";
 export * from "./xlm.js";
 export * from "./xlnet.js";

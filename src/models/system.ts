@@ -1,5 +1,5 @@
 import type { GgufFile } from "../formats/gguf/file.js";
-import type { GgufRope } from "../formats/gguf/rope.js";
+import type { GgufTensorToSave } from "../formats/gguf/write.js";
 import type {
   CausalLm,
   Choices,
@@ -7,12 +7,9 @@ import type {
   ConfigTable,
   Encoder,
   EncoderConfig,
-  EncoderInputs,
+  EncoderDecoder,
   EncoderWithHead,
-  ForwardContext,
-  Module,
 } from "../nn/index.js";
-import type { Tensor } from "../graph/index.js";
 import type { TokenizerRecipe } from "../tokenizers/recipe.js";
 
 /** What an encoder is asked for: words behind masks, or an answer about a sequence, each token, a span or choices. */
@@ -64,8 +61,6 @@ interface Definition<C> {
    * Layers that share it count by the last of them.
    */
   depth(parameter: string, config: NoInfer<C>): number;
-  /** Whether several layers have the same parameters, so that a file may hold fewer tensors than layers. */
-  readonly sharesLayers?: boolean;
   /** How its tokenizer is learned. */
   readonly tokenizer: TokenizerRecipe;
 }
@@ -76,11 +71,13 @@ interface Definition<C> {
 export interface GgufEntry<C> {
   /** Key behind the architecture's name: `context_length`. */
   readonly key: string;
-  readonly type: "uint32" | "float32";
+  readonly type: "uint32" | "float32" | "bool";
   /** Further keys that are written with the same value. */
   readonly also?: readonly string[];
+  /** Other keys that are read where the first is missing. */
+  readonly aliases?: readonly string[];
   /** What a file without it means, from the fields above. Default: the file must have it. */
-  absent?(earlier: C): unknown;
+  absent?(earlier: Partial<C>): unknown;
 }
 
 /** How llama.cpp keeps a system. */
@@ -93,7 +90,7 @@ export interface GgufLayout<C> {
   readonly names: Readonly<Record<string, string>>;
   /** Modules whose matrix lies `[in, out]` in the published layout and `[out, in]` in a GGUF. */
   readonly transposed?: readonly string[];
-  /** Fields in the order in which they are read; `vocabSize` is read from the embeddings and written as it is here. */
+  /** Fields in the order in which they are read; `vocabSize` comes from the embeddings and need not be here. */
   readonly metadata: Readonly<Partial<Record<keyof C & string, GgufEntry<C>>>>;
   /**
    * Heads of a module whose rotary pairs stand side by side in the GGUF and half a head apart in the published layout.
@@ -101,9 +98,14 @@ export interface GgufLayout<C> {
    */
   rotaryHeads?(module: string, config: C): number | undefined;
   /** Fields that more than an entry tells. Throws `unsupported` for a file that lineage does not compute. */
-  read?(file: GgufFile, fields: C): Promise<Partial<C>>;
+  read?(file: GgufFile, fields: Partial<C>): Promise<Partial<C>>;
   /** What more than entries says. Throws `unsupported` for a configuration that llama.cpp has no words for. */
-  write?(config: C): GgufRope;
+  write?(config: C): {
+    readonly metadata?: Readonly<
+      Record<string, { type: "string" | "uint32" | "float32"; value: string | number }>
+    >;
+    readonly tensors?: readonly GgufTensorToSave[];
+  };
 }
 
 // ---- Kinds --------------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ export interface DecoderDefinition<C extends SystemConfig, M extends CausalLm> e
   readonly className: string;
   create(config: C): M;
   /** Where llama.cpp knows it. */
-  readonly gguf?: GgufLayout<NoInfer<C>>;
+  readonly gguf?: GgufLayout<C>;
 }
 
 /** A head of an encoder. */
@@ -152,26 +154,10 @@ export interface EncoderDefinition<
   readonly pretraining: P;
 }
 
-/** A network that reads one sequence and writes another. */
-export interface EncoderDecoderModel extends Module {
-  readonly config: SystemConfig;
-  /** The states of the text that is read, `[batch, sourceSequence, hiddenSize]`. */
-  encode(inputs: EncoderInputs, context?: ForwardContext): Tensor;
-  /** The last normalised states of the text that is written, `[batch, sequence, hiddenSize]`. */
-  hiddenStates(
-    inputIds: Tensor,
-    memory: Tensor,
-    options?: { readonly memoryMask?: Tensor; readonly positionIds?: Tensor },
-    context?: ForwardContext,
-  ): Tensor;
-  /** Logits `[..., vocabSize]` of hidden states `[..., hiddenSize]`. */
-  logits(hiddenStates: Tensor): Tensor;
-}
-
 /** An encoder-decoder: it writes a text about a text. */
 export interface EncoderDecoderDefinition<
   C extends SystemConfig,
-  M extends EncoderDecoderModel,
+  M extends EncoderDecoder,
   P = unknown,
 > extends Definition<C> {
   readonly kind: "encoder-decoder";
@@ -180,7 +166,7 @@ export interface EncoderDecoderDefinition<
   create(config: C): M;
   /** The id that a written text begins with. */
   startId(config: C): number;
-  readonly pretraining: P;
+  readonly pretraining?: P;
 }
 
 // ---- Systems ------------------------------------------------------------------------------------------------------
@@ -204,7 +190,7 @@ export type EncoderSystem<
 > = Named & EncoderDefinition<C, E, P>;
 export type EncoderDecoderSystem<
   C extends SystemConfig = SystemConfig,
-  M extends EncoderDecoderModel = EncoderDecoderModel,
+  M extends EncoderDecoder = EncoderDecoder,
   P = unknown,
 > = Named & EncoderDecoderDefinition<C, M, P>;
 
@@ -227,7 +213,7 @@ export function defineSystem<C extends SystemConfig, M extends CausalLm>(
 export function defineSystem<C extends SystemConfig & EncoderConfig, E extends Encoder, P>(
   definition: EncoderDefinition<C, E, P> & OptionsOf<NoInfer<C>>,
 ): EncoderSystem<C, E, P>;
-export function defineSystem<C extends SystemConfig, M extends EncoderDecoderModel, P>(
+export function defineSystem<C extends SystemConfig, M extends EncoderDecoder, P>(
   definition: EncoderDecoderDefinition<C, M, P> & OptionsOf<NoInfer<C>>,
 ): EncoderDecoderSystem<C, M, P>;
 export function defineSystem<C, D extends Definition<C>>(definition: D): D & Named {

@@ -7,6 +7,7 @@ export * from "./permutation.js";
 export * from "./replaced-tokens.js";
 export * from "./rows.js";
 export * from "./sentences.js";
+export * from "./sequence-to-sequence.js";
 export * from "./span-corruption.js";
 export * from "./translation.js";
 export * from "./unilm.js";

@@ -262,6 +262,11 @@ const rules: Rule[] = [
     (h, w, b) => g.linearTokenLosses(h!, w!, labels, { bias: b! }),
     [[3, 5], [4, 5], [4]],
   ],
+  [
+    "linearTokenLosses with label smoothing",
+    (h, w, b) => g.linearTokenLosses(h!, w!, labels, { bias: b!, labelSmoothing: 0.1 }),
+    [[3, 5], [4, 5], [4]],
+  ],
 ];
 
 describe("derivative rules agree with central differences in float64", () => {

@@ -3,12 +3,14 @@ export * from "./file.js";
 export {
   type GgufPlace,
   checkGgufShape,
-  decimal,
+  ggufConfig,
+  ggufModel,
+  ggufPlace,
   rearrange,
   rearrangeRows,
+  ropeScalingOfFactors,
   rotaryRows,
   tensorFormat,
 } from "./model.js";
-export { type GgufRope, ropeScalingOfGguf, ropeScalingToGguf } from "./rope.js";
 export { ggufStopIds, ggufTokenizer, ggufTokenizerMetadata } from "./tokenizer.js";
 export { type GgufTensorToSave, writeGguf } from "./write.js";

@@ -112,7 +112,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
  * one-hot, is never formed: both of its terms go straight to the hidden states and the weight, so that the widest tensor
  * of a language model is written twice and no more.
  */
-const linearRowLossesOp = defineOp("linearCrossEntropy", {
+const linearRowLossesOp = defineOp<LossAttributes>("linearCrossEntropy", {
   shape: ([hidden, weight, labels, bias]) => {
     if (
       hidden!.rank !== 2 ||
@@ -135,29 +135,41 @@ const linearRowLossesOp = defineOp("linearCrossEntropy", {
     inputs: [hidden, weight, labels, bias],
     outputs: [, probabilities],
     gradients: [gradient],
+    attributes: { labelSmoothing },
   }) => {
     if (!gradient) return [];
     const scale = unsqueeze(gradient, 1);
     const scaled = mul(hidden!, scale);
-    return [
-      mul(sub(matmul(probabilities!, weight!), gather(weight!, labels!)), scale),
-      addRows(matmul(probabilities!, scaled, { transposeA: true }), labels!, neg(scaled)),
-      undefined,
+    const picked = 1 - labelSmoothing;
+    const gradients = [
+      sub(matmul(probabilities!, weight!), mul(gather(weight!, labels!), picked)),
+      addRows(matmul(probabilities!, scaled, { transposeA: true }), labels!, mul(scaled, -picked)),
       bias &&
         addRows(
           reshape(matmul(probabilities!, scale, { transposeA: true }), bias.shape),
           labels!,
-          neg(gradient),
+          mul(gradient, -picked),
         ),
+    ] as const;
+    if (labelSmoothing === 0) return [mul(gradients[0], scale), gradients[1], undefined, gradients[2]];
+    // The target's share of every class: the same for all, so a mean of the weight and a sum of the states.
+    const each = labelSmoothing / Number(weight!.shape[0]);
+    return [
+      mul(sub(gradients[0], mul(mean(weight!, { axes: 0, keepDims: true }), labelSmoothing)), scale),
+      sub(gradients[1], mul(sum(scaled, { axes: 0, keepDims: true }), each)),
+      undefined,
+      gradients[2] && sub(gradients[2], mul(sum(gradient), each)),
     ];
   },
-  decompose: ([hidden, weight, labels, bias]) => {
+  decompose: ([hidden, weight, labels, bias], { labelSmoothing }) => {
     const logits = linear(hidden!, weight!, bias, { transposeWeight: true });
     const probabilities = softmax(logits, 1);
     // log sum exp, from the largest logit and its probability: that one is never below 1 / vocabSize.
     const normalizer = sub(max(logits, { axes: 1 }), log(max(probabilities, { axes: 1 })));
     const picked = squeeze(gatherElements(logits, unsqueeze(labels!, 1), 1), 1);
-    return [sub(normalizer, picked), probabilities];
+    if (labelSmoothing === 0) return [sub(normalizer, picked), probabilities];
+    const target = add(mul(picked, 1 - labelSmoothing), mul(mean(logits, { axes: 1 }), labelSmoothing));
+    return [sub(normalizer, target), probabilities];
   },
 });
 
@@ -170,15 +182,13 @@ export function linearTokenLosses(
   hidden: Tensor,
   weight: Tensor,
   labels: Tensor,
-  { ignoreIndex = ignoredLabel, bias }: { ignoreIndex?: number; bias?: Tensor } = {},
+  { ignoreIndex = ignoredLabel, labelSmoothing = 0, bias }: CrossEntropyOptions & { bias?: Tensor } = {},
 ): Tensor {
   const flat = reshape(labels, [-1]);
   const { counted, safe } = countedLabels(flat, hidden.dtype, ignoreIndex);
-  const losses = linearRowLossesOp([
-    reshape(hidden, [-1, hidden.shape.at(-1)!]),
-    weight,
-    safe,
-    ...(bias ? [bias] : []),
-  ]);
+  const losses = linearRowLossesOp(
+    [reshape(hidden, [-1, hidden.shape.at(-1)!]), weight, safe, ...(bias ? [bias] : [])],
+    { labelSmoothing },
+  );
   return reshape(mul(losses, counted), labels.shape);
 }

@@ -1,0 +1,427 @@
+import { z } from "zod";
+import { type Tensor, attention } from "../graph/index.js";
+import {
+  type ActivationName,
+  type ConfigOf,
+  type DecoderInputs,
+  Dropout,
+  Embedding,
+  EncoderDecoder,
+  type EncoderInputs,
+  type ForwardContext,
+  Linear,
+  Module,
+  RMSNorm,
+  RelativeBias,
+  activations,
+  attentionMaskOf,
+  configEntries,
+  configTable,
+  entry,
+  mergeHeads,
+  normalInit,
+  splitHeads,
+} from "../nn/index.js";
+import { publishedSize } from "./system.js";
+
+// ---- Configuration ------------------------------------------------------------------------------------------------
+
+const { size, epsilon, flag, positive, dropout } = configEntries;
+
+/** What the feed-forward layer computes, in the words of `config.json`. */
+const feedForwardNames = ["relu", "gated-gelu", "gated-silu", "gelu", "gelu_new", "silu"] as const;
+type FeedForwardName = (typeof feedForwardNames)[number];
+
+const fields = {
+  vocabSize: entry("vocab_size", size, { absent: 32_128 }),
+  /** Length that the model was trained with; its relative positions know no end. */
+  contextLength: entry("n_positions", size, { absent: 512 }),
+  hiddenSize: entry("d_model", size, { absent: 512 }),
+  /** Channels of a head. All heads together may be wider than `hiddenSize`. */
+  headSize: entry("d_kv", size, { absent: 64 }),
+  intermediateSize: entry("d_ff", size, { absent: 2048 }),
+  /** Layers of the encoder. */
+  numLayers: entry("num_layers", size, { absent: 6 }),
+  numDecoderLayers: entry("num_decoder_layers", size, {
+    absent: ({ numLayers }: { numLayers: number }) => numLayers,
+  }),
+  numHeads: entry("num_heads", size, { absent: 8 }),
+  /** Learned biases of each head for distances between two tokens. */
+  relativeBuckets: entry("relative_attention_num_buckets", size, { absent: 32 }),
+  /** Distance from which on all share a bucket. */
+  relativeMaxDistance: entry("relative_attention_max_distance", size, { absent: 128 }),
+  dropout: entry("dropout_rate", dropout, { absent: 0.1 }),
+  rmsNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-6 }),
+  /** Factor of all first weights. */
+  initializerFactor: entry("initializer_factor", positive, { absent: 1 }),
+  feedForward: entry("feed_forward_proj", z.enum(feedForwardNames), { absent: "relu" }),
+  /** Whether the output embeddings are the token embeddings; the states are then scaled by 1 / sqrt(hiddenSize). */
+  tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
+  /** What a written text begins with, too. */
+  padTokenId: entry("pad_token_id", z.int().nonnegative(), { absent: 0 }),
+};
+
+const others = {
+  fixed: { is_encoder_decoder: true },
+  withoutEffect: {
+    dense_act_fn: "feed_forward_proj says it",
+    is_gated_act: "feed_forward_proj says it",
+    classifier_dropout: "belongs to a head that is not loaded",
+  },
+};
+
+/** T5, Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer"; T5 1.1. */
+export const t5Table = configTable({ type: "t5", title: "T5", fields, ...others });
+/** mT5, Xue et al. 2021, "mT5: A massively multilingual pre-trained text-to-text transformer": T5 1.1 in 101 languages. */
+export const mt5Table = configTable({ type: "mt5", title: "mT5", fields, ...others });
+
+export type T5Config = ConfigOf<typeof t5Table>;
+
+// ---- Parts --------------------------------------------------------------------------------------------------------
+
+/** What the layers of one stack share. */
+interface StackContext extends ForwardContext {
+  /** Added to the scores of self-attention, `[1, numHeads, sequence, sequence]`. */
+  readonly bias: Tensor;
+  readonly causal: boolean;
+  readonly memory?: Tensor | undefined;
+  /** Bool `[batch, 1, 1, sourceSequence]`. */
+  readonly memoryMask?: Tensor | undefined;
+}
+
+/** Multi-head attention without scaling and without biases; section 2.1. The first of a stack has its relative positions. */
+class T5Attention extends Module {
+  static override readonly names = {
+    query: "q",
+    key: "k",
+    value: "v",
+    output: "o",
+    relative: "relative_attention_bias",
+  };
+  readonly query: Linear;
+  readonly key: Linear;
+  readonly value: Linear;
+  readonly output: Linear;
+  readonly relative: RelativeBias | undefined;
+
+  constructor(
+    private readonly config: T5Config,
+    relative?: "both ways" | "backwards",
+  ) {
+    super();
+    const { hiddenSize, headSize, numHeads, initializerFactor } = config;
+    const width = numHeads * headSize;
+    const of = (deviation: number) => ({
+      bias: false,
+      initializer: normalInit(initializerFactor * deviation),
+    });
+    this.query = new Linear(hiddenSize, width, of((hiddenSize * headSize) ** -0.5));
+    this.key = new Linear(hiddenSize, width, of(hiddenSize ** -0.5));
+    this.value = new Linear(hiddenSize, width, of(hiddenSize ** -0.5));
+    this.output = new Linear(width, hiddenSize, of(width ** -0.5));
+    this.relative =
+      relative &&
+      new RelativeBias({
+        numHeads,
+        buckets: config.relativeBuckets,
+        maxDistance: config.relativeMaxDistance,
+        bidirectional: relative === "both ways",
+        initializer: normalInit(initializerFactor * hiddenSize ** -0.5),
+      });
+  }
+
+  override forward(
+    x: Tensor,
+    {
+      of = x,
+      bias,
+      mask,
+      causal,
+      random,
+    }: {
+      /** What is looked at. Default: `x` itself. */
+      of?: Tensor;
+      bias?: Tensor;
+      mask?: Tensor | undefined;
+      causal?: boolean;
+      random: ForwardContext["random"];
+    },
+  ): Tensor {
+    const { numHeads } = this.config;
+    const mixed = attention(
+      splitHeads(this.query.forward(x), numHeads),
+      splitHeads(this.key.forward(of), numHeads),
+      splitHeads(this.value.forward(of), numHeads),
+      {
+        scale: 1,
+        causal: causal ?? false,
+        dropout: this.config.dropout,
+        random,
+        ...(bias && { bias }),
+        ...(mask && { mask }),
+      },
+    );
+    return this.output.forward(mergeHeads(mixed));
+  }
+}
+
+const gated: Readonly<Partial<Record<FeedForwardName, ActivationName>>> = {
+  "gated-gelu": "gelu_new",
+  "gated-silu": "silu",
+};
+
+/** The feed-forward network: ReLU in T5, gated GELU (Shazeer 2020) in T5 1.1 and mT5. */
+class T5FeedForward extends Module {
+  private readonly activation: ActivationName;
+  readonly wi: Linear | undefined;
+  readonly wi_0: Linear | undefined;
+  readonly wi_1: Linear | undefined;
+  readonly wo: Linear;
+  private readonly dropout: Dropout;
+
+  constructor({ hiddenSize, intermediateSize, feedForward, initializerFactor, dropout }: T5Config) {
+    super();
+    const gate = gated[feedForward];
+    this.activation = gate ?? (feedForward as ActivationName);
+    const up = () =>
+      new Linear(hiddenSize, intermediateSize, {
+        bias: false,
+        initializer: normalInit(initializerFactor * hiddenSize ** -0.5),
+      });
+    if (gate) [this.wi_0, this.wi_1] = [up(), up()];
+    else this.wi = up();
+    this.wo = new Linear(intermediateSize, hiddenSize, {
+      bias: false,
+      initializer: normalInit(initializerFactor * intermediateSize ** -0.5),
+    });
+    this.dropout = new Dropout(dropout);
+  }
+
+  override forward(x: Tensor, random: ForwardContext["random"]): Tensor {
+    const activate = activations[this.activation];
+    const h = this.wi
+      ? activate(this.wi.forward(x))
+      : activate(this.wi_0!.forward(x)).mul(this.wi_1!.forward(x));
+    return this.wo.forward(this.dropout.forward(h, random));
+  }
+}
+
+/** `x + sublayer(norm(x))`, where every block of T5 does all that it does. */
+class T5SelfAttentionLayer extends Module {
+  static override readonly names = { attention: "SelfAttention", norm: "layer_norm" };
+  readonly attention: T5Attention;
+  readonly norm: RMSNorm;
+  private readonly dropout: Dropout;
+
+  constructor(config: T5Config, relative?: "both ways" | "backwards") {
+    super();
+    this.attention = new T5Attention(config, relative);
+    this.norm = new RMSNorm(config.hiddenSize, config.rmsNormEpsilon);
+    this.dropout = new Dropout(config.dropout);
+  }
+
+  override forward(x: Tensor, { bias, causal, attentionMask, random }: StackContext): Tensor {
+    const mixed = this.attention.forward(this.norm.forward(x), { bias, causal, mask: attentionMask, random });
+    return x.add(this.dropout.forward(mixed, random));
+  }
+}
+
+class T5CrossAttentionLayer extends Module {
+  static override readonly names = { attention: "EncDecAttention", norm: "layer_norm" };
+  readonly attention: T5Attention;
+  readonly norm: RMSNorm;
+  private readonly dropout: Dropout;
+
+  constructor(config: T5Config) {
+    super();
+    this.attention = new T5Attention(config);
+    this.norm = new RMSNorm(config.hiddenSize, config.rmsNormEpsilon);
+    this.dropout = new Dropout(config.dropout);
+  }
+
+  override forward(x: Tensor, { memory, memoryMask, random }: StackContext): Tensor {
+    const mixed = this.attention.forward(this.norm.forward(x), { of: memory!, mask: memoryMask, random });
+    return x.add(this.dropout.forward(mixed, random));
+  }
+}
+
+class T5FeedForwardLayer extends Module {
+  static override readonly names = { feedForward: "DenseReluDense", norm: "layer_norm" };
+  readonly feedForward: T5FeedForward;
+  readonly norm: RMSNorm;
+  private readonly dropout: Dropout;
+
+  constructor(config: T5Config) {
+    super();
+    this.feedForward = new T5FeedForward(config);
+    this.norm = new RMSNorm(config.hiddenSize, config.rmsNormEpsilon);
+    this.dropout = new Dropout(config.dropout);
+  }
+
+  override forward(x: Tensor, { random }: StackContext): Tensor {
+    const fed = this.feedForward.forward(this.norm.forward(x), random);
+    return x.add(this.dropout.forward(fed, random));
+  }
+}
+
+type T5Layer = T5SelfAttentionLayer | T5CrossAttentionLayer | T5FeedForwardLayer;
+
+/** Self-attention, attention to the source (in the decoder), feed-forward; `[batch, sequence, hiddenSize]` in and out. */
+class T5Block extends Module {
+  readonly layer: readonly T5Layer[];
+
+  constructor(config: T5Config, part: "encoder" | "decoder", index: number) {
+    super();
+    const relative = index > 0 ? undefined : part === "encoder" ? "both ways" : "backwards";
+    this.layer = [
+      new T5SelfAttentionLayer(config, relative),
+      ...(part === "decoder" ? [new T5CrossAttentionLayer(config)] : []),
+      new T5FeedForwardLayer(config),
+    ];
+  }
+
+  override forward(x: Tensor, context: StackContext): Tensor {
+    return this.layer.reduce((h, layer) => layer.forward(h, context), x);
+  }
+}
+
+/** The blocks of one side and their final norm. The relative positions of the first block serve all of them. */
+class T5Stack extends Module {
+  static override readonly names = { blocks: "block", finalNorm: "final_layer_norm" };
+  readonly blocks: readonly T5Block[];
+  readonly finalNorm: RMSNorm;
+  private readonly dropout: Dropout;
+
+  constructor(
+    config: T5Config,
+    private readonly part: "encoder" | "decoder",
+  ) {
+    super();
+    const count = part === "encoder" ? config.numLayers : config.numDecoderLayers;
+    this.blocks = Array.from({ length: count }, (_, index) => new T5Block(config, part, index));
+    this.finalNorm = new RMSNorm(config.hiddenSize, config.rmsNormEpsilon);
+    this.dropout = new Dropout(config.dropout);
+  }
+
+  /** @param x embedded tokens, `[batch, sequence, hiddenSize]` */
+  override forward(x: Tensor, context: ForwardContext & Pick<StackContext, "memory" | "memoryMask">): Tensor {
+    const { random } = context;
+    const { relative } = (this.blocks[0]!.layer[0] as T5SelfAttentionLayer).attention;
+    const length = x.dim(1);
+    const stack: StackContext = {
+      ...context,
+      bias: relative!.between(length, length),
+      causal: this.part === "decoder",
+    };
+    const states = this.blocks.reduce((h, block) => block.forward(h, stack), this.dropout.forward(x, random));
+    return this.dropout.forward(this.finalNorm.forward(states), random);
+  }
+}
+
+// ---- Model --------------------------------------------------------------------------------------------------------
+
+/** T5 and mT5 with their language-modelling head. Section 2.1. */
+export class T5 extends EncoderDecoder {
+  static override readonly names = { tokenEmbedding: "shared", head: "lm_head" };
+  readonly tokenEmbedding: Embedding;
+  readonly encoder: T5Stack;
+  readonly decoder: T5Stack;
+  /** Absent where the token embeddings serve as output embeddings. */
+  readonly head: Linear | undefined;
+
+  constructor(readonly config: T5Config) {
+    super();
+    const { vocabSize, hiddenSize, initializerFactor, tieEmbeddings } = config;
+    this.tokenEmbedding = new Embedding(vocabSize, hiddenSize, normalInit(initializerFactor));
+    this.encoder = new T5Stack(config, "encoder");
+    this.decoder = new T5Stack(config, "decoder");
+    this.head = tieEmbeddings
+      ? undefined
+      : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerFactor) });
+  }
+
+  override encode(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
+    return this.encoder.forward(this.tokenEmbedding.forward(inputs.inputIds), {
+      ...context,
+      attentionMask: attentionMaskOf(inputs),
+    });
+  }
+
+  override hiddenStates(
+    inputIds: Tensor,
+    { memory, memoryMask }: DecoderInputs,
+    context: ForwardContext = {},
+  ): Tensor {
+    return this.decoder.forward(this.tokenEmbedding.forward(inputIds), {
+      ...context,
+      memory,
+      memoryMask: attentionMaskOf({ inputIds, attentionMask: memoryMask }),
+    });
+  }
+
+  protected override scaled(hiddenStates: Tensor): Tensor {
+    return this.head ? hiddenStates : hiddenStates.mul(this.config.hiddenSize ** -0.5);
+  }
+
+  protected override get outputEmbeddings(): Tensor {
+    return (this.head ?? this.tokenEmbedding).weight.tensor;
+  }
+}
+
+const published = publishedSize(t5Table);
+const gatedAndFree = { feedForward: "gated-gelu", tieEmbeddings: false } as const;
+const v11 = {
+  small: { hiddenSize: 512, intermediateSize: 1024, numLayers: 8, numHeads: 6 },
+  base: { hiddenSize: 768, intermediateSize: 2048, numLayers: 12, numHeads: 12 },
+  large: { hiddenSize: 1024, intermediateSize: 2816, numLayers: 24, numHeads: 16 },
+  xl: { hiddenSize: 2048, intermediateSize: 5120, numLayers: 24, numHeads: 32 },
+  xxl: { hiddenSize: 4096, intermediateSize: 10_240, numLayers: 24, numHeads: 64 },
+};
+
+/** The published sizes: section 3.7.2 of the paper, and those of T5 1.1. */
+export const t5Sizes = {
+  "t5-small": published(60_506_624, { hiddenSize: 512, numLayers: 6, numHeads: 8 }),
+  "t5-base": published(222_903_552, {
+    hiddenSize: 768,
+    intermediateSize: 3072,
+    numLayers: 12,
+    numHeads: 12,
+  }),
+  "t5-large": published(737_668_096, {
+    hiddenSize: 1024,
+    intermediateSize: 4096,
+    numLayers: 24,
+    numHeads: 16,
+  }),
+  "t5-3b": published(2_851_598_336, {
+    hiddenSize: 1024,
+    headSize: 128,
+    intermediateSize: 16_384,
+    numLayers: 24,
+    numHeads: 32,
+  }),
+  "t5-11b": published(11_307_321_344, {
+    hiddenSize: 1024,
+    headSize: 128,
+    intermediateSize: 65_536,
+    numLayers: 24,
+    numHeads: 128,
+  }),
+  "t5-v1_1-small": published(76_961_152, { ...v11.small, ...gatedAndFree }),
+  "t5-v1_1-base": published(247_577_856, { ...v11.base, ...gatedAndFree }),
+  "t5-v1_1-large": published(783_150_080, { ...v11.large, ...gatedAndFree }),
+  "t5-v1_1-xl": published(2_849_757_184, { ...v11.xl, ...gatedAndFree }),
+  "t5-v1_1-xxl": published(11_135_332_352, { ...v11.xxl, ...gatedAndFree }),
+} as const;
+
+const multilingual = { ...gatedAndFree, vocabSize: 250_112 } as const;
+const publishedMt5 = publishedSize(mt5Table);
+
+/** The published sizes of mT5, table 1 of its paper. */
+export const mt5Sizes = {
+  "mt5-small": publishedMt5(300_176_768, { ...v11.small, ...multilingual }),
+  "mt5-base": publishedMt5(582_401_280, { ...v11.base, ...multilingual }),
+  "mt5-large": publishedMt5(1_229_581_312, { ...v11.large, ...multilingual }),
+  "mt5-xl": publishedMt5(3_742_619_648, { ...v11.xl, ...multilingual }),
+  "mt5-xxl": publishedMt5(12_921_057_280, { ...v11.xxl, ...multilingual }),
+} as const;
