@@ -10,12 +10,19 @@ import type { Tensor } from "./tensor.js";
 export async function compile(
   runtime: Runtime,
   outputs: Readonly<Record<string, Tensor>>,
-  { fused, initializers, constants, given: inputs, ...options }: LowerOptions & ProgramOptions = {},
+  {
+    fused,
+    initializers,
+    constants,
+    given: inputs,
+    exactProducts,
+    ...options
+  }: LowerOptions & ProgramOptions = {},
 ): Promise<Program> {
   await verifyDevice(runtime);
   const { builder, limits, joined } = lower(
     outputs,
-    { name: options.name, fused, initializers, constants, given: inputs },
+    { name: options.name, fused, initializers, constants, given: inputs, exactProducts },
     true,
   );
   try {

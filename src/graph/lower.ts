@@ -6,6 +6,7 @@ import { type Dim, type Shape, isStatic, parseDim } from "./dims.js";
 import type { Limit } from "./limits.js";
 import type { Node } from "./op.js";
 import { type InputSource, inputSource } from "./ops/leaf.js";
+import { unpackedWhole } from "./ops/packed.js";
 import { type ConstantWeights, type PackedWeight, packedParts } from "./packed.js";
 import type { Tensor } from "./tensor.js";
 
@@ -42,17 +43,15 @@ export class Lowering {
     private readonly constants: ConstantWeights = { tensors: {}, packed: {} },
     /** Whether constants that lie side by side in memory may be taken as one. */
     private readonly joins = false,
+    /** Whether products with packed weights are computed in float32. */
+    readonly exactProducts = false,
   ) {}
 
   /** The ONNX value that holds `tensor`. */
   nameOf(tensor: Tensor): string {
     const name = this.names.get(tensor);
     const packed = this.packed.get(tensor);
-    if (packed)
-      throw new LineageError(
-        "unsupported",
-        `${packed.name} is quantised, and only products and look-ups of rows read it so: keep it in full precision`,
-      );
+    if (packed) return this.once(`${packed.name} unpacked`, () => unpackedWhole(this, packed));
     if (name === undefined) throw new LineageError("internal", `${tensor.node.op.name} was not lowered`);
     return name;
   }
@@ -220,8 +219,9 @@ export class Lowering {
       const source = inputSource(node);
       if (source) this.declareInput(node, source);
     }
-    for (const { op, inputs } of order) {
+    for (const { op, inputs, attributes } of order) {
       const packed = op.name === "matmul" && this.packed.get(inputs[1]!);
+      if (packed && packed.weight.transposed === (attributes as { transposeB: boolean }).transposeB) continue;
       // The last of an operation's inputs is scheduled first: queries, keys and values come in this order from the end.
       if (packed) this.packedBy.set(inputs[0]!, [packed, ...(this.packedBy.get(inputs[0]!) ?? [])]);
     }
@@ -371,6 +371,11 @@ export interface LowerOptions {
   readonly initializers?: Readonly<Record<string, TypedArray>>;
   /** Weights that become part of the program without a copy, some of them in fewer bits. */
   readonly constants?: ConstantWeights | undefined;
+  /**
+   * Whether products with packed weights round nothing but the weights, as a program that is differentiated wants it.
+   * Default: the engine may round the other factor to whole numbers as well, which is faster.
+   */
+  readonly exactProducts?: boolean | undefined;
   /** Tensors that the program is given instead of computing them, by the names of its inputs for them. */
   readonly given?: Readonly<Record<string, Tensor>> | undefined;
 }
@@ -381,11 +386,11 @@ export interface LowerOptions {
  */
 export function lower(
   outputs: Readonly<Record<string, Tensor>>,
-  { name = "lineage", fused = true, initializers, constants, given = {} }: LowerOptions = {},
+  { name = "lineage", fused = true, initializers, constants, given = {}, exactProducts }: LowerOptions = {},
   joins = false,
 ): Lowering {
   const builder = new OnnxBuilder(name);
-  const lowering = new Lowering(builder, fused, initializers, constants, joins);
+  const lowering = new Lowering(builder, fused, initializers, constants, joins, exactProducts);
   for (const [key, tensor] of Object.entries(given)) lowering.give(key, tensor);
   lowering.emit(Object.values(outputs));
   for (const [key, tensor] of Object.entries(outputs)) {

@@ -46,6 +46,26 @@ export interface NormalFloatWeight extends PackedMatrix {
   readonly scales: DeviceTensor<"float32">;
 }
 
+/** The 16 values of NF4, Dettmers et al. 2023, appendix E: quantiles of a normal distribution with an exact zero. */
+export const normalFloat4 = Float32Array.of(
+  -1,
+  -0.6961928009986877,
+  -0.5250730514526367,
+  -0.39491748809814453,
+  -0.28444138169288635,
+  -0.18477343022823334,
+  -0.09105003625154495,
+  0,
+  0.07958029955625534,
+  0.16093020141124725,
+  0.24611230194568634,
+  0.33791524171829224,
+  0.44070982933044434,
+  0.5626170039176941,
+  0.7229568362236023,
+  1,
+);
+
 /**
  * Whole numbers of 8 bits with one scale for each row of the matrix: `scale * value`. A product rounds its input to whole
  * numbers too, twice 8 bits of them: the engine's fastest products over many rows.
@@ -85,6 +105,9 @@ export function packedParts(weight: PackedWeight): Record<string, DeviceTensor> 
   const { values, table, scales, zeroPoints, offsets } = weight;
   return { values, table, scales, ...(zeroPoints && { zeroPoints }), ...(offsets && { offsets }) };
 }
+
+/** Bytes that a backward pass unpacks of a matrix at once; of a larger one it unpacks slices, one after the other. */
+export const unpackedBytes = 2 ** 26;
 
 export const packedBytes = (weight: PackedWeight): number =>
   Object.entries(packedParts(weight)).reduce(

@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
-import type { ConstantWeights } from "../graph/index.js";
+import type { ConstantWeights, PackedWeight } from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import { type Module, type Parameter, namedParameters } from "./module.js";
 
@@ -42,18 +42,21 @@ export function flatLayout(parameters: ReadonlyMap<string, Parameter>): FlatLayo
   return { placements, size: offset };
 }
 
-/** A model's weights as a program for inference takes them. */
+/** A model's weights as programs take them: tensors that may change between runs, and frozen constants. */
 export interface WeightSet {
   readonly runtime: Runtime;
   /** Parameters by dotted name that are bound at every run. */
   readonly tensors: Readonly<Record<string, DeviceTensor>>;
-  /** Parameters that become part of the program, since nothing changes them. */
+  /** Frozen parameters, some of them in few bits: they become part of the program, since nothing changes them. */
   readonly constants?: ConstantWeights | undefined;
   /** The same parameters once more for reading prompts, in a form that is faster over many tokens. */
   readonly promptConstants?: ConstantWeights | undefined;
 }
 
-/** The numbers of a model's parameters: one buffer of native memory, and a tensor over each parameter's part of it. */
+/**
+ * The numbers of a model's parameters: one buffer of native memory, and a tensor over each parameter's part of it. Where a
+ * model learns in part, the buffer has the parameters that learn, and the others are constants.
+ */
 export class Weights implements WeightSet, Disposable {
   /** By dotted name; what programs bind. */
   readonly tensors: Readonly<Record<string, DeviceTensor<"float32">>>;
@@ -62,6 +65,8 @@ export class Weights implements WeightSet, Disposable {
     readonly runtime: Runtime,
     readonly layout: FlatLayout,
     readonly flat: DeviceTensor<"float32">,
+    /** Parameters that do not learn. They belong to whoever loaded them, and are not disposed with these weights. */
+    readonly constants?: ConstantWeights | undefined,
   ) {
     this.tensors = sliceByName(flat, layout);
   }
@@ -87,9 +92,46 @@ export class Weights implements WeightSet, Disposable {
     const random = new Random(seed);
     for (const [name, { parameter }] of weights.layout.placements) {
       if (!includes(name)) continue;
-      const data = new Float32Array(parameter.size);
-      parameter.initializer(data, random.fork(name), parameter.shape);
-      weights.tensors[name]!.write(data);
+      weights.tensors[name]!.write(firstValues(parameter, name, random));
+    }
+    return weights;
+  }
+
+  /**
+   * Weights of which a part learns: the parameters with `trainable` get memory of their own, with their values in `base`,
+   * or first values by their initialisers where it has none (an adapter's). All others stay what they are in `base`, in few
+   * bits or in full precision, as constants. `base` has to outlive the result. Throws `argument` for a parameter that
+   * learns and is in fewer bits, and for one that does not learn and is not in `base`.
+   */
+  static partlyFrozen(model: Module, base: WeightSet, seed = 0): Weights {
+    const { runtime, constants = { tensors: {}, packed: {} } } = base;
+    const learning = new Map<string, Parameter>();
+    const frozen = {
+      tensors: {} as Record<string, DeviceTensor>,
+      packed: {} as Record<string, PackedWeight>,
+    };
+    for (const [name, parameter] of namedParameters(model)) {
+      const packed = constants.packed[name];
+      const tensor = base.tensors[name] ?? constants.tensors[name];
+      if (parameter.trainable) {
+        if (packed || (tensor && tensor.dtype !== "float32"))
+          throw new LineageError(
+            "argument",
+            `${name} is to learn, but has few bits: load it in full precision, or set trainable = false`,
+          );
+        learning.set(name, parameter);
+      } else if (packed) frozen.packed[name] = packed;
+      else if (tensor) frozen.tensors[name] = tensor;
+      else
+        throw new LineageError("argument", `${name} is frozen, but the weights given have no values for it`);
+    }
+    const layout = flatLayout(learning);
+    const flat = runtime.createTensor("float32", [layout.size]);
+    const weights = new Weights(runtime, layout, flat, frozen);
+    const random = new Random(seed);
+    for (const [name, parameter] of learning) {
+      const known = (base.tensors[name] ?? constants.tensors[name]) as DeviceTensor<"float32"> | undefined;
+      weights.tensors[name]!.write(known ? known.view() : firstValues(parameter, name, random));
     }
     return weights;
   }
@@ -104,6 +146,14 @@ export class Weights implements WeightSet, Disposable {
       if (includes(name, parameter)) parameters.set(name, parameter);
     const layout = parameters.size === this.layout.placements.size ? this.layout : flatLayout(parameters);
     return new Weights(this.runtime, layout, this.runtime.createTensor("float32", [layout.size]));
+  }
+
+  /** The same numbers in a second buffer, over the same constants. */
+  copy(): Weights {
+    const { runtime, layout, flat, constants } = this;
+    const copied = new Weights(runtime, layout, runtime.createTensor("float32", [layout.size]), constants);
+    copied.flat.write(flat.view());
+    return copied;
   }
 
   get(name: string): DeviceTensor<"float32"> {
@@ -127,6 +177,12 @@ export class Weights implements WeightSet, Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+function firstValues(parameter: Parameter, name: string, random: Random): Float32Array {
+  const data = new Float32Array(parameter.size);
+  parameter.initializer(data, random.fork(name), parameter.shape);
+  return data;
 }
 
 function sliceByName(

@@ -1,27 +1,9 @@
 import { LineageError } from "../base/errors.js";
-import type { NormalFloatWeight } from "../graph/index.js";
+import { type NormalFloatWeight, normalFloat4 } from "../graph/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type MatrixSource, checkBlocks, eachRow } from "./blocks.js";
 
-/** The 16 values of NF4, Dettmers et al. 2023, appendix E: quantiles of a normal distribution with an exact zero. */
-export const normalFloat4 = Float32Array.of(
-  -1,
-  -0.6961928009986877,
-  -0.5250730514526367,
-  -0.39491748809814453,
-  -0.28444138169288635,
-  -0.18477343022823334,
-  -0.09105003625154495,
-  0,
-  0.07958029955625534,
-  0.16093020141124725,
-  0.24611230194568634,
-  0.33791524171829224,
-  0.44070982933044434,
-  0.5626170039176941,
-  0.7229568362236023,
-  1,
-);
+export { normalFloat4 };
 
 /** Where the nearest value changes. */
 const borders = Float32Array.from({ length: 15 }, (_, i) => (normalFloat4[i]! + normalFloat4[i + 1]!) / 2);

@@ -1,6 +1,8 @@
 import path from "node:path";
+import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
+import { type ConstantWeights, constantTensors } from "../graph/index.js";
 import { SafetensorsFile, writeSafetensors, readWeights, tensorsToSave } from "../formats/index.js";
 import type { Trainer } from "./trainer.js";
 
@@ -19,6 +21,8 @@ export interface Progress {
 const stateSchema = z.object({
   step: z.int().nonnegative(),
   source: z.unknown(),
+  /** Checksum of the frozen weights, which a file does not hold. */
+  frozen: z.number().optional(),
   progress: z.object({
     best: z.number().optional(),
     bestStep: z.int().optional(),
@@ -33,10 +37,27 @@ const parts = (trainer: Trainer) => ({
   ...(trainer.average && { "average/": trainer.average.weights }),
 });
 
-/** Saves weights, moments and position of a run. */
+const checksums = new WeakMap<ConstantWeights, number>();
+
+/** Which frozen weights a run stands on; undefined for none. */
+function checksumOf(constants: ConstantWeights | undefined): number | undefined {
+  if (!constants) return undefined;
+  let sum = checksums.get(constants);
+  if (sum === undefined) {
+    sum = 0;
+    for (const [name, tensor] of Object.entries(constantTensors(constants))) {
+      const view = tensor.view();
+      sum = crc32(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), crc32(name, sum));
+    }
+    checksums.set(constants, sum);
+  }
+  return sum;
+}
+
+/** Saves the weights that learn, moments and position of a run. */
 export async function saveTraining(folder: string, trainer: Trainer, progress: Progress): Promise<void> {
   const tensors = Object.entries(parts(trainer)).flatMap(([prefix, state]) => tensorsToSave(state, prefix));
-  const state = { ...trainer.state, progress };
+  const state = { ...trainer.state, progress, frozen: checksumOf(trainer.weights.constants) };
   await writeSafetensors(trainingFile(folder), tensors, { lineage: JSON.stringify(state) });
 }
 
@@ -46,6 +67,11 @@ export async function restoreTraining(folder: string, trainer: Trainer): Promise
   const parsed = stateSchema.safeParse(parseState(file));
   if (!parsed.success)
     throw new LineageError("checkpoint", `${file.path} does not hold the state of a training run`);
+  if (parsed.data.frozen !== checksumOf(trainer.weights.constants))
+    throw new LineageError(
+      "checkpoint",
+      `${file.path} was trained over other frozen weights; go on with the model that the run began with`,
+    );
   for (const [prefix, state] of Object.entries(parts(trainer))) await readWeights([file], state, prefix);
   trainer.restore({ step: parsed.data.step, source: parsed.data.source });
   return parsed.data.progress;

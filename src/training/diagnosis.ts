@@ -1,9 +1,9 @@
 import { isFloating } from "../base/dtype.js";
 import type { Batch } from "../data/index.js";
 import { type Node, RandomStream, type Tensor, compile, input, sub, sum } from "../graph/index.js";
-import { type Weights, namedParameters } from "../nn/index.js";
+import { type WeightSet, namedParameters } from "../nn/index.js";
 import type { DeviceTensor } from "../runtime/types.js";
-import { lossGraph } from "./step.js";
+import { lossGraph, withConstants } from "./step.js";
 import type { Objective } from "./objective.js";
 
 /** The nodes that `roots` need, each after what it needs itself. */
@@ -29,7 +29,7 @@ export function nodesOf(
  */
 export async function firstNonFinite(
   objective: Objective,
-  weights: Weights,
+  weights: WeightSet,
   batch: Batch,
   seed: number,
 ): Promise<string | undefined> {
@@ -41,9 +41,11 @@ export async function firstNonFinite(
   for (const node of nodesOf(Object.values(sums))) {
     const [tensor] = node.outputs;
     if (!tensor || !isFloating(tensor.dtype)) continue;
+    const parameter = [...parameters].find(([, { tensor: own }]) => own === tensor);
+    // Numbers in few bits are finite, and nothing but a product can read them.
+    if (parameter && weights.constants?.packed[parameter[0]]) continue;
     // Zero, or NaN where an element is infinite or none.
     flags[`flag${places.length}`] = sum(sub(tensor, tensor));
-    const parameter = [...parameters].find(([, { tensor: own }]) => own === tensor);
     const scope = node.scope?.path;
     places.push(
       parameter
@@ -51,7 +53,7 @@ export async function firstNonFinite(
         : `${scope ? `in ${scope}` : "outside the model's layers"} (${node.op.name})`,
     );
   }
-  using program = await compile(runtime, flags, { name: "diagnosis" });
+  using program = await compile(runtime, flags, { ...withConstants(weights), name: "diagnosis" });
   const owned: DeviceTensor[] = [runtime.createTensor("uint32", [], Uint32Array.of(seed))];
   const inputs: Record<string, DeviceTensor> = { ...weights.tensors, seed: owned[0]! };
   for (const [name, { data, shape }] of Object.entries(batch.tensors)) {

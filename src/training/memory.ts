@@ -1,5 +1,16 @@
 import { bytesPerElement } from "../base/dtype.js";
-import { RandomStream, type Tensor, add, evaluateDim, gradients, input } from "../graph/index.js";
+import {
+  type ConstantWeights,
+  RandomStream,
+  type Tensor,
+  add,
+  constantBytes,
+  evaluateDim,
+  gradients,
+  input,
+  packedBytes,
+  unpackedBytes,
+} from "../graph/index.js";
 import { type Parameter, namedParameters } from "../nn/index.js";
 import { nodesOf } from "./diagnosis.js";
 import type { Objective } from "./objective.js";
@@ -8,6 +19,8 @@ import { lossGraph } from "./step.js";
 /** Bytes that training takes, by what takes them. */
 export interface TrainingMemory {
   readonly weights: number;
+  /** Frozen weights, with what the engine makes of them for its products. */
+  readonly frozen: number;
   readonly gradients: number;
   readonly optimizer: number;
   readonly average: number;
@@ -45,12 +58,16 @@ export function trainingMemory(
   options: {
     readonly optimizer: (parameter: Parameter) => number;
     readonly average: boolean;
+    /** Parameters that do not learn, where there are any. */
+    readonly frozen?: ConstantWeights | undefined;
     /** Worker threads, each with weights, gradients and a batch of its own, and its part of the shared memory. */
     readonly workers?: number | undefined;
   },
 ): TrainingMemory {
-  const { workers = 0 } = options;
-  const parameters = [...namedParameters(objective.model).values()];
+  const { workers = 0, frozen = { tensors: {}, packed: {} } } = options;
+  const parameters = [...namedParameters(objective.model)].flatMap(([name, parameter]) =>
+    frozen.tensors[name] || frozen.packed[name] ? [] : [parameter],
+  );
   const trained = parameters.filter(({ trainable }) => trainable);
   const bytes = (list: readonly Parameter[], size: (parameter: Parameter) => number): number =>
     4 * list.reduce((total, parameter) => total + size(parameter), 0);
@@ -62,15 +79,34 @@ export function trainingMemory(
   );
   const parts = {
     weights: (workers > 0 ? 2 + workers : 1) * bytes(parameters, ({ size }) => size),
+    frozen: frozenBytes(frozen),
     gradients: (1 + 2 * workers) * bytes(trained, ({ size }) => size),
     optimizer: bytes(trained, options.optimizer),
     average: options.average ? bytes(parameters, ({ size }) => size) : 0,
     activations: Math.ceil(
-      Math.max(1, workers) * engineOverhead * peakBytes([total, ...found], found, sizes),
+      Math.max(1, workers) *
+        (engineOverhead * peakBytes([total, ...found], found, sizes) + largestUnpacked(frozen)),
     ),
   };
   return { ...parts, total: Object.values(parts).reduce((a, b) => a + b) };
 }
+
+/** The engine keeps matrices beside the given ones as its products like them; of halves it makes floats. */
+const frozenBytes = (frozen: ConstantWeights): number =>
+  Object.values(frozen.packed).reduce(
+    (sum, weight) => sum + (weight.kind === "half" ? 4 * weight.rows * weight.columns : packedBytes(weight)),
+    2 * constantBytes({ tensors: frozen.tensors, packed: {} }) +
+      constantBytes({ tensors: {}, packed: frozen.packed }),
+  );
+
+/** Bytes of a packed matrix that the backward pass unpacks. */
+const largestUnpacked = ({ packed }: ConstantWeights): number =>
+  Math.max(
+    0,
+    ...Object.values(packed).map(({ kind, rows, columns }) =>
+      kind === "half" ? 0 : Math.min(4 * rows * columns, kind === "nf4" ? Infinity : unpackedBytes),
+    ),
+  );
 
 /** What a composite was differentiated through, where it was: the engine runs that. */
 function primitive(tensor: Tensor): Tensor {

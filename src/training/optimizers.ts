@@ -555,8 +555,7 @@ export class WeightAverage implements Disposable {
   static async create(weights: Weights, decay: number): Promise<WeightAverage> {
     if (!(decay > 0 && decay < 1))
       throw new LineageError("argument", `the decay of the average must lie in (0, 1), not ${decay}`);
-    const average = weights.like();
-    average.flat.write(weights.flat.view());
+    const average = weights.copy();
     const [old, current] = [
       input("average", "float32", ["elements"]),
       input("weights", "float32", ["elements"]),

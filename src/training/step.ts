@@ -11,7 +11,7 @@ import {
   input,
   mul,
 } from "../graph/index.js";
-import { type ForwardContext, type Weights, namedParameters } from "../nn/index.js";
+import { type ForwardContext, type WeightSet, type Weights, namedParameters } from "../nn/index.js";
 import type { Binding, DeviceTensor, Program, Runtime, RunOptions } from "../runtime/types.js";
 import type { InputSpec, Objective } from "./objective.js";
 
@@ -211,6 +211,9 @@ class BoundProgram implements Disposable {
   }
 }
 
+/** How programs of training take frozen weights: as constants, and with products that are what is differentiated. */
+export const withConstants = ({ constants }: WeightSet) => ({ constants, exactProducts: true });
+
 const gradientName = (parameter: string): string => `${parameter}.gradient`;
 const accumulatedName = (parameter: string): string => `${parameter}.accumulated`;
 const sumName = (part: string): string => `${part}.sum`;
@@ -224,7 +227,8 @@ async function readParts(sums: Readonly<Record<string, DeviceTensor<"float32">>>
 
 /**
  * The forward and backward pass over one micro-batch. The first micro-batch of a step writes the gradient buffers, later
- * ones add to them; both in place. `gradients` has a tensor for each trainable parameter: `weights.like` of those.
+ * ones add to them; both in place. The gradient buffers have a tensor for each parameter that learns: `weights.like` of
+ * those. Frozen constants of `weights`, in few bits too, are differentiated through and take no gradient.
  */
 export class TrainingStep implements Disposable {
   private readonly programs = new Map<boolean, Promise<BoundProgram>>();
@@ -287,7 +291,11 @@ export class TrainingStep implements Disposable {
       const program = await compile(
         runtime,
         { ...partSums, ...Object.fromEntries(results) },
-        { name: added ? "step (accumulating)" : "step", memoryPattern: false },
+        {
+          ...withConstants(weights),
+          name: added ? "step (accumulating)" : "step",
+          memoryPattern: false,
+        },
       );
       return new BoundProgram(program, inputs, fixed, outputs);
     };
@@ -358,14 +366,14 @@ export class EvaluationStep implements Disposable {
     private readonly sums: Readonly<Record<string, DeviceTensor<"float32">>>,
   ) {}
 
-  static async create(objective: Objective, weights: Weights): Promise<EvaluationStep> {
+  static async create(objective: Objective, weights: WeightSet): Promise<EvaluationStep> {
     const { runtime } = weights;
     const { sums } = lossGraph(objective, {});
     const parts = Object.keys(sums);
     const program = await compile(
       runtime,
       Object.fromEntries(parts.map((part) => [sumName(part), sums[part]!])),
-      { name: "evaluation" },
+      { ...withConstants(weights), name: "evaluation" },
     );
     const tensors = Object.fromEntries(parts.map((part) => [part, runtime.createTensor("float32", [])]));
     const inputs = new BatchInputs(runtime, objective.inputs);

@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import { type Batch, type BatchSource, type Tokens, evaluationBatches } from "../data/index.js";
-import type { Weights } from "../nn/index.js";
+import type { WeightSet, Weights } from "../nn/index.js";
 import { firstNonFinite } from "./diagnosis.js";
 import { type LanguageModel, type Objective } from "./objective.js";
 import { nextTokenObjective } from "../objectives/causal.js";
@@ -19,6 +19,7 @@ import {
 
 export interface TrainerOptions {
   readonly objective: Objective;
+  /** All of a model's, or of one that is frozen in part (`Weights.partlyFrozen`). */
   readonly weights: Weights;
   readonly source: BatchSource;
   readonly schedule: Schedule;
@@ -75,6 +76,11 @@ export class Trainer implements Disposable {
       throw new LineageError(
         "argument",
         `${workers.workers} workers share ${accumulation} micro-batches of a step: some would have nothing to do; use more micro-batches or fewer workers`,
+      );
+    if (workers && weights.constants)
+      throw new LineageError(
+        "unsupported",
+        "worker threads train whole models: a model that is frozen in part trains without workers",
       );
     // One program alone, which has to start from zero where it adds: a second one would take as much memory again.
     const passes = workers
@@ -205,7 +211,7 @@ const tokensOf = ({ tokens, counts }: Batch): number => tokens ?? Math.max(...Ob
 /** The loss of an objective over batches, without dropout. */
 export async function evaluate(
   objective: Objective,
-  weights: Weights,
+  weights: WeightSet,
   batches: Iterable<Batch> | AsyncIterable<Batch>,
   options: { signal?: AbortSignal } = {},
 ): Promise<Loss & { readonly counts: PartValues }> {
@@ -224,7 +230,7 @@ export interface Perplexity {
 /** Mean loss of a language model over all of `tokens`, cut into rows of `sequenceLength`. */
 export async function evaluatePerplexity(
   model: LanguageModel,
-  weights: Weights,
+  weights: WeightSet,
   tokens: Tokens,
   options: { batchSize: number; sequenceLength: number; signal?: AbortSignal },
 ): Promise<Perplexity> {

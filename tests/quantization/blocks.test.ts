@@ -250,15 +250,42 @@ describe("blocks", () => {
     );
   });
 
-  it("says so when something other than a product reads a packed weight", async () => {
-    const arrays = quantizeBlocks(matrixOf(normal(rows * columns, 1), [rows, columns], false), {
-      bits: 4,
-      blockSize: 32,
-    });
-    const w = weightOf(arrays, { rows, columns, transposed: false, bits: 4, blockSize: 32 });
-    const table = input("w", "float32", [rows, columns]);
+  it.each([false, true])(
+    "unpacks a weight that something else than a product reads, transposed: %s",
+    async (transposed) => {
+      const shape = transposed ? [columns, rows] : [rows, columns];
+      const arrays = quantizeBlocks(matrixOf(normal(rows * columns, 1), shape, transposed), {
+        bits: 4,
+        blockSize: 32,
+      });
+      const w = weightOf(arrays, { rows, columns, transposed, bits: 4, blockSize: 32 });
+      using program = await compile(
+        runtime,
+        { y: input("w", "float32", shape).add(1) },
+        { constants: { tensors: {}, packed: { w } } },
+      );
+      const { y } = await program.run({});
+      const plain = dequantizeBlocks(arrays, { rows, columns, bits: 4, blockSize: 32 });
+      const expected = Array.from({ length: rows * columns }, (_, i) =>
+        transposed ? plain[(i % rows) * columns + Math.floor(i / rows)]! + 1 : plain[i]! + 1,
+      );
+      expect(
+        Array.from((await y!.read()) as Float32Array).every(
+          (value, i) => Math.abs(value - expected[i]!) < 1e-6,
+        ),
+      ).toBe(true);
+    },
+  );
+
+  it("says so when something other than a product reads a large one", async () => {
+    const form = { rows: 2100, columns: 8192, transposed: false, bits: 4, blockSize: 32 } as const;
+    const [w] = adjacentBlocks(runtime, [{ ...form, zeroPoints: false, offsets: false }]);
     await expect(
-      compile(runtime, { y: table.add(1) }, { constants: { tensors: {}, packed: { w } } }),
+      compile(
+        runtime,
+        { y: input("w", "float32", [2100, 8192]).add(1) },
+        { constants: { tensors: {}, packed: { w: w! } } },
+      ),
     ).rejects.toThrow("w is quantised");
   });
 });

@@ -2,19 +2,27 @@ import { onnxDataType } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
 import { multiplyDims, productOf } from "../dims.js";
 import type { Lowering, PackedInput } from "../lower.js";
-import type { BlockWeight, NormalFloatWeight, PackedWeight, RowWeight } from "../packed.js";
+import {
+  type BlockWeight,
+  type NormalFloatWeight,
+  type PackedWeight,
+  type QuantizedWeight,
+  type RowWeight,
+  normalFloat4,
+  unpackedBytes,
+} from "../packed.js";
 import type { Tensor } from "../tensor.js";
 
-/** How `matmul`, `linear` and `gather` are written over a weight in fewer bits; none of this has a derivative. */
+/** How `matmul`, `linear` and `gather` are written over a weight in fewer bits, which takes no gradient itself. */
 
 const contrib = { domain: "com.microsoft" };
 
-/** The engine computes in 8-bit whole numbers, with a scale for each block of the input as well. */
-const integerAccuracy = 4;
+/** `accuracy_level` of block products: in float32, or in 8-bit whole numbers with a scale for each block of the input too. */
+const accuracy = { exact: 1, rounded: 4 };
 
 /**
- * `x weight [+ bias]` where `weight` is packed. The rows of the packed matrix are the outputs, so the product must take the
- * parameter in that orientation.
+ * `x weight [+ bias]` where `weight` is packed. The engine's products take the rows of the packed matrix for outputs; along
+ * the other side, which is the gradient of `x`, the matrix is unpacked first.
  */
 export function packedMatmul(
   onnx: Lowering,
@@ -23,25 +31,30 @@ export function packedMatmul(
   transposeWeight: boolean,
   bias?: string,
 ): string {
-  if (transposeWeight === weight.transposed) {
-    throw new LineageError(
-      "unsupported",
-      `a product reads a quantised weight along its other side; keep it in full precision`,
-    );
-  }
   const input = onnx.nameOf(x);
   if (weight.kind === "half") {
     const wide = onnx.op("Cast", [part("values")], { to: onnxDataType("float32") });
     const product = onnx.op("FusedMatMul", [input, wide], { transB: Number(transposeWeight) }, contrib);
     return bias === undefined ? product : onnx.op("Add", [product, bias]);
   }
-  if (weight.kind === "nf4") {
+  const byRows = transposeWeight !== weight.transposed;
+  if (weight.kind === "nf4" && byRows) {
     const product = onnx.op(
       "MatMulBnb4",
       [input, part("values"), part("scales")],
-      { K: weight.columns, N: weight.rows, block_size: weight.blockSize, quant_type: 1 },
+      {
+        K: weight.columns,
+        N: weight.rows,
+        block_size: weight.blockSize,
+        quant_type: 1,
+      },
       contrib,
     );
+    return bias === undefined ? product : onnx.op("Add", [product, bias]);
+  }
+  if (!byRows || weight.kind === "nf4") {
+    const product =
+      weight.kind === "rows" ? overWholeRows(onnx, x, weight, part) : overUnpackedRows(onnx, x, weight, part);
     return bias === undefined ? product : onnx.op("Add", [product, bias]);
   }
   const group =
@@ -107,7 +120,7 @@ function blockProduct(
       N: weight.rows,
       bits: weight.bits,
       block_size: weight.blockSize,
-      accuracy_level: integerAccuracy,
+      accuracy_level: onnx.exactProducts ? accuracy.exact : accuracy.rounded,
     },
     contrib,
   );
@@ -202,6 +215,71 @@ function wholeProduct(
   return onnx.shaped(onnx.op("Reshape", [product, onnx.shape(shape)]), "float32", shape);
 }
 
+/**
+ * The numbers 0 to `count - 1` in slices, which the engine cannot compute before the run: it would unpack the whole matrix
+ * for good when the program is made.
+ * @param write is given the numbers of a slice, where it begins and ends, and makes the value after which the next one is
+ *   computed: only one slice is unpacked at a time
+ */
+function inSlices(
+  onnx: Lowering,
+  count: number,
+  bytesEach: number,
+  after: string,
+  write: (indices: string, start: number, end: number) => string,
+): string[] {
+  const slices = Math.ceil((count * bytesEach) / unpackedBytes);
+  const size = Math.ceil(count / slices);
+  const results: string[] = [];
+  for (let start = 0; start < count; start += size) {
+    const end = Math.min(count, start + size);
+    const flat = onnx.op("Reshape", [results.at(-1) ?? after, onnx.ints([-1])]);
+    const element = onnx.op("Slice", [flat, onnx.ints([0]), onnx.ints([1]), onnx.ints([0])]);
+    const zero = onnx.op("Mul", [onnx.op("Cast", [element], { to: onnxDataType("int64") }), onnx.ints([0])]);
+    const range = onnx.op(
+      "Range",
+      [start, end, 1].map((value) => onnx.scalar("int64", value)),
+    );
+    results.push(write(onnx.op("Add", [range, zero]), start, end));
+  }
+  return results;
+}
+
+/** `x matrix` where the rows of the matrix are in blocks: `[..., rows] x [rows, columns]`. */
+function overUnpackedRows(
+  onnx: Lowering,
+  x: Tensor,
+  weight: BlockWeight | NormalFloatWeight,
+  part: PackedInput["part"],
+): string {
+  const { rows, columns } = weight;
+  const input = onnx.nameOf(x);
+  const products = inSlices(onnx, rows, 4 * columns, input, (indices, start, end) => {
+    const whole = start === 0 && end === rows;
+    const own = whole
+      ? input
+      : onnx.op("Slice", [input, onnx.ints([start]), onnx.ints([end]), onnx.ints([-1])]);
+    return onnx.op("MatMul", [own, unpackedRows(onnx, weight, part, indices)]);
+  });
+  return products.reduce((sum, product) => onnx.op("Add", [sum, product]));
+}
+
+/** `x matrix` where the matrix is in whole rows: `[..., rows] x [rows, columns]`. */
+function overWholeRows(
+  onnx: Lowering,
+  x: Tensor,
+  { values, rows, columns }: RowWeight,
+  part: PackedInput["part"],
+): string {
+  const scaled = onnx.op("Mul", [onnx.nameOf(x), part("scales")]);
+  const products = inSlices(onnx, columns, 4 * rows, scaled, (indices) => {
+    const picked = onnx.op("Gather", [part("values"), indices], { axis: 0 });
+    const matrix = signed(onnx, picked, values.dtype);
+    return onnx.op("FusedMatMul", [scaled, matrix], { transB: 1 }, contrib);
+  });
+  return products.length === 1 ? products[0]! : onnx.op("Concat", products, { axis: -1 });
+}
+
 /** Rows of a packed table. */
 export function packedGather(
   onnx: Lowering,
@@ -220,21 +298,119 @@ export function packedGather(
     const picked = onnx.op("Gather", [part("values"), rows], { axis: 0 });
     return onnx.op("Cast", [picked], { to: onnxDataType("float32") });
   }
-  refuseLookup(weight);
-  return onnx.op(
-    "GatherBlockQuantized",
-    [part("table"), rows, part("scales"), ...(weight.zeroPoints ? [part("zeroPoints")] : [])],
-    { gather_axis: 0, quantize_axis: 1, block_size: weight.blockSize, bits: weight.bits },
-    contrib,
-  );
+  if (weight.kind === "blocks" && !weight.offsets) return blockRows(onnx, weight, part, rows);
+  const flat = indices.rank === 1 ? rows : onnx.op("Reshape", [rows, onnx.ints([-1])]);
+  const picked = unpackedRows(onnx, weight, part, flat);
+  if (indices.rank === 1) return picked;
+  return onnx.op("Reshape", [picked, onnx.shape([...indices.shape, weight.columns])]);
 }
 
-function refuseLookup(weight: BlockWeight | RowWeight | NormalFloatWeight): asserts weight is BlockWeight {
-  if (weight.kind !== "blocks" || weight.offsets) {
-    const found = { nf4: "NF4", rows: "rows with one scale", blocks: "blocks with offsets" }[weight.kind];
+/**
+ * A small packed matrix in full precision, as the model's parameter has it, for what reads it otherwise than products and
+ * look-ups do: the engine unpacks it when the program is made. Throws `unsupported` for a large one.
+ */
+export function unpackedWhole(onnx: Lowering, { name, weight, part }: PackedInput): string {
+  const { rows, columns, transposed } = weight;
+  if (weight.kind === "half") return onnx.op("Cast", [part("values")], { to: onnxDataType("float32") });
+  if (4 * rows * columns > unpackedBytes)
     throw new LineageError(
       "unsupported",
-      `the engine looks up rows only in blocks without offsets, not in ${found}`,
+      `${name} is quantised, and only products and look-ups of rows read it so: keep it in full precision`,
     );
-  }
+  const indices = onnx.op(
+    "Range",
+    [0, rows, 1].map((value) => onnx.scalar("int64", value)),
+  );
+  const matrix = unpackedRows(onnx, weight, part, indices);
+  return transposed ? onnx.op("Transpose", [matrix], { perm: { ints: [1, 0] } }) : matrix;
+}
+
+/** `[count]` -> `[count, columns]`. */
+const unpackedRows = (
+  onnx: Lowering,
+  weight: QuantizedWeight,
+  part: PackedInput["part"],
+  indices: string,
+): string =>
+  weight.kind === "blocks"
+    ? blockRows(onnx, weight, part, indices)
+    : weight.kind === "rows"
+      ? wholeRows(onnx, weight, part, indices)
+      : normalFloatRows(onnx, weight, part, indices);
+
+/** Rows of a matrix in blocks: `[...]` -> `[..., columns]`; with offsets the indices have one axis. */
+function blockRows(
+  onnx: Lowering,
+  { columns, blockSize, bits, zeroPoints, offsets }: BlockWeight,
+  part: PackedInput["part"],
+  indices: string,
+): string {
+  const rows = onnx.op(
+    "GatherBlockQuantized",
+    [part("table"), indices, part("scales"), ...(zeroPoints ? [part("zeroPoints")] : [])],
+    { gather_axis: 0, quantize_axis: 1, block_size: blockSize, bits },
+    contrib,
+  );
+  if (!offsets) return rows;
+  const own = onnx.op("Gather", [part("offsets"), indices], { axis: 1 });
+  const perBlock = onnx.op("Transpose", [own], { perm: { ints: [1, 0] } });
+  const blocks = onnx.op("Reshape", [rows, onnx.ints([-1, columns / blockSize, blockSize])]);
+  const shifted = onnx.op("Add", [blocks, onnx.op("Unsqueeze", [perBlock, onnx.ints([2])])]);
+  return onnx.op("Reshape", [shifted, onnx.ints([-1, columns])]);
+}
+
+/** `[count]` -> `[count, columns]`. */
+function wholeRows(
+  onnx: Lowering,
+  { values }: RowWeight,
+  part: PackedInput["part"],
+  indices: string,
+): string {
+  const picked = onnx.op("Gather", [part("values"), indices], { axis: 1 });
+  const rows = onnx.op("Transpose", [signed(onnx, picked, values.dtype)], { perm: { ints: [1, 0] } });
+  const scales = onnx.op("Gather", [part("scales"), indices], { axis: 0 });
+  return onnx.op("Mul", [rows, onnx.op("Unsqueeze", [scales, onnx.ints([1])])]);
+}
+
+/** What 8-bit numbers stand for, as float32. */
+function signed(onnx: Lowering, values: string, dtype: "int8" | "uint8"): string {
+  const floats = onnx.op("Cast", [values], { to: onnxDataType("float32") });
+  return dtype === "uint8" ? onnx.op("Sub", [floats, onnx.scalar("float32", middle)]) : floats;
+}
+
+/** `[count]` -> `[count, columns]`. */
+function normalFloatRows(
+  onnx: Lowering,
+  { columns, blockSize }: NormalFloatWeight,
+  part: PackedInput["part"],
+  indices: string,
+): string {
+  const wide = onnx.op("Cast", [indices], { to: onnxDataType("int64") });
+  const first = onnx.op("Unsqueeze", [wide, onnx.ints([1])]);
+  const along = (name: string, each: number): string => {
+    const places = onnx.op("Add", [
+      onnx.op("Mul", [first, onnx.ints([each])]),
+      onnx.op(
+        "Range",
+        [0, each, 1].map((value) => onnx.scalar("int64", value)),
+      ),
+    ]);
+    return onnx.op("Gather", [part(name), places], { axis: 0 });
+  };
+  const bytes = along("values", columns / 2);
+  const table = onnx.constant("float32", [normalFloat4.length], normalFloat4);
+  const halves = [
+    onnx.op("BitShift", [bytes, onnx.scalar("uint8", 4)], { direction: "RIGHT" }),
+    onnx.op("BitwiseAnd", [bytes, onnx.scalar("uint8", 15)]),
+  ].map((codes) => {
+    const values = onnx.op("Gather", [table, onnx.op("Cast", [codes], { to: onnxDataType("int32") })]);
+    return onnx.op("Unsqueeze", [values, onnx.ints([-1])]);
+  });
+  const pairs = onnx.op("Concat", halves, { axis: -1 });
+  const blocks = columns / blockSize;
+  const scaled = onnx.op("Mul", [
+    onnx.op("Reshape", [pairs, onnx.ints([-1, blocks, blockSize])]),
+    onnx.op("Unsqueeze", [along("scales", blocks), onnx.ints([2])]),
+  ]);
+  return onnx.op("Reshape", [scaled, onnx.ints([-1, columns])]);
 }
