@@ -4,32 +4,84 @@ import { requireMemory } from "../base/memory.js";
 import {
   GgufFile,
   type GgufPlace,
+  type GgufTensorToSave,
+  type GgufValue,
   checkGgufShape,
-  ggufConfig,
-  ggufModel,
-  ggufPlace,
-  rearrange,
-  ropeScalingOfFactors,
-  tensorFormat,
+  decimal,
   ggufFormat,
   ggufStopIds,
   ggufTokenizer,
   ggufTokenizerMetadata,
+  rearrange,
+  tensorFormat,
   writeGguf,
 } from "../formats/index.js";
+import { type DecoderSystem, type GgufLayout, type SystemConfig, systemsOfKind } from "../models/index.js";
 import { type Parameter, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
-import { decoderConfigJson, decoderOf } from "../models/index.js";
+import { requireLayers } from "./counts.js";
 import type { LoadOptions, LoadedModel } from "./loaded.js";
 
 /** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
 const unused = /^(rope_freqs|output)\.weight$/;
 
-/** The `config.json` of a GGUF's model; what only tensors tell is read from them. */
-export async function ggufModelConfig(gguf: GgufFile): Promise<Record<string, unknown>> {
-  const config = ggufConfig(gguf);
-  const scaling = await ropeScalingOfFactors(gguf, config);
-  return scaling ? { ...config, rope_scaling: scaling } : { ...config };
+type KnownSystem = DecoderSystem & { readonly gguf: GgufLayout<SystemConfig> };
+const isKnown = (system: DecoderSystem): system is KnownSystem => system.gguf !== undefined;
+
+/** The system whose model a GGUF holds. Throws `unsupported` for an architecture that lineage does not load. */
+function systemOfGguf(file: GgufFile, { systems = [] }: LoadOptions): KnownSystem {
+  const architecture = file.require("general.architecture", "string");
+  const known = systemsOfKind("decoder", systems).filter(isKnown);
+  // One that tells its files from others' goes before one that takes all.
+  const found = known
+    .filter(({ gguf }) => gguf.architecture === architecture)
+    .sort((a, b) => Number(b.gguf.holds !== undefined) - Number(a.gguf.holds !== undefined))
+    .find(({ gguf }) => gguf.holds?.(file) ?? true);
+  if (found) return found;
+  const names = new Map<string, string[]>();
+  for (const { gguf, title } of known)
+    names.set(gguf.architecture, [...(names.get(gguf.architecture) ?? []), title]);
+  throw new LineageError(
+    "unsupported",
+    `${file.path} holds a model of the architecture ${architecture}; lineage loads ${Array.from(names, ([name, titles]) => `${name} (${titles.join(", ")})`).join(", ")}`,
+  );
+}
+
+/** The configuration that a GGUF's metadata and tensors amount to. */
+async function configOfGguf(file: GgufFile, { gguf, config }: KnownSystem): Promise<SystemConfig> {
+  const read: Record<string, unknown> = {
+    vocabSize: file.tensor("token_embd.weight").shape[0],
+    ...(config.has("tieEmbeddings") && { tieEmbeddings: !file.tensors.has("output.weight") }),
+  };
+  for (const [field, entry] of Object.entries(gguf.metadata)) {
+    if (field === "vocabSize") continue;
+    const key = `${gguf.architecture}.${entry.key}`;
+    const found = file.get(key, "number");
+    const value =
+      found === undefined && entry.absent
+        ? entry.absent(read as unknown as SystemConfig)
+        : (found ?? file.require(key, "number"));
+    read[field] = entry.type === "float32" && typeof value === "number" ? decimal(value) : value;
+  }
+  const choices = read as unknown as SystemConfig;
+  return config.create({ ...choices, ...(await gguf.read?.(file, choices)) });
+}
+
+/** Where llama.cpp keeps a parameter. Throws `unsupported` for one that it has no name for. */
+function placeOf(name: string, { gguf }: KnownSystem, config: SystemConfig): GgufPlace {
+  const numbers = name.match(/(?<=\.)\d+(?=\.)/g) ?? [];
+  const kind = name.slice(name.lastIndexOf(".") + 1);
+  const module = name.slice(0, -kind.length - 1).replace(/(?<=\.)\d+(?=\.)/g, "*");
+  if (!Object.hasOwn(gguf.names, module))
+    throw new LineageError("unsupported", `llama.cpp has no name for the parameter ${name}`);
+  let index = 0;
+  const place = gguf.names[module]!.replace(/\*/g, () => numbers[index++] ?? "*");
+  const heads = gguf.rotaryHeads?.(module, config);
+  return {
+    name: `${place}.${kind}`,
+    ...(heads !== undefined && { rotaryHeads: heads }),
+    ...(kind === "weight" && gguf.transposed?.includes(module) && { transposed: true }),
+  };
 }
 
 /** A GGUF's model without its numbers, and where they lie. */
@@ -39,11 +91,12 @@ interface OpenedGguf extends Omit<LoadedModel, "weights"> {
   readonly places: ReadonlyMap<string, GgufPlace>;
 }
 
-export async function openGguf(file: string, { systems = [] }: LoadOptions): Promise<OpenedGguf> {
+export async function openGguf(file: string, options: LoadOptions): Promise<OpenedGguf> {
   const gguf = await GgufFile.open(file);
-  const json = await ggufModelConfig(gguf);
-  const system = decoderOf(json, systems);
-  const model = system.create(system.config.read(json));
+  const system = systemOfGguf(gguf, options);
+  const config = await configOfGguf(gguf, system);
+  requireLayers(file, system, config, gguf.tensors.size);
+  const model = system.create(config);
   const tokenizer = ggufTokenizer(gguf);
   if (tokenizer.vocabSize > model.config.vocabSize)
     throw new FormatError(
@@ -51,7 +104,7 @@ export async function openGguf(file: string, { systems = [] }: LoadOptions): Pro
       `the tokenizer has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${model.config.vocabSize}`,
     );
   const parameters = namedParameters(model);
-  const places = new Map(Array.from(parameters.keys(), (name) => [name, ggufPlace(name, json)]));
+  const places = new Map(Array.from(parameters.keys(), (name) => [name, placeOf(name, system, config)]));
   const taken = new Set<string>();
   for (const [name, place] of places) {
     checkGgufShape(gguf, place, parameters.get(name)!.shape);
@@ -107,14 +160,14 @@ export async function saveGguf(
 ): Promise<void> {
   if (!ggufFormat(format).quantize)
     throw new LineageError("argument", `lineage does not write ${format}; it writes F32, F16, Q8_0 and Q4_0`);
-  const json = decoderConfigJson(system, model);
-  const { metadata, tensors } = ggufModel(json, name);
+  if (!isKnown(system)) throw new LineageError("unsupported", `llama.cpp does not know ${system.title}`);
+  const config = model.config;
+  const { metadata, tensors } = describe(system, config, name);
   metadata.set("general.file_type", { type: "uint32", value: fileTypes[format]! });
-  const { vocabSize } = model.config;
-  for (const [key, value] of ggufTokenizerMetadata(tokenizer, vocabSize, stopIds ?? []))
+  for (const [key, value] of ggufTokenizerMetadata(tokenizer, config.vocabSize, stopIds ?? []))
     metadata.set(key, value);
   for (const [parameter, { shape }] of namedParameters(model)) {
-    const place = ggufPlace(parameter, json);
+    const place = placeOf(parameter, system, config);
     tensors.push({
       name: place.name,
       format: ggufFormat(tensorFormat(place, shape, format)),
@@ -123,6 +176,39 @@ export async function saveGguf(
     });
   }
   await writeGguf(file, metadata, tensors);
+}
+
+/** The metadata of a model, and the tensors that stand for a part of them. */
+function describe(
+  { gguf }: KnownSystem,
+  config: SystemConfig,
+  name: string,
+): { readonly metadata: Map<string, GgufValue>; readonly tensors: GgufTensorToSave[] } {
+  const { architecture } = gguf;
+  const text = (value: string): GgufValue => ({ type: "string", value });
+  const metadata = new Map<string, GgufValue>([
+    ["general.architecture", text(architecture)],
+    ["general.type", text("model")],
+    ["general.name", text(name)],
+    ["general.quantization_version", { type: "uint32", value: 2 }],
+  ]);
+  const fields = new Map<string, unknown>(Object.entries(config));
+  for (const [field, { key, also = [], type }] of Object.entries(gguf.metadata)) {
+    const value = fields.get(field);
+    if (value === undefined) continue;
+    for (const each of [key, ...also])
+      metadata.set(`${architecture}.${each}`, { type, value: value as number });
+  }
+  const more = gguf.write?.(config);
+  for (const [key, value] of Object.entries(more?.metadata ?? {}))
+    metadata.set(`${architecture}.${key}`, value);
+  const tensors = Object.entries(more?.vectors ?? {}).map(([vector, values]) => ({
+    name: vector,
+    format: ggufFormat("F32"),
+    shape: [values.length],
+    values: () => values,
+  }));
+  return { metadata, tensors };
 }
 
 /** llama.h, enum llama_ftype. */

@@ -1,5 +1,5 @@
 export * from "./compare.js";
-export { type SaveGgufOptions, ggufModelConfig, loadGguf, saveGguf } from "./gguf.js";
+export { type SaveGgufOptions, loadGguf, saveGguf } from "./gguf.js";
 export * from "./inference.js";
 export * from "./load-encoder.js";
 export * from "./load.js";

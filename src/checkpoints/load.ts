@@ -7,6 +7,7 @@ import { readJson, writeJson } from "../base/files.js";
 import {
   loadTokenizer,
   loadWeights,
+  openWeightFiles,
   writeTokenizer,
   saveWeightFiles,
   type SaveWeightsOptions,
@@ -16,6 +17,7 @@ import type { Runtime } from "../runtime/types.js";
 import { type DecoderSystem, decoderConfigJson, decoderOf } from "../models/index.js";
 import type { CausalLm } from "../nn/index.js";
 import { emitWarning } from "../base/warnings.js";
+import { requireLayers } from "./counts.js";
 import { loadGguf } from "./gguf.js";
 import type { LoadOptions, LoadedModel } from "./loaded.js";
 
@@ -57,7 +59,9 @@ export async function readCheckpoint(
   }
   const json = await readJson(configFile);
   const system = decoderOf(json, systems);
-  const model = system.create(system.config.read(json, warn));
+  const config = system.config.read(json, warn);
+  requireLayers(configFile, system, config, await countTensors(folder));
+  const model = system.create(config);
   const tokenizer = await loadTokenizer(folder);
   if (tokenizer.vocabSize > model.config.vocabSize) {
     throw new LineageError(
@@ -66,6 +70,12 @@ export async function readCheckpoint(
     );
   }
   return { json, system, model, tokenizer, stopIds: await readStopIds(folder, json) };
+}
+
+/** How many tensors the weight files of a folder have. */
+async function countTensors(folder: string): Promise<number> {
+  const files = await openWeightFiles(folder);
+  return files.reduce((sum, { header }) => sum + header.tensors.size, 0);
 }
 
 const endIds = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });

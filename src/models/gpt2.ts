@@ -1,3 +1,4 @@
+import { LineageError } from "../base/errors.js";
 import { type KeyValueCache, type Tensor, attention, cachedAttention } from "../graph/index.js";
 import {
   CausalLm,
@@ -288,4 +289,40 @@ export const gpt2 = defineSystem({
   unused: /\.attn\.(masked_)?bias$|^lm_head\.weight$/,
   depth: depthByName(/^transformer\.(wte|wpe)\./, /^transformer\.h\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },
+  gguf: {
+    architecture: "gpt2",
+    names: {
+      "transformer.wte": "token_embd",
+      "transformer.wpe": "position_embd",
+      "transformer.h.*.ln_1": "blk.*.attn_norm",
+      "transformer.h.*.attn.c_attn": "blk.*.attn_qkv",
+      "transformer.h.*.attn.c_proj": "blk.*.attn_output",
+      "transformer.h.*.ln_2": "blk.*.ffn_norm",
+      "transformer.h.*.mlp.c_fc": "blk.*.ffn_up",
+      "transformer.h.*.mlp.c_proj": "blk.*.ffn_down",
+      "transformer.ln_f": "output_norm",
+      lm_head: "output",
+    },
+    transposed: ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"].map(
+      (part) => `transformer.h.*.${part}`,
+    ),
+    metadata: {
+      contextLength: { key: "context_length", type: "uint32" },
+      hiddenSize: { key: "embedding_length", type: "uint32" },
+      intermediateSize: { key: "feed_forward_length", type: "uint32" },
+      numLayers: { key: "block_count", type: "uint32" },
+      numHeads: { key: "attention.head_count", type: "uint32" },
+      layerNormEpsilon: { key: "attention.layer_norm_epsilon", type: "float32" },
+    },
+    write: ({ activation: function_, scaleAttention, scaleByLayer }) => {
+      if (function_ !== "gelu_new")
+        throw new LineageError("unsupported", `llama.cpp's GPT-2 computes gelu_new, not ${function_}`);
+      if (!scaleAttention || scaleByLayer)
+        throw new LineageError(
+          "unsupported",
+          "llama.cpp's GPT-2 scales attention by the size of heads alone; scale_attn_weights and scale_attn_by_inverse_layer_idx have no words in a GGUF",
+        );
+      return { metadata: {}, vectors: {} };
+    },
+  },
 });

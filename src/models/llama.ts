@@ -1,3 +1,6 @@
+import { LineageError } from "../base/errors.js";
+import type { GgufFile } from "../formats/gguf/file.js";
+import { ropeScalingOfGguf, ropeScalingToGguf } from "../formats/gguf/rope.js";
 import { type Tensor, range, unsqueeze } from "../graph/index.js";
 import {
   CausalLm,
@@ -234,6 +237,70 @@ export class Llama extends CausalLm {
 
 // ---- Definition ---------------------------------------------------------------------------------------------------
 
+/** How llama.cpp keeps LLaMA's network. */
+export const llamaGguf = {
+  names: {
+    "model.embed_tokens": "token_embd",
+    "model.layers.*.input_layernorm": "blk.*.attn_norm",
+    "model.layers.*.self_attn.q_proj": "blk.*.attn_q",
+    "model.layers.*.self_attn.k_proj": "blk.*.attn_k",
+    "model.layers.*.self_attn.v_proj": "blk.*.attn_v",
+    "model.layers.*.self_attn.o_proj": "blk.*.attn_output",
+    "model.layers.*.post_attention_layernorm": "blk.*.ffn_norm",
+    "model.layers.*.mlp.gate_proj": "blk.*.ffn_gate",
+    "model.layers.*.mlp.up_proj": "blk.*.ffn_up",
+    "model.layers.*.mlp.down_proj": "blk.*.ffn_down",
+    "model.norm": "output_norm",
+    lm_head: "output",
+  },
+  metadata: {
+    vocabSize: { key: "vocab_size", type: "uint32" },
+    contextLength: { key: "context_length", type: "uint32" },
+    hiddenSize: { key: "embedding_length", type: "uint32" },
+    intermediateSize: { key: "feed_forward_length", type: "uint32" },
+    numLayers: { key: "block_count", type: "uint32" },
+    numHeads: { key: "attention.head_count", type: "uint32" },
+    numKeyValueHeads: {
+      key: "attention.head_count_kv",
+      type: "uint32",
+      absent: ({ numHeads }: LlamaNetworkConfig) => numHeads,
+    },
+    headSize: {
+      key: "attention.key_length",
+      also: ["attention.value_length", "rope.dimension_count"],
+      type: "uint32",
+      absent: ({ hiddenSize, numHeads }: LlamaNetworkConfig) => hiddenSize / numHeads,
+    },
+    ropeTheta: { key: "rope.freq_base", type: "float32", absent: () => 10_000 },
+    rmsNormEpsilon: { key: "attention.layer_norm_rms_epsilon", type: "float32" },
+  },
+  read: async (file: GgufFile, config: RotaryConfig) => {
+    const architecture = file.require("general.architecture", "string");
+    if ((file.get(`${architecture}.expert_count`, "number") ?? 0) > 0)
+      throw new LineageError(
+        "unsupported",
+        `${file.path} holds a mixture of experts, which lineage does not load`,
+      );
+    return { ropeScaling: await ropeScalingOfGguf(file, config) };
+  },
+  write: ropeScalingToGguf,
+} as const;
+
+/** Heads whose pairs llama.cpp keeps side by side, in the architectures that it turns so. */
+const llamaRotaryHeads = (module: string, config: LlamaNetworkConfig): number | undefined =>
+  module.endsWith(".q_proj")
+    ? config.numHeads
+    : module.endsWith(".k_proj")
+      ? config.numKeyValueHeads
+      : undefined;
+
+/** llama.cpp's architecture `llama`, which LLaMA and Mistral share. */
+export const llamaArchitecture = {
+  ...llamaGguf,
+  architecture: "llama",
+  rotaryHeads: llamaRotaryHeads,
+} as const;
+
 /** LLaMA as the rest of the library knows it. */
 export const llama = defineSystem({
   kind: "decoder",
@@ -248,4 +315,5 @@ export const llama = defineSystem({
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,
   depth: depthByName(/^model\.embed_tokens\./, /^model\.layers\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },
+  gguf: llamaArchitecture,
 });

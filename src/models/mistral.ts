@@ -12,7 +12,7 @@ import {
   ropeScalingField,
   ropeThetaField,
 } from "../nn/index.js";
-import { LlamaTransformer } from "./llama.js";
+import { LlamaTransformer, llamaArchitecture } from "./llama.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
@@ -118,4 +118,13 @@ export const mistral = defineSystem({
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,
   depth: depthByName(/^model\.embed_tokens\./, /^model\.layers\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },
+  gguf: {
+    ...llamaArchitecture,
+    // llama.cpp does not tell Mistral from LLaMA but by the window.
+    holds: (file) => (file.get("llama.attention.sliding_window", "number") ?? 0) > 0,
+    metadata: {
+      ...llamaArchitecture.metadata,
+      slidingWindow: { key: "attention.sliding_window", type: "uint32", absent: () => undefined },
+    },
+  },
 });

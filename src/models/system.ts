@@ -1,5 +1,5 @@
 import type { GgufFile } from "../formats/gguf/file.js";
-import type { GgufTensorToSave } from "../formats/gguf/write.js";
+import type { GgufRope } from "../formats/gguf/rope.js";
 import type {
   CausalLm,
   Choices,
@@ -61,6 +61,8 @@ interface Definition<C> {
    * Layers that share it count by the last of them.
    */
   depth(parameter: string, config: NoInfer<C>): number;
+  /** Whether several layers have the same parameters, so that a file may hold fewer tensors than layers. */
+  readonly sharesLayers?: boolean;
   /** How its tokenizer is learned. */
   readonly tokenizer: TokenizerRecipe;
 }
@@ -71,13 +73,11 @@ interface Definition<C> {
 export interface GgufEntry<C> {
   /** Key behind the architecture's name: `context_length`. */
   readonly key: string;
-  readonly type: "uint32" | "float32" | "bool";
+  readonly type: "uint32" | "float32";
   /** Further keys that are written with the same value. */
   readonly also?: readonly string[];
-  /** Other keys that are read where the first is missing. */
-  readonly aliases?: readonly string[];
   /** What a file without it means, from the fields above. Default: the file must have it. */
-  absent?(earlier: Partial<C>): unknown;
+  absent?(earlier: C): unknown;
 }
 
 /** How llama.cpp keeps a system. */
@@ -90,7 +90,7 @@ export interface GgufLayout<C> {
   readonly names: Readonly<Record<string, string>>;
   /** Modules whose matrix lies `[in, out]` in the published layout and `[out, in]` in a GGUF. */
   readonly transposed?: readonly string[];
-  /** Fields in the order in which they are read; `vocabSize` comes from the embeddings and need not be here. */
+  /** Fields in the order in which they are read; `vocabSize` is read from the embeddings and written as it is here. */
   readonly metadata: Readonly<Partial<Record<keyof C & string, GgufEntry<C>>>>;
   /**
    * Heads of a module whose rotary pairs stand side by side in the GGUF and half a head apart in the published layout.
@@ -98,14 +98,9 @@ export interface GgufLayout<C> {
    */
   rotaryHeads?(module: string, config: C): number | undefined;
   /** Fields that more than an entry tells. Throws `unsupported` for a file that lineage does not compute. */
-  read?(file: GgufFile, fields: Partial<C>): Promise<Partial<C>>;
+  read?(file: GgufFile, fields: C): Promise<Partial<C>>;
   /** What more than entries says. Throws `unsupported` for a configuration that llama.cpp has no words for. */
-  write?(config: C): {
-    readonly metadata?: Readonly<
-      Record<string, { type: "string" | "uint32" | "float32"; value: string | number }>
-    >;
-    readonly tensors?: readonly GgufTensorToSave[];
-  };
+  write?(config: C): GgufRope;
 }
 
 // ---- Kinds --------------------------------------------------------------------------------------------------------
@@ -117,7 +112,7 @@ export interface DecoderDefinition<C extends SystemConfig, M extends CausalLm> e
   readonly className: string;
   create(config: C): M;
   /** Where llama.cpp knows it. */
-  readonly gguf?: GgufLayout<C>;
+  readonly gguf?: GgufLayout<NoInfer<C>>;
 }
 
 /** A head of an encoder. */

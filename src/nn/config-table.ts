@@ -164,6 +164,11 @@ export class ConfigTable<C> {
     this.check = (config) => check?.(config as C);
   }
 
+  /** Whether the configuration has a field. */
+  has(field: string): boolean {
+    return this.fields.has(field);
+  }
+
   /** A configuration with the published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
   create(choices: Choices<C>): C {
     const given = new Map(Object.entries(choices));

@@ -10,8 +10,8 @@ import {
   graph,
   lossOf,
   tokenBatch,
+  nextTokenObjective,
 } from "../../src/browser.js";
-import { nextTokenObjective } from "../../src/objectives/index.js";
 import * as ort from "onnxruntime-web";
 
 /** Trains on a text that repeats five tokens, then continues it. */

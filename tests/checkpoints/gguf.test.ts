@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -151,6 +151,22 @@ for (const [name, create] of Object.entries(models)) {
     );
   });
 }
+
+describe("a GGUF's counts", () => {
+  it("are compared with its tensors before anything is built", async () => {
+    const model = models["GPT-2"]!();
+    using weights = Weights.initialize(runtime, model, 3);
+    const file = path.join(folder, "counts.gguf");
+    await saveGguf(file, { system: systems.gpt2, model, weights, tokenizer }, { format: "F16" });
+    const bytes = await readFile(file);
+    const key = bytes.indexOf("gpt2.block_count") + "gpt2.block_count".length + 4;
+    for (const count of [100, 2 ** 31]) {
+      bytes.writeUInt32LE(count, key);
+      await writeFile(file, bytes);
+      await expect(loadGguf(runtime, file)).rejects.toThrow(`a GPT-2 of ${count} layers`);
+    }
+  });
+});
 
 const shared = process.env["LINEAGE_DATA"];
 const sentencePiece = shared && path.join(shared, "llama_tokenizer.model");

@@ -95,6 +95,13 @@ describe("a checkpoint that does not fit together is refused with what is wrong"
     );
   });
 
+  it("a number of layers that no file holds, before anything is built", async () => {
+    for (const layers of [40, 1e9]) {
+      await checkpoint("llama-tiny", { num_hidden_layers: layers });
+      await expect(loadModel(runtime, folder)).rejects.toThrow(`a LLaMA of ${layers} layers`);
+    }
+  });
+
   it("output embeddings that are said to be tied and are not there untied", async () => {
     await checkpoint("llama-grouped-tiny", { tie_word_embeddings: false });
     await expect(loadModel(runtime, folder)).rejects.toThrow("has no tensor lm_head.weight");

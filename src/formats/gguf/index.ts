@@ -3,14 +3,12 @@ export * from "./file.js";
 export {
   type GgufPlace,
   checkGgufShape,
-  ggufConfig,
-  ggufModel,
-  ggufPlace,
+  decimal,
   rearrange,
   rearrangeRows,
-  ropeScalingOfFactors,
   rotaryRows,
   tensorFormat,
 } from "./model.js";
+export { type GgufRope, ropeScalingOfGguf, ropeScalingToGguf } from "./rope.js";
 export { ggufStopIds, ggufTokenizer, ggufTokenizerMetadata } from "./tokenizer.js";
 export { type GgufTensorToSave, writeGguf } from "./write.js";
