@@ -2,10 +2,9 @@ import { createInterface } from "node:readline";
 import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
 import { readText, writeJson } from "../base/files.js";
-import { type AnswerReport, Chat, Decoder, type SamplingOptions } from "../generation/index.js";
+import { type AnswerReport, Chat, Decoder, type SamplingOptions, endOfText } from "../generation/index.js";
 import { loadForInference } from "../checkpoints/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
-import { end } from "./generate.js";
 import { deviceOption, examples, number, preparedOption, preparedWeights } from "./options.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 import { colors } from "./terminal.js";
@@ -63,7 +62,7 @@ async function chat(command: ChatCommand): Promise<void> {
   const capacity = Math.min(model.config.contextLength, command.context);
   using decoder = await Decoder.create(model, weights, { batch: 1, capacity });
   const conversation = new Chat(decoder, tokenizer, {
-    stopIds: loaded.stopIds ?? end(tokenizer),
+    stopIds: loaded.stopIds ?? endOfText(tokenizer),
     system: command.system,
     maxNewTokens: command.maxNewTokens,
     template: command.template === undefined ? undefined : await readText(command.template),
@@ -91,7 +90,7 @@ async function chat(command: ChatCommand): Promise<void> {
   // Only now: who reads this may press Ctrl-C.
   say(
     colors.dim(
-      `${command.model}: ${model.constructor.name}, a context of ${capacity} tokens, ready in ${((performance.now() - started) / 1000).toFixed(1)} s; /help for commands`,
+      `${command.model}: ${loaded.system.title}, a context of ${capacity} tokens, ready in ${((performance.now() - started) / 1000).toFixed(1)} s; /help for commands`,
     ),
   );
 

@@ -45,7 +45,7 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   if (to.endsWith(".onnx")) {
     const inputIds = input("inputIds", "int64", ["batch", "sequence"]);
     const { model } = source;
-    await saveOnnx(to, { logits: model.forward(inputIds) }, { name: model.constructor.name, weights });
+    await saveOnnx(to, { logits: model.forward(inputIds) }, { name: source.system.title, weights });
     kind = "float32";
     comparison = await compareOnnx(runtime, source, to);
   } else {

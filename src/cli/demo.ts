@@ -3,13 +3,15 @@ import { Command } from "commander";
 import { generateText } from "./generate.js";
 import { number } from "./options.js";
 import { colors } from "./terminal.js";
-import { train } from "./train.js";
+import { runTrain } from "./train.js";
 
 /** From nothing to a story: corpus, tokenizer, training, perplexity, text. */
 async function demo({ out, steps }: { out: string; steps: number }): Promise<void> {
   await rm(out, { recursive: true, force: true });
-  const { outcome } = await train(
+  const { outcome } = await runTrain(
     {
+      system: "gpt2",
+      out,
       data: "stories",
       vocabSize: 2048,
       steps,

@@ -15,7 +15,7 @@ async function exportOnnx({ checkpoint, out }: { checkpoint: string; out: string
   }
   const { model, weights } = loaded;
   const inputIds = input("inputIds", "int64", ["batch", "sequence"]);
-  await saveOnnx(out, { logits: model.forward(inputIds) }, { name: model.constructor.name, weights });
+  await saveOnnx(out, { logits: model.forward(inputIds) }, { name: loaded.system.title, weights });
   process.stderr.write(`wrote ${out} and ${dataFileOf(out)}\n`);
 }
 

@@ -3,21 +3,15 @@ import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import {
   type CacheType,
-  ConstraintCompiler,
   type ConstraintRule,
   Decoder,
   type Drafter,
-  type FinishReason,
   type SamplingOptions,
-  type SpeculativeToken,
-  StopStrings,
   cacheTypes,
-  generate,
-  generateSpeculatively,
   modelDrafter,
   promptLookup,
+  writeText,
 } from "../generation/index.js";
-import { StreamDecoder, type Tokenizer, beginSequence } from "../tokenizers/index.js";
 import { type InferenceModel, loadForInference } from "../checkpoints/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { deviceOption, examples, list, number, preparedOption, preparedWeights } from "./options.js";
@@ -44,99 +38,6 @@ export interface GenerateCommand extends SamplingOptions {
   readonly json?: boolean;
   readonly threads?: number;
   readonly device?: Device;
-}
-
-/** Prompt ids, after the token that begins a sequence where the model was trained with one. */
-function promptIds(tokenizer: Tokenizer, prompt: string, contextLength: number): number[] {
-  const ids = beginSequence(tokenizer, tokenizer.encode(prompt));
-  // An empty prompt starts like a document, after the end of the one before it.
-  if (ids.length === 0 && tokenizer.endOfTextId !== undefined) ids.push(tokenizer.endOfTextId);
-  if (ids.length === 0) {
-    throw new LineageError("argument", "the prompt is empty, and this tokenizer has no token to start with");
-  }
-  if (ids.length >= contextLength) {
-    throw new LineageError(
-      "length",
-      `the prompt has ${ids.length} tokens, but the model's context holds ${contextLength} and needs room for the answer; shorten the prompt`,
-    );
-  }
-  return ids;
-}
-
-/** How a text came about. */
-export interface TextReport {
-  readonly finish: FinishReason;
-  readonly promptTokens: number;
-  readonly newTokens: number;
-  /** Seconds until the prompt was read. */
-  readonly promptSeconds: number;
-  /** Seconds from the first token, which comes with the prompt, to the last. */
-  readonly writeSeconds: number;
-  /** Of speculative decoding: tokens guessed, and how many of them the model took. */
-  readonly speculation?: { readonly drafted: number; readonly accepted: number };
-}
-
-/** What ends a text where the model's files do not say. */
-export const end = ({ endOfTextId }: Tokenizer): number[] => (endOfTextId === undefined ? [] : [endOfTextId]);
-
-/** Text as it is written: pieces of whole characters, none of them part of a stop string. */
-export async function* writeText(
-  { model, weights, tokenizer, stopIds = end(tokenizer) }: InferenceModel,
-  {
-    drafter,
-    rule,
-    ...options
-  }: Omit<
-    GenerateCommand,
-    "model" | "json" | "threads" | "speculative" | "quantize" | "fastPrompts" | "jsonSchema" | "regex"
-  > & {
-    readonly drafter?: Drafter | undefined;
-    readonly rule?: ConstraintRule | undefined;
-    readonly signal?: AbortSignal;
-  },
-): AsyncGenerator<string, TextReport> {
-  const { contextLength } = model.config;
-  const ids = promptIds(tokenizer, options.prompt, contextLength);
-  using decoder = await Decoder.create(model, weights, {
-    batch: 1,
-    capacity: Math.min(contextLength, ids.length + options.maxNewTokens),
-    ...(options.cache && { cacheType: options.cache }),
-  });
-  const characters = new StreamDecoder(tokenizer);
-  const stops = new StopStrings(options.stop ?? []);
-  using compiler =
-    rule && (await ConstraintCompiler.create(tokenizer, { vocabSize: model.config.vocabSize, stopIds }));
-  using constraint = rule && (await compiler?.compile(rule));
-  using walk = await constraint?.begin();
-  const generation = { ...options, stopIds, constraints: walk && [walk] };
-  const tokens: AsyncIterable<SpeculativeToken> = drafter
-    ? generateSpeculatively(decoder, ids, drafter, generation)
-    : generate(decoder, [ids], generation);
-  const started = performance.now();
-  let promptSeconds: number | undefined;
-  let seconds = 0;
-  let newTokens = 0;
-  let last: SpeculativeToken = { row: 0 };
-  for await (const token of tokens) {
-    seconds = (performance.now() - started) / 1000;
-    promptSeconds ??= seconds;
-    last = token;
-    if (token.id === undefined) continue;
-    newTokens++;
-    const piece = stops.push(characters.push(token.id));
-    if (piece !== "") yield piece;
-    if (stops.stopped) break;
-  }
-  const rest = stops.stopped ? "" : stops.push(characters.flush()) + stops.flush();
-  if (rest !== "") yield rest;
-  return {
-    finish: stops.stopped ? "stop" : last.finish!,
-    promptTokens: ids.length,
-    newTokens,
-    promptSeconds: promptSeconds ?? 0,
-    writeSeconds: seconds - (promptSeconds ?? 0),
-    ...(last.speculation && { speculation: last.speculation }),
-  };
 }
 
 /** Who guesses the next tokens for `--speculative`. Throws `tokenizer` for a model of another vocabulary. */
@@ -185,7 +86,7 @@ export async function generateText(command: GenerateCommand): Promise<void> {
     controller.abort();
   });
   const started = performance.now();
-  const pieces = writeText(loaded, {
+  const pieces = writeText(loaded, command.prompt, {
     ...command,
     drafter,
     rule,

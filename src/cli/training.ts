@@ -56,7 +56,13 @@ export async function runInFolder<Options, Result>(
 
 /** Says how a run ended, and how it goes on or what it has made. */
 export function tellEnd(
-  { folder: { path, options }, report }: Run<{ readonly patience?: number | undefined }>,
+  {
+    folder: { path, options },
+    report,
+  }: {
+    readonly folder: { readonly path: string; readonly options: { readonly patience?: number | undefined } };
+    readonly report: Reporter;
+  },
   result: TrainingResult,
   { command, made }: { readonly command: string; readonly made: (bestLoss: number) => string },
 ): void {

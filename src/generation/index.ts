@@ -7,3 +7,4 @@ export * from "./export.js";
 export * from "./generate.js";
 export * from "./sampling.js";
 export * from "./speculative.js";
+export * from "./text.js";

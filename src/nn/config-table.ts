@@ -169,6 +169,17 @@ export class ConfigTable<C> {
     return this.fields.has(field);
   }
 
+  /** A field's value, checked. Throws `config` naming it as the caller does. */
+  checkField(field: string, value: unknown, name: string): unknown {
+    const { schema } = this.fields.get(field)!;
+    return checked(schema, value, name);
+  }
+
+  /** Whether a field is true or false. */
+  isFlag(field: string): boolean {
+    return this.fields.get(field)?.schema.safeParse(true).success ?? false;
+  }
+
   /** A configuration with the published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
   create(choices: Choices<C>): C {
     const given = new Map(Object.entries(choices));

@@ -8,3 +8,14 @@ export { type FinetuneResult, finetune, resumeFinetuning } from "./finetune.js";
 export { confusionPicture } from "./picture.js";
 export * from "./predictor.js";
 export type { Measured, PredictOptions, Prediction } from "./task.js";
+export {
+  type TrainControl,
+  type TrainOptions,
+  type TrainRequest,
+  type TrainResult,
+  type TrainSizes,
+  resumeTraining,
+  train,
+  trainObjective,
+  trainOptions,
+} from "./train.js";
