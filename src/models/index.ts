@@ -1,4 +1,5 @@
 export * from "./albert.js";
+export * from "./bart.js";
 export * from "./bert.js";
 export * from "./deberta-v2.js";
 export * from "./deberta.js";
@@ -11,5 +12,6 @@ export * from "./system.js";
 export * from "./systems.js";
 export * from "./unilm.js";
 export * from "./t5.js";
+export * from "./transformer.js";
 export * from "./xlm.js";
 export * from "./xlnet.js";
