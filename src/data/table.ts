@@ -3,6 +3,7 @@ import path from "node:path";
 import type { CsvError } from "csv-parse/sync";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { storageError } from "../base/files.js";
+import { optionalPackage } from "../base/packages.js";
 import { isSquad, squadRows } from "./squad.js";
 
 /** A row of a table, with the number by which a spreadsheet or an editor shows it: a header is row 1. */
@@ -222,8 +223,16 @@ function parseJson(file: string, text: string, where: string): unknown {
 }
 
 async function readParquet(file: string): Promise<Table> {
-  const { asyncBufferFromFile, parquetReadObjects } = await import("hyparquet");
-  const { compressors } = await import("hyparquet-compressors");
+  const { asyncBufferFromFile, parquetReadObjects } = await optionalPackage(
+    "hyparquet",
+    "reading Parquet",
+    () => import("hyparquet"),
+  );
+  const { compressors } = await optionalPackage(
+    "hyparquet-compressors",
+    "reading Parquet",
+    () => import("hyparquet-compressors"),
+  );
   let objects: Record<string, unknown>[];
   try {
     objects = await parquetReadObjects({ file: await asyncBufferFromFile(file), compressors });

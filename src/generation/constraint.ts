@@ -1,7 +1,7 @@
-import { createRequire } from "node:module";
 import { Worker } from "node:worker_threads";
 import { LineageError } from "../base/errors.js";
 import { formatBytes } from "../base/memory.js";
+import { resolvePackage } from "../base/packages.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 import type { TokenConstraint } from "./generate.js";
 import {
@@ -225,7 +225,7 @@ export class ConstraintCompiler implements Disposable {
       token !== "" && hasControl(new TextDecoder().decode(tokenizer.bytesOf(id))) ? [id] : [],
     );
     const all = { ...defaultLimits, ...limits };
-    const file = createRequire(import.meta.url).resolve("@mlc-ai/web-xgrammar");
+    const file = resolvePackage("@mlc-ai/web-xgrammar", "writing by a schema or an expression");
     const room = new GrammarRoom(
       { file, vocabulary, type, stopIds: [...stopIds], bytes: all.bytes },
       all.seconds,

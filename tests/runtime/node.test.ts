@@ -33,7 +33,7 @@ import {
 } from "../../src/graph/index.js";
 import { OnnxBuilder, encodeModel } from "../../src/onnx/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { locateLibrary } from "../../src/runtime/node/library.js";
+import { locateLibrary, newestEngine } from "../../src/runtime/node/library.js";
 
 const runtime = createRuntime();
 
@@ -436,13 +436,37 @@ describe("the engine's library", () => {
       for (const [platform, name] of Object.entries(names) as [NodeJS.Platform, string][]) {
         const host = { platform, arch: "arm64", musl: false };
         expect(() => locateLibrary(host, folder)).toThrow(`has no library for ${platform} on arm64`);
-        await mkdir(path.join(folder, platform, "arm64"), { recursive: true });
-        await writeFile(path.join(folder, platform, "arm64", name), "");
+        const binaries = path.join(folder, "bin/napi-v6", platform, "arm64");
+        await mkdir(binaries, { recursive: true });
+        await writeFile(path.join(binaries, name), "");
         expect(path.basename(locateLibrary(host, folder))).toBe(name);
       }
       expect(() => locateLibrary({ platform: "freebsd", arch: "x64", musl: false }, folder)).toThrow(
         "freebsd",
       );
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  it("is the newest of the copies there are, of equal ones the project's", async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), "engines "));
+    try {
+      const engine = async (name: string, version: string) => {
+        const place = path.join(folder, name);
+        await mkdir(place);
+        await writeFile(path.join(place, "package.json"), JSON.stringify({ version }));
+        return place;
+      };
+      const own = await engine("own", "1.30.0");
+      const older = await engine("older", "1.24.0-dev.20251116");
+      const equal = await engine("equal", "1.30.0");
+      const newer = await engine("newer", "1.102.0");
+      expect(newestEngine([own, older])).toBe(own);
+      expect(newestEngine([own, equal])).toBe(equal);
+      expect(newestEngine([own, newer])).toBe(newer);
+      expect(newestEngine([path.join(folder, "none"), older])).toBe(older);
+      expect(newestEngine([path.join(folder, "none")])).toBeUndefined();
     } finally {
       await rm(folder, { recursive: true });
     }

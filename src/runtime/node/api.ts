@@ -1,4 +1,4 @@
-import koffi from "koffi";
+import koffi from "./koffi.js";
 import { LineageError } from "../../base/errors.js";
 import { engineError } from "../failure.js";
 

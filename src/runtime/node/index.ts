@@ -1,5 +1,5 @@
 import os from "node:os";
-import koffi from "koffi";
+import koffi from "./koffi.js";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount } from "../../base/dtype.js";
 import { LineageError, RuntimeError, messageOf } from "../../base/errors.js";
 import { checkShape } from "../signature.js";
@@ -116,7 +116,7 @@ export function createRuntime({
     throw new LineageError(
       "unsupported",
       `this build of ONNX Runtime ${loaded.api.version} has no device ${device}; it has ${loaded.devices.join(", ")}` +
-        (device === "cuda" ? " (the install script of onnxruntime-node fetches its CUDA libraries)" : ""),
+        (device === "cuda" ? " (npm install onnxruntime-node: its install script fetches the CUDA libraries)" : ""),
     );
   }
   if (device !== "cpu") {

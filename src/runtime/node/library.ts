@@ -1,7 +1,8 @@
-import { existsSync } from "node:fs";
-import { createRequire } from "node:module";
+import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 import { LineageError } from "../../base/errors.js";
+import { requireHere } from "../../base/packages.js";
 
 /** A system as far as the choice of a library goes. */
 export interface Host {
@@ -35,17 +36,55 @@ export function thisHost(): Host {
   return { platform, arch, musl: report.header?.glibcVersionRuntime === undefined };
 }
 
+/** The folder of a package that can be reached from here. */
+function packageFolder(name: string): string | undefined {
+  try {
+    return path.dirname(requireHere.resolve(`${name}/package.json`));
+  } catch {
+    return undefined;
+  }
+}
+
 /**
- * The file of ONNX Runtime that the `onnxruntime-node` package ships for a host. Throws `unsupported` where it ships none.
- * @param binaries the package's folder of libraries
+ * Where the engine may lie: in this package, beside its code or, of bundled code, where the package is installed; and in
+ * the package onnxruntime-node of the project.
  */
+const engineFolders = (): string[] => {
+  const own = packageFolder("lineage");
+  const beside = typeof __filename === "string" ? [] : [fileURLToPath(new URL("../../../engine", import.meta.url))];
+  return [
+    ...beside,
+    ...(own === undefined ? [] : [path.join(own, "dist", "engine")]),
+    packageFolder("onnxruntime-node") ?? [],
+  ].flat();
+};
+
+const versionOf = (folder: string): number[] | undefined => {
+  const manifest = path.join(folder, "package.json");
+  if (!existsSync(manifest)) return undefined;
+  const { version } = JSON.parse(readFileSync(manifest, "utf8")) as { version: string };
+  return version.split(/[.-]/, 3).map(Number);
+};
+
+/**
+ * The newest of several copies of the engine, of equal ones the last: a project's own onnxruntime-node may have CUDA
+ * beside it, but one that another package brought may be too old. Undefined where there is none.
+ */
+export function newestEngine(folders: readonly string[]): string | undefined {
+  let newest: { folder: string; version: number[] } | undefined;
+  for (const folder of folders) {
+    const version = versionOf(folder);
+    if (!version) continue;
+    const change = newest ? version.map((part, place) => part - newest!.version[place]!).find((difference) => difference !== 0) : 0;
+    if ((change ?? 0) >= 0) newest = { folder, version };
+  }
+  return newest?.folder;
+}
+
+/** The file of ONNX Runtime for a host. Throws `unsupported` where there is none. */
 export function locateLibrary(
   { platform, arch, musl }: Host = thisHost(),
-  binaries: string = path.join(
-    path.dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json")),
-    "bin",
-    "napi-v6",
-  ),
+  engine: string | undefined = newestEngine(engineFolders()),
 ): string {
   if (musl) {
     throw new LineageError(
@@ -53,13 +92,20 @@ export function locateLibrary(
       "ONNX Runtime is built for glibc and this is a musl system (Alpine); use an image with glibc, such as node:20-slim",
     );
   }
-  const folder = path.join(binaries, platform, arch);
+  if (engine === undefined) {
+    throw new LineageError(
+      "unsupported",
+      "the engine is not to be found: the package lineage, which holds it, must be installed where its code runs. " +
+        "Bundle with lineage as an external package, or install it beside the bundle",
+    );
+  }
+  const folder = path.join(engine, "bin", "napi-v6", platform, arch);
   const name = fileNames[platform];
   const file = name && path.join(folder, name);
   if (file && existsSync(file)) return file;
   throw new LineageError(
     "unsupported",
-    `onnxruntime-node has no library for ${platform} on ${arch}: ${folder} does not hold ${name ?? "one"}`,
+    `ONNX Runtime has no library for ${platform} on ${arch}: ${folder} does not hold ${name ?? "one"}`,
   );
 }
 

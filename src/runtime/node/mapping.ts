@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import koffi from "koffi";
+import koffi from "./koffi.js";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount, viewOf } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
 import { storageError } from "../../base/files.js";

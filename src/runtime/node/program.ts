@@ -1,4 +1,4 @@
-import koffi from "koffi";
+import koffi from "./koffi.js";
 import { type DType, bytesPerElement, dtypeOfOnnx, elementCount } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
 import { Signature } from "../signature.js";

@@ -1,5 +1,5 @@
 import { constants } from "node:buffer";
-import koffi from "koffi";
+import koffi from "./koffi.js";
 import {
   type DType,
   type TypedArrayOf,

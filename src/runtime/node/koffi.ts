@@ -1,0 +1,25 @@
+import type koffiTypes from "koffi";
+import { LineageError, messageOf } from "../../base/errors.js";
+import { requireHere } from "../../base/packages.js";
+
+type Koffi = typeof koffiTypes;
+
+/**
+ * Koffi's library for this platform, which is the whole of koffi. The package `koffi` around it would only add an install
+ * script that compiles it where no library is published, and there the engine has none either.
+ */
+function load(): Koffi {
+  const name = `@koromix/koffi-${process.platform}-${process.arch}`;
+  try {
+    return requireHere(name) as Koffi;
+  } catch (error) {
+    throw new LineageError(
+      "unsupported",
+      `the engine is called through ${name}, which cannot be loaded: ${messageOf(error).split("\n")[0]}; ` +
+        "it is an optional dependency, which npm installs unless --omit=optional is given",
+      { cause: error },
+    );
+  }
+}
+
+export default load();
