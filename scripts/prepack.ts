@@ -12,11 +12,13 @@ const source = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-
 const target = path.join(root, "dist/engine");
 
 /** Of each platform the engine itself, and what its WebGPU device compiles shaders with on Windows. */
-const wanted = /^(libonnxruntime\.so\.1|libonnxruntime\.1\.dylib|onnxruntime\.dll|dxcompiler\.dll|dxil\.dll)$/;
+const wanted =
+  /^(libonnxruntime\.so\.1|libonnxruntime\.1\.dylib|onnxruntime\.dll|dxcompiler\.dll|dxil\.dll)$/;
 
 for (const file of await filesUnder(path.join(root, "dist/src"))) {
   const name = file.slice(0, -path.extname(file).length).replace(/\.d$/, "");
-  if (!file.endsWith(".map") && existsSync(`${name.replace(`${path.sep}dist${path.sep}`, path.sep)}.ts`)) continue;
+  if (!file.endsWith(".map") && existsSync(`${name.replace(`${path.sep}dist${path.sep}`, path.sep)}.ts`))
+    continue;
   await rm(file);
 }
 

@@ -116,7 +116,9 @@ export function createRuntime({
     throw new LineageError(
       "unsupported",
       `this build of ONNX Runtime ${loaded.api.version} has no device ${device}; it has ${loaded.devices.join(", ")}` +
-        (device === "cuda" ? " (npm install onnxruntime-node: its install script fetches the CUDA libraries)" : ""),
+        (device === "cuda"
+          ? " (npm install onnxruntime-node: its install script fetches the CUDA libraries)"
+          : ""),
     );
   }
   if (device !== "cpu") {

@@ -51,7 +51,8 @@ function packageFolder(name: string): string | undefined {
  */
 const engineFolders = (): string[] => {
   const own = packageFolder("lineage");
-  const beside = typeof __filename === "string" ? [] : [fileURLToPath(new URL("../../../engine", import.meta.url))];
+  const beside =
+    typeof __filename === "string" ? [] : [fileURLToPath(new URL("../../../engine", import.meta.url))];
   return [
     ...beside,
     ...(own === undefined ? [] : [path.join(own, "dist", "engine")]),
@@ -75,7 +76,9 @@ export function newestEngine(folders: readonly string[]): string | undefined {
   for (const folder of folders) {
     const version = versionOf(folder);
     if (!version) continue;
-    const change = newest ? version.map((part, place) => part - newest!.version[place]!).find((difference) => difference !== 0) : 0;
+    const change = newest
+      ? version.map((part, place) => part - newest!.version[place]!).find((difference) => difference !== 0)
+      : 0;
     if ((change ?? 0) >= 0) newest = { folder, version };
   }
   return newest?.folder;
