@@ -1,11 +1,20 @@
-import { createRequire } from "node:module";
+import path from "node:path";
 import { LineageError, messageOf } from "./errors.js";
 
 /**
- * Resolves packages from where this code lies. A bundle in the old form of modules has no `import.meta.url`, but a file
- * name of its own.
+ * The file that this code runs from, where a bundler has put it into a module of the old kind: such a bundle has no
+ * `import.meta.url`, or that of the source. (Evaluated code sees a `__filename` too, which names no file.)
  */
-export const requireHere = createRequire(typeof __filename === "string" ? __filename : import.meta.url);
+export const bundleFile =
+  typeof __filename === "string" && path.isAbsolute(__filename) ? __filename : undefined;
+
+/**
+ * Resolves packages from where this code lies. Bundlers put something else in the place of an imported `createRequire`, so
+ * it is not imported.
+ */
+export const requireHere = process
+  .getBuiltinModule("node:module")
+  .createRequire(bundleFile ?? import.meta.url);
 
 /**
  * Loads a package that only some need. Throws `unsupported`, with what to install, where it is missing.

@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
-import { readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { type Server, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Browser, type Page, chromium } from "playwright-core";
@@ -11,7 +12,6 @@ import { saveOnnx } from "../../src/formats/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { installPacked } from "../support/packed.js";
 
 const executable = ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find((file) => existsSync(file));
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -46,8 +46,13 @@ describe.skipIf(!executable)("a page in headless Chromium (needs Debian's chromi
   let page: Page;
 
   beforeAll(async () => {
-    folder = await installPacked();
-    await symlink(path.join(root, "node_modules/vite"), path.join(folder, "node_modules/vite"));
+    folder = await mkdtemp(path.join(os.tmpdir(), "page à essayer "));
+    await mkdir(path.join(folder, "node_modules"));
+    await symlink(root, path.join(folder, "node_modules/lineage"));
+    await symlink(
+      path.join(root, "node_modules/onnxruntime-web"),
+      path.join(folder, "node_modules/onnxruntime-web"),
+    );
     const source = await readFile(path.join(root, "tests/browser/page.ts"), "utf8");
     await writeFile(path.join(folder, "main.ts"), source.replace("../../src/browser.js", "lineage/browser"));
     await writeFile(path.join(folder, "index.html"), '<script type="module" src="/main.ts"></script>');

@@ -1,45 +1,37 @@
-import { execFileSync } from "node:child_process";
-import { mkdir, mkdtemp, readFile, readdir, symlink, writeFile } from "node:fs/promises";
+import { spawnSync } from "node:child_process";
+import { mkdtemp, readdir, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/**
- * A project of its own with the packed library installed, as a user has it: the tarball that `npm pack` makes, unpacked
- * into `node_modules`, and beside it what it depends on. Its path has a space and other letters. The caller removes it.
- */
-export async function installPacked(): Promise<string> {
-  const folder = await mkdtemp(path.join(os.tmpdir(), "projet à essayer "));
-  // npm writes a lint of its settings to stderr; only the tarball's name matters.
-  const [packed] = execFileSync("npm", ["pack", "--silent", "--pack-destination", folder], {
-    cwd: root,
+/** The environment without what npm tells the scripts that it runs, such as these tests: a user's npm does not have it. */
+const environment = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) => !name.toLowerCase().startsWith("npm_")),
+);
+
+/** Runs npm; gives what it says besides its result. Throws where it fails. */
+export function npm(folder: string, ...args: string[]): string {
+  const { status, stdout, stderr } = spawnSync("npm", args, {
+    cwd: folder,
     encoding: "utf8",
-    stdio: ["ignore", "pipe", "ignore"],
-  })
-    .trim()
-    .split("\n")
-    .slice(-1);
-  const modules = path.join(folder, "node_modules");
-  await mkdir(path.join(modules, "lineage"), { recursive: true });
-  execFileSync("tar", [
-    "-xzf",
-    path.join(folder, packed!),
-    "-C",
-    path.join(modules, "lineage"),
-    "--strip",
-    "1",
-  ]);
-  const manifest = JSON.parse(await readFile(path.join(root, "package.json"), "utf8")) as {
-    dependencies: Record<string, string>;
-  };
-  for (const name of Object.keys(manifest.dependencies)) {
-    await mkdir(path.dirname(path.join(modules, name)), { recursive: true });
-    await symlink(path.join(root, "node_modules", name), path.join(modules, name));
-  }
+    env: environment,
+  });
+  if (status !== 0) throw new Error(`npm ${args.join(" ")} ended with ${status}:\n${stdout}${stderr}`);
+  return stderr;
+}
+
+/**
+ * A project of its own with the packed library installed, as a user has it: `npm pack`, and `npm install` of the tarball
+ * without a setting. Its path has a space and other letters. The caller removes it.
+ */
+export async function installPacked(): Promise<{ folder: string; said: string }> {
+  const folder = await mkdtemp(path.join(os.tmpdir(), "projet à essayer "));
+  npm(root, "pack", "--silent", "--pack-destination", folder);
   await writeFile(path.join(folder, "package.json"), '{ "name": "user", "private": true }\n');
-  return folder;
+  const tarball = (await readdir(folder)).find((name) => name.endsWith(".tgz"))!;
+  return { folder, said: npm(folder, "install", `./${tarball}`) };
 }
 
 /** All files under a folder, by path from it. */

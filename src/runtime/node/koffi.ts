@@ -16,7 +16,7 @@ function load(): Koffi {
     throw new LineageError(
       "unsupported",
       `the engine is called through ${name}, which cannot be loaded: ${messageOf(error).split("\n")[0]}; ` +
-        "it is an optional dependency, which npm installs unless --omit=optional is given",
+        "it is installed with lineage, unless npm is told --omit=optional; where this code is bundled, install lineage beside the bundle",
       { cause: error },
     );
   }

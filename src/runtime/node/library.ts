@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LineageError } from "../../base/errors.js";
-import { requireHere } from "../../base/packages.js";
+import { bundleFile, requireHere } from "../../base/packages.js";
 
 /** A system as far as the choice of a library goes. */
 export interface Host {
@@ -51,8 +51,9 @@ function packageFolder(name: string): string | undefined {
  */
 const engineFolders = (): string[] => {
   const own = packageFolder("lineage");
-  const beside =
-    typeof __filename === "string" ? [] : [fileURLToPath(new URL("../../../engine", import.meta.url))];
+  // Written apart from one another: bundlers take a URL from here for a file that they have to bring along.
+  const here = bundleFile === undefined ? fileURLToPath(import.meta.url) : undefined;
+  const beside = here === undefined ? [] : [path.resolve(path.dirname(here), "../../../engine")];
   return [
     ...beside,
     ...(own === undefined ? [] : [path.join(own, "dist", "engine")]),
