@@ -22,13 +22,45 @@ export type ErrorCode =
 
 export class LineageError extends Error {
   override readonly name: string = "LineageError";
+  /** Names, keys and paths from outside may stand in `message`: it is made readable and is never longer than a screen. */
   constructor(
     readonly code: ErrorCode,
     message: string,
     options?: { cause?: unknown },
   ) {
-    super(message, options);
+    super(readable(message), options);
   }
+}
+
+/** Control characters but tab and line feed, halves of characters, marks that turn the direction, and invisible tags. */
+const unreadable =
+  /[^\P{Cc}\t\n]|\p{Cs}|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|[\u{e0000}-\u{e007f}]/gu;
+
+/** Characters of a message, of which the beginning says where and the end says why; and of a name in it. */
+const longestMessage = 2000;
+const longestWord = 300;
+
+/**
+ * A text from anywhere as a person may see it: no character in it moves a cursor, changes a colour or turns the direction
+ * of writing, and long words and long texts lose their middle.
+ */
+export function readable(text: string): string {
+  const escaped = text
+    .replace(/\S{301,}/gu, (word) => withoutMiddle(word, longestWord))
+    .replace(unreadable, (character) => {
+      const code = character.codePointAt(0)!.toString(16);
+      return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
+    });
+  return withoutMiddle(escaped, longestMessage);
+}
+
+function withoutMiddle(text: string, length: number): string {
+  if (text.length <= length) return text;
+  const half = Math.floor((length - 40) / 2);
+  // Half a character would show as none.
+  const start = text.slice(0, half).replace(/[\uD800-\uDBFF]$/, "");
+  const end = text.slice(-half).replace(/^[\uDC00-\uDFFF]/, "");
+  return `${start} [${text.length - start.length - end.length} characters] ${end}`;
 }
 
 /** A shape or dtype that an operation cannot take; thrown where the user wrote the operation. */

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { copyFile, constants, link, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import os from "node:os";
 import { z } from "zod";
-import { storageError } from "./files.js";
+import { codeOf, storageError } from "./storage-error.js";
 
 /** Whose lock a file is. */
 const holderSchema = z.object({
@@ -74,8 +74,6 @@ export class LockFile {
   }
 }
 
-const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException | undefined)?.code;
-
 /** Gives `own` the name `file` too unless there is one: the lock appears with its content or not at all. */
 async function placed(own: string, file: string): Promise<boolean> {
   try {
@@ -102,7 +100,7 @@ interface Found {
 }
 
 /** Undefined where the file is gone meanwhile. */
-async function readHolder(file: string): Promise<Found | undefined> {
+export async function readHolder(file: string): Promise<Found | undefined> {
   try {
     const [text, { mtimeMs }] = [await readFile(file, "utf8"), await stat(file)];
     const holder = parseHolder(text);
@@ -134,7 +132,7 @@ function isAlive({ pid, started }: LockHolder): boolean {
 }
 
 /** When a process started: its ticks since the boot, and which boot. Null where the system does not say. */
-function startOf(pid: number): string | null {
+export function startOf(pid: number): string | null {
   try {
     // The name, the second field, may hold spaces and brackets.
     const fields = readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\)/s, "").trim().split(" ");

@@ -1,4 +1,5 @@
 export * from "./compare.js";
+export { replaceModel } from "./folder.js";
 export { type SaveGgufOptions, loadGguf, saveGguf } from "./gguf.js";
 export * from "./inference.js";
 export * from "./load-encoder.js";

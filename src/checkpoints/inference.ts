@@ -1,4 +1,3 @@
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
@@ -42,6 +41,7 @@ import {
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
 import { decoderConfigJson } from "../models/index.js";
+import { replaceModel } from "./folder.js";
 import { openGguf } from "./gguf.js";
 import type { LoadOptions, LoadedModel } from "./loaded.js";
 import {
@@ -501,11 +501,12 @@ export async function saveQuantized(
     entries[name] = entryOf(weight);
     parts.push(...partsOf(name, weight));
   }
-  await mkdir(folder, { recursive: true });
-  await writeJson(path.join(folder, "config.json"), {
-    ...decoderConfigJson(system, model),
-    quantization_config: { quant_method: "lineage", tensors: entries },
+  await replaceModel(folder, async (staging) => {
+    await writeJson(path.join(staging, "config.json"), {
+      ...decoderConfigJson(system, model),
+      quantization_config: { quant_method: "lineage", tensors: entries },
+    });
+    await saveTokenizer(staging, tokenizer, stopIds);
+    await writeSafetensors(path.join(staging, "model.safetensors"), inPackedOrder(parts));
   });
-  await saveTokenizer(folder, tokenizer, stopIds);
-  await writeSafetensors(path.join(folder, "model.safetensors"), inPackedOrder(parts));
 }

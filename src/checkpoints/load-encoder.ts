@@ -3,6 +3,7 @@ import path from "node:path";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
+import { settleFolder } from "../base/folders.js";
 import {
   loadTokenizer,
   loadWeights,
@@ -22,6 +23,7 @@ import {
   namedParameters,
 } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
+import { replaceModel } from "./folder.js";
 import {
   Albert,
   albertForMaskedLm,
@@ -346,6 +348,7 @@ function classNamesOf(json: unknown): string[] | undefined {
 }
 
 async function readConfig(folder: string): Promise<unknown> {
+  await settleFolder(folder);
   const file = path.join(folder, "config.json");
   if (!existsSync(file))
     throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
@@ -510,7 +513,9 @@ export async function saveEncoder(
     "encoder" in saved
       ? encoderConfigJson(saved.encoder)
       : encoderConfigJson(saved.model.encoder, saved.head, saved.labels);
-  await writeJson(path.join(folder, "config.json"), json);
-  await writeTokenizer(saved.tokenizer, folder);
-  await saveWeights(path.join(folder, "model.safetensors"), saved.weights);
+  await replaceModel(folder, async (staging) => {
+    await writeJson(path.join(staging, "config.json"), json);
+    await writeTokenizer(saved.tokenizer, staging);
+    await saveWeights(path.join(staging, "model.safetensors"), saved.weights);
+  });
 }

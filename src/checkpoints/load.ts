@@ -1,9 +1,9 @@
 import { existsSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
+import { settleFolder } from "../base/folders.js";
 import {
   loadTokenizer,
   loadWeights,
@@ -18,6 +18,7 @@ import { type DecoderSystem, decoderConfigJson, decoderOf } from "../models/inde
 import type { CausalLm } from "../nn/index.js";
 import { emitWarning } from "../base/warnings.js";
 import { requireLayers } from "./counts.js";
+import { replaceModel } from "./folder.js";
 import { loadGguf } from "./gguf.js";
 import type { LoadOptions, LoadedModel } from "./loaded.js";
 
@@ -53,6 +54,7 @@ export async function readCheckpoint(
   readonly tokenizer: Tokenizer;
   readonly stopIds: readonly number[] | undefined;
 }> {
+  await settleFolder(folder);
   const configFile = path.join(folder, "config.json");
   if (!existsSync(configFile)) {
     throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
@@ -95,19 +97,20 @@ async function readStopIds(folder: string, config: unknown): Promise<readonly nu
   return undefined;
 }
 
-/** Writes what `loadModel`, and Hugging Face transformers, read. */
+/** Writes what `loadModel`, and Hugging Face transformers, read: a model that was there is replaced as a whole. */
 export async function saveModel(
   folder: string,
   { system, model, weights, tokenizer, stopIds }: LoadedModel,
   options: SaveWeightsOptions = {},
 ): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  await writeJson(path.join(folder, "config.json"), {
-    ...decoderConfigJson(system, model),
-    torch_dtype: options.dtype ?? "float32",
+  await replaceModel(folder, async (staging) => {
+    await writeJson(path.join(staging, "config.json"), {
+      ...decoderConfigJson(system, model),
+      torch_dtype: options.dtype ?? "float32",
+    });
+    await saveTokenizer(staging, tokenizer, stopIds);
+    await saveWeightFiles(staging, weights, options);
   });
-  await saveTokenizer(folder, tokenizer, stopIds);
-  await saveWeightFiles(folder, weights, options);
 }
 
 /** Writes a tokenizer and the ends of a text beside a model. */

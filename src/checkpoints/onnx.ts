@@ -1,11 +1,12 @@
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
-import { storageError, writeJson } from "../base/files.js";
+import { writeJson } from "../base/files.js";
 import { type CausalModel, decoderOutputs } from "../generation/index.js";
 import { saveOnnx, type SaveOnnxOptions, writeTokenizer } from "../formats/index.js";
 import type { WeightSet } from "../nn/index.js";
 import { decoderConfigJson } from "../models/index.js";
 import type { LoadedModel } from "./loaded.js";
+import { replaceModel } from "./folder.js";
 
 /** Writes `decoderOutputs` of a model with its weights, as `saveOnnx` does. */
 export const saveDecoderOnnx = (
@@ -23,13 +24,14 @@ export async function exportForTransformersJs(
   folder: string,
   { system, model, weights, tokenizer }: LoadedModel<WeightSet>,
 ): Promise<void> {
-  await mkdir(path.join(folder, "onnx"), { recursive: true }).catch((error: unknown) => {
-    throw storageError("make", folder, error);
-  });
-  await saveDecoderOnnx(path.join(folder, "onnx", "model.onnx"), model, weights);
-  await writeTokenizer(tokenizer, folder);
-  await writeJson(path.join(folder, "config.json"), {
-    ...decoderConfigJson(system, model),
-    "transformers.js_config": { use_external_data_format: true },
+  await replaceModel(folder, async (staging) => {
+    const onnx = path.join(staging, "onnx");
+    await mkdir(onnx);
+    await saveDecoderOnnx(path.join(onnx, "model.onnx"), model, weights);
+    await writeTokenizer(tokenizer, staging);
+    await writeJson(path.join(staging, "config.json"), {
+      ...decoderConfigJson(system, model),
+      "transformers.js_config": { use_external_data_format: true },
+    });
   });
 }

@@ -2,9 +2,11 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rm, stat, statfs, utimes } from "node:fs/promises";
 import path from "node:path";
+import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { FormatError, messageOf } from "../base/errors.js";
 import { storageError } from "../base/files.js";
+import { removeRemains } from "../base/temporary.js";
 import { formatBytes } from "../base/memory.js";
 import { SafetensorsFile, writeSafetensors } from "../formats/index.js";
 import { type QuantizedWeight, packedParts } from "../graph/index.js";
@@ -36,7 +38,7 @@ export interface PreparedOptions {
 }
 
 /** What decides how weights are prepared; another number where the same files give other bytes. */
-const version = 1;
+const version = 2;
 
 /** The file for the weights of these files, loaded in this way, as the files are now. */
 export async function preparedFile(
@@ -60,6 +62,8 @@ export async function preparedFile(
 }
 
 const metadataKey = "lineage.packed";
+/** CRC-32 of the tensors' bytes in the order of the file. */
+const checksumKey = "lineage.crc32";
 const entriesSchema = z.record(z.string(), packedEntry);
 
 /** A file of prepared weights, in memory. */
@@ -82,9 +86,17 @@ export class PreparedWeights implements Disposable {
       const file = await SafetensorsFile.open(place);
       const entries = entriesSchema.safeParse(parsed(file.header.metadata[metadataKey]));
       if (!entries.success) throw new FormatError(place, "it does not say how its weights are packed");
+      const mapping = runtime.mapFile(place);
+      try {
+        if (file.header.metadata[checksumKey] !== String(checksumOf(file, mapping)))
+          throw new FormatError(place, "its weights are not those that were written: the file is damaged");
+      } catch (error) {
+        mapping.dispose();
+        throw error;
+      }
       const now = new Date();
       await utimes(place, now, now);
-      return new PreparedWeights(runtime, file, runtime.mapFile(place), entries.data);
+      return new PreparedWeights(runtime, file, mapping, entries.data);
     } catch (error) {
       report?.(`the prepared weights cannot be used and are made anew: ${messageOf(error)}`);
       return undefined;
@@ -148,8 +160,10 @@ export async function keepPrepared(
       return;
     }
     const entries = Object.entries(weights).map(([name, weight]) => [name, entryOf(weight)]);
-    await writeSafetensors(place, inPackedOrder(parts), {
+    const ordered = inPackedOrder(parts);
+    await writeSafetensors(place, ordered, {
       [metadataKey]: JSON.stringify(Object.fromEntries(entries)),
+      [checksumKey]: String(ordered.reduce((sum, part) => addToChecksum(part.bytes, sum), 0)),
     });
     await evict(folder, limit, place);
     report?.(`kept the prepared weights (${formatBytes(bytes)}) in ${folder}: the next start is faster`);
@@ -160,10 +174,23 @@ export async function keepPrepared(
   }
 }
 
-/** Milliseconds after which an unfinished file has been left behind by a process that was stopped. */
-const abandoned = 3_600_000;
+/** CRC-32 with `bytes` after those that gave `sum`. The function of zlib takes less than 4 GB at a time. */
+function addToChecksum(bytes: Uint8Array, sum = 0): number {
+  for (let at = 0; at < bytes.byteLength; at += 2 ** 30) sum = crc32(bytes.subarray(at, at + 2 ** 30), sum);
+  return sum;
+}
+
+function checksumOf(file: SafetensorsFile, mapping: FileMapping): number {
+  const entries = [...file.header.tensors.values()];
+  const start = Math.min(...entries.map(({ byteOffset }) => byteOffset));
+  const length = entries.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  if (length === 0) return 0;
+  using bytes = mapping.tensor("uint8", [length], start);
+  return addToChecksum(bytes.view());
+}
 
 async function evict(folder: string, limit: number, newest: string): Promise<void> {
+  await removeRemains(folder);
   const files = await Promise.all(
     (await readdir(folder)).map(async (name) => {
       const file = path.join(folder, name);
@@ -174,9 +201,8 @@ async function evict(folder: string, limit: number, newest: string): Promise<voi
   );
   files.sort((a, b) => b.used - a.used);
   let total = 0;
-  for (const { file, size, used } of files) {
-    const leftBehind = file.endsWith(".tmp") && used < Date.now() - abandoned;
-    if (!leftBehind) total += size;
-    if (leftBehind || total > limit) await rm(file, { force: true });
+  for (const { file, size } of files) {
+    total += size;
+    if (total > limit) await rm(file, { force: true });
   }
 }

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
 import { stories, documentsOf, splitDocuments } from "../data/index.js";
+import { replaceModel } from "../checkpoints/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import {
   type LanguageCorpus,
@@ -118,7 +119,7 @@ async function run(started: Run<PretrainOptions>, threads?: number): Promise<Tra
       const { loss, parts } = await evaluate(objective, kept, batches(), { signal: stop });
       return { loss, ...(Object.keys(parts).length > 1 ? parts : {}) };
     },
-    save: (kept) => save(out, kept),
+    save: (kept) => replaceModel(out, (staging) => save(staging, kept)),
     signal,
     observer: progressObserver(report),
   });

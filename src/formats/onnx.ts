@@ -1,9 +1,9 @@
-import { readFile } from "node:fs/promises";
 import path from "node:path";
 import proto, { type onnx as Onnx } from "onnx-proto";
 import { z } from "zod";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
-import { storageError, writeAtomically } from "../base/files.js";
+import { readBytes, writeAtomically } from "../base/files.js";
+import { replaceFiles } from "../base/folders.js";
 import { type LowerOptions, type Tensor, constantTensors, lower } from "../graph/index.js";
 import type { WeightSet } from "../nn/index.js";
 import { encodeModel } from "../onnx/index.js";
@@ -53,8 +53,14 @@ export async function saveOnnx(
     tensor.rawData = new Uint8Array();
     offset += data.byteLength;
   }
-  if (chunks.length > 0) await writeAtomically(dataFileOf(file), chunks);
-  await writeAtomically(file, [encodeModel(model)]);
+  await replaceFiles(
+    path.dirname(file),
+    async (staging) => {
+      if (chunks.length > 0) await writeAtomically(path.join(staging, location), chunks);
+      await writeAtomically(path.join(staging, path.basename(file)), [encodeModel(model)]);
+    },
+    { part: (name) => name === location },
+  );
 }
 
 const dataEntry = z.object({
@@ -68,13 +74,9 @@ const dataEntry = z.object({
  * no ONNX, or that points outside of its folder or of its data.
  */
 export async function readOnnx(file: string): Promise<Onnx.ModelProto> {
-  const read = (name: string) =>
-    readFile(name).catch((error: unknown) => {
-      throw storageError("read", name, error);
-    });
   let model: Onnx.ModelProto;
   try {
-    model = proto.onnx.ModelProto.decode(await read(file));
+    model = proto.onnx.ModelProto.decode(await readBytes(file));
   } catch (error) {
     if (error instanceof LineageError) throw error;
     throw new FormatError(file, `this is not an ONNX model: ${messageOf(error)}`, { cause: error });
@@ -95,7 +97,7 @@ export async function readOnnx(file: string): Promise<Onnx.ModelProto> {
         `the tensor ${tensor.name} lies in ${JSON.stringify(location)}, outside the folder`,
       );
     let data = files.get(location);
-    if (!data) files.set(location, (data = await read(path.join(path.dirname(file), location))));
+    if (!data) files.set(location, (data = await readBytes(path.join(path.dirname(file), location))));
     const end = length === undefined ? data.byteLength : offset + length;
     if (end > data.byteLength)
       throw new FormatError(

@@ -1,7 +1,6 @@
-import { open } from "node:fs/promises";
 import { type DType, bytesPerElement } from "../base/dtype.js";
 import { FormatError, messageOf } from "../base/errors.js";
-import { storageError, writeAtomically } from "../base/files.js";
+import { openFile, readFully, writeAtomically } from "../base/files.js";
 
 /** https://huggingface.co/docs/safetensors: 8 bytes of header length, a JSON header, the tensors' bytes. */
 const dtypeNames: Readonly<Record<string, DType>> = {
@@ -128,15 +127,12 @@ export class SafetensorsFile {
 
   /** Reads and checks the header. Throws FormatError for a malformed file, LineageError `storage` for one that cannot be read. */
   static async open(path: string): Promise<SafetensorsFile> {
-    const handle = await open(path, "r").catch((error: unknown) => {
-      throw storageError("read", path, error);
-    });
+    const { handle, size } = await openFile(path);
     try {
-      const { size } = await handle.stat();
-      const prefix = new Uint8Array(8);
-      await handle.read(prefix, 0, 8, 0);
+      const prefix = new Uint8Array(Math.min(8, size));
+      await readFully(handle, path, prefix, 0);
       const head = new Uint8Array(8 + readHeaderLength(path, prefix, size));
-      await handle.read(head, 0, head.byteLength, 0);
+      await readFully(handle, path, head, 0);
       return new SafetensorsFile(path, parseSafetensors(path, head, size));
     } finally {
       await handle.close();
@@ -153,18 +149,9 @@ export class SafetensorsFile {
         `the tensor ${name} has ${entry.byteLength} bytes, not ${target.byteLength}`,
       );
     }
-    const handle = await open(this.path, "r");
+    const { handle } = await openFile(this.path);
     try {
-      for (let done = 0; done < target.byteLength;) {
-        const { bytesRead } = await handle.read(
-          target,
-          done,
-          Math.min(target.byteLength - done, 2 ** 26),
-          entry.byteOffset + done,
-        );
-        if (bytesRead === 0) throw new FormatError(this.path, `the file ended within the tensor ${name}`);
-        done += bytesRead;
-      }
+      await readFully(handle, this.path, target, entry.byteOffset);
     } finally {
       await handle.close();
     }

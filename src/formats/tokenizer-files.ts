@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
-import { readJson, readText, storageError, writeJson } from "../base/files.js";
+import { readBytes, readJson, readText, writeJson } from "../base/files.js";
+import { replaceFiles, settleFolder } from "../base/folders.js";
 import {
   Tokenizer,
   type TokenizerConfig,
@@ -19,6 +19,7 @@ import {
  * it has none of them.
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  await settleFolder(folder);
   const config = await readConfig(folder);
   const file = path.join(folder, "tokenizer.json");
   if (existsSync(file)) return new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file);
@@ -42,9 +43,7 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
 
 /** Reads a SentencePiece `tokenizer.model`; `config` adds to what it says of itself. */
 export async function loadSentencePiece(file: string, config: TokenizerConfig = {}): Promise<Tokenizer> {
-  const bytes = await readFile(file).catch((error: unknown) => {
-    throw storageError("read", file, error);
-  });
+  const bytes = await readBytes(file);
   const own = sentencePieceDefinition(parseSentencePiece(file, bytes));
   const known = new Set(own.definition.added_tokens?.map(({ id }) => id));
   const added = Object.entries(config.added_tokens_decoder ?? {})
@@ -59,9 +58,21 @@ export async function loadSentencePiece(file: string, config: TokenizerConfig = 
 
 /** Writes `tokenizer.json` and `tokenizer_config.json`. */
 export async function writeTokenizer(tokenizer: Tokenizer, folder: string): Promise<void> {
-  await writeJson(path.join(folder, "tokenizer.json"), tokenizer.definition);
-  await writeJson(path.join(folder, "tokenizer_config.json"), tokenizer.config);
+  await replaceFiles(
+    folder,
+    async (staging) => {
+      await writeJson(path.join(staging, "tokenizer.json"), tokenizer.definition);
+      await writeJson(path.join(staging, "tokenizer_config.json"), tokenizer.config);
+    },
+    { part: isTokenizerFile },
+  );
 }
+
+/** Whether a file of this name is a part of the tokenizer in its folder, lineage's or another program's. */
+export const isTokenizerFile = (name: string): boolean =>
+  /^((tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json|vocab\.txt|merges\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model|chat_template\.jinja)$/.test(
+    name,
+  );
 
 const dropNull = (config: TokenizerConfig): TokenizerConfig =>
   Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null && value !== undefined));

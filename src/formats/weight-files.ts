@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
-import { rm } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
 import { bytesPerElement, viewOf } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
+import { replaceFiles, settleFolder } from "../base/folders.js";
 import { bfloat16Bits, float16Bits, widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
 import { type Module, Weights, namedParameters } from "../nn/index.js";
@@ -61,28 +61,34 @@ export async function saveWeightFiles(
     const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
     return { ...tensor, dtype, bytes: new Uint8Array(Uint16Array.from(values, narrow[dtype]).buffer) };
   };
-  const single = path.join(folder, "model.safetensors");
-  const index = `${single}.index.json`;
   const number = (value: number) => String(value).padStart(5, "0");
   const names = shards.map((_, shard) =>
-    shards.length === 1
-      ? "model.safetensors"
-      : `model-${number(shard + 1)}-of-${number(shards.length)}.safetensors`,
+    shards.length === 1 ? singleFile : `model-${number(shard + 1)}-of-${number(shards.length)}.safetensors`,
   );
-  // One shard at a time is in memory twice.
-  for (const [shard, part] of shards.entries())
-    await writeSafetensors(path.join(folder, names[shard]!), part.map(converted));
-  if (shards.length > 1) {
-    await writeJson(index, {
-      metadata: { total_size: tensors.reduce((sum, tensor) => sum + size(tensor), 0) },
-      weight_map: Object.fromEntries(
-        shards.flatMap((part, shard) => part.map(({ name }) => [name, names[shard]])),
-      ),
-    });
-  }
-  // What a former save left would be read first.
-  await rm(shards.length > 1 ? single : index, { force: true });
+  await replaceFiles(
+    folder,
+    async (staging) => {
+      // One shard at a time is in memory twice.
+      for (const [shard, part] of shards.entries())
+        await writeSafetensors(path.join(staging, names[shard]!), part.map(converted));
+      if (shards.length === 1) return;
+      await writeJson(path.join(staging, indexFile), {
+        metadata: { total_size: tensors.reduce((sum, tensor) => sum + size(tensor), 0) },
+        weight_map: Object.fromEntries(
+          shards.flatMap((part, shard) => part.map(({ name }) => [name, names[shard]])),
+        ),
+      });
+    },
+    { part: isWeightFile },
+  );
 }
+
+const singleFile = "model.safetensors";
+const indexFile = `${singleFile}.index.json`;
+
+/** Whether a file of this name holds weights of the model in its folder. */
+export const isWeightFile = (name: string): boolean =>
+  name === singleFile || name === indexFile || /^model-\d{5}-of-\d{5}\.safetensors$/.test(name);
 
 /** Where a parameter's numbers lie. */
 export interface Place {
@@ -177,9 +183,10 @@ const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 
 /** The weight files of a checkpoint folder: `model.safetensors`, or the shards that its index names. Throws for a missing one. */
 export async function openWeightFiles(folder: string): Promise<SafetensorsFile[]> {
-  const single = path.join(folder, "model.safetensors");
+  await settleFolder(folder);
+  const single = path.join(folder, singleFile);
   if (existsSync(single)) return [await SafetensorsFile.open(single)];
-  const index = `${single}.index.json`;
+  const index = path.join(folder, indexFile);
   if (!existsSync(index)) {
     throw new LineageError(
       "checkpoint",

@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { BucketedSource, type Example } from "../data/index.js";
-import { type LoadedTask, loadEncoderForTask, saveEncoder } from "../checkpoints/index.js";
+import { type LoadedTask, loadEncoderForTask, replaceModel, saveEncoder } from "../checkpoints/index.js";
 import type { EncoderWithHead } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -245,8 +245,10 @@ async function save(
   try {
     // One label, of whatever name, is how transformers knows that the answer is a number.
     const labels = options.task === "regress" ? ["LABEL_0"] : loaded.labels;
-    await saveEncoder(out, { ...loaded, labels, head: task.head });
-    await writeSettings(out, { task: options.task, maxLength, stride, threshold });
+    await replaceModel(out, async (staging) => {
+      await saveEncoder(staging, { ...loaded, labels, head: task.head });
+      await writeSettings(staging, { task: options.task, maxLength, stride, threshold });
+    });
   } finally {
     restore?.();
   }

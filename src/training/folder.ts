@@ -1,11 +1,13 @@
 import { existsSync } from "node:fs";
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readJson, storageError, writeJson } from "../base/files.js";
+import { settleFolder } from "../base/folders.js";
 import { LockFile } from "../base/lock.js";
+import { removeRemains } from "../base/temporary.js";
 import { trainingFile } from "./checkpoint.js";
 
 const optionsFile = (folder: string): string => path.join(folder, "run.json");
@@ -39,6 +41,7 @@ export class RunFolder<Options = unknown> {
     const lock = await lockFolder(folder);
     try {
       const options = await readOptions(folder, schema, { resume, given });
+      await settleFolder(folder);
       await removeRemains(folder);
       return new RunFolder(folder, options, resume, lock);
     } catch (error) {
@@ -89,12 +92,6 @@ export function parseOptions<Options>(schema: z.ZodType<Options>, given: unknown
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map(({ path: place, message }) => `${place.join(".")}: ${message}`);
   throw new LineageError("argument", `the options do not fit: ${problems.join("; ")}`);
-}
-
-/** Half-written files of a process that was killed; `writeAtomically` gives them these names. */
-async function removeRemains(folder: string): Promise<void> {
-  for (const name of await readdir(folder))
-    if (/^\..+\.\d+\.tmp$/.test(name)) await rm(path.join(folder, name), { force: true });
 }
 
 /** A folder that no other process may use until it is released. */

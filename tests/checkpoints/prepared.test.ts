@@ -11,6 +11,7 @@ import {
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { temporaryName } from "../../src/base/temporary.js";
 import { Decoder } from "../../src/generation/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { type InferenceOptions, loadForInference, saveGguf, saveModel } from "../../src/checkpoints/index.js";
@@ -132,7 +133,14 @@ describe("weights that were prepared once", () => {
     const whole = readFileSync(file);
     const unnamed = Buffer.from(whole);
     unnamed.write("lineage.pecked", unnamed.indexOf("lineage.packed"));
-    for (const damaged of [whole.subarray(0, whole.length - 100), Buffer.from("no such thing"), unnamed]) {
+    const oneBit = Buffer.from(whole);
+    oneBit[whole.length - 1000]! ^= 4;
+    for (const damaged of [
+      whole.subarray(0, whole.length - 100),
+      Buffer.from("no such thing"),
+      unnamed,
+      oneBit,
+    ]) {
       writeFileSync(file, damaged);
       reports.length = 0;
       expect(await logits(gguf, { prepared })).toEqual(expected);
@@ -164,9 +172,9 @@ describe("weights that were prepared once", () => {
     for (const name of files()) utimesSync(path.join(options.folder, name), long, long);
     // Used now, so that the other one is the oldest.
     await logits(folder, { ...ways[0], prepared: options });
-    const unfinished = path.join(options.folder, ".left.safetensors.1.tmp");
-    writeFileSync(unfinished, "left behind");
-    utimesSync(unfinished, new Date(0), new Date(0));
+    // A name that a process of this number had before.
+    const unfinished = temporaryName("tmp").replace(/-[0-9a-f]{8}-/, "-00000000-");
+    writeFileSync(path.join(options.folder, unfinished), "left behind");
     const size = files().reduce((sum, name) => sum + statSync(path.join(options.folder, name)).size, 0);
     await logits(folder, { ...ways[2], prepared: { ...options, limit: size } });
     expect(files()).toContain(first);

@@ -2,6 +2,7 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { temporaryName } from "../../src/base/temporary.js";
 import { z } from "zod";
 import { DataLoader } from "../../src/data/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
@@ -104,7 +105,9 @@ describe("a training run", () => {
     // What a process writes after its last save, up to a line that is cut off, and the file that it was writing.
     const file = path.join(parent, "killed", "metrics.jsonl");
     await writeFile(file, `${await readFile(file, "utf8")}{"step":8,"loss":99}\n{"step":9,"lo`);
-    await writeFile(path.join(parent, "killed", ".training.safetensors.12345.tmp"), "half");
+    // A name that a process of this number had before.
+    const leftBehind = temporaryName("tmp").replace(/-[0-9a-f]{8}-/, "-00000000-");
+    await writeFile(path.join(parent, "killed", leftBehind), "half");
     await train("killed", [3, 2, 1], {}, true);
     const losses = async (name: string) => (await records(name)).map(({ step, loss }) => [step, loss]);
     expect(await losses("killed")).toEqual(await losses("whole"));

@@ -1,6 +1,5 @@
-import { type FileHandle, open } from "node:fs/promises";
 import { FormatError, LineageError } from "../../base/errors.js";
-import { storageError } from "../../base/files.js";
+import { openFile, readFully } from "../../base/files.js";
 import { type GgufFormat, ggufFormatOfId, ggufFormats, rowBytes } from "./blocks.js";
 
 // https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The package @huggingface/gguf reads the same header, but
@@ -309,11 +308,8 @@ export class GgufFile {
 
   /** Reads and checks the header. Throws FormatError for a malformed file, LineageError `storage` for one that cannot be read. */
   static async open(path: string): Promise<GgufFile> {
-    const handle = await open(path, "r").catch((error: unknown) => {
-      throw storageError("read", path, error);
-    });
+    const { handle, size } = await openFile(path);
     try {
-      const { size } = await handle.stat();
       for (let length = Math.min(size, 2 ** 22); ; length = Math.min(size, 4 * length)) {
         const head = new Uint8Array(length);
         await readFully(handle, path, head, 0);
@@ -377,7 +373,7 @@ export class GgufFile {
   async readBytes(name: string): Promise<Uint8Array> {
     const { byteOffset, byteLength } = this.tensor(name);
     const bytes = new Uint8Array(byteLength);
-    const handle = await open(this.path, "r");
+    const { handle } = await openFile(this.path);
     try {
       await readFully(handle, this.path, bytes, byteOffset);
     } finally {
@@ -397,14 +393,5 @@ export class GgufFile {
     const values = new Float32Array(shape.reduce((product, dim) => product * dim, 1));
     format.dequantize(await this.readBytes(name), values);
     return values;
-  }
-}
-
-async function readFully(handle: FileHandle, path: string, target: Uint8Array, from: number): Promise<void> {
-  for (let done = 0; done < target.byteLength;) {
-    const length = Math.min(target.byteLength - done, 2 ** 26);
-    const { bytesRead } = await handle.read(target, done, length, from + done);
-    if (bytesRead === 0) throw new FormatError(path, "the file ended while it was read");
-    done += bytesRead;
   }
 }
