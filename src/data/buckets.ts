@@ -7,10 +7,14 @@ const bucketState = z.object({ epoch: z.int().nonnegative(), position: z.int().n
 export type BucketState = z.infer<typeof bucketState>;
 
 export interface BucketOptions<T> {
-  /** Rows of one batch. The last one of an epoch may have fewer. */
+  /** Rows of one batch at most. The last one of an epoch may have fewer. */
   readonly batchSize: number;
+  /** Rows of a batch times the longest of them at most; a row that is longer has a batch of its own. Default: any number. */
+  readonly maxTokens?: number;
   readonly seed: number;
   readonly lengthOf: (item: T) => number;
+  /** Another length, by which rows of one `lengthOf` are sorted: that of the other side of a pair. */
+  readonly otherLengthOf?: (item: T) => number;
   /** Makes a batch of rows, padded to the longest among them. */
   readonly collate: (items: readonly T[]) => Batch;
 }
@@ -23,8 +27,6 @@ const poolBatches = 50;
  * and the epoch, sorted by length within pools of fifty batches, the batches shuffled again.
  */
 export class BucketedSource<T> implements BatchSource {
-  /** Batches of one epoch. */
-  readonly batches: number;
   private epoch = 0;
   private position = 0;
   private order: readonly (readonly number[])[];
@@ -36,7 +38,11 @@ export class BucketedSource<T> implements BatchSource {
   ) {
     if (items.length === 0) throw new LineageError("data", "there is no row to learn from");
     this.order = this.shuffled();
-    this.batches = this.order.length;
+  }
+
+  /** Batches of the current epoch. */
+  get batches(): number {
+    return this.order.length;
   }
 
   get state(): BucketState {
@@ -45,10 +51,11 @@ export class BucketedSource<T> implements BatchSource {
 
   restore(state: unknown): void {
     const parsed = bucketState.safeParse(state);
-    if (!parsed.success || parsed.data.position > this.batches)
+    const order = parsed.success ? this.shuffled(parsed.data.epoch) : [];
+    if (!parsed.success || parsed.data.position > order.length)
       throw new LineageError("checkpoint", "the checkpoint's place in the data is not one of this data");
     ({ epoch: this.epoch, position: this.position } = parsed.data);
-    this.order = this.shuffled();
+    this.order = order;
   }
 
   next(): Batch {
@@ -60,16 +67,30 @@ export class BucketedSource<T> implements BatchSource {
     return this.options.collate(this.order[this.position++]!.map((place) => this.items[place]!));
   }
 
-  private shuffled(): number[][] {
-    const { batchSize, seed, lengthOf } = this.options;
-    const random = new Random(seed).fork(`epoch ${this.epoch}`);
+  private shuffled(epoch = this.epoch): number[][] {
+    const { batchSize, maxTokens = Infinity, seed, lengthOf, otherLengthOf = () => 0 } = this.options;
+    const random = new Random(seed).fork(`epoch ${epoch}`);
     const places = [...random.permutation(this.items.length)];
     const batches: number[][] = [];
     const poolSize = poolBatches * batchSize;
     for (let start = 0; start < places.length; start += poolSize) {
-      const pool = places.slice(start, start + poolSize);
-      pool.sort((a, b) => lengthOf(this.items[a]!) - lengthOf(this.items[b]!) || a - b);
-      for (let at = 0; at < pool.length; at += batchSize) batches.push(pool.slice(at, at + batchSize));
+      const pool = places
+        .slice(start, start + poolSize)
+        .map((place) => {
+          const item = this.items[place]!;
+          return { place, length: lengthOf(item), other: otherLengthOf(item) };
+        })
+        .sort((a, b) => a.length - b.length || a.other - b.other || a.place - b.place);
+      let batch: number[] = [];
+      for (const { place, length } of pool) {
+        // The pool is in order of length: this row is the longest so far.
+        if (batch.length === batchSize || (batch.length > 0 && (batch.length + 1) * length > maxTokens)) {
+          batches.push(batch);
+          batch = [];
+        }
+        batch.push(place);
+      }
+      batches.push(batch);
     }
     return random.shuffle(batches);
   }

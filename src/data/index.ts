@@ -6,6 +6,7 @@ export * from "./examples.js";
 export * from "./loader.js";
 export * from "./packing.js";
 export * from "./padding.js";
+export * from "./pairs.js";
 export * from "./pretraining-text.js";
 export { stories, story } from "./stories/index.js";
 export * from "./table.js";
