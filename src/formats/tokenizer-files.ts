@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
 import { readBytes, readJson, readText, writeJson } from "../base/files.js";
@@ -82,10 +83,24 @@ async function readConfig(folder: string): Promise<TokenizerConfig> {
     const file = path.join(folder, name);
     return existsSync(file) ? checkConfig(file, await readJson(file)) : {};
   };
-  const template = path.join(folder, "chat_template.jinja");
-  return {
+  const config = {
     ...dropNull(await read("special_tokens_map.json")),
     ...dropNull(await read("tokenizer_config.json")),
-    ...(existsSync(template) ? { chat_template: await readText(template) } : {}),
   };
+  const templates = await readChatTemplates(folder);
+  if (templates.length === 0) return config;
+  const own = templates.length === 1 && templates[0]!.name === "default" ? templates[0]!.template : templates;
+  return { ...config, chat_template: own };
+}
+
+/** The templates that are files of their own: `chat_template.jinja`, and each of `additional_chat_templates/`. */
+async function readChatTemplates(folder: string): Promise<{ name: string; template: string }[]> {
+  const files: [name: string, file: string][] = [];
+  const main = path.join(folder, "chat_template.jinja");
+  if (existsSync(main)) files.push(["default", main]);
+  const more = path.join(folder, "additional_chat_templates");
+  if (existsSync(more))
+    for (const file of (await readdir(more)).filter((name) => name.endsWith(".jinja")).sort())
+      files.push([file.slice(0, -".jinja".length), path.join(more, file)]);
+  return Promise.all(files.map(async ([name, file]) => ({ name, template: await readText(file) })));
 }

@@ -1,17 +1,35 @@
-import { Template } from "@huggingface/jinja";
-import { LineageError, messageOf } from "../base/errors.js";
+import { LineageError } from "../base/errors.js";
+import { JinjaError } from "./jinja/syntax.js";
+import { Template } from "./jinja/template.js";
+import { type Text, fromAssistant, fromUser } from "./jinja/text.js";
 import type { Tokenizer } from "./tokenizer.js";
 
+/** A message of a conversation. What else it has, such as `name` or `tool_calls`, is for the template. */
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant" | "tool";
   readonly content: string;
+  readonly [entry: string]: unknown;
 }
 
 export interface RenderOptions {
   /** Whether the text ends where the assistant begins to answer. Default true. */
   readonly addGenerationPrompt?: boolean;
+  /** What the assistant may call, as JSON schemas. */
+  readonly tools?: readonly unknown[] | undefined;
+  /** Texts that the assistant may look things up in. */
+  readonly documents?: readonly unknown[] | undefined;
+  /** Which of several templates. Default: `tool_use` where there is one and tools are given, else `default`. */
+  readonly template?: string | undefined;
   /** What else the template may ask for. */
   readonly variables?: Readonly<Record<string, unknown>>;
+}
+
+/** A conversation as the model reads it. */
+export interface RenderedChat {
+  readonly text: string;
+  readonly ids: readonly number[];
+  /** The parts `[start, end)` of the text that the template marks as written by the assistant (`{% generation %}`). */
+  readonly assistant: readonly (readonly [start: number, end: number])[];
 }
 
 /** The ids after the one token that begins a sequence, where the model was trained with it. */
@@ -20,100 +38,169 @@ export function beginSequence(tokenizer: Tokenizer, ids: readonly number[]): num
   return bosId !== undefined && tokenizer.addsBos && ids[0] !== bosId ? [bosId, ...ids] : [...ids];
 }
 
-/** Private characters around the number of a special token that a message only mentions. */
-const [open, close] = ["\uE0F0", "\uE0F1"];
-const mention = new RegExp(`${open}(\\d+)${close}`, "g");
-
 /**
- * From messages to token ids: the one way that every command takes. The template is the model's own, Jinja; a special
- * token that a message spells out is text and not the token, so that no message can end its turn or begin another's.
+ * From messages to token ids: the one way that every command takes. The template is the model's own, Jinja, and reads the
+ * messages as they are. A special token that a message spells out is text and not the token, so that no message can end its
+ * turn or begin another's.
  */
 export class ChatTemplate {
-  private readonly template: Template;
-  private readonly specials: readonly string[];
-  private readonly parts: RegExp | undefined;
+  private readonly templates = new Map<string, Template>();
+  private readonly tokens: Readonly<Record<string, unknown>>;
+  private readonly special: RegExp | undefined;
 
   /** @param source Jinja; default the tokenizer's own. Throws `tokenizer` where there is none or it is no Jinja. */
   constructor(
     private readonly tokenizer: Tokenizer,
-    source: string | undefined = tokenizer.chatTemplate(),
+    source?: string,
   ) {
-    if (source === undefined)
+    const { config, definition } = tokenizer;
+    const own = config.chat_template;
+    const sources =
+      source !== undefined || typeof own === "string"
+        ? [{ name: "default", template: source ?? (own as string) }]
+        : Array.isArray(own)
+          ? own
+          : [];
+    if (sources.length === 0)
       throw new LineageError(
         "tokenizer",
         "this model has no chat template: neither in tokenizer_config.json, nor as chat_template.jinja, nor in the GGUF's metadata; it continues texts with lineage generate",
       );
-    try {
-      this.template = new Template(source);
-    } catch (error) {
-      throw new LineageError("tokenizer", `the chat template cannot be read: ${messageOf(error)}`, {
-        cause: error,
-      });
+    for (const { name, template } of sources) {
+      const which = sources.length === 1 ? "the chat template" : `the chat template ${JSON.stringify(name)}`;
+      try {
+        this.templates.set(name, new Template(template));
+      } catch (error) {
+        if (!(error instanceof JinjaError)) throw error;
+        throw new LineageError("tokenizer", `${which} cannot be read: ${shortened(error.message)}`, {
+          cause: error,
+        });
+      }
     }
-    this.specials = tokenizer.definition.added_tokens
-      .filter(({ special }) => special)
-      .map(({ content }) => content)
+    this.tokens = specialTokens(config);
+    const contents = definition.added_tokens
+      .filter(({ special, content }) => special && content !== "")
+      .map(({ content }) => content.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"))
       .sort((a, b) => b.length - a.length);
-    if (this.specials.length > 0)
-      this.parts = new RegExp(
-        `(${this.specials.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&")).join("|")})`,
-      );
+    if (contents.length > 0) this.special = new RegExp(contents.join("|"), "g");
   }
 
   /** The text that the model reads. Throws `argument` for messages that the template refuses. */
   render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
-    return this.renderMarked(messages, options).replace(mention, (_, index) => this.specials[Number(index)]!);
+    return this.write(messages, options).text;
   }
 
   /** The token ids that the model reads, BOS once at the start where the model was trained with it. */
   encode(messages: readonly ChatMessage[], options: RenderOptions = {}): number[] {
-    const { tokenizer } = this;
-    const ids: number[] = [];
-    for (const part of this.split(this.renderMarked(messages, options))) {
-      const id = this.specials.includes(part) ? tokenizer.tokenToId(part) : undefined;
-      if (id !== undefined) ids.push(id);
-      else {
-        const text = part.replace(mention, (_, index) => this.specials[Number(index)]!);
-        for (const textId of tokenizer.encode(text, { parseSpecial: text === part })) ids.push(textId);
-      }
-    }
-    return beginSequence(tokenizer, ids);
+    return this.idsOf(this.write(messages, options));
   }
 
-  /** The text cut at its special tokens, where some message mentions one; whole where none does. */
-  private split(text: string): string[] {
-    return text.includes(open) && this.parts ? text.split(this.parts).filter((part) => part !== "") : [text];
+  /** Text, ids and the assistant's parts. */
+  read(messages: readonly ChatMessage[], options: RenderOptions = {}): RenderedChat {
+    const text = this.write(messages, options);
+    return { text: text.text, ids: this.idsOf(text), assistant: text.ranges(fromAssistant) };
   }
 
-  private renderMarked(
-    messages: readonly ChatMessage[],
-    { addGenerationPrompt = true, variables = {} }: RenderOptions,
-  ): string {
-    const { config } = this.tokenizer;
-    const spelled = (token: unknown) =>
-      typeof token === "string" ? token : (token as { content?: string } | null)?.content;
+  private write(messages: readonly ChatMessage[], options: RenderOptions): Text {
+    const { addGenerationPrompt = true, tools, documents, variables = {} } = options;
+    const template = this.choose(options);
     try {
-      return this.template.render({
-        ...variables,
-        messages: messages.map(({ role, content }) => ({ role, content: this.mark(content) })),
-        add_generation_prompt: addGenerationPrompt,
-        bos_token: spelled(config.bos_token) ?? "",
-        eos_token: spelled(config.eos_token) ?? "",
-        pad_token: spelled(config.pad_token) ?? "",
-        unk_token: spelled(config.unk_token) ?? "",
-      });
+      return template.render(
+        {
+          ...variables,
+          messages,
+          tools: tools ?? null,
+          documents: documents ?? null,
+          add_generation_prompt: addGenerationPrompt,
+        },
+        this.tokens,
+      );
     } catch (error) {
-      throw new LineageError("argument", `the chat template refuses these messages: ${messageOf(error)}`, {
+      if (!(error instanceof JinjaError)) throw error;
+      const reason = shortened(error.message);
+      if (error.kind === "limit")
+        throw new LineageError("tokenizer", `the chat template is stopped: ${reason}`, { cause: error });
+      throw new LineageError("argument", `the chat template refuses these messages: ${reason}`, {
         cause: error,
       });
     }
   }
 
-  private mark(content: string): string {
-    const clean = content.replaceAll(open, "").replaceAll(close, "");
-    return this.specials.reduce(
-      (text, special, index) => text.replaceAll(special, `${open}${index}${close}`),
-      clean,
+  private choose({ template: name, tools }: RenderOptions): Template {
+    const { templates } = this;
+    const wanted = name ?? (tools && templates.has("tool_use") ? "tool_use" : "default");
+    const template = templates.get(wanted);
+    if (template) return template;
+    throw new LineageError(
+      "argument",
+      `there is no chat template named ${JSON.stringify(wanted)}; this model has ${[...templates.keys()].map((known) => JSON.stringify(known)).join(", ")}`,
     );
   }
+
+  /**
+   * Special tokens are the ones that the template wrote in whole. Where a message spells one out, the text between the
+   * template's special tokens around it is encoded as plain text; everything else is encoded as it stands.
+   */
+  private idsOf(rendered: Text): number[] {
+    const { tokenizer, special } = this;
+    const { text } = rendered;
+    const user = rendered.ranges(fromUser);
+    const found = special ? [...text.matchAll(special)] : [];
+    let at = 0;
+    const places = found.map(({ index: start, 0: { length } }) => {
+      while (at < user.length && user[at]![1] <= start) at++;
+      return { start, end: start + length, mentioned: at < user.length && user[at]![0] < start + length };
+    });
+    const ids: number[] = [];
+    const add = (start: number, end: number, parseSpecial: boolean): void => {
+      for (const id of tokenizer.encode(text.slice(start, end), { parseSpecial })) ids.push(id);
+    };
+    let start = 0;
+    let plainFrom: number | undefined;
+    let last = 0;
+    for (const place of places) {
+      if (place.mentioned) plainFrom ??= last;
+      else {
+        if (plainFrom !== undefined) {
+          add(start, plainFrom, true);
+          add(plainFrom, place.start, false);
+          start = place.start;
+          plainFrom = undefined;
+        }
+        last = place.end;
+      }
+    }
+    if (plainFrom !== undefined) {
+      add(start, plainFrom, true);
+      add(plainFrom, text.length, false);
+    } else add(start, text.length, true);
+    return beginSequence(tokenizer, ids);
+  }
+}
+
+const shortened = (message: string): string => (message.length > 400 ? `${message.slice(0, 400)}…` : message);
+
+/** The special tokens by the names that transformers gives a template; those that the model lacks are undefined. */
+function specialTokens(config: Tokenizer["config"]): Record<string, unknown> {
+  const spelled = (token: unknown): string | undefined => {
+    const text =
+      typeof token === "object" && token !== null ? (token as { content?: unknown }).content : token;
+    return typeof text === "string" ? text : undefined;
+  };
+  const tokens: Record<string, unknown> = {};
+  for (const name of ["bos", "eos", "unk", "sep", "pad", "cls", "mask"]) {
+    const token = spelled(config[`${name}_token`]);
+    if (token !== undefined) tokens[`${name}_token`] = token;
+  }
+  const additional = config["additional_special_tokens"];
+  if (Array.isArray(additional) && additional.length > 0)
+    tokens["additional_special_tokens"] = additional.map(spelled).filter((token) => token !== undefined);
+  const extra = config["extra_special_tokens"];
+  if (typeof extra === "object" && extra !== null && !Array.isArray(extra)) {
+    for (const [name, token] of Object.entries(extra)) {
+      const text = spelled(token);
+      if (text !== undefined && name.endsWith("_token")) tokens[name] = text;
+    }
+  }
+  return tokens;
 }
