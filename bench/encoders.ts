@@ -14,13 +14,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { compile, input } from "../src/graph/index.js";
 import { saveOnnx } from "../src/formats/index.js";
-import {
-  bertConfig,
-  bertForMaskedLm,
-  bertForSequenceClassification,
-  bertSizes,
-} from "../src/models/index.js";
-import { encoderConfigJson } from "../src/checkpoints/index.js";
+import { bert, bertConfig, bertForMaskedLm, bertSizes, encoderConfigJson } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { type MaskedRow, maskedBatch, maskTokens, maskedLmObjective } from "../src/objectives/index.js";
 import { Random } from "../src/base/random.js";
@@ -47,7 +41,7 @@ const config = smoke
       hiddenDropout: 0,
       attentionDropout: 0,
     })
-  : { ...bertSizes["bert-base-uncased"], hiddenDropout: 0, attentionDropout: 0 };
+  : { ...bertSizes["bert-base-uncased"].config, hiddenDropout: 0, attentionDropout: 0 };
 const random = new Random(1);
 
 /** Lengths of SST-2's sentences, shuffled; drawn from a like distribution where the file is not there. */
@@ -135,7 +129,7 @@ async function train(
 
 /** Logits of every sentence, in batches. */
 async function classify(batches: number[][]): Promise<void> {
-  const model = bertForSequenceClassification(config, 2);
+  const model = bert.heads.classify.create(config, 2);
   using weights = Weights.initialize(runtime, model, 1);
   const perToken = ["batch", "sequence"];
   const logits = model.forward({
@@ -182,7 +176,7 @@ async function classify(batches: number[][]): Promise<void> {
     await saveOnnx(path.join(folder, "model.onnx"), { logits }, { weights });
     await writeFile(
       path.join(folder, "config.json"),
-      JSON.stringify(encoderConfigJson(model.encoder, "classify")),
+      JSON.stringify(encoderConfigJson(bert, { config }, "classify")),
     );
     const { AutoModelForSequenceClassification, Tensor, env } = await import("@huggingface/transformers");
     env.allowRemoteModels = false;

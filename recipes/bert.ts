@@ -1,4 +1,4 @@
-import { bertConfig, bertForMaskedLm, bertForSequenceClassification } from "../src/models/index.js";
+import { bert, bertConfig, bertForMaskedLm } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import { type Document, inverseRootFrequency, maskedLmObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
@@ -95,7 +95,7 @@ for (const { labels: limit, steps: fullSteps } of setup.budgets) {
   for (const start of ["from scratch", "pretrained"]) {
     const accuracies = await fineTuneAtRates({
       name: `${start}, ${labels} labels, ${steps} steps`,
-      create: () => bertForSequenceClassification(bertConfig(sizes), 2),
+      create: () => bert.heads.classify.create(bertConfig(sizes), 2),
       runtime,
       begin: (weights) => start === "pretrained" && copyParameters(pretrained, weights),
       train: labelled.slice(0, labels),

@@ -1,8 +1,8 @@
 import {
   DebertaPretraining,
-  type DebertaConfig,
   debertaConfig,
   debertaForMaskedLm,
+  type DebertaConfig,
 } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import { fullSentences, maskedLmObjective } from "../src/objectives/index.js";

@@ -21,12 +21,7 @@
 import { ascending, bisectLeft, bisectRight, mean } from "d3-array";
 import type { Random } from "../src/base/random.js";
 import { RandomStream, type Tensor, cast, compile, input } from "../src/graph/index.js";
-import {
-  ElectraPretraining,
-  electraConfig,
-  electraForMaskedLm,
-  electraForSequenceClassification,
-} from "../src/models/index.js";
+import { ElectraPretraining, electra, electraConfig, electraForMaskedLm } from "../src/models/index.js";
 import { Weights, countParameters, statesAt } from "../src/nn/index.js";
 import { ExampleSource, onePass } from "../src/data/index.js";
 import {
@@ -206,7 +201,7 @@ const table: string[][] = [];
 for (const { label, copy } of starts) {
   const accuracies = await fineTuneAtRates({
     name: label,
-    create: () => electraForSequenceClassification(electraConfig(sizes), 2),
+    create: () => electra.heads.classify.create(electraConfig(sizes), 2),
     runtime,
     begin: copy,
     train: labelled,

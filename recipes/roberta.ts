@@ -15,7 +15,7 @@
  *   node dist/recipes/roberta.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import { type Batch, ExampleSource } from "../src/data/index.js";
-import { bertForPretraining, bertConfig, robertaConfig, robertaForMaskedLm } from "../src/models/index.js";
+import { bertConfig, bertForPretraining, robertaConfig, robertaForMaskedLm } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
 import {
   type MaskedRow,

@@ -17,6 +17,7 @@
  *
  * Without the folder, sentences of the embedded stories are the captions, and the reviews say whether a sentence has "not" in it.
  */
+import { UnilmGenerator } from "../src/tasks/index.js";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { gunzipSync } from "node:zlib";
@@ -25,12 +26,7 @@ import { stories, ExampleSource, documentsOf } from "../src/data/index.js";
 import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
 import { rougeOf } from "../src/metrics/index.js";
 import { trainWordPiece } from "../src/tokenizers/index.js";
-import {
-  UnilmGenerator,
-  unilmConfig,
-  unilmForPretraining,
-  unilmForSequenceClassification,
-} from "../src/models/index.js";
+import { bertForPretraining, unilm, unilmConfig } from "../src/models/index.js";
 import { type Module, Weights, countParameters } from "../src/nn/index.js";
 import {
   drawUnilmMode,
@@ -39,8 +35,8 @@ import {
   maskedBatch,
   maskedLmObjective,
   unilmSpans,
+  vocabularyOf,
 } from "../src/objectives/index.js";
-import { vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { type Objective, Trainer, type TrainerOptions, lossChart, schedule } from "../src/training/index.js";
 import { recipeOptions } from "./recipe.js";
@@ -173,7 +169,7 @@ async function train(
   return points;
 }
 
-const maskedWords = (model: ReturnType<typeof unilmForPretraining>) =>
+const maskedWords = (model: ReturnType<typeof bertForPretraining>) =>
   maskedLmObjective({
     model,
     encode: (inputs, context) => model.encoder.encode(inputs, context),
@@ -182,7 +178,7 @@ const maskedWords = (model: ReturnType<typeof unilmForPretraining>) =>
   });
 
 const started = performance.now();
-const network = unilmForPretraining(config);
+const network = bertForPretraining(config);
 const pretrained = Weights.initialize(runtime, network, settings.seed);
 console.log(`UniLM with ${countParameters(network).toLocaleString("en-US")} parameters`);
 // Reviews and captions are single sentences: each is cut in two, the second part going on with the first.
@@ -224,7 +220,7 @@ function beginning(model: Module, from: Weights | undefined, seed: number): Weig
 // ---- Understanding: good or bad? ---------------------------------------------------------------------------------------
 
 async function understanding(from: Weights | undefined, rate: number, seed: number): Promise<number> {
-  const model = unilmForSequenceClassification(tuningConfig, 2);
+  const model = unilm.heads.classify.create(tuningConfig, 2);
   using weights = beginning(model, from, seed);
   const row = ({ text, label }: Review) => ({
     ...unilmRow("bidirectional", vocabulary, encode(text), []),
@@ -313,7 +309,7 @@ async function understanding(from: Weights | undefined, rate: number, seed: numb
 const rougeL = (written: string, wanted: string): number => rougeOf(written, wanted).rougeL.f;
 
 async function generation(from: Weights | undefined, rate: number) {
-  const model = unilmForPretraining(tuningConfig);
+  const model = bertForPretraining(tuningConfig);
   using weights = beginning(model, from, settings.seed);
   await train(
     maskedWords(model),
@@ -335,7 +331,11 @@ async function generation(from: Weights | undefined, rate: number) {
     settings.generationSteps,
     rate,
   );
-  using generator = await UnilmGenerator.create(model, weights, vocabulary);
+  using generator = await UnilmGenerator.create(
+    { encoder: model.encoder, logits: (hidden) => model.head.predictions.forward(hidden) },
+    weights,
+    vocabulary,
+  );
   const sources = testCaptions.map((caption) => encode(contentWords(caption)));
   const texts = (await generator.generate(sources, { maxNewTokens: 30 })).map((ids) => tokenizer.decode(ids));
   const scores = texts.map((text, index) => rougeL(text, testCaptions[index]!));

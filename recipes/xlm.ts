@@ -32,8 +32,8 @@ import {
   maskRow,
   maskedBatch,
   maskedLmObjective,
+  vocabularyOf,
 } from "../src/objectives/index.js";
-import { vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { Trainer, evaluate, schedule } from "../src/training/index.js";
 import { percent, plot, printTable, recipeOptions } from "./recipe.js";

@@ -31,8 +31,8 @@ import {
   permutationObjective,
   permutedSegment,
   targetsOf,
+  vocabularyOf,
 } from "../src/objectives/index.js";
-import { vocabularyOf } from "../src/pretraining/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { Trainer, lossChart, schedule } from "../src/training/index.js";
 import { recipeOptions } from "./recipe.js";

@@ -7,3 +7,4 @@ export * from "./load.js";
 export * from "./loaded.js";
 export * from "./onnx.js";
 export type { PreparedOptions } from "./prepared.js";
+export * from "./save-pretrained.js";

@@ -4,15 +4,11 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
 import { stories, documentsOf, splitDocuments } from "../data/index.js";
-import { replaceModel } from "../checkpoints/index.js";
 import { Weights, countParameters } from "../nn/index.js";
-import {
-  type LanguageCorpus,
-  type ParallelCorpus,
-  type PretrainingCorpus,
-  pretrainingModels,
-  pretrainingSystems,
-} from "../pretraining/index.js";
+import { savePretrained } from "../checkpoints/index.js";
+import { type SystemName, systems, systemsOfKind } from "../models/index.js";
+import type { LanguageCorpus, ParallelCorpus, PretrainingCorpus } from "../objectives/index.js";
+import { trainTokenizer } from "../tokenizers/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { type TrainingResult, adamW, evaluate, runTraining, schedule } from "../training/index.js";
 import { examples, list, number, withTrainingOptions } from "./options.js";
@@ -20,6 +16,11 @@ import { progressObserver } from "./progress.js";
 import { count } from "./terminal.js";
 import { type Run, type RunCommand, runInFolder, runShape, tellEnd } from "./training.js";
 import { loadTokenizer, writeTokenizer } from "../formats/index.js";
+
+const pretrainingModels = systemsOfKind("encoder").map(({ name }) => name) as [
+  SystemName<"encoder">,
+  ...SystemName<"encoder">[],
+];
 
 /** Everything that decides a run; kept beside the checkpoint so that `--resume` needs nothing else. */
 export const pretrainOptions = z.object({
@@ -53,12 +54,12 @@ export const pretrain = (
 async function run(started: Run<PretrainOptions>, threads?: number): Promise<TrainingResult> {
   const { folder, report, signal } = started;
   const { options, path: out } = folder;
-  const system = pretrainingSystems[options.model];
+  const system = systems[options.model];
   const { training, heldOut } = await readCorpus(options);
   const tokenizer = folder.resuming
     ? await loadTokenizer(out)
     : options.tokenizer === undefined
-      ? system.trainTokenizer(textsOf(training), options.vocabSize)
+      ? trainTokenizer(system.tokenizer, textsOf(training), options.vocabSize)
       : await loadTokenizer(options.tokenizer);
   // Kept from the start: a run that is interrupted before its first evaluation goes on with the same tokens.
   if (!folder.resuming) await writeTokenizer(tokenizer, out);
@@ -76,8 +77,8 @@ async function run(started: Run<PretrainOptions>, threads?: number): Promise<Tra
     objective,
     source,
     heldOut: batches,
-    save,
-  } = system.prepare({
+    networks,
+  } = system.pretraining.prepare({
     tokenizer,
     training,
     heldOut,
@@ -92,7 +93,7 @@ async function run(started: Run<PretrainOptions>, threads?: number): Promise<Tra
   const size = countParameters(model);
   report.say(
     `model: ${system.title} with ${count(size)} parameters (${options.layers} layers, ${options.hidden} wide, ` +
-      `${options.heads} heads); it learns from ${system.objective}`,
+      `${options.heads} heads); it learns from ${system.pretraining.objective}`,
     { parameters: size },
   );
   using weights = Weights.initialize(runtime, model, options.seed);
@@ -119,7 +120,7 @@ async function run(started: Run<PretrainOptions>, threads?: number): Promise<Tra
       const { loss, parts } = await evaluate(objective, kept, batches(), { signal: stop });
       return { loss, ...(Object.keys(parts).length > 1 ? parts : {}) };
     },
-    save: (kept) => replaceModel(out, (staging) => save(staging, kept)),
+    save: (kept) => savePretrained(out, networks, tokenizer, kept),
     signal,
     observer: progressObserver(report),
   });

@@ -1,9 +1,9 @@
-import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import type { Tensor } from "../graph/index.js";
 import {
-  type ActivationName,
   ChoiceHead,
+  type Choices,
+  type ConfigOf,
   Dropout,
   Encoder,
   EncoderEmbeddings,
@@ -15,129 +15,92 @@ import {
   Module,
   PooledHead,
   PostNormLayer,
-  SpanHead,
-  TokenHead,
   attentionMaskOf,
   checkHeads,
   configEntries,
-  encoderEntries,
+  configTable,
+  encoderFields,
+  entry,
   firstToken,
-  fromEncoderEntries,
+  headOn,
   normalInit,
-  parseConfig,
-  toEncoderEntries,
+  tokenHeads,
 } from "../nn/index.js";
+import {
+  type Document,
+  type Pretraining,
+  type PretrainingOptions,
+  type SentencePair,
+  type SentenceTokens,
+  albertSpans,
+  bertSizesOf,
+  documentsIn,
+  lengthOfPair,
+  maskRow,
+  maskedBatch,
+  maskedLmObjective,
+  pairLength,
+  pairRow,
+  sentencePairs,
+  sourceAndHeldOut,
+  startsWithMark,
+  vocabularyOf,
+  wholeNetwork,
+} from "../objectives/index.js";
+import { defineSystem, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
+const { size, dropout } = configEntries;
+
 /** ALBERT, Lan et al. 2020, "ALBERT: A Lite BERT for Self-supervised Learning of Language Representations". */
-export interface AlbertConfig {
-  readonly vocabSize: number;
-  /** Positions that the model knows. */
-  readonly contextLength: number;
-  readonly typeVocabSize: number;
-  /** Width E of the embeddings, section 3.1: a factor of the table, so that the hidden size can grow without it. */
-  readonly embeddingSize: number;
-  readonly hiddenSize: number;
-  /** How often a layer is applied. */
-  readonly numLayers: number;
-  /** Groups of layers that share parameters, section 3.1. Published: 1. */
-  readonly numGroups: number;
-  /** Layers of a group with parameters of their own. Published: 1. */
-  readonly layersInGroup: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  /** Probability of dropout. Published: 0, section 4.8; the model fits too little rather than too much. */
-  readonly hiddenDropout: number;
-  readonly attentionDropout: number;
-  readonly classifierDropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-  readonly padTokenId: number;
-}
+export const albertTable = configTable({
+  type: "albert",
+  title: "ALBERT",
+  fields: {
+    // Dropout is published as 0, section 4.8; the model fits too little rather than too much.
+    ...encoderFields({
+      vocabSize: 30_000,
+      hiddenSize: 4096,
+      numHeads: 64,
+      intermediateSize: 16_384,
+      activation: "gelu_new",
+      hiddenDropout: 0,
+      attentionDropout: 0,
+    }),
+    /** Width E of the embeddings, section 3.1: a factor of the table, so that the hidden size can grow without it. */
+    embeddingSize: entry("embedding_size", size, { absent: 128 }),
+    /** Groups of layers that share parameters, section 3.1. Published: 1. */
+    numGroups: entry("num_hidden_groups", size, { absent: 1 }),
+    /** Layers of a group with parameters of their own. Published: 1. */
+    layersInGroup: entry("inner_group_num", size, { absent: 1 }),
+    classifierDropout: entry("classifier_dropout_prob", dropout, { absent: 0.1 }),
+  },
+  fixed: { position_embedding_type: "absolute" },
+  check: (config) => {
+    checkHeads(config);
+    if (config.numGroups > config.numLayers)
+      throw new LineageError(
+        "config",
+        `${config.numGroups} groups cannot share ${config.numLayers} layers: there must be a layer for each group`,
+      );
+  },
+});
 
-/** A configuration with ALBERT's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function albertConfig(
-  sizes: Partial<AlbertConfig> & Pick<AlbertConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): AlbertConfig {
-  const config: AlbertConfig = {
-    vocabSize: 30_000,
-    contextLength: 512,
-    typeVocabSize: 2,
-    embeddingSize: 128,
-    numGroups: 1,
-    layersInGroup: 1,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu_new",
-    hiddenDropout: 0,
-    attentionDropout: 0,
-    classifierDropout: 0.1,
-    layerNormEpsilon: 1e-12,
-    initializerRange: 0.02,
-    padTokenId: 0,
-    ...sizes,
-  };
-  checkHeads(config);
-  if (config.numGroups > config.numLayers) {
-    throw new LineageError(
-      "config",
-      `${config.numGroups} groups cannot share ${config.numLayers} layers: there must be a layer for each group`,
-    );
-  }
-  return config;
-}
+export type AlbertConfig = ConfigOf<typeof albertTable>;
 
-/** The four published sizes, table 1. */
+/** A configuration with ALBERT's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const albertConfig = (choices: Choices<AlbertConfig>): AlbertConfig => albertTable.create(choices);
+
+const published = publishedSize(albertTable);
+
+/** The four published sizes, table 1; parameters with the heads of pretraining. */
 export const albertSizes = {
-  "albert-base-v2": albertConfig({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "albert-large-v2": albertConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
-  "albert-xlarge-v2": albertConfig({ hiddenSize: 2048, numLayers: 24, numHeads: 16 }),
-  "albert-xxlarge-v2": albertConfig({ hiddenSize: 4096, numLayers: 12, numHeads: 64 }),
+  "albert-base-v2": published(11_813_810, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "albert-large-v2": published(17_847_474, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+  "albert-xlarge-v2": published(59_021_490, { hiddenSize: 2048, numLayers: 24, numHeads: 16 }),
+  "albert-xxlarge-v2": published(223_158_450, { hiddenSize: 4096, numLayers: 12, numHeads: 64 }),
 } as const;
-
-const { size, activation, dropout } = configEntries;
-const huggingFaceConfig = z.object({
-  ...encoderEntries,
-  model_type: z.literal("albert"),
-  vocab_size: size.default(30_000),
-  embedding_size: size.default(128),
-  hidden_size: size.default(4096),
-  num_hidden_groups: size.default(1),
-  inner_group_num: size.default(1),
-  num_attention_heads: size.default(64),
-  intermediate_size: size.default(16_384),
-  hidden_act: activation.default("gelu_new"),
-  hidden_dropout_prob: dropout.default(0),
-  attention_probs_dropout_prob: dropout.default(0),
-  classifier_dropout_prob: dropout.default(0.1),
-  position_embedding_type: z.literal("absolute").default("absolute"),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function albertFromHuggingFace(json: unknown): AlbertConfig {
-  const config = parseConfig(huggingFaceConfig, json, "ALBERT");
-  return albertConfig({
-    ...fromEncoderEntries(config),
-    embeddingSize: config.embedding_size,
-    numGroups: config.num_hidden_groups,
-    layersInGroup: config.inner_group_num,
-    classifierDropout: config.classifier_dropout_prob,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const albertToHuggingFace = (config: AlbertConfig): Record<string, unknown> => ({
-  model_type: "albert",
-  ...toEncoderEntries(config),
-  embedding_size: config.embeddingSize,
-  num_hidden_groups: config.numGroups,
-  inner_group_num: config.layersInGroup,
-  classifier_dropout_prob: config.classifierDropout,
-  position_embedding_type: "absolute",
-});
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 
@@ -273,29 +236,89 @@ export function albertForMaskedLm(config: AlbertConfig) {
   return new EncoderWithHead(albert, maskedLmHead(albert), { encoder: "albert", head: "predictions" });
 }
 
-const pooledHead = (albert: Albert, numLabels: number) =>
-  new PooledHead(albert.config, numLabels, (hidden) => albert.pool(hidden));
+const pooledHead = (albert: Albert, config: AlbertConfig, numLabels: number) =>
+  new PooledHead(config, numLabels, (hidden) => albert.pool(hidden));
 
-/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. */
-export function albertForSequenceClassification(config: AlbertConfig, numLabels: number) {
-  const albert = new Albert(config);
-  return new EncoderWithHead(albert, pooledHead(albert, numLabels), { encoder: "albert", head: "" });
+const withPooler = (config: AlbertConfig) => new Albert(config);
+const withoutPooler = (config: AlbertConfig) => new Albert(config, { pooler: false });
+
+const albertHeads = {
+  "fill-mask": { create: albertForMaskedLm },
+  classify: headOn("albert", withPooler, pooledHead, "classifier"),
+  ...tokenHeads("albert", withoutPooler, ({ classifierDropout }) => classifierDropout),
+  choice: headOn(
+    "albert",
+    withPooler,
+    (albert, config) => new ChoiceHead(pooledHead(albert, config, 1)),
+    "classifier",
+  ),
+};
+
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+/** SentencePiece's tokens under BERT's names: ALBERT's and DeBERTa v3's. */
+export const albertTokens: SentenceTokens = {
+  first: "[CLS]",
+  separator: "[SEP]",
+  padding: "<pad>",
+  mask: "[MASK]",
+  startsWord: startsWithMark,
+};
+
+/** Lan et al. 2020, sections 3.1 and 4.1: spans of up to three words, and sentence-order prediction. */
+function pretrainAlbert(options: PretrainingOptions): Pretraining {
+  const { tokenizer, contextLength, batchSize, seed, hiddenSize } = options;
+  const vocabulary = vocabularyOf(tokenizer, albertTokens);
+  const model = albertForPretraining(
+    albertConfig({
+      ...bertSizesOf(options, vocabulary),
+      embeddingSize: Math.min(128, Math.max(1, hiddenSize / 2)),
+    }),
+  );
+  return {
+    model,
+    objective: maskedLmObjective({
+      model,
+      encode: (inputs, context) => model.encoder.encode(inputs, context),
+      maskedLosses: (hidden, labels) => model.head.predictions.losses(hidden, labels),
+      sentenceLogits: (hidden) => model.head.sentenceOrder.forward(model.encoder.pool(hidden)),
+    }),
+    ...sourceAndHeldOut(documentsIn(options), {
+      batchSize,
+      seed,
+      length: lengthOfPair,
+      examplesOf: (documents: readonly Document[]) => (random) =>
+        sentencePairs(documents, { maxLength: pairLength(contextLength), task: "sentence-order" }, random),
+      transform: (pair: SentencePair, random) =>
+        maskRow(pairRow(vocabulary, pair), vocabulary, { unit: "word", spans: albertSpans }, random),
+      collate: (rows) => maskedBatch(rows, vocabulary.paddingId),
+    }),
+    networks: [
+      wholeNetwork(model, {
+        architectures: ["AlbertForMaskedLM"],
+        ...albertTable.write(model.encoder.config),
+      }),
+    ],
+  };
 }
 
-/** A class for each token: logits `[batch, sequence, numLabels]`. */
-export function albertForTokenClassification(config: AlbertConfig, numLabels: number) {
-  const albert = new Albert(config, { pooler: false });
-  return new EncoderWithHead(albert, new TokenHead(config, numLabels), { encoder: "albert", head: "" });
-}
+// ---- Definition ---------------------------------------------------------------------------------------------------
 
-/** Start and end of an answer: logits `[batch, sequence, 2]`. */
-export function albertForQuestionAnswering(config: AlbertConfig) {
-  const albert = new Albert(config, { pooler: false });
-  return new EncoderWithHead(albert, new SpanHead(config), { encoder: "albert", head: "" });
-}
-
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. */
-export function albertForMultipleChoice(config: AlbertConfig) {
-  const albert = new Albert(config);
-  return new EncoderWithHead(albert, new ChoiceHead(pooledHead(albert, 1)), { encoder: "albert", head: "" });
-}
+/** ALBERT as the rest of the library knows it. */
+export const albert = defineSystem({
+  kind: "encoder",
+  className: "Albert",
+  prefix: "albert",
+  config: albertTable,
+  sizes: albertSizes,
+  create: (config, options) => new Albert(config, options),
+  heads: albertHeads,
+  depth: (parameter, { numLayers, numGroups }) => {
+    const group = /^albert\.encoder\.albert_layer_groups\.(\d+)\./.exec(parameter)?.[1];
+    if (group !== undefined) return Math.ceil(((Number(group) + 1) * numLayers) / numGroups);
+    return /^albert\.(embeddings|encoder\.embedding_hidden_mapping_in)\./.test(parameter) ? 0 : numLayers + 1;
+  },
+  sharesLayers: ({ numLayers, numGroups }) => numGroups < numLayers,
+  tokenizer: { kind: "unigram", style: "albert" },
+  pretraining: { objective: "masked spans of words and sentence order", prepare: pretrainAlbert },
+});

@@ -1,8 +1,8 @@
-import { z } from "zod";
 import type { Tensor } from "../graph/index.js";
 import {
-  type ActivationName,
   ChoiceHead,
+  type Choices,
+  type ConfigOf,
   Encoder,
   EncoderEmbeddings,
   type EncoderInputs,
@@ -10,87 +10,63 @@ import {
   EncoderWithHead,
   type ForwardContext,
   Linear,
+  type MaskedLmConfig,
   MaskedLmHead,
   Module,
   PooledHead,
   Pooler,
-  SpanHead,
-  TokenHead,
   attentionMaskOf,
-  bertEntries,
+  bertFields,
   checkHeads,
-  fromBertEntries,
+  configTable,
+  headOn,
   normalInit,
-  parseConfig,
-  toBertEntries,
+  tokenHeads,
 } from "../nn/index.js";
+import {
+  type Document,
+  type Pretraining,
+  type PretrainingOptions,
+  type SentencePair,
+  bertSizesOf,
+  documentsIn,
+  lengthOfPair,
+  maskRow,
+  maskedBatch,
+  maskedLmObjective,
+  pairLength,
+  pairRow,
+  sentencePairs,
+  sourceAndHeldOut,
+  vocabularyOf,
+  wholeNetwork,
+  wordPieceTokens,
+} from "../objectives/index.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
 /** BERT, Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding". */
-export interface BertConfig {
-  readonly vocabSize: number;
-  /** Positions that the model knows. */
-  readonly contextLength: number;
-  /** Segments that it tells apart: sentence A and sentence B. */
-  readonly typeVocabSize: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  /** Probability of dropout after the embeddings and before each residual sum. */
-  readonly hiddenDropout: number;
-  /** Probability of dropout of the attention probabilities. */
-  readonly attentionDropout: number;
-  /** Probability of dropout before a task's classifier. */
-  readonly classifierDropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-  readonly padTokenId: number;
-}
-
-/** A configuration with BERT's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function bertConfig(
-  sizes: Partial<BertConfig> & Pick<BertConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): BertConfig {
-  const config: BertConfig = {
-    vocabSize: 30_522,
-    contextLength: 512,
-    typeVocabSize: 2,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu",
-    hiddenDropout: 0.1,
-    attentionDropout: 0.1,
-    classifierDropout: sizes.hiddenDropout ?? 0.1,
-    layerNormEpsilon: 1e-12,
-    initializerRange: 0.02,
-    padTokenId: 0,
-    ...sizes,
-  };
-  checkHeads(config);
-  return config;
-}
-
-/** The two published sizes, section 3. */
-export const bertSizes = {
-  "bert-base-uncased": bertConfig({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "bert-large-uncased": bertConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
-} as const;
-
-const huggingFaceConfig = z.object({ ...bertEntries, model_type: z.literal("bert") });
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export const bertFromHuggingFace = (json: unknown): BertConfig =>
-  bertConfig(fromBertEntries(parseConfig(huggingFaceConfig, json, "BERT")));
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const bertToHuggingFace = (config: BertConfig): Record<string, unknown> => ({
-  model_type: "bert",
-  ...toBertEntries(config),
+export const bertTable = configTable({
+  type: "bert",
+  title: "BERT",
+  fields: bertFields(),
+  fixed: { position_embedding_type: "absolute" },
+  check: checkHeads,
 });
+
+export type BertConfig = ConfigOf<typeof bertTable>;
+
+/** A configuration with BERT's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const bertConfig = (choices: Choices<BertConfig>): BertConfig => bertTable.create(choices);
+
+const published = publishedSize(bertTable);
+
+/** The two published sizes, section 3; parameters with the heads of pretraining. */
+export const bertSizes = {
+  "bert-base-uncased": published(110_106_428, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "bert-large-uncased": published(336_226_108, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+} as const;
 
 // ---- Model --------------------------------------------------------------------------------------------------------
 
@@ -127,11 +103,15 @@ export class Bert extends Encoder {
 
 // ---- Heads --------------------------------------------------------------------------------------------------------
 
-/** The masked language model's head under BERT's published names. */
+/** The masked language model's head under BERT's published names, which transformers gives DeBERTa's too. */
 export class BertMaskedLmHead extends MaskedLmHead {
-  static override readonly names = { dense: "transform.dense", norm: "transform.LayerNorm" };
+  static override readonly names = {
+    dense: "transform.dense",
+    norm: "transform.LayerNorm",
+    decoder: "decoder.weight",
+  };
 
-  constructor(config: BertConfig, embedding: Tensor) {
+  constructor(config: Omit<MaskedLmConfig, "embeddingSize">, embedding: Tensor) {
     super({ ...config, embeddingSize: config.hiddenSize }, embedding);
   }
 }
@@ -175,29 +155,72 @@ export function bertForMaskedLm(config: BertConfig) {
   return new EncoderWithHead(bert, head, { encoder: "bert", head: "cls.predictions" });
 }
 
-const pooledHead = (bert: Bert, numLabels: number) =>
-  new PooledHead(bert.config, numLabels, (hidden) => bert.pooler!.forward(hidden));
-
 /** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. Figure 4 (a, b). */
-export function bertForSequenceClassification(config: BertConfig, numLabels: number) {
-  const bert = new Bert(config);
-  return new EncoderWithHead(bert, pooledHead(bert, numLabels), { encoder: "bert", head: "" });
+const pooledHead = (bert: Bert, config: BertConfig, numLabels: number) =>
+  new PooledHead(config, numLabels, (hidden) => bert.pooler!.forward(hidden));
+
+const withPooler = (config: BertConfig) => new Bert(config);
+const withoutPooler = (config: BertConfig) => new Bert(config, { pooler: false });
+
+/** The heads of figure 4 and of section 4.4, and the masked language model. */
+export const bertHeads = {
+  "fill-mask": { create: bertForMaskedLm },
+  classify: headOn("bert", withPooler, pooledHead, "classifier"),
+  ...tokenHeads("bert", withoutPooler, ({ classifierDropout }) => classifierDropout),
+  choice: headOn(
+    "bert",
+    withPooler,
+    (bert, config) => new ChoiceHead(pooledHead(bert, config, 1)),
+    "classifier",
+  ),
+};
+
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+/** Devlin et al. 2019, section 3.1: masked LM under ten fixed masks, and next-sentence prediction. */
+function pretrainBert(options: PretrainingOptions): Pretraining {
+  const { tokenizer, contextLength, batchSize, seed } = options;
+  const vocabulary = vocabularyOf(tokenizer, wordPieceTokens);
+  const model = bertForPretraining(bertConfig(bertSizesOf(options, vocabulary)));
+  return {
+    model,
+    objective: maskedLmObjective({
+      model,
+      encode: (inputs, context) => model.encoder.encode(inputs, context),
+      maskedLosses: (hidden, labels) => model.head.predictions.losses(hidden, labels),
+      sentenceLogits: (hidden) => model.head.nextSentence.forward(model.encoder.pooler!.forward(hidden)),
+    }),
+    ...sourceAndHeldOut(documentsIn(options), {
+      batchSize,
+      seed,
+      copies: 10,
+      length: lengthOfPair,
+      examplesOf: (documents: readonly Document[]) => (random) =>
+        sentencePairs(documents, { maxLength: pairLength(contextLength), task: "next-sentence" }, random),
+      transform: (pair: SentencePair, random) => maskRow(pairRow(vocabulary, pair), vocabulary, {}, random),
+      collate: (rows) => maskedBatch(rows, vocabulary.paddingId),
+    }),
+    networks: [
+      wholeNetwork(model, { architectures: ["BertForMaskedLM"], ...bertTable.write(model.encoder.config) }),
+    ],
+  };
 }
 
-/** A class for each token: logits `[batch, sequence, numLabels]`. Figure 4 (d). */
-export function bertForTokenClassification(config: BertConfig, numLabels: number) {
-  const bert = new Bert(config, { pooler: false });
-  return new EncoderWithHead(bert, new TokenHead(config, numLabels), { encoder: "bert", head: "" });
-}
+// ---- Definition ---------------------------------------------------------------------------------------------------
 
-/** Start and end of an answer: logits `[batch, sequence, 2]`. Figure 4 (c). */
-export function bertForQuestionAnswering(config: BertConfig) {
-  const bert = new Bert(config, { pooler: false });
-  return new EncoderWithHead(bert, new SpanHead(config), { encoder: "bert", head: "" });
-}
+/** Where BERT's parameters stand. */
+export const bertDepth = depthByName(/^bert\.embeddings\./, /^bert\.encoder\.layer\.(\d+)\./);
 
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. Section 4.4. */
-export function bertForMultipleChoice(config: BertConfig) {
-  const bert = new Bert(config);
-  return new EncoderWithHead(bert, new ChoiceHead(pooledHead(bert, 1)), { encoder: "bert", head: "" });
-}
+/** BERT as the rest of the library knows it. */
+export const bert = defineSystem({
+  kind: "encoder",
+  className: "Bert",
+  prefix: "bert",
+  config: bertTable,
+  sizes: bertSizes,
+  create: (config, options) => new Bert(config, options),
+  heads: bertHeads,
+  depth: bertDepth,
+  tokenizer: { kind: "WordPiece" },
+  pretraining: { objective: "masked tokens and next sentence", prepare: pretrainBert },
+});

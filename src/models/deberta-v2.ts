@@ -11,205 +11,135 @@ import {
   zeros,
 } from "../graph/index.js";
 import {
-  type ActivationName,
-  ChoiceHead,
-  ContextPooledHead,
+  type Choices,
+  type ConfigOf,
   DisentangledEmbeddings,
+  DisentangledEncoder,
   DisentangledLayer,
+  type DisentangledLayers,
   Dropout,
   Embedding,
-  Encoder,
   type EncoderInputs,
   EncoderWithHead,
+  EnhancedMaskedLm,
+  type Field,
   type ForwardContext,
   LayerNorm,
   Linear,
-  MaskedLmHead,
   Module,
   Parameter,
   type PositionTerm,
   type RelativeContext,
-  SpanHead,
-  TokenHead,
   activations,
-  attentionMaskOf,
   checkHeads,
   configEntries,
+  configTable,
   disentangledAttention,
-  encoderEntries,
-  enhancedMaskDecoder,
-  fromEncoderEntries,
+  disentangledFields,
+  disentangledHeads,
+  entry,
+  namedParameters,
   normalInit,
-  parseConfig,
-  realTokens,
   relativeEmbeddings,
   splitHeads,
   splitTable,
-  toEncoderEntries,
   zerosInit,
 } from "../nn/index.js";
+import {
+  type PretrainedNetwork,
+  type Pretraining,
+  type PretrainingOptions,
+  bertSizesOf,
+  electraMasking,
+  maskedFullSentences,
+  replacedTokenBatch,
+  replacedTokenObjective,
+  vocabularyOf,
+} from "../objectives/index.js";
+import { albertTokens } from "./albert.js";
+import { BertMaskedLmHead } from "./bert.js";
+import { debertaDepth } from "./deberta.js";
+import { defineSystem, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
+
+const { activation, flag, list } = configEntries;
 
 /**
  * The second and third version of DeBERTa: He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention",
  * with the changes of its second release, and He et al. 2021, "DeBERTaV3: Improving DeBERTa using ELECTRA-Style Pre-Training
  * with Gradient-Disentangled Embedding Sharing", which trains the same network otherwise.
  */
-export interface DebertaV2Config {
-  readonly vocabSize: number;
-  /** Positions that the model knows. */
-  readonly contextLength: number;
-  /** Segments that it tells apart. Published: 0, none. */
-  readonly typeVocabSize: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  /** Terms of the scores besides content to content; none leaves BERT's attention. */
-  readonly positionTerms: readonly PositionTerm[];
-  /** Largest relative distance that is told from larger ones. Published: the context length, 512. */
-  readonly maxRelativePositions: number;
-  /** Buckets to each side: near distances have one each, farther ones share them by their logarithm. 0 for one each. Published: 256. */
-  readonly positionBuckets: number;
-  /** Whether positions go through the projections of the contents. Published: yes. */
-  readonly sharePositionProjections: boolean;
-  /** Whether the embeddings of relative positions are normed. Published: yes. */
-  readonly normRelativeEmbeddings: boolean;
-  /** Width of the convolution beside the first layer; 0 for none, as in the third version. */
-  readonly convolutionSize: number;
-  readonly convolutionActivation: ActivationName;
-  /** Whether absolute positions are added to the input. Published: no. */
-  readonly positionBiasedInput: boolean;
-  /** Probability of dropout after the embeddings and before each residual sum. */
-  readonly hiddenDropout: number;
-  /** Probability of dropout of the attention probabilities. */
-  readonly attentionDropout: number;
-  /** Probability of dropout before the pooler of a task's head. */
-  readonly poolerDropout: number;
-  readonly poolerActivation: ActivationName;
-  /** Probability of dropout before a task's classifier. */
-  readonly classifierDropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-  readonly padTokenId: number;
-}
+export const debertaV2Table = configTable({
+  type: "deberta-v2",
+  title: "DeBERTa v3",
+  fields: {
+    ...disentangledFields(
+      { vocabSize: 128_100, hiddenSize: 1536, numLayers: 24, numHeads: 24, intermediateSize: 6144 },
+      ["p2c", "c2p"],
+    ),
+    /** Buckets to each side: near distances have one each, farther ones share them by their logarithm. 0 for one each. Published: 256. */
+    positionBuckets: {
+      entries: ["position_buckets"],
+      schema: z.int().nonnegative(),
+      read: (json) => Math.max(0, entry("position_buckets", z.int(), { absent: -1 }).read(json, undefined)),
+      write: (value) => ({ position_buckets: value > 0 ? value : -1 }),
+      published: () => 256,
+    } satisfies Field<number>,
+    /** Whether positions go through the projections of the contents. Published: yes. */
+    sharePositionProjections: entry("share_att_key", flag, { absent: false, published: true }),
+    /** Whether the embeddings of relative positions are normed. Published: yes. */
+    normRelativeEmbeddings: {
+      entries: ["norm_rel_ebd"],
+      schema: flag,
+      read: (json) =>
+        entry("norm_rel_ebd", list, { absent: [] }).read(json, undefined).includes("layer_norm"),
+      write: (value) => ({ norm_rel_ebd: value ? "layer_norm" : "none" }),
+      published: () => true,
+    } satisfies Field<boolean>,
+    /** Width of the convolution beside the first layer; 0 for none, as in the third version. */
+    convolutionSize: entry("conv_kernel_size", z.int().nonnegative(), { absent: 0 }),
+    convolutionActivation: entry("conv_act", activation, { absent: "tanh", published: "gelu" }),
+  },
+  only: { conv_groups: [1] },
+  check: (config) => {
+    checkHeads(config);
+    if (config.convolutionSize % 2 === 0 && config.convolutionSize !== 0)
+      throw new LineageError(
+        "config",
+        `a convolution over ${config.convolutionSize} tokens has no middle: convolutionSize must be odd, or 0 for none`,
+      );
+  },
+});
 
-/** A configuration with the published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function debertaV2Config(
-  sizes: Partial<DebertaV2Config> & Pick<DebertaV2Config, "hiddenSize" | "numLayers" | "numHeads">,
-): DebertaV2Config {
-  const config: DebertaV2Config = {
-    vocabSize: 128_100,
-    contextLength: 512,
-    typeVocabSize: 0,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu",
-    positionTerms: ["p2c", "c2p"],
-    maxRelativePositions: sizes.contextLength ?? 512,
-    positionBuckets: 256,
-    sharePositionProjections: true,
-    normRelativeEmbeddings: true,
-    convolutionSize: 0,
-    convolutionActivation: "gelu",
-    positionBiasedInput: false,
-    hiddenDropout: 0.1,
-    attentionDropout: 0.1,
-    poolerDropout: 0,
-    poolerActivation: "gelu",
-    classifierDropout: sizes.hiddenDropout ?? 0.1,
-    layerNormEpsilon: 1e-7,
-    initializerRange: 0.02,
-    padTokenId: 0,
-    ...sizes,
-  };
-  checkHeads(config);
-  if (config.convolutionSize % 2 === 0 && config.convolutionSize !== 0) {
-    throw new LineageError(
-      "config",
-      `a convolution over ${config.convolutionSize} tokens has no middle: convolutionSize must be odd, or 0 for none`,
-    );
-  }
-  return config;
-}
+export type DebertaV2Config = ConfigOf<typeof debertaV2Table>;
 
+/** A configuration with the published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const debertaV2Config = (choices: Choices<DebertaV2Config>): DebertaV2Config =>
+  debertaV2Table.create(choices);
+
+const published = publishedSize(debertaV2Table);
 const convolution = { convolutionSize: 3 };
-/** The published sizes of the second and the third version. */
+
+/** The published sizes of the second and the third version; parameters with the masked language model. */
 export const debertaV2Sizes = {
-  "deberta-v2-xlarge": debertaV2Config({ hiddenSize: 1536, numLayers: 24, numHeads: 24, ...convolution }),
-  "deberta-v2-xxlarge": debertaV2Config({ hiddenSize: 1536, numLayers: 48, numHeads: 24, ...convolution }),
-  "deberta-v3-xsmall": debertaV2Config({ hiddenSize: 384, numLayers: 12, numHeads: 6 }),
-  "deberta-v3-small": debertaV2Config({ hiddenSize: 768, numLayers: 6, numHeads: 12 }),
-  "deberta-v3-base": debertaV2Config({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "deberta-v3-large": debertaV2Config({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+  "deberta-v2-xlarge": published(887_085_156, {
+    hiddenSize: 1536,
+    numLayers: 24,
+    numHeads: 24,
+    ...convolution,
+  }),
+  "deberta-v2-xxlarge": published(1_567_041_636, {
+    hiddenSize: 1536,
+    numLayers: 48,
+    numHeads: 24,
+    ...convolution,
+  }),
+  "deberta-v3-xsmall": published(70_958_820, { hiddenSize: 384, numLayers: 12, numHeads: 6 }),
+  "deberta-v3-small": published(142_024_548, { hiddenSize: 768, numLayers: 6, numHeads: 12 }),
+  "deberta-v3-base": published(184_551_780, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "deberta-v3-large": published(435_191_908, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
 } as const;
-
-const { size, activation, dropout, epsilon, list } = configEntries;
-const huggingFaceConfig = z.object({
-  ...encoderEntries,
-  model_type: z.literal("deberta-v2"),
-  vocab_size: size.default(128_100),
-  type_vocab_size: z.int().nonnegative().default(0),
-  hidden_size: size.default(1536),
-  num_hidden_layers: size.default(24),
-  num_attention_heads: size.default(24),
-  intermediate_size: size.default(6144),
-  relative_attention: z.boolean().default(false),
-  max_relative_positions: z.int().default(-1),
-  position_buckets: z.int().default(-1),
-  pos_att_type: list.pipe(z.array(z.enum(["c2p", "p2c"]))),
-  share_att_key: z.boolean().default(false),
-  norm_rel_ebd: list,
-  conv_kernel_size: z.int().nonnegative().default(0),
-  conv_groups: z.literal(1).default(1),
-  conv_act: activation.default("tanh"),
-  position_biased_input: z.boolean().default(true),
-  pooler_dropout: dropout.default(0),
-  pooler_hidden_act: activation.default("gelu"),
-  cls_dropout: dropout.nullish(),
-  layer_norm_eps: epsilon.default(1e-7),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function debertaV2FromHuggingFace(json: unknown): DebertaV2Config {
-  const config = parseConfig(huggingFaceConfig, json, "DeBERTa of the second or third version");
-  return debertaV2Config({
-    ...fromEncoderEntries(config),
-    positionTerms: config.relative_attention ? config.pos_att_type : [],
-    maxRelativePositions:
-      config.max_relative_positions < 1 ? config.max_position_embeddings : config.max_relative_positions,
-    positionBuckets: Math.max(0, config.position_buckets),
-    sharePositionProjections: config.share_att_key,
-    normRelativeEmbeddings: config.norm_rel_ebd.includes("layer_norm"),
-    convolutionSize: config.conv_kernel_size,
-    convolutionActivation: config.conv_act,
-    positionBiasedInput: config.position_biased_input,
-    poolerDropout: config.pooler_dropout,
-    poolerActivation: config.pooler_hidden_act,
-    classifierDropout: config.cls_dropout ?? config.hidden_dropout_prob,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const debertaV2ToHuggingFace = (config: DebertaV2Config): Record<string, unknown> => ({
-  model_type: "deberta-v2",
-  ...toEncoderEntries(config),
-  relative_attention: config.positionTerms.length > 0,
-  max_relative_positions: config.maxRelativePositions,
-  position_buckets: config.positionBuckets > 0 ? config.positionBuckets : -1,
-  pos_att_type: config.positionTerms,
-  share_att_key: config.sharePositionProjections,
-  norm_rel_ebd: config.normRelativeEmbeddings ? "layer_norm" : "none",
-  conv_kernel_size: config.convolutionSize,
-  conv_act: config.convolutionActivation,
-  position_biased_input: config.positionBiasedInput,
-  pooler_dropout: config.poolerDropout,
-  pooler_hidden_act: config.poolerActivation,
-  cls_dropout: config.classifierDropout,
-});
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 
@@ -326,7 +256,7 @@ class DebertaV2Convolution extends Module {
 type DebertaV2Layer = DisentangledLayer<DebertaV2SelfAttention>;
 
 /** The layers, the embeddings of relative positions that they share, and the convolution. */
-class DebertaV2Layers extends Module {
+class DebertaV2Layers extends Module implements DisentangledLayers {
   static override readonly names = {
     layers: "layer",
     relative: "rel_embeddings",
@@ -386,8 +316,7 @@ class DebertaV2Layers extends Module {
 // ---- Model --------------------------------------------------------------------------------------------------------
 
 /** DeBERTa of the second and third version. */
-export class DebertaV2 extends Encoder {
-  static override readonly names = { layers: "encoder" };
+export class DebertaV2 extends DisentangledEncoder {
   readonly embeddings: DisentangledEmbeddings;
   readonly layers: DebertaV2Layers;
 
@@ -403,58 +332,21 @@ export class DebertaV2 extends Encoder {
     this.embeddings = new DisentangledEmbeddings(config, options);
     this.layers = new DebertaV2Layers(config);
   }
-
-  override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
-    return this.run(inputs, context).states.at(-1)!;
-  }
-
-  /** States for predicting masked tokens, through the enhanced mask decoder: `[batch, sequence, hiddenSize]`. */
-  decode(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
-    const { states, within } = this.run(inputs, context);
-    const positions = this.embeddings.positions(inputs);
-    return enhancedMaskDecoder(states.at(-2)!, positions, this.layers.layers.at(-1)!, within);
-  }
-
-  private run(inputs: EncoderInputs, context: ForwardContext): { states: Tensor[]; within: RelativeContext } {
-    const x = this.embeddings.forward(inputs, context);
-    const within = this.layers.contextFor(x, { ...context, attentionMask: attentionMaskOf(inputs) });
-    return { states: this.layers.forward(x, realTokens(inputs), within), within };
-  }
 }
 
 // ---- Heads --------------------------------------------------------------------------------------------------------
 
-/** The masked language model's head under BERT's names, which transformers gives it. */
-export class DebertaV2MaskedLmHead extends MaskedLmHead {
-  static override readonly names = { dense: "transform.dense", norm: "transform.LayerNorm" };
-
-  constructor(deberta: DebertaV2) {
-    const { config } = deberta;
-    super({ ...config, embeddingSize: config.hiddenSize }, deberta.embeddings.token.weight.tensor);
-  }
-}
-
 /** Masked language modelling without the decoder, as transformers has it: logits `[batch, sequence, vocabSize]`. */
 export function debertaV2ForMaskedLm(config: DebertaV2Config) {
   const deberta = new DebertaV2(config);
-  return new EncoderWithHead(deberta, new DebertaV2MaskedLmHead(deberta), {
-    encoder: "deberta",
-    head: "cls.predictions",
-  });
+  const head = new BertMaskedLmHead(config, deberta.embeddings.token.weight.tensor);
+  return new EncoderWithHead(deberta, head, { encoder: "deberta", head: "cls.predictions" });
 }
 
-/** Masked language modelling through the enhanced mask decoder, under its authors' names; the third version's generator, too. */
-export class DebertaV2Generator extends EncoderWithHead<DebertaV2, MaskedLmHead> {
+/** Masked language modelling through the enhanced mask decoder; the third version's generator, too. */
+export class DebertaV2Generator extends EnhancedMaskedLm<DebertaV2> {
   constructor(config: DebertaV2Config) {
-    const deberta = new DebertaV2(config, { positions: true });
-    const { weight } = deberta.embeddings.token;
-    const head = new MaskedLmHead({ ...config, embeddingSize: config.hiddenSize }, weight.tensor);
-    super(deberta, head, { encoder: "deberta", head: "lm_predictions.lm_head" });
-  }
-
-  /** Logits `[batch, sequence, vocabSize]`. */
-  override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
-    return this.head.forward(this.encoder.decode(inputs, context));
+    super(new DebertaV2(config, { positions: true }), config);
   }
 }
 
@@ -542,25 +434,72 @@ export class DebertaV3Pretraining extends Module {
   }
 }
 
-/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. */
-export function debertaV2ForSequenceClassification(config: DebertaV2Config, numLabels: number) {
-  const head = new ContextPooledHead(config, numLabels);
-  return new EncoderWithHead(new DebertaV2(config), head, { encoder: "deberta", head: "" });
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+/** He et al. 2021 ("DeBERTaV3"), section 3: replaced tokens, with gradient-disentangled embedding sharing. */
+function pretrainDebertaV3(options: PretrainingOptions): Pretraining {
+  const { tokenizer, contextLength } = options;
+  const vocabulary = vocabularyOf(tokenizer, albertTokens);
+  const model = new DebertaV3Pretraining(
+    debertaV2Config({ ...bertSizesOf(options, vocabulary), positionBuckets: Math.min(256, contextLength) }),
+  );
+  return {
+    model,
+    objective: replacedTokenObjective({
+      model,
+      generator: {
+        encode: ({ inputIds, attentionMask }, context) =>
+          model.generator.encoder.decode({ inputIds, attentionMask }, context),
+        logits: (hidden) => model.generator.head.forward(hidden),
+      },
+      discriminator: {
+        encode: ({ inputIds, attentionMask }, context) =>
+          model.discriminator.encoder.encode({ inputIds, attentionMask }, context),
+        logits: (hidden) => model.discriminator.head.forward(hidden),
+      },
+    }),
+    ...maskedFullSentences(options, vocabulary, electraMasking, replacedTokenBatch),
+    networks: [discriminatorOf(model)],
+  };
 }
 
-/** A class for each token: logits `[batch, sequence, numLabels]`. */
-export function debertaV2ForTokenClassification(config: DebertaV2Config, numLabels: number) {
-  const head = new TokenHead({ ...config, classifierDropout: config.hiddenDropout }, numLabels);
-  return new EncoderWithHead(new DebertaV2(config), head, { encoder: "deberta", head: "" });
+/** The discriminator, its embeddings being the generator's and their difference in one. */
+function discriminatorOf(model: DebertaV3Pretraining): PretrainedNetwork {
+  const words = "deberta.embeddings.word_embeddings.weight";
+  const prefix = "discriminator.";
+  const own = [...namedParameters(model).keys()].filter((name) => name.startsWith(prefix));
+  return {
+    folder: "",
+    config: {
+      architectures: ["DebertaV2Model"],
+      ...debertaV2Table.write(model.discriminator.encoder.config),
+    },
+    parameters: new Map(
+      own.map((name) => {
+        const written = name.slice(prefix.length);
+        return [written, written === words ? [name, `generator.${words}`] : [name]];
+      }),
+    ),
+  };
 }
 
-/** Start and end of an answer: logits `[batch, sequence, 2]`. */
-export function debertaV2ForQuestionAnswering(config: DebertaV2Config) {
-  return new EncoderWithHead(new DebertaV2(config), new SpanHead(config), { encoder: "deberta", head: "" });
-}
+// ---- Definition ---------------------------------------------------------------------------------------------------
 
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. */
-export function debertaV2ForMultipleChoice(config: DebertaV2Config) {
-  const head = new ChoiceHead(new ContextPooledHead(config, 1));
-  return new EncoderWithHead(new DebertaV2(config), head, { encoder: "deberta", head: "" });
-}
+/** The second and third version as the rest of the library knows them; it is the third's pretraining. */
+export const debertaV3 = defineSystem({
+  name: "deberta-v3",
+  kind: "encoder",
+  className: "DebertaV2",
+  prefix: "deberta",
+  config: debertaV2Table,
+  sizes: debertaV2Sizes,
+  create: (config) => new DebertaV2(config),
+  heads: {
+    "fill-mask": { create: debertaV2ForMaskedLm },
+    ...disentangledHeads((config: DebertaV2Config) => new DebertaV2(config)),
+  },
+  authorsMaskedLm: (config) => new DebertaV2Generator(config),
+  depth: debertaDepth,
+  tokenizer: { kind: "unigram", style: "albert", lowercase: false },
+  pretraining: { objective: "replaced tokens with disentangled embeddings", prepare: pretrainDebertaV3 },
+});

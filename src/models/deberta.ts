@@ -1,155 +1,71 @@
-import { z } from "zod";
 import type { Tensor } from "../graph/index.js";
 import {
-  type ActivationName,
-  ChoiceHead,
-  ContextPooledHead,
+  type Choices,
+  type ConfigOf,
   DisentangledEmbeddings,
+  DisentangledEncoder,
   DisentangledLayer,
+  type DisentangledLayers,
   Dropout,
   Embedding,
-  Encoder,
-  type EncoderInputs,
   EncoderWithHead,
+  EnhancedMaskedLm,
   type ForwardContext,
   Linear,
-  MaskedLmHead,
   Module,
   Parameter,
-  type PositionTerm,
   type RelativeContext,
-  SpanHead,
-  TokenHead,
-  attentionMaskOf,
   checkHeads,
-  configEntries,
+  configTable,
   disentangledAttention,
-  encoderEntries,
-  enhancedMaskDecoder,
-  fromEncoderEntries,
+  disentangledFields,
+  disentangledHeads,
   normalInit,
-  parseConfig,
   relativeEmbeddings,
   splitHeads,
   splitTable,
-  toEncoderEntries,
   zerosInit,
 } from "../nn/index.js";
+import {
+  type Pretraining,
+  type PretrainingOptions,
+  type SentenceTokens,
+  bertSizesOf,
+  maskedFullSentences,
+  maskedLmObjective,
+  startsWithSpace,
+  vocabularyOf,
+  wholeNetwork,
+  wordPieceTokens,
+} from "../objectives/index.js";
+// The head of transformers' masked language model is BERT's.
+import { BertMaskedLmHead } from "./bert.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
 /** DeBERTa, He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention". */
-export interface DebertaConfig {
-  readonly vocabSize: number;
-  /** Positions that the model knows. */
-  readonly contextLength: number;
-  /** Segments that it tells apart. Published: 0, none. */
-  readonly typeVocabSize: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  /** Terms of the scores besides content to content, section 3.1; none leaves BERT's attention. */
-  readonly positionTerms: readonly PositionTerm[];
-  /** Largest relative distance k that is told from larger ones, equation 3. Published: the context length, 512. */
-  readonly maxRelativePositions: number;
-  /** Whether absolute positions are added to the input. Published: no, they join in the decoder. */
-  readonly positionBiasedInput: boolean;
-  /** Probability of dropout after the embeddings and before each residual sum. */
-  readonly hiddenDropout: number;
-  /** Probability of dropout of the attention probabilities. */
-  readonly attentionDropout: number;
-  /** Probability of dropout before the pooler of a task's head. */
-  readonly poolerDropout: number;
-  readonly poolerActivation: ActivationName;
-  /** Probability of dropout before a task's classifier. */
-  readonly classifierDropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-  readonly padTokenId: number;
-}
+export const debertaTable = configTable({
+  type: "deberta",
+  title: "DeBERTa",
+  fields: disentangledFields({ vocabSize: 50_265 }, ["c2p", "p2c"]),
+  only: { talking_head: [false] },
+  check: checkHeads,
+});
 
-/** A configuration with DeBERTa's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function debertaConfig(
-  sizes: Partial<DebertaConfig> & Pick<DebertaConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): DebertaConfig {
-  const config: DebertaConfig = {
-    vocabSize: 50_265,
-    contextLength: 512,
-    typeVocabSize: 0,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu",
-    positionTerms: ["c2p", "p2c"],
-    maxRelativePositions: sizes.contextLength ?? 512,
-    positionBiasedInput: false,
-    hiddenDropout: 0.1,
-    attentionDropout: 0.1,
-    poolerDropout: 0,
-    poolerActivation: "gelu",
-    classifierDropout: sizes.hiddenDropout ?? 0.1,
-    layerNormEpsilon: 1e-7,
-    initializerRange: 0.02,
-    padTokenId: 0,
-    ...sizes,
-  };
-  checkHeads(config);
-  return config;
-}
+export type DebertaConfig = ConfigOf<typeof debertaTable>;
 
-/** The published sizes of the first version. */
+/** A configuration with DeBERTa's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const debertaConfig = (choices: Choices<DebertaConfig>): DebertaConfig => debertaTable.create(choices);
+
+const published = publishedSize(debertaTable);
+
+/** The published sizes of the first version; parameters with the masked language model. */
 export const debertaSizes = {
-  "deberta-base": debertaConfig({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "deberta-large": debertaConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
-  "deberta-xlarge": debertaConfig({ hiddenSize: 1024, numLayers: 48, numHeads: 16 }),
+  "deberta-base": published(139_244_121, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "deberta-large": published(406_264_921, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+  "deberta-xlarge": published(758_905_945, { hiddenSize: 1024, numLayers: 48, numHeads: 16 }),
 } as const;
-
-const { size, activation, dropout, epsilon, list } = configEntries;
-const huggingFaceConfig = z.object({
-  ...encoderEntries,
-  model_type: z.literal("deberta"),
-  vocab_size: size.default(50_265),
-  type_vocab_size: z.int().nonnegative().default(0),
-  relative_attention: z.boolean().default(false),
-  max_relative_positions: z.int().default(-1),
-  pos_att_type: list.pipe(z.array(z.enum(["c2p", "p2c"]))),
-  position_biased_input: z.boolean().default(true),
-  talking_head: z.literal(false).default(false),
-  pooler_dropout: dropout.default(0),
-  pooler_hidden_act: activation.default("gelu"),
-  cls_dropout: dropout.nullish(),
-  layer_norm_eps: epsilon.default(1e-7),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function debertaFromHuggingFace(json: unknown): DebertaConfig {
-  const config = parseConfig(huggingFaceConfig, json, "DeBERTa");
-  return debertaConfig({
-    ...fromEncoderEntries(config),
-    positionTerms: config.relative_attention ? config.pos_att_type : [],
-    maxRelativePositions:
-      config.max_relative_positions < 1 ? config.max_position_embeddings : config.max_relative_positions,
-    positionBiasedInput: config.position_biased_input,
-    poolerDropout: config.pooler_dropout,
-    poolerActivation: config.pooler_hidden_act,
-    classifierDropout: config.cls_dropout ?? config.hidden_dropout_prob,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const debertaToHuggingFace = (config: DebertaConfig): Record<string, unknown> => ({
-  model_type: "deberta",
-  ...toEncoderEntries(config),
-  relative_attention: config.positionTerms.length > 0,
-  max_relative_positions: config.maxRelativePositions,
-  pos_att_type: config.positionTerms,
-  position_biased_input: config.positionBiasedInput,
-  pooler_dropout: config.poolerDropout,
-  pooler_hidden_act: config.poolerActivation,
-  cls_dropout: config.classifierDropout,
-});
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 
@@ -215,7 +131,7 @@ class DebertaSelfAttention extends Module {
 type DebertaLayer = DisentangledLayer<DebertaSelfAttention>;
 
 /** The layers and the embeddings of relative positions that they share. */
-class DebertaLayers extends Module {
+class DebertaLayers extends Module implements DisentangledLayers {
   static override readonly names = { layers: "layer", relative: "rel_embeddings" };
   readonly layers: readonly DebertaLayer[];
   readonly relative: Embedding | undefined;
@@ -245,7 +161,7 @@ class DebertaLayers extends Module {
   }
 
   /** The output of every layer, the embeddings first. */
-  override forward(x: Tensor, context: RelativeContext): Tensor[] {
+  override forward(x: Tensor, _: Tensor | undefined, context: RelativeContext): Tensor[] {
     const states = [x];
     for (const layer of this.layers) states.push(layer.forward(states.at(-1)!, context));
     return states;
@@ -254,9 +170,8 @@ class DebertaLayers extends Module {
 
 // ---- Model --------------------------------------------------------------------------------------------------------
 
-/** DeBERTa: embeddings, and layers that attend to contents and relative positions apart. */
-export class Deberta extends Encoder {
-  static override readonly names = { layers: "encoder" };
+/** DeBERTa of the first version. */
+export class Deberta extends DisentangledEncoder {
   readonly embeddings: DisentangledEmbeddings;
   readonly layers: DebertaLayers;
 
@@ -269,80 +184,77 @@ export class Deberta extends Encoder {
     this.embeddings = new DisentangledEmbeddings(config, options);
     this.layers = new DebertaLayers(config);
   }
-
-  override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
-    return this.run(inputs, context).states.at(-1)!;
-  }
-
-  /** States for predicting masked tokens, through the enhanced mask decoder: `[batch, sequence, hiddenSize]`. */
-  decode(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
-    const { states, within } = this.run(inputs, context);
-    const positions = this.embeddings.positions(inputs);
-    return enhancedMaskDecoder(states.at(-2)!, positions, this.layers.layers.at(-1)!, within);
-  }
-
-  private run(inputs: EncoderInputs, context: ForwardContext): { states: Tensor[]; within: RelativeContext } {
-    const x = this.embeddings.forward(inputs, context);
-    const within = this.layers.contextFor(x, { ...context, attentionMask: attentionMaskOf(inputs) });
-    return { states: this.layers.forward(x, within), within };
-  }
 }
 
 // ---- Heads --------------------------------------------------------------------------------------------------------
 
-/** The masked language model's head under BERT's names, which transformers gives it. */
-export class DebertaMaskedLmHead extends MaskedLmHead {
-  static override readonly names = { dense: "transform.dense", norm: "transform.LayerNorm" };
-
-  constructor(deberta: Deberta) {
-    const { config } = deberta;
-    super({ ...config, embeddingSize: config.hiddenSize }, deberta.embeddings.token.weight.tensor);
-  }
-}
-
 /** Masked language modelling without the decoder, as transformers has it: logits `[batch, sequence, vocabSize]`. */
 export function debertaForMaskedLm(config: DebertaConfig) {
   const deberta = new Deberta(config);
-  return new EncoderWithHead(deberta, new DebertaMaskedLmHead(deberta), {
-    encoder: "deberta",
-    head: "cls.predictions",
-  });
+  const head = new BertMaskedLmHead(config, deberta.embeddings.token.weight.tensor);
+  return new EncoderWithHead(deberta, head, { encoder: "deberta", head: "cls.predictions" });
 }
 
-/** DeBERTa as it is pretrained: masked language modelling through the enhanced mask decoder, under its authors' names. */
-export class DebertaPretraining extends EncoderWithHead<Deberta, MaskedLmHead> {
+/** DeBERTa as it is pretrained: masked language modelling through the enhanced mask decoder. */
+export class DebertaPretraining extends EnhancedMaskedLm<Deberta> {
   constructor(config: DebertaConfig) {
-    const deberta = new Deberta(config, { positions: true });
-    const { weight } = deberta.embeddings.token;
-    const head = new MaskedLmHead({ ...config, embeddingSize: config.hiddenSize }, weight.tensor);
-    super(deberta, head, { encoder: "deberta", head: "lm_predictions.lm_head" });
-  }
-
-  /** Logits `[batch, sequence, vocabSize]`. */
-  override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
-    return this.head.forward(this.encoder.decode(inputs, context));
+    super(new Deberta(config, { positions: true }), config);
   }
 }
 
-/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. */
-export function debertaForSequenceClassification(config: DebertaConfig, numLabels: number) {
-  const head = new ContextPooledHead(config, numLabels);
-  return new EncoderWithHead(new Deberta(config), head, { encoder: "deberta", head: "" });
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+const tokens: SentenceTokens = { ...wordPieceTokens, startsWord: startsWithSpace };
+
+/** He et al. 2021, sections 3 and 4.1: masked LM, the words predicted through the enhanced mask decoder. */
+function pretrainDeberta(options: PretrainingOptions): Pretraining {
+  const { tokenizer } = options;
+  const vocabulary = vocabularyOf(tokenizer, tokens);
+  const model = new DebertaPretraining(debertaConfig(bertSizesOf(options, vocabulary)));
+  return {
+    model,
+    objective: maskedLmObjective({
+      model,
+      encode: ({ inputIds, attentionMask }, context) =>
+        model.encoder.decode({ inputIds, attentionMask }, context),
+      maskedLosses: (hidden, labels) => model.head.losses(hidden, labels),
+    }),
+    ...maskedFullSentences(options, vocabulary),
+    // The encoder with its decoder's parts under their authors' names, which fine-tuning leaves out.
+    networks: [
+      wholeNetwork(model, { architectures: ["DebertaModel"], ...debertaTable.write(model.encoder.config) }),
+    ],
+  };
 }
 
-/** A class for each token: logits `[batch, sequence, numLabels]`. */
-export function debertaForTokenClassification(config: DebertaConfig, numLabels: number) {
-  const head = new TokenHead({ ...config, classifierDropout: config.hiddenDropout }, numLabels);
-  return new EncoderWithHead(new Deberta(config), head, { encoder: "deberta", head: "" });
-}
+// ---- Definition ---------------------------------------------------------------------------------------------------
 
-/** Start and end of an answer: logits `[batch, sequence, 2]`. */
-export function debertaForQuestionAnswering(config: DebertaConfig) {
-  return new EncoderWithHead(new Deberta(config), new SpanHead(config), { encoder: "deberta", head: "" });
-}
+/** Where the parameters of a DeBERTa stand: the embeddings of relative positions are embeddings too. */
+const byName = depthByName(
+  /^deberta\.(embeddings|encoder\.(rel_embeddings|LayerNorm))\./,
+  /^deberta\.encoder\.layer\.(\d+)\./,
+);
+/** As above, the convolution of the second version standing beside the first layer. */
+export const debertaDepth: typeof byName = (parameter, config) =>
+  parameter.startsWith("deberta.encoder.conv.") ? 1 : byName(parameter, config);
 
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. */
-export function debertaForMultipleChoice(config: DebertaConfig) {
-  const head = new ChoiceHead(new ContextPooledHead(config, 1));
-  return new EncoderWithHead(new Deberta(config), head, { encoder: "deberta", head: "" });
-}
+/** DeBERTa as the rest of the library knows it. */
+export const deberta = defineSystem({
+  kind: "encoder",
+  className: "Deberta",
+  prefix: "deberta",
+  config: debertaTable,
+  sizes: debertaSizes,
+  create: (config) => new Deberta(config),
+  heads: {
+    "fill-mask": { create: debertaForMaskedLm },
+    ...disentangledHeads((config: DebertaConfig) => new Deberta(config)),
+  },
+  authorsMaskedLm: (config) => new DebertaPretraining(config),
+  depth: debertaDepth,
+  tokenizer: { kind: "encoder BPE", style: "deberta" },
+  pretraining: {
+    objective: "masked tokens through the enhanced mask decoder",
+    prepare: pretrainDeberta,
+  },
+});

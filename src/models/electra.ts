@@ -1,8 +1,8 @@
-import { z } from "zod";
 import { type Tensor, squeeze } from "../graph/index.js";
 import {
-  type ActivationName,
   ChoiceHead,
+  type Choices,
+  type ConfigOf,
   DenseHead,
   Dropout,
   Encoder,
@@ -14,108 +14,77 @@ import {
   Linear,
   MaskedLmHead,
   Module,
-  SpanHead,
-  TokenHead,
   activations,
   attentionMaskOf,
-  bertEntries,
+  bertFields,
   checkHeads,
   configEntries,
+  configTable,
+  entry,
   firstToken,
-  fromBertEntries,
+  headOn,
+  namedParameters,
   normalInit,
-  parseConfig,
-  toBertEntries,
+  tokenHeads,
 } from "../nn/index.js";
+import {
+  type PretrainedNetwork,
+  type Pretraining,
+  type PretrainingOptions,
+  bertSizesOf,
+  electraMasking,
+  maskedFullSentences,
+  replacedTokenBatch,
+  replacedTokenObjective,
+  vocabularyOf,
+  wordPieceTokens,
+} from "../objectives/index.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
 /** ELECTRA, Clark et al. 2020, "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators". */
-export interface ElectraConfig {
-  readonly vocabSize: number;
-  /** Positions that the model knows. */
-  readonly contextLength: number;
-  readonly typeVocabSize: number;
-  /** Width of the embeddings, which a layer projects to the hidden size where the two differ; section 3.2. */
-  readonly embeddingSize: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  /** Probability of dropout after the embeddings and before each residual sum. */
-  readonly hiddenDropout: number;
-  /** Probability of dropout of the attention probabilities. */
-  readonly attentionDropout: number;
-  /** Probability of dropout before a task's classifier. */
-  readonly classifierDropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-  readonly padTokenId: number;
-}
+export const electraTable = configTable({
+  type: "electra",
+  title: "ELECTRA",
+  fields: {
+    ...bertFields({ hiddenSize: 256, numHeads: 4, intermediateSize: 1024 }),
+    /** Width of the embeddings, which a layer projects to the hidden size where the two differ; section 3.2. */
+    embeddingSize: entry("embedding_size", configEntries.size, {
+      absent: 128,
+      published: ({ hiddenSize }: { hiddenSize: number }) => hiddenSize,
+    }),
+  },
+  fixed: { position_embedding_type: "absolute" },
+  check: checkHeads,
+});
 
-/** A configuration with ELECTRA's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function electraConfig(
-  sizes: Partial<ElectraConfig> & Pick<ElectraConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): ElectraConfig {
-  const config: ElectraConfig = {
-    vocabSize: 30_522,
-    contextLength: 512,
-    typeVocabSize: 2,
-    embeddingSize: sizes.hiddenSize,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu",
-    hiddenDropout: 0.1,
-    attentionDropout: 0.1,
-    classifierDropout: sizes.hiddenDropout ?? 0.1,
-    layerNormEpsilon: 1e-12,
-    initializerRange: 0.02,
-    padTokenId: 0,
-    ...sizes,
-  };
-  checkHeads(config);
-  return config;
-}
+export type ElectraConfig = ConfigOf<typeof electraTable>;
 
+/** A configuration with ELECTRA's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const electraConfig = (choices: Choices<ElectraConfig>): ElectraConfig => electraTable.create(choices);
+
+const published = publishedSize(electraTable);
 const small = { embeddingSize: 128 };
+
 /** The three published discriminators; appendix A, table 6. */
 export const electraSizes = {
-  "electra-small": electraConfig({ hiddenSize: 256, numLayers: 12, numHeads: 4, ...small }),
-  "electra-base": electraConfig({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "electra-large": electraConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+  "electra-small": published(13_549_057, { hiddenSize: 256, numLayers: 12, numHeads: 4, ...small }),
+  "electra-base": published(109_483_009, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "electra-large": published(335_142_913, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
 } as const;
 
 /** Their generators: a quarter, a third and a quarter of the hidden size, with the discriminator's embeddings. */
 export const electraGeneratorSizes = {
-  "electra-small": electraConfig({ hiddenSize: 64, numLayers: 12, numHeads: 1, ...small }),
-  "electra-base": electraConfig({ hiddenSize: 256, numLayers: 12, numHeads: 4, embeddingSize: 768 }),
-  "electra-large": electraConfig({ hiddenSize: 256, numLayers: 24, numHeads: 4, embeddingSize: 1024 }),
+  "electra-small": published(4_620_026, { hiddenSize: 64, numLayers: 12, numHeads: 1, ...small }),
+  "electra-base": published(33_740_602, { hiddenSize: 256, numLayers: 12, numHeads: 4, embeddingSize: 768 }),
+  "electra-large": published(51_295_290, {
+    hiddenSize: 256,
+    numLayers: 24,
+    numHeads: 4,
+    embeddingSize: 1024,
+  }),
 } as const;
-
-const { size } = configEntries;
-const huggingFaceConfig = z.object({
-  ...bertEntries,
-  model_type: z.literal("electra"),
-  embedding_size: size.default(128),
-  hidden_size: size.default(256),
-  num_attention_heads: size.default(4),
-  intermediate_size: size.default(1024),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function electraFromHuggingFace(json: unknown): ElectraConfig {
-  const config = parseConfig(huggingFaceConfig, json, "ELECTRA");
-  return electraConfig({ ...fromBertEntries(config), embeddingSize: config.embedding_size });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const electraToHuggingFace = (config: ElectraConfig): Record<string, unknown> => ({
-  model_type: "electra",
-  ...toBertEntries(config),
-  embedding_size: config.embeddingSize,
-});
 
 // ---- Model --------------------------------------------------------------------------------------------------------
 
@@ -156,6 +125,7 @@ export class ElectraGeneratorHead extends MaskedLmHead {
     dense: "generator_predictions.dense",
     norm: "generator_predictions.LayerNorm",
     bias: "generator_lm_head.bias",
+    decoder: "generator_lm_head.weight",
   };
 
   constructor(electra: Electra) {
@@ -228,23 +198,6 @@ export class ElectraPretraining extends Module {
   }
 }
 
-/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. */
-export function electraForSequenceClassification(config: ElectraConfig, numLabels: number) {
-  const head = new DenseHead(config, numLabels, "gelu");
-  return new EncoderWithHead(new Electra(config), head, { encoder: "electra", head: "classifier" });
-}
-
-/** A class for each token: logits `[batch, sequence, numLabels]`. */
-export function electraForTokenClassification(config: ElectraConfig, numLabels: number) {
-  const head = new TokenHead(config, numLabels);
-  return new EncoderWithHead(new Electra(config), head, { encoder: "electra", head: "" });
-}
-
-/** Start and end of an answer: logits `[batch, sequence, 2]`. */
-export function electraForQuestionAnswering(config: ElectraConfig) {
-  return new EncoderWithHead(new Electra(config), new SpanHead(config), { encoder: "electra", head: "" });
-}
-
 /** A score of one sequence among several, from a layer over its first token; `[batch, 1]`. */
 class ElectraScorer extends Module {
   static override readonly names = { summary: "sequence_summary.summary" };
@@ -266,8 +219,89 @@ class ElectraScorer extends Module {
   }
 }
 
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. */
-export function electraForMultipleChoice(config: ElectraConfig) {
-  const head = new ChoiceHead(new ElectraScorer(config));
-  return new EncoderWithHead(new Electra(config), head, { encoder: "electra", head: "" });
+const bare = (config: ElectraConfig) => new Electra(config);
+
+const electraHeads = {
+  "fill-mask": { create: (config: ElectraConfig) => electraForMaskedLm(config) },
+  classify: headOn(
+    "electra",
+    bare,
+    (_, config, numLabels) => new DenseHead(config, numLabels, "gelu"),
+    "classifier.out_proj",
+    "classifier",
+  ),
+  ...tokenHeads("electra", bare, ({ classifierDropout }) => classifierDropout),
+  choice: headOn("electra", bare, (_, config) => new ChoiceHead(new ElectraScorer(config)), "classifier"),
+};
+
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+/** Clark et al. 2020, section 3: a generator a quarter as wide fills masks, the discriminator tells what it filled. */
+function pretrainElectra(options: PretrainingOptions): Pretraining {
+  const { tokenizer, hiddenSize, numHeads } = options;
+  const vocabulary = vocabularyOf(tokenizer, wordPieceTokens);
+  const config = electraConfig(bertSizesOf(options, vocabulary));
+  const narrow =
+    numHeads % 4 === 0 ? { hiddenSize: hiddenSize / 4, numHeads: numHeads / 4 } : { hiddenSize, numHeads };
+  const generator = electraConfig({
+    ...bertSizesOf(options, vocabulary),
+    ...narrow,
+    embeddingSize: hiddenSize,
+  });
+  const model = new ElectraPretraining(config, generator);
+  return {
+    model,
+    objective: replacedTokenObjective({
+      model,
+      generator: {
+        encode: (inputs, context) => model.generator.encoder.encode(inputs, context),
+        logits: (hidden) => model.generator.head.forward(hidden),
+      },
+      discriminator: {
+        encode: (inputs, context) => model.discriminator.encoder.encode(inputs, context),
+        logits: (hidden) => model.discriminator.head.forward(hidden),
+      },
+    }),
+    ...maskedFullSentences(options, vocabulary, electraMasking, replacedTokenBatch),
+    // The discriminator, which is what is fine-tuned; the generator in a folder of its own.
+    networks: [
+      part(model, "", "discriminator.", "ElectraForPreTraining", config),
+      part(model, "generator", "generator.", "ElectraForMaskedLM", generator),
+    ],
+  };
 }
+
+/** One of two networks that were trained together. The generator's embeddings are the discriminator's, section 3.2. */
+function part(
+  model: ElectraPretraining,
+  folder: string,
+  prefix: string,
+  className: string,
+  config: ElectraConfig,
+): PretrainedNetwork {
+  const embeddings = "discriminator.electra.embeddings.";
+  const own = [...namedParameters(model).keys()].filter(
+    (name) => name.startsWith(prefix) || name.startsWith(embeddings),
+  );
+  return {
+    folder,
+    config: { architectures: [className], ...electraTable.write(config) },
+    parameters: new Map(own.map((name) => [name.replace(/^(discriminator|generator)\./, ""), [name]])),
+  };
+}
+
+// ---- Definition ---------------------------------------------------------------------------------------------------
+
+/** ELECTRA as the rest of the library knows it. */
+export const electra = defineSystem({
+  kind: "encoder",
+  className: "Electra",
+  prefix: "electra",
+  config: electraTable,
+  sizes: electraSizes,
+  create: (config) => new Electra(config),
+  heads: electraHeads,
+  depth: depthByName(/^electra\.embeddings(_project)?\./, /^electra\.encoder\.layer\.(\d+)\./),
+  tokenizer: { kind: "WordPiece" },
+  pretraining: { objective: "replaced tokens", prepare: pretrainElectra },
+});

@@ -1,8 +1,10 @@
-import { z } from "zod";
+import { LineageError } from "../base/errors.js";
 import { type Tensor, cumulativeSum, equal, limit, logicalNot } from "../graph/index.js";
 import {
-  type ActivationName,
   ChoiceHead,
+  type Choices,
+  type ConfigJson,
+  type ConfigOf,
   DenseHead,
   Encoder,
   EncoderEmbeddings,
@@ -13,16 +15,25 @@ import {
   MaskedLmHead,
   PooledHead,
   Pooler,
-  SpanHead,
-  TokenHead,
   attentionMaskOf,
-  bertEntries,
+  bertFields,
   checkHeads,
-  configEntries,
-  fromBertEntries,
-  parseConfig,
-  toBertEntries,
+  configTable,
+  headOn,
+  tokenHeads,
 } from "../nn/index.js";
+import {
+  type Pretraining,
+  type PretrainingOptions,
+  type SentenceTokens,
+  bertSizesOf,
+  maskedFullSentences,
+  maskedLmObjective,
+  startsWithSpace,
+  vocabularyOf,
+  wholeNetwork,
+} from "../objectives/index.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
@@ -30,85 +41,50 @@ import {
  * RoBERTa, Liu et al. 2019, "RoBERTa: A Robustly Optimized BERT Pretraining Approach". What makes it itself is how it is
  * trained; the network is BERT's with byte-level tokens, one segment, and positions counted from behind the padding's.
  */
-export interface RobertaConfig {
-  readonly vocabSize: number;
-  /** Tokens of the longest sequence. The position table has `padTokenId + 1` rows more, which stand for no position. */
-  readonly contextLength: number;
-  readonly typeVocabSize: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  /** Probability of dropout after the embeddings and before each residual sum. */
-  readonly hiddenDropout: number;
-  /** Probability of dropout of the attention probabilities. */
-  readonly attentionDropout: number;
-  /** Probability of dropout before a task's classifier. */
-  readonly classifierDropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-  readonly padTokenId: number;
-}
+const { padTokenId, ...fields } = bertFields(
+  { vocabSize: 50_265, padTokenId: 1 },
+  { typeVocabSize: 1, layerNormEpsilon: 1e-5 },
+);
+export const robertaTable = configTable({
+  type: "roberta",
+  title: "RoBERTa",
+  fields: {
+    padTokenId,
+    ...fields,
+    /** Tokens of the longest sequence. The position table has `padTokenId + 1` rows more, which stand for no position. */
+    contextLength: {
+      entries: fields.contextLength.entries,
+      schema: fields.contextLength.schema,
+      read: (json: ConfigJson, { padTokenId: pad }: { padTokenId: number }): number => {
+        const rows = fields.contextLength.read(json, undefined);
+        if (rows > pad + 1) return rows - pad - 1;
+        throw new LineageError(
+          "config",
+          `max_position_embeddings is ${rows}, but must be larger than pad_token_id + 1: positions are counted from there`,
+        );
+      },
+      write: (length: number, { padTokenId: pad }: { padTokenId: number }) => ({
+        max_position_embeddings: length + pad + 1,
+      }),
+      published: () => 512,
+    },
+  },
+  fixed: { position_embedding_type: "absolute" },
+  check: checkHeads,
+});
 
-/** A configuration with RoBERTa's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function robertaConfig(
-  sizes: Partial<RobertaConfig> & Pick<RobertaConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): RobertaConfig {
-  const config: RobertaConfig = {
-    vocabSize: 50_265,
-    contextLength: 512,
-    typeVocabSize: 1,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu",
-    hiddenDropout: 0.1,
-    attentionDropout: 0.1,
-    classifierDropout: sizes.hiddenDropout ?? 0.1,
-    layerNormEpsilon: 1e-5,
-    initializerRange: 0.02,
-    padTokenId: 1,
-    ...sizes,
-  };
-  checkHeads(config);
-  return config;
-}
+export type RobertaConfig = ConfigOf<typeof robertaTable>;
+
+/** A configuration with RoBERTa's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const robertaConfig = (choices: Choices<RobertaConfig>): RobertaConfig => robertaTable.create(choices);
+
+const published = publishedSize(robertaTable);
 
 /** The two published sizes, appendix A: BERT's shapes with 50,265 tokens. */
 export const robertaSizes = {
-  "roberta-base": robertaConfig({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "roberta-large": robertaConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+  "roberta-base": published(124_697_433, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "roberta-large": published(355_412_057, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
 } as const;
-
-const huggingFaceConfig = z
-  .object({
-    ...bertEntries,
-    model_type: z.literal("roberta"),
-    vocab_size: configEntries.size.default(50_265),
-  })
-  .refine(({ max_position_embeddings: rows, pad_token_id: pad }) => rows > (pad ?? 1) + 1, {
-    path: ["max_position_embeddings"],
-    error: "must be larger than pad_token_id + 1: positions are counted from there",
-  });
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function robertaFromHuggingFace(json: unknown): RobertaConfig {
-  const config = parseConfig(huggingFaceConfig, json, "RoBERTa");
-  const padTokenId = config.pad_token_id ?? 1;
-  return robertaConfig({
-    ...fromBertEntries(config),
-    contextLength: config.max_position_embeddings - padTokenId - 1,
-    padTokenId,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const robertaToHuggingFace = (config: RobertaConfig): Record<string, unknown> => ({
-  model_type: "roberta",
-  ...toBertEntries(config),
-  max_position_embeddings: config.contextLength + config.padTokenId + 1,
-});
 
 // ---- Model --------------------------------------------------------------------------------------------------------
 
@@ -152,7 +128,7 @@ export class Roberta extends Encoder {
 
 /** The masked language model's head under RoBERTa's published names. */
 export class RobertaMaskedLmHead extends MaskedLmHead {
-  static override readonly names = { norm: "layer_norm" };
+  static override readonly names = { norm: "layer_norm", decoder: "decoder.weight" };
 
   constructor(config: RobertaConfig, embedding: Tensor) {
     super({ ...config, activation: "gelu", embeddingSize: config.hiddenSize }, embedding);
@@ -166,26 +142,73 @@ export function robertaForMaskedLm(config: RobertaConfig) {
   return new EncoderWithHead(roberta, head, { encoder: "roberta", head: "lm_head" });
 }
 
-/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. */
-export function robertaForSequenceClassification(config: RobertaConfig, numLabels: number) {
-  const head = new DenseHead(config, numLabels, "tanh");
-  return new EncoderWithHead(new Roberta(config), head, { encoder: "roberta", head: "classifier" });
+const bare = (config: RobertaConfig) => new Roberta(config);
+
+/** The heads of section 5. */
+const robertaHeads = {
+  "fill-mask": { create: robertaForMaskedLm },
+  classify: headOn(
+    "roberta",
+    bare,
+    (_, config, numLabels) => new DenseHead(config, numLabels, "tanh"),
+    "classifier.out_proj",
+    "classifier",
+  ),
+  ...tokenHeads("roberta", bare, ({ classifierDropout }) => classifierDropout),
+  choice: headOn(
+    "roberta",
+    (config: RobertaConfig) => new Roberta(config, { pooler: true }),
+    (roberta, config) =>
+      new ChoiceHead(new PooledHead(config, 1, (hidden) => roberta.pooler!.forward(hidden))),
+    "classifier",
+  ),
+};
+
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+const tokens: SentenceTokens = {
+  first: "<s>",
+  separator: "</s>",
+  padding: "<pad>",
+  mask: "<mask>",
+  startsWord: startsWithSpace,
+};
+
+/** Liu et al. 2019, section 4: masks anew every time over full sentences, and nothing else. */
+function pretrainRoberta(options: PretrainingOptions): Pretraining {
+  const { tokenizer } = options;
+  const vocabulary = vocabularyOf(tokenizer, tokens);
+  const model = robertaForMaskedLm(robertaConfig(bertSizesOf(options, vocabulary)));
+  return {
+    model,
+    objective: maskedLmObjective({
+      model,
+      encode: ({ inputIds, attentionMask }, context) =>
+        model.encoder.encode({ inputIds, attentionMask }, context),
+      maskedLosses: (hidden, labels) => model.head.losses(hidden, labels),
+    }),
+    ...maskedFullSentences(options, vocabulary),
+    networks: [
+      wholeNetwork(model, {
+        architectures: ["RobertaForMaskedLM"],
+        ...robertaTable.write(model.encoder.config),
+      }),
+    ],
+  };
 }
 
-/** A class for each token: logits `[batch, sequence, numLabels]`. */
-export function robertaForTokenClassification(config: RobertaConfig, numLabels: number) {
-  const head = new TokenHead(config, numLabels);
-  return new EncoderWithHead(new Roberta(config), head, { encoder: "roberta", head: "" });
-}
+// ---- Definition ---------------------------------------------------------------------------------------------------
 
-/** Start and end of an answer: logits `[batch, sequence, 2]`. */
-export function robertaForQuestionAnswering(config: RobertaConfig) {
-  return new EncoderWithHead(new Roberta(config), new SpanHead(config), { encoder: "roberta", head: "" });
-}
-
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. */
-export function robertaForMultipleChoice(config: RobertaConfig) {
-  const roberta = new Roberta(config, { pooler: true });
-  const head = new ChoiceHead(new PooledHead(config, 1, (hidden) => roberta.pooler!.forward(hidden)));
-  return new EncoderWithHead(roberta, head, { encoder: "roberta", head: "" });
-}
+/** RoBERTa as the rest of the library knows it. */
+export const roberta = defineSystem({
+  kind: "encoder",
+  className: "Roberta",
+  prefix: "roberta",
+  config: robertaTable,
+  sizes: robertaSizes,
+  create: (config, options) => new Roberta(config, options),
+  heads: robertaHeads,
+  depth: depthByName(/^roberta\.embeddings\./, /^roberta\.encoder\.layer\.(\d+)\./),
+  tokenizer: { kind: "encoder BPE", style: "roberta" },
+  pretraining: { objective: "masked tokens, masked anew every time", prepare: pretrainRoberta },
+});

@@ -9,12 +9,11 @@ import type {
   EncoderConfig,
   EncoderDecoder,
   EncoderWithHead,
+  HeadDefinition,
+  HeadName,
 } from "../nn/index.js";
+import type { PretrainingRecipe } from "../objectives/index.js";
 import type { TokenizerRecipe } from "../tokenizers/recipe.js";
-
-/** What an encoder is asked for: words behind masks, or an answer about a sequence, each token, a span or choices. */
-export const encoderTasks = ["maskedLm", "sequence", "token", "span", "choice"] as const;
-export type EncoderTask = (typeof encoderTasks)[number];
 
 /** What every system's configuration has. */
 export interface SystemConfig {
@@ -115,26 +114,10 @@ export interface DecoderDefinition<C extends SystemConfig, M extends CausalLm> e
   readonly gguf?: GgufLayout<NoInfer<C>>;
 }
 
-/** A head of an encoder. */
-export interface SystemHead<C> {
-  /** @param numLabels classes that it tells apart; only heads of sequences and tokens take more than their own number */
-  create(config: C, numLabels: number): EncoderWithHead;
-  /** Dotted name of the last linear layer: what scales the answers. */
-  readonly output: string;
-}
-
-/** How an encoder is pretrained; its options and result are `PretrainingOptions` and `Pretraining`. */
-export interface SystemPretraining<Options, Result> {
-  /** What it learns from, for a person. */
-  readonly objective: string;
-  prepare(options: Options): Result;
-}
-
 /** An encoder: one state for each token, and heads that answer from them. */
 export interface EncoderDefinition<
   C extends SystemConfig & EncoderConfig,
   E extends Encoder,
-  P = unknown,
 > extends Definition<C> {
   readonly kind: "encoder";
   /** What transformers' classes begin with: `Bert` in `BertForMaskedLM`. */
@@ -143,10 +126,14 @@ export interface EncoderDefinition<
   readonly prefix: string;
   /** @param options.pooler whether the model has a pooler, where the system knows one */
   create(config: C, options: { readonly pooler: boolean }): E;
-  readonly heads: Readonly<Record<EncoderTask, SystemHead<C>>>;
+  readonly heads: Readonly<Record<Exclude<HeadName, "classify">, HeadDefinition<C>>> & {
+    readonly classify: HeadDefinition<C> & { readonly output: string };
+  };
+  /** Whether layers share their parameters, so that none can be told from another. Default: they do not. */
+  sharesLayers?(config: C): boolean;
   /** The masked language model under its authors' names, where transformers has another. */
   authorsMaskedLm?(config: C): EncoderWithHead;
-  readonly pretraining: P;
+  readonly pretraining: PretrainingRecipe;
 }
 
 /** An encoder-decoder: it writes a text about a text. */
@@ -181,8 +168,7 @@ export type DecoderSystem<C extends SystemConfig = SystemConfig, M extends Causa
 export type EncoderSystem<
   C extends SystemConfig & EncoderConfig = SystemConfig & EncoderConfig,
   E extends Encoder = Encoder,
-  P = unknown,
-> = Named & EncoderDefinition<C, E, P>;
+> = Named & EncoderDefinition<C, E>;
 export type EncoderDecoderSystem<
   C extends SystemConfig = SystemConfig,
   M extends EncoderDecoder = EncoderDecoder,
@@ -205,9 +191,9 @@ interface OptionsOf<C> {
 export function defineSystem<C extends SystemConfig, M extends CausalLm>(
   definition: DecoderDefinition<C, M> & OptionsOf<NoInfer<C>>,
 ): DecoderSystem<C, M>;
-export function defineSystem<C extends SystemConfig & EncoderConfig, E extends Encoder, P>(
-  definition: EncoderDefinition<C, E, P> & OptionsOf<NoInfer<C>>,
-): EncoderSystem<C, E, P>;
+export function defineSystem<C extends SystemConfig & EncoderConfig, E extends Encoder>(
+  definition: EncoderDefinition<C, E> & OptionsOf<NoInfer<C>>,
+): EncoderSystem<C, E>;
 export function defineSystem<C extends SystemConfig, M extends EncoderDecoder, P>(
   definition: EncoderDecoderDefinition<C, M, P> & OptionsOf<NoInfer<C>>,
 ): EncoderDecoderSystem<C, M, P>;

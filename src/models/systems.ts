@@ -1,12 +1,36 @@
 import { LineageError } from "../base/errors.js";
 import type { ConfigJson } from "../nn/index.js";
+import { type EncoderConfig, type HeadName, headClasses, headNames } from "../nn/index.js";
+import { albert } from "./albert.js";
+import { bert } from "./bert.js";
+import { debertaV3 } from "./deberta-v2.js";
+import { deberta } from "./deberta.js";
+import { electra } from "./electra.js";
 import { gpt2 } from "./gpt2.js";
 import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
-import type { DecoderSystem, System, SystemConfig, SystemKind } from "./system.js";
+import { roberta } from "./roberta.js";
+import type { DecoderSystem, EncoderSystem, System, SystemConfig, SystemKind } from "./system.js";
+import { unilm } from "./unilm.js";
+import { xlm } from "./xlm.js";
+import { xlnet } from "./xlnet.js";
 
 /** The systems that there are, by name. */
-export const systems = { gpt2, llama, mistral } as const;
+export const systems = {
+  gpt2,
+  llama,
+  mistral,
+  albert,
+  // Before BERT, of which its files are a special case.
+  unilm,
+  bert,
+  deberta,
+  "deberta-v3": debertaV3,
+  electra,
+  roberta,
+  xlm,
+  xlnet,
+} as const;
 
 /** Names of the systems of a kind. */
 export type SystemName<K extends SystemKind = SystemKind> = {
@@ -56,3 +80,44 @@ export const decoderConfigJson = (
   { className, config }: DecoderSystem,
   model: { readonly config: SystemConfig },
 ): Record<string, unknown> => ({ architectures: [className], ...config.write(model.config) });
+
+/** The encoder that a `config.json` is of. Throws `config` where it is none. */
+export function encoderOf(json: unknown, own: readonly System[] = []): EncoderSystem {
+  const type = typeof json === "object" && json !== null ? (json as ConfigJson)["model_type"] : undefined;
+  const encoders = systemsOfKind("encoder", own);
+  const found = encoders.find((one) => one.type === type && (one.holds?.(json as ConfigJson) ?? true));
+  if (!found)
+    throw new LineageError(
+      "config",
+      `model_type is ${JSON.stringify(type)}, but the encoders here are ${[...new Set(encoders.map((one) => one.type))].join(", ")}`,
+    );
+  return found;
+}
+
+/** Transformers' class of an encoder with a head. */
+const classOfHead = (system: EncoderSystem, head: HeadName): string =>
+  system.className + (system.heads[head].className ?? headClasses[head]);
+
+/** The head that a `config.json` names in its `architectures`. */
+export function headOfConfig(system: EncoderSystem, json: unknown): HeadName | undefined {
+  const { architectures } = json as ConfigJson;
+  const names: readonly unknown[] = Array.isArray(architectures) ? architectures : [];
+  return headNames.find((head) =>
+    names.some((name) => name === classOfHead(system, head) || name === system.className + headClasses[head]),
+  );
+}
+
+/** The `config.json` that describes an encoder, or one with a head, to Hugging Face transformers. */
+export const encoderConfigJson = (
+  system: EncoderSystem,
+  encoder: { readonly config: SystemConfig & EncoderConfig },
+  head?: HeadName,
+  labels?: readonly string[],
+): Record<string, unknown> => ({
+  architectures: [head ? classOfHead(system, head) : `${system.className}Model`],
+  ...system.config.write(encoder.config),
+  ...(labels && {
+    id2label: Object.fromEntries(labels.map((label, id) => [id, label])),
+    label2id: Object.fromEntries(labels.map((label, id) => [label, id])),
+  }),
+});

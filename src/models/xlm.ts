@@ -1,94 +1,145 @@
 import { z } from "zod";
 import { type Tensor, cast, linear, linearTokenLosses, unsqueeze } from "../graph/index.js";
 import {
-  type ActivationName,
   ChoiceHead,
+  type Choices,
+  type ConfigOf,
   Dropout,
   Embedding,
   Encoder,
   type EncoderInputs,
   EncoderWithHead,
+  type Field,
   type ForwardContext,
   LayerNorm,
   Linear,
   Module,
   Parameter,
-  SpanHead,
-  TokenHead,
   activations,
   attentionMaskOf,
   checkHeads,
   configEntries,
+  configTable,
+  entry,
   firstToken,
+  headOn,
   multiHeadAttention,
   normalInit,
-  parseConfig,
+  ownOutputEmbeddings,
+  tokenHeads,
   zerosInit,
 } from "../nn/index.js";
+import { MixtureSource } from "../data/index.js";
+import {
+  type Document,
+  type LanguageText,
+  type Pretraining,
+  type PretrainingCorpus,
+  type PretrainingOptions,
+  type SentenceTokens,
+  allDocuments,
+  encodeDocuments,
+  fullSentences,
+  inverseRootFrequency,
+  languageProbabilities,
+  languageRow,
+  maskRow,
+  maskedBatch,
+  maskedLmObjective,
+  sizesOf,
+  sourceAndHeldOut,
+  startsWithSpace,
+  translationRow,
+  vocabularyOf,
+  wholeNetwork,
+} from "../objectives/index.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-/** XLM, Lample & Conneau 2019, "Cross-lingual Language Model Pretraining". */
-export interface XlmConfig {
-  readonly vocabSize: number;
-  /** Positions that the model knows. */
-  readonly contextLength: number;
-  /** Languages that it tells apart; 1 leaves their embeddings out. */
-  readonly numLanguages: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  readonly activation: ActivationName & ("gelu" | "relu");
-  readonly dropout: number;
-  /** Probability of dropout of the attention probabilities. */
-  readonly attentionDropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights of layers; embeddings start at `1 / sqrt(hiddenSize)`. */
-  readonly initializerRange: number;
-  /** Whether every position sees the earlier ones alone: causal language modelling, section 3.2. */
-  readonly causal: boolean;
-  readonly padTokenId: number;
-}
+const { size, dropout, epsilon, flag, positive } = configEntries;
 
-/** A configuration with XLM's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function xlmConfig(
-  sizes: Partial<XlmConfig> & Pick<XlmConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): XlmConfig {
-  const config: XlmConfig = {
-    vocabSize: 95_000,
-    contextLength: 512,
-    numLanguages: 15,
-    activation: "gelu",
-    dropout: 0.1,
-    attentionDropout: 0.1,
-    layerNormEpsilon: 1e-12,
-    initializerRange: 0.02,
-    causal: false,
-    padTokenId: 2,
-    ...sizes,
-  };
-  checkHeads(config);
-  return config;
-}
+/** XLM, Lample & Conneau 2019, "Cross-lingual Language Model Pretraining". */
+export const xlmTable = configTable({
+  type: "xlm",
+  title: "XLM",
+  fields: {
+    vocabSize: {
+      ...entry("n_words", size, { absent: 30_145, published: 95_000, aliases: ["vocab_size"] }),
+      write: (value) => ({ n_words: value, vocab_size: value }),
+    } satisfies Field<number>,
+    /** Positions that the model knows. */
+    contextLength: entry("max_position_embeddings", size, { absent: 512 }),
+    /** Languages that it tells apart; 1 leaves their embeddings out. */
+    numLanguages: {
+      entries: ["n_langs", "use_lang_emb"],
+      schema: size,
+      read: (json) =>
+        entry("use_lang_emb", flag, { absent: true }).read(json, undefined)
+          ? entry("n_langs", size, { absent: 1 }).read(json, undefined)
+          : 1,
+      write: (value) => ({ n_langs: value, use_lang_emb: value > 1 }),
+      published: () => 15,
+    } satisfies Field<number>,
+    hiddenSize: {
+      ...entry("emb_dim", size, { absent: 2048, aliases: ["hidden_size"] }),
+      write: (value) => ({ emb_dim: value, embed_init_std: value ** -0.5 }),
+    } satisfies Field<number>,
+    numLayers: entry("n_layers", size, { absent: 12, aliases: ["num_hidden_layers"] }),
+    numHeads: entry("n_heads", size, { absent: 16, aliases: ["num_attention_heads"] }),
+    activation: {
+      entries: ["gelu_activation"],
+      schema: z.enum(["gelu", "relu"]),
+      read: (json) =>
+        entry("gelu_activation", flag, { absent: true }).read(json, undefined) ? "gelu" : "relu",
+      write: (value) => ({ gelu_activation: value === "gelu" }),
+      published: () => "gelu",
+    } satisfies Field<"gelu" | "relu">,
+    dropout: entry("dropout", dropout, { absent: 0.1 }),
+    /** Probability of dropout of the attention probabilities. */
+    attentionDropout: entry("attention_dropout", dropout, { absent: 0.1 }),
+    layerNormEpsilon: entry("layer_norm_eps", epsilon, { absent: 1e-12 }),
+    /** Standard deviation of the first weights of layers; embeddings start at `1 / sqrt(hiddenSize)`. */
+    initializerRange: entry("init_std", positive, { absent: 0.02 }),
+    /** Whether every position sees the earlier ones alone: causal language modelling, section 3.2. */
+    causal: entry("causal", flag, { absent: false }),
+    padTokenId: {
+      ...entry("pad_index", z.int().nonnegative(), { absent: 2 }),
+      write: (value) => ({ pad_index: value, pad_token_id: value }),
+    } satisfies Field<number>,
+    /** Whether words are predicted by the token embeddings, and not by a matrix of their own. */
+    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
+  },
+  fixed: { sinusoidal_embeddings: false, asm: false },
+  withoutEffect: { embed_init_std: "how new embeddings begin" },
+  check: checkHeads,
+});
+
+export type XlmConfig = ConfigOf<typeof xlmTable>;
+
+/** A configuration with XLM's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const xlmConfig = (choices: Choices<XlmConfig>): XlmConfig => xlmTable.create(choices);
+
+const published = publishedSize(xlmTable);
 
 /** The published models: one language, two, fifteen with translation LM, and a hundred without language embeddings. */
 export const xlmSizes = {
-  "xlm-mlm-en-2048": xlmConfig({
+  "xlm-mlm-en-2048": published(667_119_041, {
     vocabSize: 30_145,
     numLanguages: 1,
     hiddenSize: 2048,
     numLayers: 12,
     numHeads: 16,
   }),
-  "xlm-mlm-ende-1024": xlmConfig({
+  "xlm-mlm-ende-1024": published(142_422_203, {
     vocabSize: 64_699,
     numLanguages: 2,
     hiddenSize: 1024,
     numLayers: 6,
     numHeads: 8,
   }),
-  "xlm-mlm-tlm-xnli15-1024": xlmConfig({ hiddenSize: 1024, numLayers: 12, numHeads: 8 }),
-  "xlm-mlm-100-1280": xlmConfig({
+  "xlm-mlm-tlm-xnli15-1024": published(249_071_384, { hiddenSize: 1024, numLayers: 12, numHeads: 8 }),
+  "xlm-mlm-100-1280": published(571_696_960, {
     vocabSize: 200_000,
     numLanguages: 1,
     hiddenSize: 1280,
@@ -96,72 +147,6 @@ export const xlmSizes = {
     numHeads: 16,
   }),
 } as const;
-
-const { size, dropout, epsilon } = configEntries;
-const huggingFaceConfig = z.object({
-  model_type: z.literal("xlm"),
-  vocab_size: size.optional(),
-  n_words: size.optional(),
-  max_position_embeddings: size.default(512),
-  n_langs: size.default(1),
-  use_lang_emb: z.boolean().default(true),
-  emb_dim: size.default(2048),
-  n_layers: size.default(12),
-  n_heads: size.default(16),
-  gelu_activation: z.boolean().default(true),
-  dropout: dropout.default(0.1),
-  attention_dropout: dropout.default(0.1),
-  layer_norm_eps: epsilon.default(1e-12),
-  init_std: z.number().positive().default(0.02),
-  causal: z.boolean().default(false),
-  sinusoidal_embeddings: z.literal(false).default(false),
-  asm: z.literal(false).default(false),
-  pad_index: z.int().nonnegative().default(2),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function xlmFromHuggingFace(json: unknown): XlmConfig {
-  const config = parseConfig(huggingFaceConfig, json, "XLM");
-  return xlmConfig({
-    vocabSize: config.n_words ?? config.vocab_size ?? 30_145,
-    contextLength: config.max_position_embeddings,
-    numLanguages: config.use_lang_emb ? config.n_langs : 1,
-    hiddenSize: config.emb_dim,
-    numLayers: config.n_layers,
-    numHeads: config.n_heads,
-    activation: config.gelu_activation ? "gelu" : "relu",
-    dropout: config.dropout,
-    attentionDropout: config.attention_dropout,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.init_std,
-    causal: config.causal,
-    padTokenId: config.pad_index,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const xlmToHuggingFace = (config: XlmConfig): Record<string, unknown> => ({
-  model_type: "xlm",
-  vocab_size: config.vocabSize,
-  n_words: config.vocabSize,
-  max_position_embeddings: config.contextLength,
-  n_langs: config.numLanguages,
-  use_lang_emb: config.numLanguages > 1,
-  emb_dim: config.hiddenSize,
-  n_layers: config.numLayers,
-  n_heads: config.numHeads,
-  gelu_activation: config.activation === "gelu",
-  dropout: config.dropout,
-  attention_dropout: config.attentionDropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  init_std: config.initializerRange,
-  embed_init_std: config.hiddenSize ** -0.5,
-  causal: config.causal,
-  sinusoidal_embeddings: false,
-  asm: false,
-  pad_index: config.padTokenId,
-  pad_token_id: config.padTokenId,
-});
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 
@@ -290,22 +275,28 @@ export class Xlm extends Encoder {
 
 /** Logits by the token embeddings and a bias. */
 export class XlmLmHead extends Module {
-  static override readonly names = { bias: "proj.bias" };
+  static override readonly names = { bias: "proj.bias", decoder: "proj.weight" };
   readonly bias: Parameter;
+  readonly decoder: Parameter | undefined;
 
   constructor(private readonly xlm: Xlm) {
     super();
     this.bias = new Parameter([xlm.config.vocabSize], zerosInit);
+    this.decoder = ownOutputEmbeddings(xlm.config, xlm.config.hiddenSize);
   }
 
   /** Logits `[..., vocabSize]` of states `[..., hiddenSize]`. */
   override forward(hidden: Tensor): Tensor {
-    return linear(hidden, this.xlm.token.weight.tensor, this.bias.tensor, { transposeWeight: true });
+    return linear(hidden, this.outputEmbeddings, this.bias.tensor, { transposeWeight: true });
   }
 
   /** Cross-entropy of states `[..., hiddenSize]` under labels `[...]`, 0 where the label is -100. */
   losses(hidden: Tensor, labels: Tensor): Tensor {
-    return linearTokenLosses(hidden, this.xlm.token.weight.tensor, labels, { bias: this.bias.tensor });
+    return linearTokenLosses(hidden, this.outputEmbeddings, labels, { bias: this.bias.tensor });
+  }
+
+  private get outputEmbeddings(): Tensor {
+    return (this.decoder ?? this.xlm.token.weight).tensor;
   }
 }
 
@@ -334,26 +325,6 @@ class XlmSummaryHead extends Module {
   }
 }
 
-/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. */
-export function xlmForSequenceClassification(config: XlmConfig, numLabels: number) {
-  const head = new XlmSummaryHead(config, numLabels);
-  return new EncoderWithHead(new Xlm(config), head, { encoder: "transformer", head: "" });
-}
-
-const headConfig = (config: XlmConfig) => ({ ...config, classifierDropout: config.dropout });
-
-/** A class for each token: logits `[batch, sequence, numLabels]`. */
-export function xlmForTokenClassification(config: XlmConfig, numLabels: number) {
-  const head = new TokenHead(headConfig(config), numLabels);
-  return new EncoderWithHead(new Xlm(config), head, { encoder: "transformer", head: "" });
-}
-
-/** Start and end of an answer: logits `[batch, sequence, 2]`. */
-export function xlmForQuestionAnswering(config: XlmConfig) {
-  const head = new SpanHead(config);
-  return new EncoderWithHead(new Xlm(config), head, { encoder: "transformer", head: "" });
-}
-
 /** The score of one choice, from a summary as wide as the configuration has labels, as transformers has it. */
 class XlmChoiceScorer extends Module {
   static override readonly names = { summary: "", scorer: "logits_proj" };
@@ -371,8 +342,152 @@ class XlmChoiceScorer extends Module {
   }
 }
 
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. */
-export function xlmForMultipleChoice(config: XlmConfig, summarySize = 2) {
-  const head = new ChoiceHead(new XlmChoiceScorer(config, summarySize));
-  return new EncoderWithHead(new Xlm(config), head, { encoder: "transformer", head: "" });
+const bare = (config: XlmConfig) => new Xlm(config);
+
+const xlmHeads = {
+  "fill-mask": { create: xlmForMaskedLm, className: "WithLMHeadModel" },
+  classify: headOn(
+    "transformer",
+    bare,
+    (_, config, numLabels) => new XlmSummaryHead(config, numLabels),
+    "sequence_summary.summary",
+  ),
+  ...tokenHeads("transformer", bare, ({ dropout }) => dropout),
+  choice: headOn(
+    "transformer",
+    bare,
+    (_, config, summarySize) => new ChoiceHead(new XlmChoiceScorer(config, summarySize)),
+    "logits_proj",
+  ),
+};
+
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+const tokens: SentenceTokens = {
+  first: "</s>",
+  separator: "</s>",
+  padding: "<pad>",
+  mask: "<special1>",
+  startsWord: startsWithSpace,
+};
+
+/** Lample & Conneau 2019, section 3: masked LM in every language, and translation LM where there are translations. */
+function pretrainXlm(options: PretrainingOptions): Pretraining {
+  const { tokenizer, contextLength, batchSize, seed, dropout, training } = options;
+  const vocabulary = vocabularyOf(tokenizer, tokens);
+  const { separatorId, paddingId } = vocabulary;
+  const model = xlmForMaskedLm(
+    xlmConfig({
+      ...sizesOf(options),
+      dropout,
+      attentionDropout: dropout,
+      numLanguages: training.languages.length,
+      padTokenId: paddingId,
+    }),
+  );
+  const weight = inverseRootFrequency(countTokens(allDocuments(tokenizer, training)));
+  const collate = (rows: Parameters<typeof maskedBatch>[0]) => maskedBatch(rows, paddingId);
+  const monolingual = (language: number) => {
+    const documents = (corpus: PretrainingCorpus) =>
+      encodeDocuments(tokenizer, corpus.languages[language]!.documents);
+    return sourceAndHeldOut(
+      { training: documents(training), heldOut: documents(options.heldOut) },
+      {
+        batchSize,
+        seed: seed + language,
+        name: `the text of ${training.languages[language]!.name}`,
+        length: (text: LanguageText) => text.ids.length,
+        examplesOf: (texts: readonly Document[]) => () =>
+          fullSentences(texts, { maxLength: contextLength - 2, separatorId }).map((ids) => ({
+            ids,
+            language,
+          })),
+        transform: (text: LanguageText, random) =>
+          maskRow(languageRow(text, separatorId), vocabulary, { weight }, random),
+        collate,
+      },
+    );
+  };
+  const side = Math.floor((contextLength - 4) / 2);
+  const pairsOf = ({ parallel = [] }: PretrainingCorpus): (readonly [LanguageText, LanguageText])[] =>
+    parallel.flatMap(({ languages, pairs }) => {
+      const encode = (text: string, language: number): LanguageText => ({
+        ids: tokenizer.encode(text, { parseSpecial: false }).slice(0, side),
+        language,
+      });
+      return pairs.map(([a, b]) => [encode(a, languages[0]), encode(b, languages[1])] as const);
+    });
+  const translation = () =>
+    sourceAndHeldOut(
+      { training: pairsOf(training), heldOut: pairsOf(options.heldOut) },
+      {
+        batchSize,
+        seed,
+        name: "the parallel text",
+        length: ([first, second]: readonly [LanguageText, LanguageText]) =>
+          first.ids.length + second.ids.length,
+        examplesOf: (pairs: readonly (readonly [LanguageText, LanguageText])[]) => () => pairs,
+        transform: (pair: readonly [LanguageText, LanguageText], random) =>
+          maskRow(translationRow(pair, separatorId, random), vocabulary, { weight }, random),
+        collate,
+      },
+    );
+  const languages = training.languages.map((_, language) => monolingual(language));
+  const probabilities = languageProbabilities(
+    training.languages.map(({ documents }) => documents.reduce((sum, { length }) => sum + length, 0)),
+  );
+  const translations = (training.parallel ?? []).length > 0 ? [translation()] : [];
+  const parts = [...languages, ...translations];
+  // The supervised objective alternates with the unsupervised one, section 5.1.
+  const weights = [...probabilities, ...translations.map(() => 1)];
+  return {
+    model,
+    objective: maskedLmObjective({
+      model,
+      encode: ({ inputIds, attentionMask, positionIds, languageIds }, context) =>
+        model.encoder.forward({ inputIds, attentionMask, positionIds, languageIds }, context),
+      maskedLosses: (hidden, labels) => model.head.losses(hidden, labels),
+      extra: ["positionIds", "languageIds"],
+    }),
+    source: new MixtureSource(
+      parts.map(({ source }) => source),
+      weights,
+      seed,
+    ),
+    *heldOut() {
+      for (const part of parts) yield* part.heldOut();
+    },
+    networks: [
+      wholeNetwork(model, { architectures: ["XLMWithLMHeadModel"], ...xlmTable.write(model.encoder.config) }),
+    ],
+  };
 }
+
+function countTokens(documents: readonly Document[]): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const document of documents)
+    for (const sentence of document) for (const id of sentence) counts.set(id, (counts.get(id) ?? 0) + 1);
+  return counts;
+}
+
+// ---- Definition ---------------------------------------------------------------------------------------------------
+
+/** XLM as the rest of the library knows it. */
+export const xlm = defineSystem({
+  kind: "encoder",
+  className: "XLM",
+  prefix: "transformer",
+  config: xlmTable,
+  sizes: xlmSizes,
+  create: (config) => new Xlm(config),
+  heads: { ...xlmHeads, span: { ...xlmHeads.span, className: "ForQuestionAnsweringSimple" } },
+  depth: depthByName(
+    /^transformer\.(embeddings|position_embeddings|lang_embeddings|layer_norm_emb)\./,
+    /^transformer\.(?:attentions|layer_norm1|ffns|layer_norm2)\.(\d+)\./,
+  ),
+  tokenizer: { kind: "encoder BPE", style: "xlm" },
+  pretraining: {
+    objective: "masked tokens in every language, and in translations",
+    prepare: pretrainXlm,
+  },
+});

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { ShapeError } from "../base/errors.js";
+import { LineageError, ShapeError } from "../base/errors.js";
 import {
   type Dim,
   type Tensor,
@@ -30,160 +30,127 @@ import {
   zeros,
 } from "../graph/index.js";
 import {
-  type ActivationName,
   ChoiceHead,
+  type Choices,
+  type ConfigOf,
   Dropout,
   Embedding,
   Encoder,
   type EncoderInputs,
   EncoderWithHead,
+  type Field,
   type ForwardContext,
   LayerNorm,
   Linear,
   Module,
   Parameter,
-  SpanHead,
-  TokenHead,
   activations,
   checkHeads,
   configEntries,
+  configTable,
+  entry,
+  headOn,
   mergeHeads,
   normalInit,
-  parseConfig,
+  ownOutputEmbeddings,
   splitHeads,
+  tokenHeads,
   zerosInit,
 } from "../nn/index.js";
+import type { Random } from "../base/random.js";
+import {
+  type BothWays,
+  type Document,
+  type Pretraining,
+  type PretrainingOptions,
+  type SentenceTokens,
+  bothWaysBatch,
+  documentsIn,
+  permutationObjective,
+  permutedSegment,
+  sizesOf,
+  sourceAndHeldOut,
+  startsWithMark,
+  vocabularyOf,
+  wholeNetwork,
+} from "../objectives/index.js";
+import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-/** XLNet, Yang et al. 2019, "XLNet: Generalized Autoregressive Pretraining for Language Understanding". */
-export interface XlnetConfig {
-  readonly vocabSize: number;
-  /** Longest sequence that it is trained on; relative positions know no limit of their own. */
-  readonly contextLength: number;
-  readonly hiddenSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  /** Width of the feed-forward layer. Published: 4 hiddenSize. */
-  readonly intermediateSize: number;
-  readonly activation: ActivationName;
-  readonly dropout: number;
-  readonly layerNormEpsilon: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
-  /** States of earlier text that each layer keeps; 0 keeps all. Published for pretraining: 384. */
-  readonly memoryLength: number;
-  /** Tokens at the beginning of a segment that become memory; 0 takes all. Published for pretraining: 256. */
-  readonly reuseLength: number;
-  /** Largest distance that relative positions tell apart; 0 for no limit. */
-  readonly clampLength: number;
-  /**
-   * Whether the second half of a batch's rows is read in the other direction, as the bidirectional data of pretraining has
-   * it (the odd row forwards). What a row means then depends on its place in the batch: published models are used without.
-   */
-  readonly bidirectionalData: boolean;
-  readonly padTokenId: number;
-}
+const { size, activation, dropout, epsilon, flag, positive } = configEntries;
 
-/** A configuration with XLNet's published choices where `sizes` makes none. Throws `config` for one that contradicts itself. */
-export function xlnetConfig(
-  sizes: Partial<XlnetConfig> & Pick<XlnetConfig, "hiddenSize" | "numLayers" | "numHeads">,
-): XlnetConfig {
-  const config: XlnetConfig = {
-    vocabSize: 32_000,
-    contextLength: 512,
-    intermediateSize: 4 * sizes.hiddenSize,
-    activation: "gelu",
-    dropout: 0.1,
-    layerNormEpsilon: 1e-12,
-    initializerRange: 0.02,
-    memoryLength: 0,
-    reuseLength: 0,
-    clampLength: 0,
-    bidirectionalData: false,
-    padTokenId: 5,
-    ...sizes,
-  };
-  checkHeads(config);
-  return config;
-}
+/** A length that a file leaves out, or has as null or -1, where there is no limit; 0 here. */
+const lengthField = (name: string, absent: number, none: null | -1): Field<number> => ({
+  entries: [name],
+  schema: z.int().nonnegative(),
+  read: (json) => Math.max(0, entry(name, z.int(), { absent, null: 0 }).read(json, undefined)),
+  write: (value) => ({ [name]: value === 0 ? none : value }),
+  published: () => 0,
+});
+
+/** XLNet, Yang et al. 2019, "XLNet: Generalized Autoregressive Pretraining for Language Understanding". */
+export const xlnetTable = configTable({
+  type: "xlnet",
+  title: "XLNet",
+  fields: {
+    vocabSize: entry("vocab_size", size, { absent: 32_000, aliases: ["n_token"] }),
+    /**
+     * Longest sequence that it is trained on; relative positions know no limit of their own. transformers refuses the usual
+     * name of the entry, since they have no end.
+     */
+    contextLength: entry("context_length", size, { absent: 512 }),
+    hiddenSize: entry("d_model", size, { absent: 1024, aliases: ["hidden_size"] }),
+    numLayers: entry("n_layer", size, { absent: 24, aliases: ["num_hidden_layers"] }),
+    numHeads: entry("n_head", size, { absent: 16, aliases: ["num_attention_heads"] }),
+    /** Width of the feed-forward layer. Published: 4 hiddenSize. */
+    intermediateSize: entry("d_inner", size, {
+      absent: 4096,
+      published: ({ hiddenSize }: { hiddenSize: number }) => 4 * hiddenSize,
+    }),
+    activation: entry("ff_activation", activation, { absent: "gelu" }),
+    dropout: entry("dropout", dropout, { absent: 0.1 }),
+    layerNormEpsilon: entry("layer_norm_eps", epsilon, { absent: 1e-12 }),
+    /** Standard deviation of the first weights. */
+    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+    /** States of earlier text that each layer keeps; 0 keeps all. Published for pretraining: 384. */
+    memoryLength: lengthField("mem_len", 512, null),
+    /** Tokens at the beginning of a segment that become memory; 0 takes all. Published for pretraining: 256. */
+    reuseLength: lengthField("reuse_len", 0, null),
+    /** Largest distance that relative positions tell apart; 0 for no limit. */
+    clampLength: lengthField("clamp_len", -1, -1),
+    /**
+     * Whether the second half of a batch's rows is read in the other direction, as the bidirectional data of pretraining has
+     * it (the odd row forwards). What a row means then depends on its place in the batch: published models are used without.
+     */
+    bidirectionalData: entry("bi_data", flag, { absent: false }),
+    padTokenId: entry("pad_token_id", z.int().nonnegative(), { absent: 5 }),
+    /** Whether words are predicted by the token embeddings, and not by a matrix of their own. */
+    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
+  },
+  fixed: {
+    attn_type: "bi",
+    untie_r: true,
+    same_length: false,
+    summary_type: "last",
+    summary_use_proj: true,
+    summary_activation: "tanh",
+  },
+  check: checkHeads,
+});
+
+export type XlnetConfig = ConfigOf<typeof xlnetTable>;
+
+/** A configuration with XLNet's published choices where `choices` makes none. Throws `config` for one that contradicts itself. */
+export const xlnetConfig = (choices: Choices<XlnetConfig>): XlnetConfig => xlnetTable.create(choices);
+
+const published = publishedSize(xlnetTable);
 
 /** The two published sizes, appendix A.4. */
 export const xlnetSizes = {
-  "xlnet-base-cased": xlnetConfig({ hiddenSize: 768, numLayers: 12, numHeads: 12 }),
-  "xlnet-large-cased": xlnetConfig({ hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
+  "xlnet-base-cased": published(116_750_336, { hiddenSize: 768, numLayers: 12, numHeads: 12 }),
+  "xlnet-large-cased": published(360_300_800, { hiddenSize: 1024, numLayers: 24, numHeads: 16 }),
 } as const;
-
-const { size, activation, dropout, epsilon } = configEntries;
-const length = z.int().nullish();
-const huggingFaceConfig = z.object({
-  model_type: z.literal("xlnet"),
-  vocab_size: size.default(32_000),
-  context_length: size.default(512),
-  d_model: size.default(1024),
-  n_layer: size.default(24),
-  n_head: size.default(16),
-  d_inner: size.default(4096),
-  ff_activation: activation.default("gelu"),
-  dropout: dropout.default(0.1),
-  layer_norm_eps: epsilon.default(1e-12),
-  initializer_range: z.number().positive().default(0.02),
-  mem_len: length.default(512),
-  reuse_len: length,
-  clamp_len: z.int().default(-1),
-  attn_type: z.literal("bi").default("bi"),
-  bi_data: z.boolean().default(false),
-  pad_token_id: z.int().nonnegative().nullish(),
-});
-
-/** The configuration in a `config.json` of Hugging Face transformers. Throws `config` saying which entry is wrong. */
-export function xlnetFromHuggingFace(json: unknown): XlnetConfig {
-  const config = parseConfig(huggingFaceConfig, json, "XLNet");
-  return xlnetConfig({
-    vocabSize: config.vocab_size,
-    contextLength: config.context_length,
-    hiddenSize: config.d_model,
-    numLayers: config.n_layer,
-    numHeads: config.n_head,
-    intermediateSize: config.d_inner,
-    activation: config.ff_activation,
-    dropout: config.dropout,
-    layerNormEpsilon: config.layer_norm_eps,
-    initializerRange: config.initializer_range,
-    memoryLength: config.mem_len ?? 0,
-    reuseLength: config.reuse_len ?? 0,
-    clampLength: Math.max(0, config.clamp_len),
-    bidirectionalData: config.bi_data,
-    padTokenId: config.pad_token_id ?? 5,
-  });
-}
-
-/** The `config.json` that Hugging Face transformers reads. */
-export const xlnetToHuggingFace = (config: XlnetConfig): Record<string, unknown> => ({
-  model_type: "xlnet",
-  vocab_size: config.vocabSize,
-  // transformers refuses the usual name, since relative positions have no end.
-  context_length: config.contextLength,
-  d_model: config.hiddenSize,
-  n_layer: config.numLayers,
-  n_head: config.numHeads,
-  d_inner: config.intermediateSize,
-  ff_activation: config.activation,
-  dropout: config.dropout,
-  layer_norm_eps: config.layerNormEpsilon,
-  initializer_range: config.initializerRange,
-  mem_len: config.memoryLength === 0 ? null : config.memoryLength,
-  reuse_len: config.reuseLength === 0 ? null : config.reuseLength,
-  clamp_len: config.clampLength === 0 ? -1 : config.clampLength,
-  attn_type: "bi",
-  bi_data: config.bidirectionalData,
-  untie_r: true,
-  same_length: false,
-  summary_type: "last",
-  summary_use_proj: true,
-  summary_activation: "tanh",
-  pad_token_id: config.padTokenId,
-});
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 
@@ -530,21 +497,28 @@ function segmentDifference(rows: Tensor, keys: Tensor, memory: readonly Tensor[]
 
 /** Logits by the token embeddings and a bias. */
 export class XlnetLmHead extends Module {
+  static override readonly names = { decoder: "weight" };
   readonly bias: Parameter;
+  readonly decoder: Parameter | undefined;
 
   constructor(private readonly xlnet: Xlnet) {
     super();
     this.bias = new Parameter([xlnet.config.vocabSize], zerosInit);
+    this.decoder = ownOutputEmbeddings(xlnet.config, xlnet.config.hiddenSize);
   }
 
   /** Logits `[..., vocabSize]` of states `[..., hiddenSize]`. */
   override forward(hidden: Tensor): Tensor {
-    return linear(hidden, this.xlnet.token.weight.tensor, this.bias.tensor, { transposeWeight: true });
+    return linear(hidden, this.outputEmbeddings, this.bias.tensor, { transposeWeight: true });
   }
 
   /** Cross-entropy of states `[..., hiddenSize]` under labels `[...]`, 0 where the label is -100. */
   losses(hidden: Tensor, labels: Tensor): Tensor {
-    return linearTokenLosses(hidden, this.xlnet.token.weight.tensor, labels, { bias: this.bias.tensor });
+    return linearTokenLosses(hidden, this.outputEmbeddings, labels, { bias: this.bias.tensor });
+  }
+
+  private get outputEmbeddings(): Tensor {
+    return (this.decoder ?? this.xlnet.token.weight).tensor;
   }
 }
 
@@ -575,28 +549,135 @@ class XlnetSummaryHead extends Module {
   }
 }
 
-/** A class, or a number, for each sequence or pair: logits `[batch, numLabels]`. */
-export function xlnetForSequenceClassification(config: XlnetConfig, numLabels: number) {
-  const head = new XlnetSummaryHead(config, numLabels);
-  return new EncoderWithHead(new Xlnet(config), head, { encoder: "transformer", head: "" });
+const bare = (config: XlnetConfig) => new Xlnet(config);
+
+const xlnetHeads = {
+  "fill-mask": { create: xlnetForPretraining, className: "LMHeadModel" },
+  classify: headOn(
+    "transformer",
+    bare,
+    (_, config, numLabels) => new XlnetSummaryHead(config, numLabels),
+    "logits_proj",
+  ),
+  ...tokenHeads("transformer", bare, () => 0),
+  choice: headOn(
+    "transformer",
+    bare,
+    (_, config) => new ChoiceHead(new XlnetSummaryHead(config, 1)),
+    "logits_proj",
+  ),
+};
+
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+const tokens: SentenceTokens = {
+  first: "<cls>",
+  separator: "<sep>",
+  padding: "<pad>",
+  mask: "<mask>",
+  startsWord: startsWithMark,
+};
+
+/** Segments of a row, each with the memory of those before it. */
+const xlnetSegments = 2;
+
+/** A text both ways, and where a row of segments begins in either. */
+interface BothTexts {
+  readonly forwards: Int32Array;
+  readonly backwards: Int32Array;
+  readonly start: number;
 }
 
-const headConfig = (config: XlnetConfig) => ({ ...config, classifierDropout: 0 });
-
-/** A class for each token: logits `[batch, sequence, numLabels]`. */
-export function xlnetForTokenClassification(config: XlnetConfig, numLabels: number) {
-  const head = new TokenHead(headConfig(config), numLabels);
-  return new EncoderWithHead(new Xlnet(config), head, { encoder: "transformer", head: "" });
+/**
+ * Yang et al. 2019, sections 2 and 3.1: permutation LM over consecutive segments, half of each reused as memory; half of the
+ * rows of a batch read the text backwards.
+ */
+function pretrainXlnet(options: PretrainingOptions): Pretraining {
+  const { tokenizer, contextLength, batchSize, seed, dropout } = options;
+  if (batchSize % 2 !== 0)
+    throw new LineageError(
+      "argument",
+      `XLNet reads half of each batch backwards: it needs an even number of rows, not ${batchSize}`,
+    );
+  const vocabulary = vocabularyOf(tokenizer, tokens);
+  const reuseLength = Math.floor(contextLength / 2);
+  const segments = { sequenceLength: contextLength, reuseLength };
+  const config = xlnetConfig({
+    ...sizesOf(options),
+    dropout,
+    reuseLength,
+    memoryLength: Math.floor((contextLength * 3) / 4),
+    bidirectionalData: true,
+    padTokenId: vocabulary.paddingId,
+  });
+  const model = xlnetForPretraining(config);
+  const stride = xlnetSegments * reuseLength;
+  return {
+    model,
+    objective: permutationObjective(
+      {
+        model,
+        segment: (inputs, context) => model.encoder.streams(inputs, context),
+        losses: (hidden, labels) => model.head.losses(hidden, labels),
+      },
+      { ...segments, segments: xlnetSegments },
+    ),
+    ...sourceAndHeldOut(documentsIn(options), {
+      batchSize: batchSize / 2,
+      seed,
+      examplesOf: (documents: readonly Document[]) => {
+        const forwards = Int32Array.from(documents.flat(2));
+        const texts = { forwards, backwards: forwards.slice().reverse() };
+        return (random: Random) => {
+          const offset = random.integer(stride);
+          // A text too short for a row goes on from its beginning.
+          const count = Math.max(
+            Math.min(1, forwards.length),
+            Math.floor((forwards.length - contextLength - offset) / stride),
+          );
+          return Array.from({ length: count }, (_, index) => ({ ...texts, start: offset + index * stride }));
+        };
+      },
+      transform: (example: BothTexts, random): BothWays => {
+        const read = (way: "forwards" | "backwards") =>
+          Array.from({ length: xlnetSegments }, (_, index) =>
+            permutedSegment(
+              example[way],
+              example.start + index * reuseLength,
+              vocabulary,
+              { ...segments, backwards: way === "backwards" },
+              random.fork(`${way} ${index}`),
+            ),
+          );
+        return { forwards: read("forwards"), backwards: read("backwards") };
+      },
+      collate: bothWaysBatch,
+    }),
+    // As a network that reads every row forwards: which way a row is read is a matter of pretraining alone.
+    networks: [
+      wholeNetwork(model, {
+        architectures: ["XLNetLMHeadModel"],
+        ...xlnetTable.write({ ...config, bidirectionalData: false }),
+      }),
+    ],
+  };
 }
 
-/** Start and end of an answer: logits `[batch, sequence, 2]`. */
-export function xlnetForQuestionAnswering(config: XlnetConfig) {
-  const head = new SpanHead(config);
-  return new EncoderWithHead(new Xlnet(config), head, { encoder: "transformer", head: "" });
-}
+// ---- Definition ---------------------------------------------------------------------------------------------------
 
-/** A score for each choice: `[batch, choices, sequence]` -> `[batch, choices]`. */
-export function xlnetForMultipleChoice(config: XlnetConfig) {
-  const head = new ChoiceHead(new XlnetSummaryHead(config, 1));
-  return new EncoderWithHead(new Xlnet(config), head, { encoder: "transformer", head: "" });
-}
+/** XLNet as the rest of the library knows it. */
+export const xlnet = defineSystem({
+  kind: "encoder",
+  className: "XLNet",
+  prefix: "transformer",
+  config: xlnetTable,
+  sizes: xlnetSizes,
+  create: (config) => new Xlnet(config),
+  heads: { ...xlnetHeads, span: { ...xlnetHeads.span, className: "ForQuestionAnsweringSimple" } },
+  depth: depthByName(/^transformer\.(word_embedding\.|mask_emb$)/, /^transformer\.layer\.(\d+)\./),
+  tokenizer: { kind: "unigram", style: "xlnet" },
+  pretraining: {
+    objective: "tokens in random order, with memory, half of the rows backwards",
+    prepare: pretrainXlnet,
+  },
+});

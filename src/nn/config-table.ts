@@ -19,8 +19,8 @@ export interface Field<T, in Needs = unknown> {
   readonly schema: z.ZodType<T>;
   /** From a `config.json`. Throws `config` saying which entry is wrong. */
   read(json: ConfigJson, earlier: Needs): T;
-  /** The entries that say a value. */
-  write(value: T): ConfigJson;
+  /** The entries that say a value of a configuration. */
+  write(value: T, config: Needs): ConfigJson;
   /** The choice for a new model; absent where a person has to make it. */
   published?(earlier: Needs): T;
 }
@@ -240,7 +240,8 @@ export class ConfigTable<C> {
   /** The `config.json` that Hugging Face transformers reads, but for the names of its class. */
   write(config: C): Record<string, unknown> {
     const json: Record<string, unknown> = { model_type: this.type };
-    for (const [name, field] of this.fields) Object.assign(json, field.write(config[name as keyof C]));
+    for (const [name, field] of this.fields)
+      Object.assign(json, field.write(config[name as keyof C], config));
     return { ...json, ...this.others.fixed };
   }
 

@@ -1,3 +1,4 @@
+import { z } from "zod";
 import {
   type Dim,
   type Tensor,
@@ -10,8 +11,27 @@ import {
   transpose,
 } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
-import { type EncoderInputs, type EncoderLayerConfig, firstToken } from "./encoder.js";
-import { type Head, type HeadConfig, PooledHead } from "./heads.js";
+import { configEntries } from "./config.js";
+import { type ConfigJson, type Field, entry } from "./config-table.js";
+import { classifierDropoutField, encoderFields } from "./encoder-config.js";
+import {
+  Encoder,
+  type EncoderInputs,
+  type EncoderLayerConfig,
+  attentionMaskOf,
+  firstToken,
+} from "./encoder.js";
+import {
+  ChoiceHead,
+  EncoderWithHead,
+  type Head,
+  type HeadConfig,
+  MaskedLmHead,
+  type MaskedLmConfig,
+  PooledHead,
+  headOn,
+  tokenHeads,
+} from "./heads.js";
 import { normalInit } from "./initializers.js";
 import {
   type ActivationName,
@@ -29,6 +49,48 @@ import { Module } from "./module.js";
 
 /** Which of the two position terms of equation 4 the scores have: content-to-position, position-to-content. */
 export type PositionTerm = "c2p" | "p2c";
+
+const { activation, dropout, flag, list } = configEntries;
+const terms: z.ZodType<readonly PositionTerm[]> = list.pipe(
+  z.array(z.enum(["c2p", "p2c"], { error: "it must be made of c2p and p2c" })),
+);
+
+/** The fields that the versions of DeBERTa share. The order of the terms is as published. */
+export const disentangledFields = (
+  absent: Parameters<typeof encoderFields>[0],
+  publishedTerms: readonly PositionTerm[],
+) => ({
+  ...encoderFields({ typeVocabSize: 0, layerNormEpsilon: 1e-7, ...absent }),
+  /** Terms of the scores besides content to content, section 3.1; none leaves BERT's attention. */
+  positionTerms: {
+    entries: ["relative_attention", "pos_att_type"],
+    schema: terms,
+    read: (json) => {
+      const relative = entry("relative_attention", flag, { absent: false }).read(json, undefined);
+      const found = entry("pos_att_type", terms, { absent: [] }).read(json, undefined);
+      return relative ? found : [];
+    },
+    write: (value) => ({ relative_attention: value.length > 0, pos_att_type: value }),
+    published: () => publishedTerms,
+  } satisfies Field<readonly PositionTerm[]>,
+  /** Largest relative distance that is told from larger ones, equation 3. Published: the context length, 512. */
+  maxRelativePositions: {
+    entries: ["max_relative_positions"],
+    schema: configEntries.size,
+    read: (json: ConfigJson, { contextLength }: { contextLength: number }): number => {
+      const most = entry("max_relative_positions", z.int(), { absent: -1 }).read(json, undefined);
+      return most < 1 ? contextLength : most;
+    },
+    write: (value: number) => ({ max_relative_positions: value }),
+    published: ({ contextLength }: { contextLength: number }) => contextLength,
+  },
+  /** Whether absolute positions are added to the input. Published: no, they join in the decoder. */
+  positionBiasedInput: entry("position_biased_input", flag, { absent: true, published: false }),
+  /** Probability of dropout before the pooler of a task's head. */
+  poolerDropout: entry("pooler_dropout", dropout, { absent: 0 }),
+  poolerActivation: entry("pooler_hidden_act", activation, { absent: "gelu" }),
+  classifierDropout: classifierDropoutField("cls_dropout"),
+});
 
 /** Embeddings of the relative positions of one pass, `[2 * sequence, hiddenSize]`. */
 export interface RelativeEmbeddings {
@@ -283,3 +345,72 @@ export class ContextPooledHead extends Module implements Head {
     return activations[this.config.poolerActivation](this.pooler.forward(first));
   }
 }
+
+/** The layers of a DeBERTa. */
+export interface DisentangledLayers extends Module {
+  readonly layers: readonly DisentangledLayer<DisentangledSelfAttention>[];
+  /** What the layers share in one pass over `x`. */
+  contextFor(x: Tensor, context: ForwardContext): RelativeContext;
+  /**
+   * The output of every layer, the embeddings first.
+   * @param real 1 for a real token, `[batch, sequence, 1]`
+   */
+  forward(x: Tensor, real: Tensor | undefined, context: RelativeContext): Tensor[];
+}
+
+/** A DeBERTa: embeddings, and layers that attend to contents and relative positions apart. */
+export abstract class DisentangledEncoder extends Encoder {
+  static override readonly names = { layers: "encoder" };
+  abstract readonly embeddings: DisentangledEmbeddings;
+  abstract readonly layers: DisentangledLayers;
+
+  override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
+    return this.run(inputs, context).states.at(-1)!;
+  }
+
+  /** States for predicting masked tokens, through the enhanced mask decoder: `[batch, sequence, hiddenSize]`. */
+  decode(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
+    const { states, within } = this.run(inputs, context);
+    const positions = this.embeddings.positions(inputs);
+    return enhancedMaskDecoder(states.at(-2)!, positions, this.layers.layers.at(-1)!, within);
+  }
+
+  private run(inputs: EncoderInputs, context: ForwardContext): { states: Tensor[]; within: RelativeContext } {
+    const x = this.embeddings.forward(inputs, context);
+    const within = this.layers.contextFor(x, { ...context, attentionMask: attentionMaskOf(inputs) });
+    return { states: this.layers.forward(x, realTokens(inputs), within), within };
+  }
+}
+
+/** Masked language modelling through the enhanced mask decoder, under its authors' names. */
+export class EnhancedMaskedLm<E extends DisentangledEncoder> extends EncoderWithHead<E, MaskedLmHead> {
+  constructor(encoder: E, config: Omit<MaskedLmConfig, "embeddingSize">) {
+    const { weight } = encoder.embeddings.token;
+    const head = new MaskedLmHead({ ...config, embeddingSize: config.hiddenSize }, weight.tensor);
+    super(encoder, head, { encoder: "deberta", head: "lm_predictions.lm_head" });
+  }
+
+  /** Logits `[batch, sequence, vocabSize]`. */
+  override forward(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
+    return this.head.forward(this.encoder.decode(inputs, context));
+  }
+}
+
+/** The heads that the versions share, but for the masked language model. */
+export const disentangledHeads = <C extends ContextPoolConfig & { readonly hiddenDropout: number }>(
+  encoder: (config: C) => DisentangledEncoder,
+) => ({
+  classify: headOn(
+    "deberta",
+    encoder,
+    (_, config: C, numLabels) => new ContextPooledHead(config, numLabels),
+    "classifier",
+  ),
+  ...tokenHeads("deberta", encoder, ({ hiddenDropout }: C) => hiddenDropout),
+  choice: headOn(
+    "deberta",
+    encoder,
+    (_, config: C) => new ChoiceHead(new ContextPooledHead(config, 1)),
+    "classifier",
+  ),
+});

@@ -1,84 +1,106 @@
 import { z } from "zod";
 import { configEntries } from "./config.js";
+import { entry } from "./config-table.js";
+import type { ActivationName } from "./layers.js";
 
-const { size, activation, dropout, epsilon } = configEntries;
+const { size, activation, dropout, epsilon, flag, positive } = configEntries;
+
+/** What an encoder has where nobody says. */
+interface EncoderDefaults {
+  readonly vocabSize: number;
+  readonly contextLength: number;
+  readonly typeVocabSize: number;
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly intermediateSize: number;
+  readonly activation: ActivationName;
+  readonly hiddenDropout: number;
+  readonly attentionDropout: number;
+  readonly layerNormEpsilon: number;
+  readonly padTokenId: number;
+}
+
+const bertBase: EncoderDefaults = {
+  vocabSize: 30_522,
+  contextLength: 512,
+  typeVocabSize: 2,
+  hiddenSize: 768,
+  numLayers: 12,
+  numHeads: 12,
+  intermediateSize: 3072,
+  activation: "gelu",
+  hiddenDropout: 0.1,
+  attentionDropout: 0.1,
+  layerNormEpsilon: 1e-12,
+  padTokenId: 0,
+};
+
+type PublishedDefaults = Partial<
+  Pick<
+    EncoderDefaults,
+    "vocabSize" | "typeVocabSize" | "layerNormEpsilon" | "hiddenDropout" | "attentionDropout"
+  >
+>;
 
 /**
- * What every encoder's `config.json` has in Hugging Face's words, with the defaults of BERT-base; a model writes those that
- * are its own over them.
+ * The fields of every encoder after BERT.
+ * @param absent what a `config.json` without the entry means, as transformers has it, where it is not what it means in BERT's
+ * @param published what a new model has, where it is another value
  */
-export const encoderEntries = {
-  vocab_size: size.default(30_522),
-  max_position_embeddings: size.default(512),
-  type_vocab_size: size.default(2),
-  hidden_size: size.default(768),
-  num_hidden_layers: size.default(12),
-  num_attention_heads: size.default(12),
-  intermediate_size: size.default(3072),
-  hidden_act: activation.default("gelu"),
-  hidden_dropout_prob: dropout.default(0.1),
-  attention_probs_dropout_prob: dropout.default(0.1),
-  layer_norm_eps: epsilon.default(1e-12),
-  initializer_range: z.number().positive().default(0.02),
-  pad_token_id: z.int().nonnegative().nullish(),
-} as const;
+export function encoderFields(absent: Partial<EncoderDefaults> = {}, published: PublishedDefaults = {}) {
+  const without = { ...bertBase, ...absent };
+  const fresh = { ...without, ...published };
+  const sized = (
+    name: string,
+    field: "vocabSize" | "contextLength" | "hiddenSize" | "numLayers" | "numHeads",
+  ) => entry(name, size, { absent: without[field], published: fresh[field] });
+  return {
+    vocabSize: sized("vocab_size", "vocabSize"),
+    /** Positions that the model knows. */
+    contextLength: sized("max_position_embeddings", "contextLength"),
+    /** Segments that it tells apart: sentence A and sentence B. */
+    typeVocabSize: entry("type_vocab_size", z.int().nonnegative(), {
+      absent: without.typeVocabSize,
+      published: fresh.typeVocabSize,
+    }),
+    hiddenSize: sized("hidden_size", "hiddenSize"),
+    numLayers: sized("num_hidden_layers", "numLayers"),
+    numHeads: sized("num_attention_heads", "numHeads"),
+    /** Width of the feed-forward layer. Published: 4 hiddenSize. */
+    intermediateSize: entry("intermediate_size", size, {
+      absent: without.intermediateSize,
+      published: ({ hiddenSize }: { hiddenSize: number }) => 4 * hiddenSize,
+    }),
+    activation: entry("hidden_act", activation, { absent: without.activation }),
+    /** Probability of dropout after the embeddings and before each residual sum. */
+    hiddenDropout: entry("hidden_dropout_prob", dropout, {
+      absent: without.hiddenDropout,
+      published: fresh.hiddenDropout,
+    }),
+    /** Probability of dropout of the attention probabilities. */
+    attentionDropout: entry("attention_probs_dropout_prob", dropout, {
+      absent: without.attentionDropout,
+      published: fresh.attentionDropout,
+    }),
+    layerNormEpsilon: entry("layer_norm_eps", epsilon, {
+      absent: without.layerNormEpsilon,
+      published: fresh.layerNormEpsilon,
+    }),
+    /** Standard deviation of the first weights. */
+    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+    padTokenId: entry("pad_token_id", z.int().nonnegative(), { absent: without.padTokenId }),
+    /** Whether words are predicted by the token embeddings, and not by a matrix of their own. */
+    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
+  };
+}
 
-type EncoderEntries = z.infer<z.ZodObject<typeof encoderEntries>>;
+/** Probability of dropout before a task's classifier, by default that of the layers. */
+export const classifierDropoutField = (name: string) =>
+  entry(name, dropout, { absent: ({ hiddenDropout }: { hiddenDropout: number }) => hiddenDropout });
 
-/** The configuration that these entries say. */
-export const fromEncoderEntries = (config: EncoderEntries) => ({
-  vocabSize: config.vocab_size,
-  contextLength: config.max_position_embeddings,
-  typeVocabSize: config.type_vocab_size,
-  hiddenSize: config.hidden_size,
-  numLayers: config.num_hidden_layers,
-  numHeads: config.num_attention_heads,
-  intermediateSize: config.intermediate_size,
-  activation: config.hidden_act,
-  hiddenDropout: config.hidden_dropout_prob,
-  attentionDropout: config.attention_probs_dropout_prob,
-  layerNormEpsilon: config.layer_norm_eps,
-  initializerRange: config.initializer_range,
-  padTokenId: config.pad_token_id ?? 0,
+/** The fields of BERT and of the models that took its network over. */
+export const bertFields = (absent: Partial<EncoderDefaults> = {}, published: PublishedDefaults = {}) => ({
+  ...encoderFields(absent, published),
+  classifierDropout: classifierDropoutField("classifier_dropout"),
 });
-
-/** The entries that say a configuration. */
-export const toEncoderEntries = (config: ReturnType<typeof fromEncoderEntries>) =>
-  ({
-    vocab_size: config.vocabSize,
-    max_position_embeddings: config.contextLength,
-    type_vocab_size: config.typeVocabSize,
-    hidden_size: config.hiddenSize,
-    num_hidden_layers: config.numLayers,
-    num_attention_heads: config.numHeads,
-    intermediate_size: config.intermediateSize,
-    hidden_act: config.activation,
-    hidden_dropout_prob: config.hiddenDropout,
-    attention_probs_dropout_prob: config.attentionDropout,
-    layer_norm_eps: config.layerNormEpsilon,
-    initializer_range: config.initializerRange,
-    pad_token_id: config.padTokenId,
-  }) satisfies EncoderEntries;
-
-/** What BERT's has besides, and those of the models that took its network over. */
-export const bertEntries = {
-  ...encoderEntries,
-  classifier_dropout: dropout.nullish(),
-  position_embedding_type: z.literal("absolute").default("absolute"),
-} as const;
-
-type BertEntries = z.infer<z.ZodObject<typeof bertEntries>>;
-
-/** The configuration that BERT's entries say. */
-export const fromBertEntries = (config: BertEntries) => ({
-  ...fromEncoderEntries(config),
-  classifierDropout: config.classifier_dropout ?? config.hidden_dropout_prob,
-});
-
-/** BERT's entries that say a configuration. */
-export const toBertEntries = (config: ReturnType<typeof fromBertEntries>) =>
-  ({
-    ...toEncoderEntries(config),
-    classifier_dropout: config.classifierDropout,
-    position_embedding_type: "absolute",
-  }) satisfies BertEntries;

@@ -35,6 +35,7 @@ export interface EncoderConfig {
   readonly contextLength: number;
   readonly hiddenSize: number;
   readonly numLayers: number;
+  readonly numHeads: number;
   readonly padTokenId: number;
   readonly initializerRange: number;
 }

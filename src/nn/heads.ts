@@ -9,6 +9,15 @@ import { Module, Parameter } from "./module.js";
 export const headNames = ["fill-mask", "classify", "tag", "span", "choice"] as const;
 export type HeadName = (typeof headNames)[number];
 
+/** What transformers' classes end with, by head; the beginning is the family's. */
+export const headClasses: Readonly<Record<HeadName, string>> = {
+  "fill-mask": "ForMaskedLM",
+  classify: "ForSequenceClassification",
+  tag: "ForTokenClassification",
+  span: "ForQuestionAnswering",
+  choice: "ForMultipleChoice",
+};
+
 /** What a head does with the encoder's states `[batch, sequence, hiddenSize]`. */
 export interface Head<Output = Tensor> extends Module {
   forward(hidden: Tensor, context: ForwardContext): Output;
@@ -58,6 +67,53 @@ function flatChoices(inputs: EncoderInputs): EncoderInputs {
   return Object.fromEntries(flat) as EncoderInputs;
 }
 
+/** One of a system's heads. */
+export interface HeadDefinition<C> {
+  /** @param numLabels classes that are told apart; heads of words and spans have their own number */
+  create(config: C, numLabels: number): EncoderWithHead;
+  /** Dotted name of the linear layer that the answers come from; absent where they are words. */
+  readonly output?: string;
+  /** What transformers calls the class behind the family's name, where it is not the usual one. */
+  readonly className?: string;
+}
+
+/**
+ * A head whose parts lie at the top of a checkpoint.
+ * @param head makes the head of an encoder, for so many classes
+ */
+export const headOn = <C, E extends Encoder>(
+  prefix: string,
+  encoder: (config: C) => E,
+  head: (encoder: E, config: C, numLabels: number) => Head,
+  output: string,
+  mount = "",
+): HeadDefinition<C> & { readonly output: string } => ({
+  create: (config, numLabels) => {
+    const made = encoder(config);
+    return new EncoderWithHead(made, head(made, config, numLabels), { encoder: prefix, head: mount });
+  },
+  output,
+});
+
+/**
+ * The heads that read a state of each token, which all families share: classes of tokens, and spans. Devlin et al. 2019,
+ * figure 4 (c, d).
+ * @param dropout probability of dropout before the classifier. Default: the configuration's
+ */
+export const tokenHeads = <C extends Omit<HeadConfig, "classifierDropout">>(
+  prefix: string,
+  encoder: (config: C) => Encoder,
+  dropout: (config: C) => number,
+) => ({
+  tag: headOn(
+    prefix,
+    encoder,
+    (_, config: C, numLabels) => new TokenHead({ ...config, classifierDropout: dropout(config) }, numLabels),
+    "classifier",
+  ),
+  span: headOn(prefix, encoder, (_, config: C) => new SpanHead(config), "qa_outputs"),
+});
+
 export interface HeadConfig {
   readonly hiddenSize: number;
   readonly initializerRange: number;
@@ -72,17 +128,33 @@ export interface MaskedLmConfig {
   readonly activation: ActivationName;
   readonly layerNormEpsilon: number;
   readonly initializerRange: number;
+  /** Whether words are predicted by the token embeddings. */
+  readonly tieEmbeddings: boolean;
 }
+
+/** The matrix that predicts words where it is not the token embeddings, `[vocabSize, embeddingSize]`. */
+export const ownOutputEmbeddings = (
+  config: Pick<MaskedLmConfig, "tieEmbeddings" | "vocabSize" | "initializerRange">,
+  embeddingSize: number,
+): Parameter | undefined =>
+  config.tieEmbeddings
+    ? undefined
+    : new Parameter([config.vocabSize, embeddingSize], normalInit(config.initializerRange));
 
 /**
  * The masked language model's head, Devlin et al. 2019, section 3.1: a layer, a norm, and logits by the token embeddings
- * and a bias. The embeddings are the encoder's own and stay among its parameters.
+ * and a bias. The embeddings are the encoder's own and stay among its parameters, unless the configuration unties them.
  */
 export class MaskedLmHead extends Module {
-  static override readonly names: Readonly<Record<string, string>> = { norm: "LayerNorm" };
+  static override readonly names: Readonly<Record<string, string>> = {
+    norm: "LayerNorm",
+    decoder: "decoder.weight",
+  };
   readonly dense: Linear;
   readonly norm: LayerNorm;
   readonly bias: Parameter;
+  /** The matrix of a head whose embeddings are its own. */
+  readonly decoder: Parameter | undefined;
 
   /** @param embedding the token embeddings, `[vocabSize, embeddingSize]` */
   constructor(
@@ -94,11 +166,12 @@ export class MaskedLmHead extends Module {
     this.dense = new Linear(hiddenSize, embeddingSize, { initializer: normalInit(config.initializerRange) });
     this.norm = new LayerNorm(embeddingSize, config.layerNormEpsilon);
     this.bias = new Parameter([vocabSize], zerosInit);
+    this.decoder = ownOutputEmbeddings(config, embeddingSize);
   }
 
   /** Logits `[..., vocabSize]` of states `[..., hiddenSize]`. */
   override forward(hidden: Tensor): Tensor {
-    return linear(this.transform(hidden), this.embedding, this.bias.tensor, { transposeWeight: true });
+    return linear(this.transform(hidden), this.outputEmbeddings, this.bias.tensor, { transposeWeight: true });
   }
 
   /**
@@ -106,7 +179,13 @@ export class MaskedLmHead extends Module {
    * masked positions alone (`statesAt`): the logits of the others, most of the head's work, are then never computed.
    */
   losses(hidden: Tensor, labels: Tensor): Tensor {
-    return linearTokenLosses(this.transform(hidden), this.embedding, labels, { bias: this.bias.tensor });
+    return linearTokenLosses(this.transform(hidden), this.outputEmbeddings, labels, {
+      bias: this.bias.tensor,
+    });
+  }
+
+  private get outputEmbeddings(): Tensor {
+    return this.decoder?.tensor ?? this.embedding;
   }
 
   private transform(hidden: Tensor): Tensor {

@@ -4,6 +4,7 @@ export * from "./masked-lm.js";
 export * from "./masking.js";
 export * from "./mass.js";
 export * from "./permutation.js";
+export * from "./pretraining.js";
 export * from "./replaced-tokens.js";
 export * from "./rows.js";
 export * from "./sentences.js";

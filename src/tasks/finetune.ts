@@ -22,7 +22,7 @@ import { readEvaluation, writeEvaluation } from "./evaluation.js";
 import { type FinetuneData, readData } from "./finetune-data.js";
 import { type FinetuneControl, type FinetuneOptions, finetuneOptions } from "./finetune-options.js";
 import { balancedWeights, checkLabels, distinctLabels } from "./labels.js";
-import { depthOf, freeze } from "./layers.js";
+import { freeze, learningRateFactor } from "./layers.js";
 import { scaleOf } from "./regress.js";
 import { contextOf, writeSettings } from "./settings.js";
 import type { Item, Measured, Task, TaskContext } from "./task.js";
@@ -89,7 +89,7 @@ export async function runFinetuning(
         options.classWeights === "balanced" ? balancedWeights(data.training, loaded.labels!) : undefined,
     });
     checkThreshold(options.threshold, task, context.labels);
-    freeze(loaded.model, options, loaded);
+    freeze(options, loaded);
     const measured = Object.keys(task.measure([], [], 0, context).metrics);
     if (options.metric !== undefined && !measured.includes(options.metric))
       throw new LineageError(
@@ -172,7 +172,6 @@ async function train(prepared: Prepared, control: FinetuneControl): Promise<Fine
   });
   const stepsPerEpoch = Math.ceil(source.batches / options.accumulate);
   const steps = Math.max(1, Math.round(stepsPerEpoch * options.epochs));
-  const { numLayers } = model.encoder.config;
   const metric = options.metric ?? (options.threshold === "auto" ? "f1" : task.metric);
   using answerer = new Answerer(task, context, model, weights);
   let last: Measured | undefined;
@@ -192,8 +191,7 @@ async function train(prepared: Prepared, control: FinetuneControl): Promise<Fine
     optimizer: (all, gradients) =>
       adamW(all, gradients, {
         weightDecay: options.weightDecay,
-        learningRateFactor: (name) =>
-          options.layerDecay ** (numLayers + 1 - depthOf(name, model.mounts.encoder, numLayers)),
+        learningRateFactor: learningRateFactor(options, loaded),
       }),
     steps,
     evalEvery: options.evalEvery ?? stepsPerEpoch,
@@ -258,10 +256,9 @@ async function save(
  * Makes the last layer answer in the labels' own scale, as whoever loads the checkpoint expects; the function returned
  * undoes it, for training goes on in the other one.
  */
-function foldScale({ model, weights }: LoadedTask, scale: { mean: number; deviation: number }): () => void {
-  const own = Object.keys(weights.tensors).filter((name) => !name.startsWith(`${model.mounts.encoder}.`));
-  const last = (kind: string) => own.filter((name) => name.endsWith(kind)).at(-1)!;
-  const [weight, bias] = [last("weight"), last("bias")].map((name) => weights.get(name).view()) as [
+function foldScale({ system, weights }: LoadedTask, scale: { mean: number; deviation: number }): () => void {
+  const { output } = system.heads.classify;
+  const [weight, bias] = ["weight", "bias"].map((part) => weights.get(`${output}.${part}`).view()) as [
     Float32Array,
     Float32Array,
   ];

@@ -19,3 +19,4 @@ export {
   trainObjective,
   trainOptions,
 } from "./train.js";
+export * from "./unilm-generator.js";

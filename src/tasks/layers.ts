@@ -1,27 +1,45 @@
 import { LineageError } from "../base/errors.js";
 import type { LoadedTask } from "../checkpoints/index.js";
-import { type EncoderWithHead, namedParameters } from "../nn/index.js";
+import { namedParameters } from "../nn/index.js";
 import type { FinetuneOptions } from "./finetune-options.js";
 
-/** How far a parameter is from the input: 0 for embeddings, then the layers, then what follows them. */
-export function depthOf(name: string, encoder: string, numLayers: number): number {
-  if (!name.startsWith(`${encoder}.`)) return numLayers + 1;
-  const own = name.slice(encoder.length + 1);
-  const layer = /\.(\d+)(?:\.|$)/.exec(own)?.[1];
-  if (layer !== undefined) return Number(layer) + 1;
-  return /embed/i.test(own) ? 0 : numLayers + 1;
-}
+type LayerOptions = Pick<FinetuneOptions, "layerDecay" | "freezeEmbeddings" | "freezeLayers">;
 
-/** Keeps the parameters that the options name as they are. */
-export function freeze(model: EncoderWithHead, options: FinetuneOptions, { fresh }: LoadedTask): void {
-  const { freezeEmbeddings, freezeLayers } = options;
-  const { numLayers } = model.encoder.config;
+/**
+ * Throws `argument` for layers that a model does not have, and for a choice among layers where all of them have the same
+ * parameters.
+ */
+function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model }: LoadedTask): void {
+  const { config } = model.encoder;
+  const { numLayers } = config;
   if (freezeLayers > numLayers)
     throw new LineageError(
       "argument",
       `the model has ${numLayers} layers; ${freezeLayers} of them cannot be frozen`,
     );
+  const shared = system.sharesLayers?.(config) ?? false;
+  const asked = freezeLayers > 0 ? "--freeze-layers" : layerDecay < 1 ? "--layer-decay" : undefined;
+  if (shared && asked)
+    throw new LineageError(
+      "argument",
+      `the ${numLayers} layers of ${system.title} share their parameters, so that ${asked} cannot tell one from another; leave it out${asked === "--freeze-layers" ? ", or keep the embeddings with --freeze-embeddings" : ""}`,
+    );
+}
+
+/** Keeps the parameters that the options name as they are. */
+export function freeze(options: LayerOptions, loaded: LoadedTask): void {
+  checkLayers(options, loaded);
+  const { system, model, fresh } = loaded;
+  const { freezeEmbeddings, freezeLayers } = options;
   const limit = freezeLayers > 0 ? freezeLayers : freezeEmbeddings ? 0 : -1;
   for (const [name, parameter] of namedParameters(model))
-    parameter.trainable = depthOf(name, model.mounts.encoder, numLayers) > limit || fresh.includes(name);
+    parameter.trainable = system.depth(name, model.encoder.config) > limit || fresh.includes(name);
 }
+
+/** Factor of a parameter's learning rate: `layerDecay` once for each layer above it. */
+export const learningRateFactor =
+  ({ layerDecay }: LayerOptions, { system, model }: LoadedTask) =>
+  (name: string): number => {
+    const { config } = model.encoder;
+    return layerDecay ** (config.numLayers + 1 - system.depth(name, config));
+  };

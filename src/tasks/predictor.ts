@@ -107,9 +107,8 @@ export class Predictor implements Disposable {
 }
 
 /** Names for classes that nobody named, as transformers has them. */
-function numbered({ model, weights }: LoadedTask): string[] {
-  const bias = Object.entries(weights.tensors)
-    .filter(([name]) => !name.startsWith(`${model.mounts.encoder}.`) && name.endsWith("bias"))
-    .at(-1);
-  return Array.from({ length: bias?.[1].shape[0] ?? 0 }, (_, id) => `LABEL_${id}`);
+function numbered({ system, head, weights }: LoadedTask): string[] {
+  const { output } = system.heads[head];
+  const classes = output === undefined ? 0 : weights.get(`${output}.weight`).shape[0]!;
+  return Array.from({ length: classes }, (_, id) => `LABEL_${id}`);
 }

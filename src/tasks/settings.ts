@@ -4,7 +4,8 @@ import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { type TaskName, taskNames, paddingOf } from "../data/index.js";
-import { type LoadedTask, headOfClass } from "../checkpoints/index.js";
+import type { LoadedTask } from "../checkpoints/index.js";
+import { encoderOf, headOfConfig } from "../models/index.js";
 import type { TaskContext } from "./task.js";
 import { tasks } from "./tasks.js";
 
@@ -40,20 +41,17 @@ export async function readSettings(
   const config = path.join(folder, "config.json");
   if (!existsSync(config))
     throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
+  const json = await readJson(config);
+  const head = headOfConfig(encoderOf(json), json);
   const {
     architectures,
     id2label,
     problem_type: problem,
-  } = (await readJson(config)) as {
-    architectures?: string[];
-    id2label?: Record<string, string>;
-    problem_type?: string;
-  };
-  const name = architectures?.[0] ?? "";
-  const head = headOfClass(name);
+  } = json as { architectures?: string[]; id2label?: Record<string, string>; problem_type?: string };
   const numbers = problem === "regression" || (id2label !== undefined && Object.keys(id2label).length === 1);
   if (head === "classify") return { task: numbers ? "regress" : "classify" };
   if (head !== undefined && head !== "fill-mask") return { task: head };
+  const name = architectures?.[0];
   throw new LineageError(
     "checkpoint",
     `${folder} is not fine-tuned for a task${name ? `: it holds a ${name}` : ""}; fine-tune it with lineage finetune`,

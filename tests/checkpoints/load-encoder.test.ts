@@ -13,7 +13,7 @@ import {
   loadEncoderForTask,
   saveEncoder,
 } from "../../src/checkpoints/index.js";
-import { bertForPretraining, bertFromHuggingFace } from "../../src/models/index.js";
+import { bert, bertForPretraining, bertTable, encoderOf } from "../../src/models/index.js";
 import { type HeadName, Weights, headNames, namedParameters } from "../../src/nn/index.js";
 import { recorded, referenceJson, relativeError, runtime, weightsOf } from "../models/encoders.js";
 
@@ -40,7 +40,7 @@ async function checkpoint(head: HeadName, labels?: readonly string[]): Promise<s
   const folder = await scratch();
   const model = encoderForTask(json, head, 3);
   using weights = weightsOf(model, await recordedHead(head));
-  await saveEncoder(folder, { model, weights, tokenizer, head, labels });
+  await saveEncoder(folder, { system: bert, model, weights, tokenizer, head, labels });
   return folder;
 }
 
@@ -128,7 +128,7 @@ describe("An encoder's folder", () => {
 
   it("has a pooler where the checkpoint has one", async () => {
     const folder = await scratch();
-    const model = bertForPretraining(bertFromHuggingFace(json));
+    const model = bertForPretraining(bertTable.read(json));
     using weights = weightsOf(model, await recorded("bert/pretraining.safetensors"));
     await saveWeights(path.join(folder, "model.safetensors"), weights);
     await writeFile(path.join(folder, "config.json"), JSON.stringify(json));
@@ -228,9 +228,10 @@ describe.each(encoderModelTypes)("A %s", (type) => {
   it.each(headNames)("builds for %s and describes itself", async (head) => {
     const small = referenceJson(`${type}/config.json`);
     const folder = await scratch();
+    const system = encoderOf(small);
     const model = encoderForTask(small, head, 3);
     using weights = Weights.initialize(runtime, model, 1);
-    await saveEncoder(folder, { model, weights, tokenizer, head, labels: undefined });
+    await saveEncoder(folder, { system, model, weights, tokenizer, head, labels: undefined });
     const loaded = await loadEncoderForTask(runtime, folder, head, { newHead: "never" });
     using again = loaded.weights;
     expect(Array.from(again.flat.view())).toEqual(Array.from(weights.flat.view()));

@@ -2,15 +2,11 @@ import { describe, expect, it } from "vitest";
 import { type Tensor, compile, crossEntropy, input, sum } from "../../src/graph/index.js";
 import {
   Bert,
+  bert,
   bertForMaskedLm,
-  bertForMultipleChoice,
   bertForPretraining,
-  bertForQuestionAnswering,
-  bertForSequenceClassification,
-  bertForTokenClassification,
-  bertFromHuggingFace,
   bertSizes,
-  bertToHuggingFace,
+  bertTable,
 } from "../../src/models/index.js";
 import { Weights, countParameters, statesAt } from "../../src/nn/index.js";
 import {
@@ -24,7 +20,7 @@ import {
   weightsOf,
 } from "./encoders.js";
 
-const config = bertFromHuggingFace(referenceJson("bert/config.json"));
+const config = bertTable.read(referenceJson("bert/config.json"));
 
 describe("BERT agrees with Hugging Face transformers on random weights, with padding and segments", () => {
   it.each([
@@ -64,7 +60,7 @@ describe("BERT agrees with Hugging Face transformers on random weights, with pad
   });
 
   it("in classes of sequences", async () => {
-    const model = bertForSequenceClassification(config, 3);
+    const model = bert.heads.classify.create(config, 3);
     await expectAgreement(await recorded("bert/sequence.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -72,7 +68,7 @@ describe("BERT agrees with Hugging Face transformers on random weights, with pad
   });
 
   it("in classes of tokens", async () => {
-    const model = bertForTokenClassification(config, 3);
+    const model = bert.heads.tag.create(config, 3);
     await expectAgreement(await recorded("bert/token.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -80,7 +76,7 @@ describe("BERT agrees with Hugging Face transformers on random weights, with pad
   });
 
   it("in spans", async () => {
-    const model = bertForQuestionAnswering(config);
+    const model = bert.heads.span.create(config, 2);
     await expectAgreement(await recorded("bert/span.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { loss: spanLoss(logits, given["start_positions"]!, given["end_positions"]!) };
@@ -88,7 +84,7 @@ describe("BERT agrees with Hugging Face transformers on random weights, with pad
   });
 
   it("in multiple choice", async () => {
-    const model = bertForMultipleChoice(config);
+    const model = bert.heads.choice.create(config, 2);
     await expectAgreement(await recorded("bert/choice.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -98,21 +94,24 @@ describe("BERT agrees with Hugging Face transformers on random weights, with pad
 
 describe("BERT", () => {
   it("has the published numbers of parameters", () => {
-    const counts = Object.values(bertSizes).map((sizes) => countParameters(bertForPretraining(sizes)));
+    const counts = Object.values(bertSizes).map(({ config: sizes }) =>
+      countParameters(bertForPretraining(sizes)),
+    );
     const { parameters } = referenceJson("bert/sizes.json") as { parameters: Record<string, number> };
     expect(counts).toEqual(Object.values(parameters));
+    expect(Object.values(bertSizes).map(({ parameters: stated }) => stated)).toEqual(counts);
     // Section 3: 110M and 340M.
     expect(counts[0]! / 110e6).toBeCloseTo(1, 2);
     expect(Math.abs(counts[1]! / 340e6 - 1)).toBeLessThan(0.02);
   });
 
   it("keeps its configuration through Hugging Face's", () => {
-    const large = bertSizes["bert-large-uncased"];
-    expect(bertFromHuggingFace(bertToHuggingFace(large))).toEqual(large);
-    expect(() =>
-      bertFromHuggingFace({ model_type: "bert", position_embedding_type: "relative_key" }),
-    ).toThrow("position_embedding_type");
-    expect(() => bertFromHuggingFace({ model_type: "bert", num_attention_heads: 7 })).toThrow("7 heads");
+    const large = bertSizes["bert-large-uncased"].config;
+    expect(bertTable.read(bertTable.write(large))).toEqual(large);
+    expect(() => bertTable.read({ model_type: "bert", position_embedding_type: "relative_key" })).toThrow(
+      "position_embedding_type",
+    );
+    expect(() => bertTable.read({ model_type: "bert", num_attention_heads: 7 })).toThrow("7 heads");
   });
 
   it("gives a padded row what it gives the row alone", async () => {

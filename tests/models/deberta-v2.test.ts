@@ -4,25 +4,23 @@ import {
   DebertaV3Pretraining,
   debertaV2Config,
   debertaV2ForMaskedLm,
-  debertaV2ForMultipleChoice,
-  debertaV2ForSequenceClassification,
-  debertaV2FromHuggingFace,
   debertaV2Sizes,
-  debertaV2ToHuggingFace,
+  debertaV2Table,
+  debertaV3,
   logBucket,
 } from "../../src/models/index.js";
 import { countParameters } from "../../src/nn/index.js";
 import { binaryLosses, discriminatorWeight } from "../../src/objectives/index.js";
 import { encoderInputs, expectAgreement, recorded, referenceJson } from "./encoders.js";
 
-const second = debertaV2FromHuggingFace(referenceJson("deberta-v2/config.json"));
-const third = debertaV2FromHuggingFace(referenceJson("deberta-v3/config.json"));
+const second = debertaV2Table.read(referenceJson("deberta-v2/config.json"));
+const third = debertaV2Table.read(referenceJson("deberta-v3/config.json"));
 
 describe("DeBERTa of the second version agrees with transformers: own projections, convolution, segments, absolute positions", () => {
   it.each([
     ["maskedLm", debertaV2ForMaskedLm(second), {}],
     ["maskedLm", debertaV2ForMaskedLm(second), { symbolic: true, fused: false }],
-    ["sequence", debertaV2ForSequenceClassification(second, 3), {}],
+    ["sequence", debertaV3.heads.classify.create(second, 3), {}],
   ] as const)("in %s (%#)", async (task, model, how) => {
     await expectAgreement(
       await recorded(`deberta-v2/${task}.safetensors`),
@@ -38,7 +36,7 @@ describe("DeBERTa of the second version agrees with transformers: own projection
 
 describe("DeBERTa of the third version agrees with transformers", () => {
   it("in multiple choice", async () => {
-    const model = debertaV2ForMultipleChoice(third);
+    const model = debertaV3.heads.choice.create(third, 2);
     await expectAgreement(await recorded("deberta-v3/choice.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -76,19 +74,19 @@ describe("DeBERTa of the second and third version", () => {
 
   it("has the published numbers of parameters: 900M and 1.5B; 22M, 44M, 86M and 304M beside the embeddings", () => {
     const names = Object.keys(debertaV2Sizes) as (keyof typeof debertaV2Sizes)[];
-    const counts = names.map((name) => countParameters(debertaV2ForMaskedLm(debertaV2Sizes[name])));
+    const counts = names.map((name) => countParameters(debertaV2ForMaskedLm(debertaV2Sizes[name].config)));
     const { parameters } = referenceJson("deberta-v2/sizes.json") as { parameters: Record<string, number> };
     expect(counts).toEqual(names.map((name) => parameters[name]));
     const beside = names.slice(2).map((name, index) => {
-      const { vocabSize, hiddenSize } = debertaV2Sizes[name];
+      const { vocabSize, hiddenSize } = debertaV2Sizes[name].config;
       return Math.round((counts[index + 2]! - vocabSize * hiddenSize) / 1e6);
     });
     expect(beside).toEqual([22, 44, 86, 304]);
   });
 
   it("keeps its configuration through Hugging Face's", () => {
-    for (const config of Object.values(debertaV2Sizes))
-      expect(debertaV2FromHuggingFace(debertaV2ToHuggingFace(config))).toEqual(config);
+    for (const { config } of Object.values(debertaV2Sizes))
+      expect(debertaV2Table.read(debertaV2Table.write(config))).toEqual(config);
     expect(() => debertaV2Config({ hiddenSize: 8, numLayers: 1, numHeads: 2, convolutionSize: 2 })).toThrow(
       "has no middle",
     );

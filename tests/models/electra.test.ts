@@ -2,20 +2,18 @@ import { describe, expect, it } from "vitest";
 import { crossEntropy, mul, sum } from "../../src/graph/index.js";
 import {
   ElectraPretraining,
+  electra,
   electraForMaskedLm,
-  electraForMultipleChoice,
   electraForPretraining,
-  electraForSequenceClassification,
-  electraFromHuggingFace,
   electraGeneratorSizes,
   electraSizes,
-  electraToHuggingFace,
+  electraTable,
 } from "../../src/models/index.js";
 import { countParameters, namedParameters } from "../../src/nn/index.js";
 import { binaryLosses } from "../../src/objectives/index.js";
 import { encoderInputs, expectAgreement, recorded, referenceJson } from "./encoders.js";
 
-const config = electraFromHuggingFace(referenceJson("electra/config.json"));
+const config = electraTable.read(referenceJson("electra/config.json"));
 
 describe("ELECTRA agrees with Hugging Face transformers on random weights, embeddings narrower than layers", () => {
   it.each([{}, { symbolic: true, fused: false }])("in the discriminator (%o)", async (how) => {
@@ -35,8 +33,8 @@ describe("ELECTRA agrees with Hugging Face transformers on random weights, embed
 
   it.each([
     ["generator", electraForMaskedLm(config)],
-    ["sequence", electraForSequenceClassification(config, 3)],
-    ["choice", electraForMultipleChoice(config)],
+    ["sequence", electra.heads.classify.create(config, 3)],
+    ["choice", electra.heads.choice.create(config, 2)],
   ] as const)("in the %s", async (task, model) => {
     await expectAgreement(await recorded(`electra/${task}.safetensors`), model, (given) => {
       const logits = model.forward(encoderInputs(given));
@@ -49,8 +47,8 @@ describe("ELECTRA", () => {
   it("has the published numbers of parameters: 14M, 110M and 335M", () => {
     const { parameters } = referenceJson("electra/sizes.json") as { parameters: Record<string, number> };
     const counts = (["small", "base", "large"] as const).flatMap((name) => [
-      countParameters(electraForPretraining(electraSizes[`electra-${name}`])),
-      countParameters(electraForMaskedLm(electraGeneratorSizes[`electra-${name}`])),
+      countParameters(electraForPretraining(electraSizes[`electra-${name}`].config)),
+      countParameters(electraForMaskedLm(electraGeneratorSizes[`electra-${name}`].config)),
     ]);
     expect(counts).toEqual(Object.values(parameters));
     expect([counts[0]!, counts[2]!, counts[4]!].map((count) => Math.round(count / 1e6))).toEqual([
@@ -60,13 +58,13 @@ describe("ELECTRA", () => {
 
   it("trains two networks on one set of embeddings", () => {
     const both = new ElectraPretraining(
-      electraSizes["electra-small"],
-      electraGeneratorSizes["electra-small"],
+      electraSizes["electra-small"].config,
+      electraGeneratorSizes["electra-small"].config,
     );
     const shared = countParameters(both.discriminator.encoder.embeddings);
     const apart =
-      countParameters(electraForPretraining(electraSizes["electra-small"])) +
-      countParameters(electraForMaskedLm(electraGeneratorSizes["electra-small"]));
+      countParameters(electraForPretraining(electraSizes["electra-small"].config)) +
+      countParameters(electraForMaskedLm(electraGeneratorSizes["electra-small"].config));
     expect(shared).toBe((30_522 + 512 + 2 + 2) * 128);
     expect(countParameters(both)).toBe(apart - shared);
     expect([...namedParameters(both).keys()].filter((name) => name.includes("word_embeddings"))).toEqual([
@@ -75,8 +73,8 @@ describe("ELECTRA", () => {
   });
 
   it("keeps its configuration through Hugging Face's", () => {
-    const large = electraSizes["electra-large"];
-    expect(electraFromHuggingFace(electraToHuggingFace(large))).toEqual(large);
-    expect(() => electraFromHuggingFace({ model_type: "electra", hidden_size: 0 })).toThrow("hidden_size");
+    const large = electraSizes["electra-large"].config;
+    expect(electraTable.read(electraTable.write(large))).toEqual(large);
+    expect(() => electraTable.read({ model_type: "electra", hidden_size: 0 })).toThrow("hidden_size");
   });
 });

@@ -1,13 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { type Tensor, crossEntropy } from "../../src/graph/index.js";
 import {
-  UnilmGenerator,
+  bertForPretraining,
+  bertTable,
   unilmConfig,
-  unilmForPretraining,
-  unilmFromHuggingFace,
   unilmSizes,
-  unilmToHuggingFace,
-  bertFromHuggingFace,
+  unilmTable,
 } from "../../src/models/index.js";
 import { Weights, countParameters } from "../../src/nn/index.js";
 import { Random } from "../../src/base/random.js";
@@ -19,10 +17,11 @@ import {
   unilmMixture,
   unilmRow,
 } from "../../src/objectives/index.js";
+import { UnilmGenerator } from "../../src/tasks/index.js";
 import { Trainer, schedule } from "../../src/training/index.js";
 import { type Values, encoderInputs, expectAgreement, recorded, referenceJson, runtime } from "./encoders.js";
 
-const config = unilmFromHuggingFace(referenceJson("unilm/config.json"));
+const config = unilmTable.read(referenceJson("unilm/config.json"));
 
 describe("UniLM agrees with the equations of its paper on random weights", () => {
   it.each(Object.keys(unilmMixture))("under the %s mask", async (mode) => {
@@ -39,12 +38,12 @@ describe("UniLM agrees with the equations of its paper on random weights", () =>
       outputs: of(all.outputs),
       gradients: of(all.gradients),
     };
-    const model = unilmForPretraining(config);
+    const model = bertForPretraining(config);
     await expectAgreement(task, model, (given: Record<string, Tensor>) => {
       const hidden = model.encoder.encode(encoderInputs(given));
-      const logits = model.head.forward(hidden);
+      const logits = model.head.predictions.forward(hidden);
       const words = crossEntropy(logits, given["labels"]!);
-      const relation = model.head.nextSentenceLogits(hidden);
+      const relation = model.head.sentenceLogits(hidden);
       const loss =
         mode === "bidirectional" ? words.add(crossEntropy(relation, given["next_sentence_label"]!)) : words;
       return { logits, loss };
@@ -67,18 +66,21 @@ describe("UniLM agrees with the equations of its paper on random weights", () =>
 
 describe("UniLM", () => {
   it("has the published numbers of parameters", () => {
-    const counts = Object.values(unilmSizes).map((sizes) => countParameters(unilmForPretraining(sizes)));
+    const counts = Object.values(unilmSizes).map(({ config: sizes }) =>
+      countParameters(bertForPretraining(sizes)),
+    );
     const { parameters } = referenceJson("unilm/sizes.json") as { parameters: Record<string, number> };
     expect(counts).toEqual(Object.values(parameters));
+    expect(Object.values(unilmSizes).map(({ parameters: stated }) => stated)).toEqual(counts);
     // Section 2.3: about 340M.
     expect(Math.abs(counts[1]! / 340e6 - 1)).toBeLessThan(0.02);
   });
 
   it("keeps its configuration through that of a BERT", () => {
-    const large = unilmSizes["unilm1-large-cased"];
-    expect(unilmFromHuggingFace(unilmToHuggingFace(large))).toEqual(large);
-    expect(bertFromHuggingFace(unilmToHuggingFace(large))).toEqual({ ...large });
-    expect(() => unilmFromHuggingFace({ ...unilmToHuggingFace(large), type_vocab_size: 2 })).toThrow(
+    const large = unilmSizes["unilm1-large-cased"].config;
+    expect(unilmTable.read(unilmTable.write(large))).toEqual(large);
+    expect(bertTable.read(unilmTable.write(large))).toEqual({ ...large });
+    expect(() => unilmTable.read({ ...unilmTable.write(large), type_vocab_size: 2 })).toThrow(
       "type_vocab_size",
     );
   });
@@ -92,7 +94,7 @@ describe("UniLM", () => {
       paddingId: 0,
       specialIds: new Set([0, 1, 2, 3]),
     };
-    const model = unilmForPretraining(
+    const model = bertForPretraining(
       unilmConfig({
         vocabSize: 12,
         contextLength: 16,
@@ -140,7 +142,11 @@ describe("UniLM", () => {
       schedule: schedule("cosine", { learningRate: 3e-3, warmupSteps: 30, totalSteps: 500, minimum: 1e-4 }),
     });
     for (let step = 0; step < 500; step++) await trainer.step();
-    using generator = await UnilmGenerator.create(model, weights, vocabulary);
+    using generator = await UnilmGenerator.create(
+      { encoder: model.encoder, logits: (hidden) => model.head.predictions.forward(hidden) },
+      weights,
+      vocabulary,
+    );
     const texts = Array.from({ length: 40 }, (_, index) => example(new Random(5).fork(index)));
     const written = await generator.generate(texts, { maxNewTokens: 8 });
     const right = texts.filter((text, index) => written[index]!.join() === [...text].reverse().join()).length;

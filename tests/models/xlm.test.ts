@@ -1,19 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { type Tensor, crossEntropy } from "../../src/graph/index.js";
-import {
-  xlmForMaskedLm,
-  xlmForMultipleChoice,
-  xlmForQuestionAnswering,
-  xlmForSequenceClassification,
-  xlmForTokenClassification,
-  xlmFromHuggingFace,
-  xlmSizes,
-  xlmToHuggingFace,
-} from "../../src/models/index.js";
+import { xlm, xlmForMaskedLm, xlmSizes, xlmTable } from "../../src/models/index.js";
 import { countParameters } from "../../src/nn/index.js";
 import { encoderInputs, expectAgreement, recorded, referenceJson, spanLoss } from "./encoders.js";
 
-const config = xlmFromHuggingFace(referenceJson("xlm/config.json"));
+const config = xlmTable.read(referenceJson("xlm/config.json"));
 const xlmInputs = (given: Record<string, Tensor>) => ({
   ...encoderInputs(given),
   positionIds: given["position_ids"],
@@ -43,7 +34,7 @@ describe("XLM agrees with Hugging Face transformers on random weights", () => {
   });
 
   it("in classes of sequences", async () => {
-    const model = xlmForSequenceClassification(config, 3);
+    const model = xlm.heads.classify.create(config, 3);
     await expectAgreement(await recorded("xlm/sequence.safetensors"), model, (given) => {
       const logits = model.forward(xlmInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -51,7 +42,7 @@ describe("XLM agrees with Hugging Face transformers on random weights", () => {
   });
 
   it("in classes of tokens", async () => {
-    const model = xlmForTokenClassification(config, 3);
+    const model = xlm.heads.tag.create(config, 3);
     await expectAgreement(await recorded("xlm/token.safetensors"), model, (given) => {
       const logits = model.forward(xlmInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -59,7 +50,7 @@ describe("XLM agrees with Hugging Face transformers on random weights", () => {
   });
 
   it("in spans", async () => {
-    const model = xlmForQuestionAnswering(config);
+    const model = xlm.heads.span.create(config, 2);
     await expectAgreement(await recorded("xlm/span.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { loss: spanLoss(logits, given["start_positions"]!, given["end_positions"]!) };
@@ -67,7 +58,7 @@ describe("XLM agrees with Hugging Face transformers on random weights", () => {
   });
 
   it("in multiple choice", async () => {
-    const model = xlmForMultipleChoice(config);
+    const model = xlm.heads.choice.create(config, 2);
     await expectAgreement(await recorded("xlm/choice.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -77,18 +68,19 @@ describe("XLM agrees with Hugging Face transformers on random weights", () => {
 
 describe("XLM", () => {
   it("has the published numbers of parameters", () => {
-    const counts = Object.values(xlmSizes).map((sizes) => countParameters(xlmForMaskedLm(sizes)));
+    const counts = Object.values(xlmSizes).map(({ config: sizes }) => countParameters(xlmForMaskedLm(sizes)));
     const { parameters } = referenceJson("xlm/sizes.json") as { parameters: Record<string, number> };
     expect(counts).toEqual(Object.values(parameters));
+    expect(Object.values(xlmSizes).map(({ parameters: stated }) => stated)).toEqual(counts);
     // Conneau et al. 2020, table 1: 250M for fifteen languages, 570M for a hundred.
     expect(Math.abs(counts[2]! / 250e6 - 1)).toBeLessThan(0.01);
     expect(Math.abs(counts[3]! / 570e6 - 1)).toBeLessThan(0.01);
   });
 
   it("keeps its configuration through Hugging Face's", () => {
-    for (const sizes of Object.values(xlmSizes))
-      expect(xlmFromHuggingFace(xlmToHuggingFace(sizes))).toEqual(sizes);
-    expect(() => xlmFromHuggingFace({ model_type: "xlm", asm: true })).toThrow("asm");
-    expect(() => xlmFromHuggingFace({ model_type: "xlm", n_heads: 7 })).toThrow("7 heads");
+    for (const { config: sizes } of Object.values(xlmSizes))
+      expect(xlmTable.read(xlmTable.write(sizes))).toEqual(sizes);
+    expect(() => xlmTable.read({ model_type: "xlm", asm: true })).toThrow("asm");
+    expect(() => xlmTable.read({ model_type: "xlm", n_heads: 7 })).toThrow("7 heads");
   });
 });

@@ -2,15 +2,11 @@ import { describe, expect, it } from "vitest";
 import { type Tensor, compile, crossEntropy, input, logicalNot } from "../../src/graph/index.js";
 import {
   Xlnet,
+  xlnet,
   xlnetConfig,
-  xlnetForMultipleChoice,
   xlnetForPretraining,
-  xlnetForQuestionAnswering,
-  xlnetForSequenceClassification,
-  xlnetForTokenClassification,
-  xlnetFromHuggingFace,
   xlnetSizes,
-  xlnetToHuggingFace,
+  xlnetTable,
 } from "../../src/models/index.js";
 import { Weights, countParameters } from "../../src/nn/index.js";
 import {
@@ -24,7 +20,7 @@ import {
   spanLoss,
 } from "./encoders.js";
 
-const config = xlnetFromHuggingFace(referenceJson("xlnet/config.json"));
+const config = xlnetTable.read(referenceJson("xlnet/config.json"));
 
 describe("XLNet agrees with Hugging Face transformers on random weights", () => {
   it.each([
@@ -47,7 +43,7 @@ describe("XLNet agrees with Hugging Face transformers on random weights", () => 
   );
 
   it("in classes of sequences, padded on the left", async () => {
-    const model = xlnetForSequenceClassification(config, 3);
+    const model = xlnet.heads.classify.create(config, 3);
     await expectAgreement(await recorded("xlnet/sequence.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -55,7 +51,7 @@ describe("XLNet agrees with Hugging Face transformers on random weights", () => 
   });
 
   it.each([{ symbolic: false }, { symbolic: true }])("in classes of tokens (%o)", async (how) => {
-    const model = xlnetForTokenClassification(config, 3);
+    const model = xlnet.heads.tag.create(config, 3);
     const build = (given: Record<string, Tensor>) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -64,7 +60,7 @@ describe("XLNet agrees with Hugging Face transformers on random weights", () => 
   });
 
   it("in spans", async () => {
-    const model = xlnetForQuestionAnswering(config);
+    const model = xlnet.heads.span.create(config, 2);
     await expectAgreement(await recorded("xlnet/span.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { loss: spanLoss(logits, given["start_positions"]!, given["end_positions"]!) };
@@ -72,7 +68,7 @@ describe("XLNet agrees with Hugging Face transformers on random weights", () => 
   });
 
   it("in multiple choice", async () => {
-    const model = xlnetForMultipleChoice(config);
+    const model = xlnet.heads.choice.create(config, 2);
     await expectAgreement(await recorded("xlnet/choice.safetensors"), model, (given) => {
       const logits = model.forward(encoderInputs(given));
       return { logits, loss: crossEntropy(logits, given["labels"]!) };
@@ -104,19 +100,22 @@ function withMemoryOutputs(task: Recorded): Recorded {
 
 describe("XLNet", () => {
   it("has the published numbers of parameters", () => {
-    const counts = Object.values(xlnetSizes).map((sizes) => countParameters(xlnetForPretraining(sizes)));
+    const counts = Object.values(xlnetSizes).map(({ config: sizes }) =>
+      countParameters(xlnetForPretraining(sizes)),
+    );
     const { parameters } = referenceJson("xlnet/sizes.json") as { parameters: Record<string, number> };
     expect(counts).toEqual(Object.values(parameters));
+    expect(Object.values(xlnetSizes).map(({ parameters: stated }) => stated)).toEqual(counts);
   });
 
   it("keeps its configuration through Hugging Face's", () => {
-    const large = xlnetSizes["xlnet-large-cased"];
-    expect(xlnetFromHuggingFace(xlnetToHuggingFace(large))).toEqual(large);
-    expect(xlnetFromHuggingFace(xlnetToHuggingFace(config))).toEqual(config);
+    const large = xlnetSizes["xlnet-large-cased"].config;
+    expect(xlnetTable.read(xlnetTable.write(large))).toEqual(large);
+    expect(xlnetTable.read(xlnetTable.write(config))).toEqual(config);
     const bothWays = { ...large, bidirectionalData: true };
-    expect(xlnetFromHuggingFace(xlnetToHuggingFace(bothWays))).toEqual(bothWays);
-    expect(() => xlnetFromHuggingFace({ model_type: "xlnet", bi_data: "yes" })).toThrow("bi_data");
-    expect(() => xlnetFromHuggingFace({ model_type: "xlnet", n_head: 7 })).toThrow("7 heads");
+    expect(xlnetTable.read(xlnetTable.write(bothWays))).toEqual(bothWays);
+    expect(() => xlnetTable.read({ model_type: "xlnet", bi_data: "yes" })).toThrow("bi_data");
+    expect(() => xlnetTable.read({ model_type: "xlnet", n_head: 7 })).toThrow("7 heads");
   });
 
   it("reads a text in two halves with memory as its second half at once, where no one looks ahead", async () => {

@@ -1,6 +1,6 @@
 import { trainWordPiece } from "../../src/tokenizers/index.js";
 import { encoderForTask, saveEncoder } from "../../src/checkpoints/index.js";
-import { bertConfig, bertToHuggingFace } from "../../src/models/index.js";
+import { bert, bertConfig, bertTable } from "../../src/models/index.js";
 import { type HeadName, Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
@@ -29,8 +29,8 @@ export async function writeTinyBert(
     attentionDropout: 0,
     initializerRange: 0.2,
   });
-  const model = encoderForTask(bertToHuggingFace(config), head, numLabels);
+  const model = encoderForTask(bertTable.write(config), head, numLabels);
   using runtime = createRuntime();
   using weights = Weights.initialize(runtime, model, 7);
-  await saveEncoder(folder, { model, weights, tokenizer, head, labels: undefined });
+  await saveEncoder(folder, { system: bert, model, weights, tokenizer, head, labels: undefined });
 }

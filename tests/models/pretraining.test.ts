@@ -1,25 +1,24 @@
-import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { z } from "zod";
 import { stories, documentsOf, splitDocuments } from "../../src/data/index.js";
-import { trainWordPiece } from "../../src/tokenizers/index.js";
-import { loadEncoder, loadEncoderForTask } from "../../src/checkpoints/index.js";
+import { trainTokenizer, trainWordPiece } from "../../src/tokenizers/index.js";
+import { loadEncoder, loadEncoderForTask, savePretrained } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import {
   type Pretraining,
   type PretrainingCorpus,
   type PretrainingOptions,
   encodeDocuments,
-  type PretrainingModel,
-  pretrainingModels,
-  pretrainingSystems,
-} from "../../src/pretraining/index.js";
+} from "../../src/objectives/index.js";
+import { type SystemName, systems, systemsOfKind } from "../../src/models/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { RunFolder, evaluate, runTraining, schedule } from "../../src/training/index.js";
 
 const runtime = createRuntime();
+const pretrainingModels = systemsOfKind("encoder").map(({ name }) => name as SystemName<"encoder">);
 const root = await mkdtemp(path.join(os.tmpdir(), "pretraining-"));
 afterAll(() => rm(root, { recursive: true, force: true }));
 
@@ -28,7 +27,7 @@ const { training, heldOut } = splitDocuments(documents, 0.1, "the stories");
 /** The second language is the first one backwards: every word has its translation. */
 const backwards = (texts: readonly (readonly string[])[]) =>
   texts.map((document) => document.map((sentence) => [...sentence].reverse().join("")));
-function corpus(model: PretrainingModel, texts: readonly (readonly string[])[]): PretrainingCorpus {
+function corpus(model: SystemName<"encoder">, texts: readonly (readonly string[])[]): PretrainingCorpus {
   if (model !== "xlm") return { languages: [{ name: "en", documents: texts }] };
   const pairs = texts.flat().map((text) => [text, [...text].reverse().join("")] as const);
   return {
@@ -43,15 +42,16 @@ function corpus(model: PretrainingModel, texts: readonly (readonly string[])[]):
 const tokenizers = new Map(
   pretrainingModels.map((model) => [
     model,
-    pretrainingSystems[model].trainTokenizer(
+    trainTokenizer(
+      systems[model].tokenizer,
       [...training.flat(), ...(model === "xlm" ? backwards(training).flat() : [])],
       420,
     ),
   ]),
 );
 
-function prepare(model: PretrainingModel, { steps }: { steps: number }) {
-  const system = pretrainingSystems[model].prepare({
+function prepare(model: SystemName<"encoder">, { steps }: { steps: number }) {
+  const system = systems[model].pretraining.prepare({
     tokenizer: tokenizers.get(model)!,
     training: corpus(model, training),
     heldOut: corpus(model, heldOut),
@@ -81,7 +81,7 @@ function prepare(model: PretrainingModel, { steps }: { steps: number }) {
         evaluate: async (kept) => ({
           loss: (await evaluate(system.objective, kept, system.heldOut())).loss,
         }),
-        save: (kept) => system.save(folder, kept),
+        save: (kept) => savePretrained(folder, system.networks, tokenizers.get(model)!, kept),
         signal: controller.signal,
         observer: {
           stepped: ({ step, loss }) => {
@@ -162,7 +162,7 @@ describe.each(pretrainingModels)("pretraining %s", (model) => {
 });
 
 const xlnetOf = (options: Partial<PretrainingOptions>): Pretraining =>
-  pretrainingSystems.xlnet.prepare({
+  systems.xlnet.pretraining.prepare({
     tokenizer: tokenizers.get("xlnet")!,
     training: corpus("xlnet", training),
     heldOut: corpus("xlnet", heldOut),
@@ -198,11 +198,7 @@ describe("pretraining XLNet", () => {
         ...Array<boolean[]>(rows / 2).fill([false, true]),
       ]);
     }
-    const folder = path.join(root, "xlnet-config");
-    await mkdir(folder);
-    await system.save(folder, system.weights);
-    const config: unknown = JSON.parse(await readFile(path.join(folder, "config.json"), "utf8"));
-    expect(config).toMatchObject({ architectures: ["XLNetLMHeadModel"], bi_data: false });
+    expect(system.networks[0]!.config).toMatchObject({ architectures: ["XLNetLMHeadModel"], bi_data: false });
     system.weights.dispose();
   });
 

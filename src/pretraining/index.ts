@@ -1,2 +1,0 @@
-export * from "./pretraining.js";
-export * from "./systems.js";
