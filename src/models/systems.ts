@@ -21,13 +21,12 @@ export const systems = {
   llama,
   mistral,
   albert,
-  // Before BERT, of which its files are a special case.
-  unilm,
   bert,
   deberta,
   "deberta-v3": debertaV3,
   electra,
   roberta,
+  unilm,
   xlm,
   xlnet,
 } as const;
@@ -46,53 +45,40 @@ export const systemsOfKind = <K extends SystemKind>(
 ): readonly Extract<System, { kind: K }>[] =>
   [...own, ...all].filter((system): system is Extract<System, { kind: K }> => system.kind === kind);
 
-/**
- * The system that a `config.json` is of. Throws `config` where there is none such.
- * @param own systems besides the library's, which come first
- */
-export function systemOf(json: unknown, own: readonly System[] = []): System {
-  const type = typeof json === "object" && json !== null ? (json as ConfigJson)["model_type"] : undefined;
-  const candidates = [...own, ...all];
-  const found = candidates.find((one) => one.type === type && (one.holds?.(json as ConfigJson) ?? true));
+/** The system of a `config.json` among candidates: one that knows its files by more than their type comes before others. */
+function systemAmong<S extends System>(json: unknown, candidates: readonly S[], kind: string): S {
+  const entries: ConfigJson = typeof json === "object" && json !== null ? (json as ConfigJson) : {};
+  const type = entries["model_type"];
+  const ofType = candidates.filter((one) => one.type === type);
+  const found = ofType.find((one) => one.holds?.(entries)) ?? ofType.find((one) => one.holds === undefined);
   if (!found)
     throw new LineageError(
       "config",
-      `model_type is ${JSON.stringify(type)}, but the systems here are ${[...new Set(candidates.map((one) => one.type))].join(", ")}`,
+      `model_type is ${JSON.stringify(type)}, but the ${kind} here are ${[...new Set(candidates.map((one) => one.type))].join(", ")}`,
     );
   return found;
 }
 
+/**
+ * The system that a `config.json` is of. Throws `config` where there is none such.
+ * @param own systems besides the library's, which come first
+ */
+export const systemOf = (json: unknown, own: readonly System[] = []): System =>
+  systemAmong(json, [...own, ...all], "systems");
+
 /** The decoder that a `config.json` is of. Throws `config` where it is none. */
-export function decoderOf(json: unknown, own: readonly System[] = []): DecoderSystem {
-  const type = typeof json === "object" && json !== null ? (json as ConfigJson)["model_type"] : undefined;
-  const decoders = systemsOfKind("decoder", own);
-  const found = decoders.find((one) => one.type === type && (one.holds?.(json as ConfigJson) ?? true));
-  if (!found)
-    throw new LineageError(
-      "config",
-      `model_type is ${JSON.stringify(type)}, but the decoders here are ${decoders.map((one) => one.type).join(", ")}`,
-    );
-  return found;
-}
+export const decoderOf = (json: unknown, own: readonly System[] = []): DecoderSystem =>
+  systemAmong(json, systemsOfKind("decoder", own), "decoders");
+
+/** The encoder that a `config.json` is of. Throws `config` where it is none. */
+export const encoderOf = (json: unknown, own: readonly System[] = []): EncoderSystem =>
+  systemAmong(json, systemsOfKind("encoder", own), "encoders");
 
 /** The `config.json` that describes a decoder to Hugging Face transformers. */
 export const decoderConfigJson = (
   { className, config }: DecoderSystem,
   model: { readonly config: SystemConfig },
 ): Record<string, unknown> => ({ architectures: [className], ...config.write(model.config) });
-
-/** The encoder that a `config.json` is of. Throws `config` where it is none. */
-export function encoderOf(json: unknown, own: readonly System[] = []): EncoderSystem {
-  const type = typeof json === "object" && json !== null ? (json as ConfigJson)["model_type"] : undefined;
-  const encoders = systemsOfKind("encoder", own);
-  const found = encoders.find((one) => one.type === type && (one.holds?.(json as ConfigJson) ?? true));
-  if (!found)
-    throw new LineageError(
-      "config",
-      `model_type is ${JSON.stringify(type)}, but the encoders here are ${[...new Set(encoders.map((one) => one.type))].join(", ")}`,
-    );
-  return found;
-}
 
 /** Transformers' class of an encoder with a head. */
 const classOfHead = (system: EncoderSystem, head: HeadName): string =>
