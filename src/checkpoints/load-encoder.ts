@@ -31,6 +31,7 @@ import {
   headOfConfig,
   systemsOfKind,
 } from "../models/index.js";
+import { requireLayers } from "./counts.js";
 import type { LoadOptions } from "./loaded.js";
 
 /** How each head is called in messages. */
@@ -151,6 +152,7 @@ export async function loadEncoder(
   const { prefix } = system;
   const config = system.config.read(json, warn);
   const files = await openWeightFiles(folder);
+  requireLayers(path.join(folder, "config.json"), system, config, countTensors(files));
   const full = system.create(config, { pooler: true });
   const pooler = [...namedParameters(full).keys()]
     .filter((name) => name.startsWith("pooler."))
@@ -177,6 +179,7 @@ export async function loadEncoderForTask(
   const { prefix } = system;
   const config = system.config.read(json, warn);
   const files = await openWeightFiles(folder);
+  requireLayers(path.join(folder, "config.json"), system, config, countTensors(files));
   const authors = head === "fill-mask" ? system.authorsMaskedLm?.(config) : undefined;
   const build = (classes: number): EncoderWithHead =>
     authors && storesAll(files, authors, prefix)
@@ -230,6 +233,9 @@ export async function loadEncoderForTask(
 /** Whether the files have every parameter of a model. */
 const storesAll = (files: readonly SafetensorsFile[], model: EncoderWithHead, prefix: string): boolean =>
   [...namedParameters(model).keys()].every((name) => stored(files, aliases(prefix, name)));
+
+const countTensors = (files: readonly SafetensorsFile[]): number =>
+  files.reduce((count, { header }) => count + header.tensors.size, 0);
 
 /** How many classes the checkpoint's head tells apart; undefined where it has none of the kind. */
 function classesStored(

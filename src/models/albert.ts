@@ -318,6 +318,7 @@ export const albert = defineSystem({
     if (group !== undefined) return Math.ceil(((Number(group) + 1) * numLayers) / numGroups);
     return /^albert\.(embeddings|encoder\.embedding_hidden_mapping_in)\./.test(parameter) ? 0 : numLayers + 1;
   },
+  ownLayers: ({ numGroups, layersInGroup }) => numGroups * layersInGroup,
   sharesLayers: ({ numLayers, numGroups }) => numGroups < numLayers,
   tokenizer: { kind: "unigram", style: "albert" },
   pretraining: { objective: "masked spans of words and sentence order", prepare: pretrainAlbert },

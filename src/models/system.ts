@@ -60,8 +60,8 @@ interface Definition<C> {
    * Layers that share it count by the last of them.
    */
   depth(parameter: string, config: NoInfer<C>): number;
-  /** Whether several layers have the same parameters, so that a file may hold fewer tensors than layers. */
-  readonly sharesLayers?: boolean;
+  /** How many layers have parameters of their own, each of which a file must have tensors for. Default: `numLayers`. */
+  ownLayers?(config: NoInfer<C>): number;
   /** How its tokenizer is learned. */
   readonly tokenizer: TokenizerRecipe;
 }
@@ -129,7 +129,7 @@ export interface EncoderDefinition<
   readonly heads: Readonly<Record<Exclude<HeadName, "classify">, HeadDefinition<C>>> & {
     readonly classify: HeadDefinition<C> & { readonly output: string };
   };
-  /** Whether layers share their parameters, so that none can be told from another. Default: they do not. */
+  /** Whether layers have the same parameters, so that one cannot be told from another. Default: they do not. */
   sharesLayers?(config: C): boolean;
   /** The masked language model under its authors' names, where transformers has another. */
   authorsMaskedLm?(config: C): EncoderWithHead;

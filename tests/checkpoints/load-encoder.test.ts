@@ -224,6 +224,26 @@ describe("An encoder's folder", () => {
   });
 });
 
+describe("counts of a config.json that its tensors do not bear out", () => {
+  it.each([
+    ["albert", { inner_group_num: 16_777_216 }, "16777216 layers, but holds"],
+    ["albert", { num_hidden_groups: 3000, num_hidden_layers: 3000 }, "3000 layers, but holds"],
+    ["bert", { num_hidden_layers: 1_000_000_000 }, "1000000000 layers; no model has that many"],
+    ["deberta", { max_position_embeddings: 2 ** 31 }, "2147483648 positions; no model has that many"],
+    ["deberta-v2", { max_position_embeddings: 2 ** 32 - 1 }, "4294967295 positions"],
+  ])("are refused before anything is built: %s %o", async (type, entries, message) => {
+    const small = referenceJson(`${type}/config.json`) as Record<string, unknown>;
+    const folder = await scratch();
+    const system = encoderOf(small);
+    const model = encoderForTask(small, "fill-mask");
+    using weights = Weights.initialize(runtime, model, 1);
+    await saveEncoder(folder, { system, model, weights, tokenizer, head: "fill-mask", labels: undefined });
+    await writeFile(path.join(folder, "config.json"), JSON.stringify({ ...small, ...entries }));
+    await expect(loadEncoder(runtime, folder)).rejects.toThrow(message);
+    await expect(loadEncoderForTask(runtime, folder, "classify")).rejects.toThrow(message);
+  });
+});
+
 describe.each(encoderModelTypes)("A %s", (type) => {
   it.each(headNames)("builds for %s and describes itself", async (head) => {
     const small = referenceJson(`${type}/config.json`);
