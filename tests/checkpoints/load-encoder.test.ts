@@ -226,8 +226,8 @@ describe("An encoder's folder", () => {
 
 describe("counts of a config.json that its tensors do not bear out", () => {
   it.each([
-    ["albert", { inner_group_num: 16_777_216 }, "16777216 layers, but holds"],
-    ["albert", { num_hidden_groups: 3000, num_hidden_layers: 3000 }, "3000 layers, but holds"],
+    ["albert", { inner_group_num: 16_777_216 }, "33554432 layers, but holds"],
+    ["albert", { num_hidden_groups: 3000, num_hidden_layers: 3000 }, "6000 layers, but holds"],
     ["bert", { num_hidden_layers: 1_000_000_000 }, "1000000000 layers; no model has that many"],
     ["deberta", { max_position_embeddings: 2 ** 31 }, "2147483648 positions; no model has that many"],
     ["deberta-v2", { max_position_embeddings: 2 ** 32 - 1 }, "4294967295 positions"],
