@@ -33,7 +33,7 @@ async function gaps(stream: AsyncGenerator<unknown>): Promise<number[]> {
 
 const folder = await mkdtemp(path.join(os.tmpdir(), "lineage-bench-"));
 try {
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: config.contextLength });
+  using decoder = await Decoder.create({ model, weights, capacity: config.contextLength });
   const own = await gaps(generate(decoder, [prompt], { temperature: 0, maxNewTokens: tokens + 1 }));
   const ownPeak = peakMiB();
 

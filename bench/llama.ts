@@ -149,14 +149,17 @@ const engines: Record<string, (file: string, fastPrompts: boolean) => Promise<En
     const { model, weights, kept } = await loadForInference(runtime, source, { fastPrompts, prepared });
     await kept;
     const capacity = Math.min(model.config.contextLength, Math.max(...contexts) + newTokens + 2);
-    const decoder = await Decoder.create(model, weights, { batch: 1, capacity, cacheType });
+    const decoder = await Decoder.create({ model, weights, capacity, cacheType });
+    let slot = decoder.open();
     return {
       weightBytes: weights.stepBytes - unreadBytes(model, weights),
       read: async (ids) => {
-        decoder.reset();
-        await decoder.prefill([ids]);
+        slot.close();
+        decoder.forget();
+        slot = decoder.open();
+        await decoder.read(slot, ids);
       },
-      step: (id) => decoder.step([id]),
+      step: (id) => decoder.step([slot], [id]),
     };
   },
   "llama.cpp": (file) => {

@@ -107,7 +107,7 @@ printTable(
   ],
 );
 
-using decoder = await Decoder.create(model, weights, { batch: 1 });
+using decoder = await Decoder.create({ model, weights });
 const prompt = tokenizer.encode(text.slice(0, 8));
 const written: number[] = [];
 for await (const { id } of generate(decoder, [prompt], { temperature: 0.8, maxNewTokens: 200, seed }))

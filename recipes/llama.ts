@@ -98,7 +98,7 @@ await saveGguf(
 );
 const prompt = tokenizer.encode("Once upon a time, there was a");
 const newTokens = budget.sequenceLength - prompt.length - 1;
-using decoder = await Decoder.create(llama, weights, { batch: 1 });
+using decoder = await Decoder.create({ model: llama, weights });
 const own: number[] = [];
 for await (const { id } of generate(decoder, [prompt], {
   temperature: 0,
@@ -116,10 +116,10 @@ if (llamaCppFolder) {
   );
   other.reset();
   const rows = other.evaluate([...prompt, ...own], { all: true }).map((row) => row.slice());
-  decoder.reset();
+  const slot = decoder.open();
   const ownRows = [
-    ...(await decoder.prefill([prompt])),
-    ...(await decoder.extend(0, own)).map((row) => row.slice()),
+    (await decoder.read(slot, prompt)).slice(),
+    ...(await decoder.extend(slot, own)).map((row) => row.slice()),
   ];
   const mean =
     ownRows.reduce((sum, row, index) => sum + divergence(rows[prompt.length - 1 + index]!, row), 0) /

@@ -106,8 +106,8 @@ function probeIds({ model, tokenizer }: RunnableModel): number[] {
 }
 
 async function allLogits({ model, weights }: RunnableModel, ids: readonly number[]): Promise<Float32Array[]> {
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: ids.length });
-  return (await decoder.extend(0, ids)).map((row) => row.slice());
+  using decoder = await Decoder.create({ model, weights, capacity: ids.length });
+  return await decoder.extend(decoder.open(), ids);
 }
 
 function compareLogits(

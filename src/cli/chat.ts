@@ -60,7 +60,7 @@ async function chat(command: ChatCommand): Promise<void> {
   });
   const { model, weights, tokenizer } = loaded;
   const capacity = Math.min(model.config.contextLength, command.context);
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity });
+  using decoder = await Decoder.create({ model, weights, capacity });
   const conversation = new Chat(decoder, tokenizer, {
     stopIds: loaded.stopIds ?? endOfText(tokenizer),
     system: command.system,

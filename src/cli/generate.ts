@@ -58,7 +58,7 @@ async function makeDrafter(
     );
   }
   const capacity = Math.min(draft.model.config.contextLength, model.config.contextLength);
-  return modelDrafter(await Decoder.create(draft.model, draft.weights, { batch: 1, capacity }));
+  return modelDrafter(await Decoder.create({ ...draft, capacity }));
 }
 
 /** What `--json-schema` or `--regex` asks for. */

@@ -1,9 +1,12 @@
 import { LineageError } from "../base/errors.js";
 import type { Decoder } from "./decoder.js";
+import type { Slot } from "./slot.js";
 
 export interface BeamOptions {
   /** Tokens to write at most. */
   readonly maxNewTokens: number;
+  /** Texts that are followed side by side; at most the decoder's slots, which is the default. */
+  readonly numBeams?: number;
   /** Exponent of the length by which a finished text's log-probability is divided, Wu et al. 2016. Default 1. */
   readonly lengthPenalty?: number;
   /** Whether to end as soon as there are as many finished texts as beams. Default false: go on while a better one can come. */
@@ -19,7 +22,7 @@ interface Beam {
 }
 
 /**
- * Beam search over one prompt; the decoder's rows are the beams. The same texts as Hugging Face transformers: the best
+ * Beam search over one prompt; each beam takes a slot. The same texts as Hugging Face transformers: the best
  * continuation, its stop id included, and its score.
  */
 export async function beamSearch(
@@ -27,18 +30,32 @@ export async function beamSearch(
   prompt: readonly number[],
   options: BeamOptions,
 ): Promise<Beam> {
-  const { maxNewTokens, lengthPenalty = 1, earlyStopping = false, stopIds = [], signal } = options;
-  const numBeams = decoder.batch;
+  const { maxNewTokens, numBeams = decoder.slots, signal } = options;
   if (prompt.length + maxNewTokens > decoder.capacity) {
     throw new LineageError(
       "length",
       `${prompt.length} prompt tokens and ${maxNewTokens} new ones do not fit the context of ${decoder.capacity}`,
     );
   }
-  let logits = await decoder.prefill(
-    Array.from({ length: numBeams }, () => prompt),
-    { signal },
-  );
+  const slots: Slot[] = [];
+  try {
+    while (slots.length < numBeams) slots.push(decoder.open(prompt));
+    const logits = await decoder.read(slots[0]!, prompt, { signal });
+    return await search(decoder, slots, logits, options);
+  } finally {
+    for (const slot of slots) slot.close();
+  }
+}
+
+/** @param first logits after the prompt, which the first slot holds */
+async function search(
+  decoder: Decoder,
+  slots: readonly Slot[],
+  first: Float32Array,
+  { maxNewTokens, lengthPenalty = 1, earlyStopping = false, stopIds = [], signal }: BeamOptions,
+): Promise<Beam> {
+  const numBeams = slots.length;
+  let logits = [first];
   let running: Beam[] = [{ ids: [], score: 0 }];
   let finished: Beam[] = [];
   for (let length = 1; ; length++) {
@@ -61,8 +78,13 @@ export async function beamSearch(
     const canImprove = !full || open[0]!.score / length ** lengthPenalty > finished.at(-1)!.score;
     if (last || !canImprove || (earlyStopping && full)) return finished[0]!;
     running = open.map(({ beam, token, score }) => ({ ids: [...running[beam]!.ids, token], score }));
-    decoder.reorder(open.map(({ beam }) => beam));
+    const taken = slots.slice(0, open.length);
+    await decoder.copy(
+      taken,
+      open.map(({ beam }) => slots[beam]!),
+    );
     logits = await decoder.step(
+      taken,
       open.map(({ token }) => token),
       { signal },
     );

@@ -1,5 +1,5 @@
 import type { TypedArray } from "../base/dtype.js";
-import type { DeviceTensor, Runtime } from "../runtime/types.js";
+import type { DeviceTensor, Runtime, Tensors } from "../runtime/types.js";
 
 /** What the keys and values of earlier tokens are kept as. */
 export const cacheTypes = ["float32", "float16", "int8"] as const;
@@ -13,24 +13,26 @@ const margin = 1.25;
 const smallestScale = 1e-12;
 
 /**
- * Keys and values of every layer, `[batch, numKeyValueHeads, slots, headSize]` each: buffers that a run reads and writes in
- * place. Which token lies in which slot is the decoder's business.
+ * Keys and values of every layer, `[rows, numKeyValueHeads, cells, headSize]` each: buffers that a run reads and writes in
+ * place. A cell holds one token of a row. Which sequence lies in which row, and which token in which cell, is for others to
+ * know.
  */
 export class KeyValueBuffers implements Disposable {
   /** By layer and part: `3.key`. */
-  readonly tensors: Readonly<Record<string, DeviceTensor>>;
+  private readonly tensors: Readonly<Record<string, DeviceTensor>>;
   private readonly views: readonly TypedArray[];
+  private readonly windows = new Map<string, Tensors>();
   private readonly heads: number;
-  private readonly slots: number;
+  private readonly cells: number;
   private readonly headSize: number;
 
   constructor(
     runtime: Runtime,
     numLayers: number,
-    private readonly shape: readonly [batch: number, heads: number, slots: number, headSize: number],
+    private readonly shape: readonly [rows: number, heads: number, cells: number, headSize: number],
     dtype: CacheType,
   ) {
-    [, this.heads, this.slots, this.headSize] = shape;
+    [, this.heads, this.cells, this.headSize] = shape;
     this.tensors = Object.fromEntries(
       Array.from({ length: numLayers }, (_, layer) => layer).flatMap((layer) =>
         parts.map((part) => [`${layer}.${part}`, runtime.createTensor(dtype, shape) as DeviceTensor]),
@@ -39,16 +41,22 @@ export class KeyValueBuffers implements Disposable {
     this.views = Object.values(this.tensors).map((tensor) => tensor.view());
   }
 
-  /** Tensors over one row alone, batch 1, by the same names; the caller disposes them. */
-  row(row: number): Record<string, DeviceTensor> {
-    const [, ...rest] = this.shape;
-    const size = this.heads * this.slots * this.headSize;
-    return Object.fromEntries(
-      Object.entries(this.tensors).map(([name, tensor]) => [name, tensor.slice(row * size, [1, ...rest])]),
-    );
+  /** Tensors over `count` rows from `first` on, by layer and part. They live as long as the buffers. */
+  window(first: number, count: number): Tensors {
+    const key = `${first},${count}`;
+    let window = this.windows.get(key);
+    if (!window) {
+      const [, ...rest] = this.shape;
+      const offset = first * this.heads * this.cells * this.headSize;
+      window = Object.fromEntries(
+        Object.entries(this.tensors).map(([name, tensor]) => [name, tensor.slice(offset, [count, ...rest])]),
+      );
+      this.windows.set(key, window);
+    }
+    return window;
   }
 
-  /** Moves `count` slots of a row to its first slots. */
+  /** Moves `count` cells of a row to its first cells. */
   shift(row: number, from: number, count: number): void {
     for (const view of this.views) {
       for (let head = 0; head < this.heads; head++) {
@@ -59,8 +67,9 @@ export class KeyValueBuffers implements Disposable {
     }
   }
 
-  /** Makes the first `count` slots of `target` those of `source`. */
+  /** Makes the first `count` cells of `target` those of `source`. */
   copy(source: number, target: number, count: number): void {
+    if (source === target || count === 0) return;
     for (const view of this.views) {
       for (let head = 0; head < this.heads; head++) {
         const from = this.place(source, head);
@@ -69,29 +78,42 @@ export class KeyValueBuffers implements Disposable {
     }
   }
 
-  /** Makes row `i` what row `rows[i]` was, in its first `count` slots. */
-  permute(rows: readonly number[], count: number): void {
+  /** Lets two rows change places, of which the first `countA` and `countB` cells are in use. */
+  swap(a: number, b: number, countA: number, countB: number): void {
+    for (const view of this.views) {
+      for (let head = 0; head < this.heads; head++) {
+        const [placeA, placeB] = [this.place(a, head), this.place(b, head)];
+        const kept = view.slice(placeB, placeB + countB * this.headSize);
+        view.copyWithin(placeB, placeA, placeA + countA * this.headSize);
+        (view as Float32Array).set(kept as Float32Array, placeA);
+      }
+    }
+  }
+
+  /** Makes the first `count` cells of each of `rows` those of its source, all at once. */
+  rearrange(rows: readonly { readonly row: number; readonly source: number }[], count: number): void {
     const size = count * this.headSize;
     for (const view of this.views) {
       for (let head = 0; head < this.heads; head++) {
-        const before = rows.map((_, row) => {
-          const base = this.place(row, head);
-          return view.slice(base, base + size);
-        });
-        rows.forEach((source, row) => {
-          if (source !== row)
-            (view as Float32Array).set(before[source] as Float32Array, this.place(row, head));
-        });
+        const before = new Map(
+          rows.map(({ source }) => {
+            const base = this.place(source, head);
+            return [source, view.slice(base, base + size)] as const;
+          }),
+        );
+        for (const { row, source } of rows)
+          if (row !== source)
+            (view as Float32Array).set(before.get(source) as Float32Array, this.place(row, head));
       }
     }
   }
 
   /**
-   * What one step of an int8 cache has to be worth for each channel of each layer's keys and values, by the names of
-   * `tensors`, `[heads * headSize]`: from the largest values in the first `count` slots of the first row, with a margin for
-   * what is yet to come. A pair of channels that a rotary position turns into each other counts by its length.
+   * What one step of an int8 cache has to be worth for each channel of each layer's keys and values, by layer and part,
+   * `[heads * headSize]`: from the largest values in the first `count` cells of a row, with a margin for what is yet to
+   * come. A pair of channels that a rotary position turns into each other counts by its length.
    */
-  scales(count: number): Record<string, Float32Array> {
+  scales(row: number, count: number): Record<string, Float32Array> {
     const { heads, headSize } = this;
     const half = headSize / 2;
     return Object.fromEntries(
@@ -99,8 +121,8 @@ export class KeyValueBuffers implements Disposable {
         const view = tensor.view() as Float32Array;
         const scale = new Float32Array(heads * headSize).fill(smallestScale);
         for (let head = 0; head < heads; head++) {
-          for (let slot = 0; slot < count; slot++) {
-            const base = this.place(0, head) + slot * headSize;
+          for (let cell = 0; cell < count; cell++) {
+            const base = this.place(row, head) + cell * headSize;
             for (let channel = 0; channel < headSize; channel++) {
               const value = name.endsWith("key")
                 ? Math.hypot(view[base + (channel % half)]!, view[base + (channel % half) + half]!)
@@ -116,10 +138,11 @@ export class KeyValueBuffers implements Disposable {
   }
 
   private place(row: number, head: number): number {
-    return (row * this.heads + head) * this.slots * this.headSize;
+    return (row * this.heads + head) * this.cells * this.headSize;
   }
 
   dispose(): void {
+    for (const window of this.windows.values()) for (const tensor of Object.values(window)) tensor.dispose();
     for (const tensor of Object.values(this.tensors)) tensor.dispose();
   }
   [Symbol.dispose](): void {

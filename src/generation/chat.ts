@@ -1,7 +1,8 @@
 import { LineageError } from "../base/errors.js";
-import { type ChatMessage, ChatTemplate, StreamDecoder, type Tokenizer } from "../tokenizers/index.js";
+import { type ChatMessage, ChatTemplate, type Tokenizer } from "../tokenizers/index.js";
 import type { Decoder } from "./decoder.js";
-import { type FinishReason, type GenerateOptions, generate } from "./generate.js";
+import type { FinishReason } from "./queue.js";
+import { type TextOptions, type TextStream, generateText } from "./text.js";
 
 /** How an answer came about. */
 export interface AnswerReport {
@@ -38,7 +39,6 @@ export class Chat {
   private readonly template: ChatTemplate;
   private readonly maxNewTokens: number;
 
-  /** @param decoder of one row */
   constructor(
     private readonly decoder: Decoder,
     private readonly tokenizer: Tokenizer,
@@ -66,58 +66,38 @@ export class Chat {
    */
   async *answer(
     content: string,
-    sampling: Omit<GenerateOptions, "stopIds" | "maxNewTokens"> = {},
+    sampling: Omit<TextOptions, "maxNewTokens"> = {},
   ): AsyncGenerator<string, AnswerReport> {
     const { decoder, tokenizer, messages } = this;
     messages.push({ role: "user", content });
-    let fitted: { ids: number[]; forgotten: number };
+    let forgotten: number;
+    let pieces: TextStream;
     try {
-      fitted = this.fit();
+      const fitted = this.fit();
+      ({ forgotten } = fitted);
+      pieces = generateText({ decoder, tokenizer, stopIds: this.options.stopIds }, fitted.ids, {
+        ...sampling,
+        maxNewTokens: this.maxNewTokens,
+      });
     } catch (error) {
       messages.pop();
       throw error;
     }
-    const { ids, forgotten } = fitted;
-    const characters = new StreamDecoder(tokenizer);
-    const started = performance.now();
-    let first = started;
-    let newTokens = 0;
     let text = "";
-    let finish: AnswerReport["finish"] = "stop";
     try {
-      for await (const token of generate(decoder, [ids], {
-        ...sampling,
-        stopIds: this.options.stopIds,
-        maxNewTokens: this.maxNewTokens,
-      })) {
-        if (newTokens === 0) first = performance.now();
-        if (token.finish) finish = token.finish;
-        if (token.id === undefined) continue;
-        newTokens++;
-        const piece = characters.push(token.id);
+      for await (const piece of pieces) {
         text += piece;
-        if (piece !== "") yield piece;
+        yield piece;
       }
     } catch (error) {
       if (!sampling.signal?.aborted) {
         messages.pop();
         throw error;
       }
-      finish = "aborted";
     }
-    const rest = characters.flush();
-    text += rest;
-    if (rest !== "") yield rest;
     messages.push({ role: "assistant", content: text });
-    return {
-      finish,
-      promptTokens: ids.length,
-      reusedTokens: decoder.reused[0]!,
-      newTokens,
-      promptSeconds: (first - started) / 1000,
-      seconds: (performance.now() - first) / 1000,
-      forgotten,
-    };
+    const { writeSeconds: seconds, ...report } = pieces.progress;
+    return { ...report, seconds, finish: pieces.report?.finish ?? "aborted", forgotten };
   }
 
   /** The ids of the conversation, without its oldest exchanges where they do not fit. */

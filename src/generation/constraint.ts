@@ -3,7 +3,7 @@ import { LineageError } from "../base/errors.js";
 import { formatBytes } from "../base/memory.js";
 import { resolvePackage } from "../base/packages.js";
 import type { Tokenizer } from "../tokenizers/index.js";
-import type { TokenConstraint } from "./generate.js";
+import type { TokenConstraint } from "./sequence.js";
 import {
   type GrammarAnswer,
   type GrammarRequest,

@@ -2,120 +2,87 @@ import { bytesPerElement } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { Random } from "../base/random.js";
-import {
-  type Dim,
-  type KeyValueCache,
-  type Tensor,
-  allOrNone,
-  compileInParts,
-  constant,
-  constantBytes,
-  gather,
-  input,
-} from "../graph/index.js";
-import { type ForwardContext, type Module, type WeightSet, namedParameters } from "../nn/index.js";
-import type { Binding, DeviceTensor, Program, RunOptions, Runtime, Tensors } from "../runtime/types.js";
+import type { WeightSet } from "../nn/index.js";
+import type { RunOptions } from "../runtime/types.js";
 import { type CacheType, KeyValueBuffers } from "./cache.js";
-
-/** A model that continues sequences with the help of a cache. */
-export interface CausalModel extends Module {
-  readonly config: {
-    readonly vocabSize: number;
-    readonly contextLength: number;
-    readonly numLayers: number;
-    /** Keys that a query looks back on, itself included; undefined for all. */
-    readonly slidingWindow?: number | undefined;
-  };
-  hiddenStates(inputIds: Tensor, positionIds: Tensor, context: ForwardContext): Tensor;
-  logits(hiddenStates: Tensor): Tensor;
-  cacheShape(batch: Dim, capacity: Dim): Dim[];
-}
+import type { CausalModel } from "./model.js";
+import { type CacheScales, compileDecoder } from "./program.js";
+import { Runs } from "./runs.js";
+import { Row, Slot } from "./slot.js";
 
 export interface DecoderOptions {
-  /** Rows that are continued side by side. */
-  readonly batch: number;
-  /** Tokens that a row can hold, prompt and continuation; at most the model's context, which is the default. */
-  readonly capacity?: number;
+  readonly model: CausalModel;
+  readonly weights: WeightSet;
+  /** Sequences that are continued side by side. Default 1. */
+  readonly slots?: number | undefined;
+  /** Tokens that a slot can hold, prompt and continuation; at most the model's context, which is the default. */
+  readonly capacity?: number | undefined;
   /** Tokens of a prompt that one run takes: what bounds the memory of long prompts. Default 512. */
-  readonly prefillChunk?: number;
+  readonly prefillChunk?: number | undefined;
   /**
    * What keys and values are kept as. Float16 takes half the memory of float32, which is the default; int8 a quarter. On a
    * CPU int8 makes the steps of long texts faster and the reading of long prompts slower; float16 makes both slower.
    */
-  readonly cacheType?: CacheType;
+  readonly cacheType?: CacheType | undefined;
   /**
    * Programs that the layers are divided into. They are made side by side, which shortens the start of large models, and run
    * one after the other. Default: one for each thread, up to 4, for more than 64 MB of weights; else 1.
    */
   readonly parts?: number | undefined;
   /** Tokens whose keys and values tell the range of an int8 cache. Default: 256 of the vocabulary at random. */
-  readonly calibration?: readonly number[];
-}
-
-/** One sequence of the batch. */
-interface Row {
-  /** The tokens whose keys and values have been computed. */
-  readonly tokens: number[];
-  /** Position of the token in the first slot; above 0 once a sliding window has moved on. */
-  start: number;
+  readonly calibration?: readonly number[] | undefined;
 }
 
 /**
- * Runs a model over several sequences side by side, keeping keys and values in buffers that every run updates in place.
- * Each row gives what it gives alone. Prompts are read row by row, in chunks, and only what the row does not hold yet.
+ * Runs a model over several sequences side by side, keeping keys and values in buffers that every run updates in place. A
+ * sequence takes a slot, and gives it back; slots come and go between two steps, and a step costs what the slots in it cost.
  * With a sliding window the buffers hold the window and one chunk, whatever the length of the text: when they are full,
  * the window moves to their front, which costs one copy of it for every chunk of tokens.
+ *
+ * Each slot gives what it gives alone. Where weights are constants (`loadForInference`), in full precision or in few bits,
+ * the other slots of a step change no bit of its logits; where they train, the engine adds up a single row in another order,
+ * and the last bit may differ. How a prompt is divided into runs changes no bit either, and a prompt that a slot has read
+ * before gives the logits that it gave then. Only tokens that were computed one at a time (`step`) leave keys and values that
+ * may differ in the last bit from those of the same tokens in a prompt, because the engine adds up the attention of one query
+ * in another order. In float32 the difference stays there; with weights in 4 and 8 bits, whose products round their input, it
+ * may grow until two nearly equal tokens change places. So a conversation that goes on from answers in the cache may differ
+ * from one that reads them anew. With a second form of the weights for prompts (`promptConstants`), so may what the two forms
+ * have read.
  */
 export class Decoder implements Disposable {
-  /** Tokens at the start of each row's last prompt that were in the cache already. */
-  readonly reused: number[];
-  private readonly rows: readonly Row[];
-  /** One token for every row: bound once. */
-  private readonly together: { readonly feed: Feed; readonly binding: Binding };
-  private readonly pace = new Pace();
-  /** The program over one row of the caches, and the one that reads prompts where the weights have one for that. */
-  private readonly alone: RowRuns;
-  private readonly reader: RowRuns | undefined;
-  /** Inputs and outputs of runs over one row, by their numbers of tokens and of logits; the least recent first. */
-  private readonly feeds = new Map<string, Feed>();
+  /** Row `i` of the buffers is described by `rows[i]`. */
+  private readonly rows: Row[];
+  /** Settles when the last of the runs asked for so far has ended. */
+  private last: Promise<void> = Promise.resolve();
+  private working = false;
+  private disposed = false;
+  private freed = false;
+  private closings = 0;
 
   private constructor(
-    private readonly program: Program,
-    readerProgram: Program | undefined,
-    private readonly weights: WeightSet,
+    private readonly runs: Runs,
     private readonly caches: KeyValueBuffers,
-    readonly batch: number,
-    readonly capacity: number,
-    private readonly slots: number,
-    private readonly chunk: number,
-    private readonly window: number,
-    private readonly vocabSize: number,
+    private readonly limits: {
+      readonly slots: number;
+      readonly capacity: number;
+      readonly cells: number;
+      readonly chunk: number;
+      readonly window: number;
+      readonly vocabSize: number;
+    },
   ) {
-    this.rows = Array.from({ length: batch }, () => ({ tokens: [], start: 0 }));
-    this.reused = this.rows.map(() => 0);
-    const feed = new Feed(weights.runtime, { batch, sequence: 1, rows: batch, vocabSize });
-    this.together = { feed, binding: bind(program, weights, caches.tensors, feed) };
-    this.alone = new RowRuns(program, weights, caches, chunk);
-    this.reader = readerProgram && new RowRuns(readerProgram, weights, caches, Math.min(chunk, readerChunk));
+    this.rows = Array.from({ length: limits.slots }, (_, place) => new Row(place));
   }
 
   /**
-   * Throws `length` for a capacity beyond the model's context, `memory` where the cache does not fit into what is free.
+   * Throws `length` for a capacity beyond the model's context, `memory` where the cache does not fit into what is free,
+   * `disposed` for weights that were disposed.
    */
-  static async create(
-    model: CausalModel,
-    weights: WeightSet,
-    {
-      batch,
-      capacity = model.config.contextLength,
-      prefillChunk = 512,
-      cacheType = "float32",
-      parts = defaultParts(weights),
-      calibration,
-    }: DecoderOptions,
-  ): Promise<Decoder> {
-    const { contextLength, numLayers, vocabSize, slidingWindow } = model.config;
-    for (const [name, value] of Object.entries({ batch, capacity, prefillChunk, parts })) {
+  static async create(options: DecoderOptions): Promise<Decoder> {
+    const { model, weights, slots = 1, prefillChunk = 512, cacheType = "float32", parts } = options;
+    const { contextLength, numLayers, vocabSize, slidingWindow: window = Infinity } = model.config;
+    const { capacity = contextLength } = options;
+    for (const [name, value] of Object.entries({ slots, capacity, prefillChunk, parts: parts ?? 1 })) {
       if (!Number.isInteger(value) || value < 1)
         throw new LineageError("argument", `${name} must be a whole number of at least 1, not ${value}`);
     }
@@ -125,498 +92,376 @@ export class Decoder implements Disposable {
         `${capacity} tokens do not fit the model's context of ${contextLength}`,
       );
     }
-    const slots =
-      slidingWindow === undefined ? capacity : Math.min(capacity, slidingWindow - 1 + prefillChunk);
-    const shape = model.cacheShape(batch, slots) as [number, number, number, number];
-    const bytes = 2 * numLayers * bytesPerElement(cacheType) * shape.reduce((size, dim) => size * dim, 1);
+    const cells = Math.min(capacity, window - 1 + prefillChunk);
+    const shape = model.cacheShape(slots, cells) as [number, number, number, number];
     requireMemory(
-      bytes,
-      `the keys and values of ${batch} x ${slots} tokens in ${cacheType}`,
-      "choose a smaller capacity or batch, or another cacheType",
+      2 * numLayers * bytesPerElement(cacheType) * shape.reduce((size, dim) => size * dim, 1),
+      `the keys and values of ${slots} x ${cells} tokens in ${cacheType}`,
+      "choose a smaller capacity, fewer slots, or another cacheType",
     );
-
-    namedParameters(model);
-    const { runtime } = weights;
-    const scales =
-      cacheType === "int8" ? await measureScales(model, weights, capacity, calibration) : undefined;
-    const scale = (name: string): Tensor => constant("float32", [1, shape[1], 1, shape[3]], scales![name]!);
-    const inputIds = input("inputIds", "int32", ["batch", "sequence"]);
-    const positionIds = input("positionIds", "int64", ["batch", "sequence"]);
-    const lastRows = input("lastRows", "int64", ["rows"]);
-    const shared = {
-      lastPosition: input("lastPosition", "int32", ["batch"]),
-      totalLength: input("totalLength", "int32", []),
-    };
-    const symbolic = model.cacheShape("batch", "capacity");
-    const layers: KeyValueCache[] = Array.from({ length: numLayers }, (_, layer) => ({
-      key: input(`past.${layer}.key`, cacheType, symbolic),
-      value: input(`past.${layer}.value`, cacheType, symbolic),
-      ...(scales && { scales: { key: scale(`${layer}.key`), value: scale(`${layer}.value`) } }),
-      ...shared,
-    }));
-    const present: { key: Tensor; value: Tensor }[] = [];
-    const states: Tensor[] = [];
-    const hidden = model.hiddenStates(inputIds, positionIds, {
-      cache: {
-        layers,
-        present,
-        states,
-        length: input("length", "int64", ["batch"]),
-        slots: slots === capacity ? slots : undefined,
-      },
-    });
-    const last = gather(hidden.reshape([-1, hidden.shape[2]!]), lastRows);
-    const outputs: Record<string, Tensor> = {};
-    present.forEach(({ key, value }, layer) => {
-      outputs[`present.${layer}.key`] = key;
-      outputs[`present.${layer}.value`] = value;
-    });
-    const { constants, promptConstants } = weights;
-    const cuts = chooseCuts(model, states, parts);
-    const making = [
-      compileInParts(runtime, { logits: model.logits(last), ...outputs }, cuts, {
-        name: "decoder",
-        constants,
-      }),
-    ];
-    if (promptConstants)
-      making.push(compileInParts(runtime, outputs, cuts, { name: "reader", constants: promptConstants }));
-    const [program, reader] = (await allOrNone(making)) as [Program, Program | undefined];
-    const caches = new KeyValueBuffers(runtime, numLayers, shape, cacheType);
-    return new Decoder(
-      program,
-      reader,
+    const scales = cacheType === "int8" ? await measureScales(options, capacity) : undefined;
+    const programs = await compileDecoder(
+      model,
       weights,
-      caches,
-      batch,
-      capacity,
-      slots,
-      prefillChunk,
-      slidingWindow ?? Infinity,
-      vocabSize,
+      { type: cacheType, cells, inPlace: cells === capacity, scales },
+      parts,
     );
+    const caches = new KeyValueBuffers(weights.runtime, numLayers, shape, cacheType);
+    const runs = new Runs(programs, weights, caches, vocabSize);
+    return new Decoder(runs, caches, { slots, capacity, cells, chunk: prefillChunk, window, vocabSize });
   }
 
-  /** @internal The scales that an int8 cache of what the first row holds would need. */
-  scales(): Record<string, Float32Array> {
-    const { tokens, start } = this.rows[0]!;
-    return this.caches.scales(tokens.length - start);
+  /** Sequences that are continued side by side. */
+  get slots(): number {
+    return this.limits.slots;
+  }
+  /** Tokens that a slot can hold. */
+  get capacity(): number {
+    return this.limits.capacity;
+  }
+  get vocabSize(): number {
+    return this.limits.vocabSize;
+  }
+  /** Tokens that `extend` takes at once, at most. */
+  get chunk(): number {
+    return this.limits.chunk;
+  }
+  /** Slots that can be opened now. */
+  get freeSlots(): number {
+    return this.rows.filter(({ slot }) => !slot).length;
   }
 
-  /** Tokens that each row has in the cache. */
-  get lengths(): readonly number[] {
-    return this.rows.map(({ tokens }) => tokens.length);
-  }
-
-  /** Forgets all sequences. */
-  reset(): void {
-    for (const row of this.rows) {
-      row.tokens.length = 0;
-      row.start = 0;
-    }
-  }
-
-  /** Forgets what comes after a row's first `length` tokens. */
-  truncate(row: number, length: number): void {
-    const { tokens } = this.rows[row]!;
-    if (!Number.isInteger(length) || length < 0 || length > tokens.length || !this.holds(row, length)) {
+  /**
+   * Takes a slot: the one that holds most of a prompt's beginning, of equals the one that was closed first. Throws
+   * `argument` when all are taken.
+   */
+  open(prompt: readonly number[] = []): Slot {
+    this.checkAlive();
+    const free = this.rows
+      .filter(({ slot }) => !slot)
+      .map((row) => ({ row, common: row.common(prompt) }))
+      .sort((a, b) => b.common - a.common || a.row.closedAt - b.row.closedAt);
+    if (free.length === 0)
       throw new LineageError(
         "argument",
-        `row ${row} holds ${tokens.length} tokens and cannot go back to ${length}`,
+        this.slots === 1
+          ? "the decoder is in use: it has one slot, and that is taken; close it first, or create the decoder with more slots"
+          : `all ${this.slots} slots of the decoder are taken; close one first, or create the decoder with more`,
       );
-    }
-    tokens.length = length;
+    return new Slot(free[0]!.row, (row) => (row.closedAt = ++this.closings));
   }
 
-  /** Makes row `i` continue what row `rows[i]` held. */
-  reorder(rows: readonly number[]): void {
-    if (rows.every((row, index) => row === index)) return;
-    const used = Math.max(...this.rows.map(({ tokens, start }) => tokens.length - start));
-    this.caches.permute(rows, used);
-    const before = this.rows.map(({ tokens, start }) => ({ tokens: [...tokens], start }));
-    rows.forEach((source, index) => {
-      this.become(index, before[source]!, before[source]!.tokens.length);
+  /** Forgets what closed slots held. */
+  forget(): void {
+    for (const row of this.rows) if (!row.slot) row.truncate(0);
+  }
+
+  /**
+   * Makes a slot hold a prompt; the logits of the token after it, `[vocabSize]`. What this slot, or any other, holds of its
+   * beginning is kept and not computed again; `slot.reused` says how much it was. The array is the slot's: its next run
+   * overwrites it.
+   */
+  async read(slot: Slot, prompt: readonly number[], options: RunOptions = {}): Promise<Float32Array> {
+    await this.begin(slot, prompt);
+    return (await this.advance(slot, prompt, Infinity, options))!;
+  }
+
+  /** Makes a slot hold as much of a prompt's beginning as any row has; `advance` reads the rest. */
+  async begin(slot: Slot, prompt: readonly number[]): Promise<void> {
+    this.checkPrompt(prompt);
+    await this.exclusive(() => {
+      slot.reused = this.reuse(slot.row, prompt);
+      return Promise.resolve();
     });
   }
 
   /**
-   * Logits of the token after each prompt, a `[vocabSize]` array for each row. Afterwards the rows hold the prompts. What
-   * a row, or another one, holds of a prompt's beginning is kept and not computed again; `reused` says how much it was.
+   * Reads on in a prompt that the slot holds the beginning of, about `count` tokens; the logits after the prompt once it
+   * has been read, before that undefined.
    */
-  async prefill(prompts: readonly (readonly number[])[], options: RunOptions = {}): Promise<Float32Array[]> {
-    if (prompts.length !== this.batch)
+  async advance(
+    slot: Slot,
+    prompt: readonly number[],
+    count: number,
+    options: RunOptions = {},
+  ): Promise<Float32Array | undefined> {
+    return this.exclusive(async () => {
+      const { row } = slot;
+      const known = row.prompt;
+      if (known?.length === prompt.length && row.tokens.length === prompt.length)
+        return slot.keep([known.logits])[0]!;
+      // Two tokens at least come last, for the program with logits: one alone would be added up otherwise.
+      let end = Math.min(row.tokens.length + count, prompt.length);
+      if (end === prompt.length - 1) end = prompt.length;
+      if (this.runs.hasReader && prompt.length - row.tokens.length > readerPays)
+        await this.feed(row, prompt, Math.min(end, prompt.length - 2), 0, true, options);
+      if (row.tokens.length >= end && end < prompt.length) return undefined;
+      const logits = await this.feed(row, prompt, end, end === prompt.length ? 1 : 0, false, options);
+      if (end < prompt.length) return undefined;
+      row.prompt = { length: prompt.length, logits: logits[0]!.slice() };
+      return slot.keep(logits)[0]!;
+    });
+  }
+
+  /**
+   * Logits after one more token in each of some slots, in their order. The arrays are the slots': the next run of each
+   * overwrites its own.
+   */
+  async step(
+    slots: readonly Slot[],
+    tokens: readonly number[],
+    options: RunOptions = {},
+  ): Promise<Float32Array[]> {
+    this.checkIds(tokens);
+    if (slots.length === 0) return [];
+    if (slots.length !== tokens.length || new Set(slots).size !== slots.length)
       throw new LineageError(
         "argument",
-        `${prompts.length} prompts were given to a decoder of ${this.batch} rows`,
+        `a step takes one token for each of several slots, not ${tokens.length} tokens for ${new Set(slots).size} of ${slots.length} slots`,
       );
-    for (const prompt of prompts) {
-      if (prompt.length === 0) throw new LineageError("argument", "a prompt needs at least one token");
-      if (prompt.length > this.capacity) {
+    return this.exclusive(async () => {
+      const rows = slots.map(({ row }) => row);
+      for (const row of rows) {
+        if (row.tokens.length >= this.capacity)
+          throw new LineageError("length", `the context of ${this.capacity} tokens is full`);
+        this.makeRoom(row, 1);
+      }
+      const first = this.bringTogether(rows);
+      const feed = this.runs.stepFeed(rows.length);
+      let total = 0;
+      for (const [index, row] of rows.entries()) {
+        const line = row.place - first;
+        feed.inputIds[line] = tokens[index]!;
+        feed.positionIds[line] = BigInt(row.tokens.length);
+        feed.lastRows[line] = BigInt(line);
+        feed.lastPosition[line] = row.used;
+        feed.length[line] = BigInt(row.tokens.length + 1);
+        total = Math.max(total, row.used + 1);
+      }
+      feed.totalLength[0] = total;
+      await this.runs.step(first, rows.length, feed, options);
+      return slots.map((slot, index) => {
+        const row = rows[index]!;
+        row.tokens.push(tokens[index]!);
+        return slot.keep([feed.logits[row.place - first]!])[0]!;
+      });
+    });
+  }
+
+  /**
+   * Logits after each of several tokens that one slot takes at once, for less than as many steps: what a draft is checked
+   * with. The arrays are the slot's: its next run overwrites them.
+   */
+  async extend(slot: Slot, tokens: readonly number[], options: RunOptions = {}): Promise<Float32Array[]> {
+    this.checkIds(tokens);
+    const { chunk } = this.limits;
+    if (tokens.length === 0 || tokens.length > chunk)
+      throw new LineageError("argument", `extend takes 1 to ${chunk} tokens at once, not ${tokens.length}`);
+    return this.exclusive(async () => {
+      const { row } = slot;
+      const held = row.tokens.length;
+      if (held + tokens.length > this.capacity)
         throw new LineageError(
           "length",
-          `a prompt of ${prompt.length} tokens does not fit the ${this.capacity} tokens of the context; shorten it`,
+          `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
         );
-      }
-      this.checkIds(prompt);
-    }
-    const logits: Float32Array[] = [];
-    for (const [row, prompt] of prompts.entries()) {
-      this.reused[row] = this.reuse(row, prompt);
-      const rest = prompt.slice(this.reused[row]);
-      if (this.reader && rest.length > readerPays)
-        await this.read(this.reader, row, rest.splice(0, rest.length - 1), 0, options);
-      logits.push((await this.read(this.alone, row, rest, 1, options))[0]!.slice());
-    }
-    return logits;
+      const all = [...row.tokens, ...tokens];
+      return slot.keep(await this.feed(row, all, all.length, tokens.length, false, options));
+    });
   }
 
-  /**
-   * Logits after one more token in each row; a row whose token is undefined rests, and its logits mean nothing. The arrays
-   * belong to the decoder: the next call overwrites them.
-   */
-  async step(tokens: readonly (number | undefined)[], options: RunOptions = {}): Promise<Float32Array[]> {
-    this.checkIds(tokens.filter((token) => token !== undefined));
-    for (const [row, { tokens: held }] of this.rows.entries()) {
-      if (tokens[row] === undefined) {
-        // The run computes the row all the same, and overwrites what lies in its last place.
-        if (held.length - this.rows[row]!.start >= this.slots) held.pop();
-        continue;
-      }
-      if (held.length >= this.capacity)
-        throw new LineageError("length", `the context of ${this.capacity} tokens is full`);
-      this.makeRoom(row, 1);
-    }
-    const { feed, binding } = this.together;
-    let total = 0;
-    for (let row = 0; row < this.batch; row++) {
-      const { tokens: held, start } = this.rows[row]!;
-      const used = held.length - start;
-      feed.inputIds[row] = tokens[row] ?? 0;
-      feed.positionIds[row] = BigInt(held.length);
-      feed.lastRows[row] = BigInt(row);
-      feed.lastPosition[row] = used;
-      feed.length[row] = BigInt(held.length + 1);
-      total = Math.max(total, used + 1);
-    }
-    feed.totalLength[0] = total;
-    await this.pace.run(binding, options);
-    for (const [row, token] of tokens.entries()) if (token !== undefined) this.rows[row]!.tokens.push(token);
-    return feed.logits;
+  /** Forgets what comes after a slot's first `length` tokens. */
+  truncate(slot: Slot, length: number): void {
+    const { row } = slot;
+    const held = row.tokens.length;
+    if (!Number.isInteger(length) || length < 0 || length > held || !row.holds(length, this.limits.window))
+      throw new LineageError("argument", `the slot holds ${held} tokens and cannot go back to ${length}`);
+    row.truncate(length);
   }
 
-  /**
-   * Logits after each of several tokens that one row takes at once, for less than as many steps: what a draft is checked
-   * with. The arrays belong to the decoder: the next call overwrites them.
-   */
-  async extend(row: number, tokens: readonly number[], options: RunOptions = {}): Promise<Float32Array[]> {
-    this.checkIds(tokens);
-    const held = this.rows[row]!.tokens.length;
-    if (tokens.length === 0 || tokens.length > this.chunk)
-      throw new LineageError(
-        "argument",
-        `extend takes 1 to ${this.chunk} tokens at once, not ${tokens.length}`,
-      );
-    if (held + tokens.length > this.capacity)
+  /** Makes slot `i` hold what `sources[i]` held, all at once: the beams that go on. */
+  async copy(slots: readonly Slot[], sources: readonly Slot[]): Promise<void> {
+    await this.exclusive(() => {
+      const before = sources.map(({ row: { tokens, start, prompt } }) => ({
+        tokens: [...tokens],
+        start,
+        prompt,
+      }));
+      const moves = slots.map(({ row }, index) => ({
+        row: row.place,
+        source: sources[index]!.row.place,
+      }));
+      if (moves.some(({ row, source }) => row !== source))
+        this.caches.rearrange(moves, Math.max(...sources.map(({ row }) => row.used)));
+      for (const [index, { row }] of slots.entries())
+        row.become(before[index]!, before[index]!.tokens.length);
+      return Promise.resolve();
+    });
+  }
+
+  /** @internal The scales that an int8 cache of what a slot holds would need. */
+  scales({ row }: Slot): CacheScales {
+    return this.caches.scales(row.place, row.used);
+  }
+
+  /** Throws `argument` and `length` for a prompt that no slot can hold. */
+  checkPrompt(prompt: readonly number[]): void {
+    if (prompt.length === 0) throw new LineageError("argument", "a prompt needs at least one token");
+    if (prompt.length > this.capacity)
       throw new LineageError(
         "length",
-        `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
+        `a prompt of ${prompt.length} tokens does not fit the ${this.capacity} tokens of the context; shorten it`,
       );
-    return this.read(this.alone, row, tokens, tokens.length, options);
+    this.checkIds(prompt);
   }
 
-  /** Whether the row still has every key that the token after its first `length` ones looks back on. */
-  private holds(row: number, length: number): boolean {
-    const { start } = this.rows[row]!;
-    return start === 0 || length - start >= this.window - 1;
+  private checkIds(ids: readonly number[]): void {
+    const { vocabSize } = this;
+    const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+    if (wrong !== undefined)
+      throw new LineageError(
+        "argument",
+        `there is no token ${wrong}: the model's vocabulary has ${vocabSize}`,
+      );
   }
 
-  /** Makes a row hold as much of a prompt's beginning as any row has, its last token left out; the number of tokens. */
-  private reuse(row: number, prompt: readonly number[]): number {
+  /** Throws `disposed` once the decoder has been disposed. */
+  checkAlive(): void {
+    if (this.disposed) throw new LineageError("disposed", "the decoder was used after it was disposed");
+  }
+
+  /** Makes a row hold as much of a prompt's beginning as any row has; the number of tokens. */
+  private reuse(row: Row, prompt: readonly number[]): number {
+    const { window } = this.limits;
     let [source, most] = [row, 0];
-    for (const [index, { tokens }] of this.rows.entries()) {
-      const limit = Math.min(tokens.length, prompt.length - 1);
-      let common = 0;
-      while (common < limit && tokens[common] === prompt[common]) common++;
-      if ((common > most || (common === most && index === row)) && this.holds(index, common))
-        [source, most] = [index, common];
+    for (const other of [row, ...this.rows]) {
+      const common = other.common(prompt);
+      const whole = common === prompt.length && other.prompt?.length === common;
+      // A last token alone would be added up otherwise than with others before it.
+      const kept = whole ? common : Math.min(common, Math.max(0, prompt.length - 2));
+      if (kept > most && other.holds(kept, window)) [source, most] = [other, kept];
     }
-    const from = this.rows[source]!;
-    if (source !== row && most > 0) this.caches.copy(source, row, most - from.start);
-    this.become(row, most > 0 ? from : { tokens: [], start: 0 }, most);
+    this.caches.copy(source.place, row.place, most - source.start);
+    row.become(source, most);
     return most;
   }
 
-  private become(row: number, { tokens, start }: Row, length: number): void {
-    const target = this.rows[row]!;
-    const kept = tokens.slice(0, length);
-    target.tokens.length = 0;
-    for (const token of kept) target.tokens.push(token);
-    target.start = start;
+  /** Sees to it that a row has `count` free cells, by moving its window to the front. */
+  private makeRoom(row: Row, count: number): void {
+    const { used } = row;
+    if (used + count <= this.limits.cells) return;
+    const kept = Math.min(used, this.limits.window - 1);
+    this.caches.shift(row.place, used - kept, kept);
+    row.start = row.tokens.length - kept;
   }
 
-  /** Sees to it that a row has `count` free slots, by moving its window to the front. */
-  private makeRoom(row: number, count: number): void {
-    const state = this.rows[row]!;
-    const used = state.tokens.length - state.start;
-    if (used + count <= this.slots) return;
-    const kept = Math.min(used, this.window - 1);
-    this.caches.shift(row, used - kept, kept);
-    state.start = state.tokens.length - kept;
+  /** Makes rows neighbours in the buffers with the fewest exchanges; the place of the first. */
+  private bringTogether(rows: readonly Row[]): number {
+    const count = rows.length;
+    const outside = (first: number): Row[] =>
+      rows.filter(({ place }) => place < first || place >= first + count);
+    let [best, moves] = [0, outside(0)];
+    for (let first = 1; first + count <= this.slots && moves.length > 0; first++) {
+      const candidates = outside(first);
+      if (candidates.length < moves.length) [best, moves] = [first, candidates];
+    }
+    const inside = this.rows.slice(best, best + count).filter((row) => !rows.includes(row));
+    for (const [index, row] of moves.entries()) {
+      const other = inside[index]!;
+      this.caches.swap(row.place, other.place, row.used, other.used);
+      [row.place, other.place] = [other.place, row.place];
+      this.rows[row.place] = row;
+      this.rows[other.place] = other;
+    }
+    return best;
   }
 
-  /** Runs one row over tokens, chunk by chunk; the logits after the last `wanted` ones. */
-  private async read(
-    runs: RowRuns,
-    row: number,
+  /** Runs one row over `tokens` up to `end`, from where it is, chunk by chunk; the logits after the last `wanted` ones. */
+  private async feed(
+    row: Row,
     tokens: readonly number[],
+    end: number,
     wanted: number,
+    reader: boolean,
     options: RunOptions,
-  ): Promise<Float32Array[]> {
-    const state = this.rows[row]!;
-    const { chunk } = runs;
-    const end = BigInt(state.tokens.length + tokens.length);
-    let logits: Float32Array[] = [];
-    for (let done = 0; done < tokens.length; done += chunk) {
-      const part = tokens.slice(done, done + chunk);
-      this.makeRoom(row, part.length);
-      const { tokens: held, start } = state;
-      const used = held.length - start;
-      const last = done + part.length === tokens.length;
-      const feed = this.feed(part.length, last ? wanted : Math.min(wanted, 1));
+  ): Promise<readonly Float32Array[]> {
+    const most = reader ? Math.min(this.limits.chunk, readerChunk) : this.limits.chunk;
+    let logits: readonly Float32Array[] = [];
+    while (row.tokens.length < end) {
+      const held = row.tokens.length;
+      const rest = end - held;
+      // No chunk of one token after others, which would be added up otherwise.
+      const size = rest === most + 1 && most > 2 ? most - 1 : Math.min(rest, most);
+      const part = tokens.slice(held, held + size);
+      this.makeRoom(row, size);
+      const { used } = row;
+      const feed = this.runs.rowFeed(size, size === rest ? Math.max(wanted, 1) : 1);
       feed.inputIds.set(part);
-      for (let i = 0; i < part.length; i++) feed.positionIds[i] = BigInt(held.length + i);
-      for (let i = 0; i < feed.rows; i++) feed.lastRows[i] = BigInt(part.length - feed.rows + i);
-      feed.lastPosition[0] = used + part.length - 1;
-      feed.totalLength[0] = used + part.length;
-      feed.length[0] = end;
-      await runs.boundTo(row, feed).run(options);
-      for (const token of part) held.push(token);
+      for (let i = 0; i < size; i++) feed.positionIds[i] = BigInt(held + i);
+      const given = feed.lastRows.length;
+      for (let i = 0; i < given; i++) feed.lastRows[i] = BigInt(size - given + i);
+      feed.lastPosition[0] = used + size - 1;
+      feed.totalLength[0] = used + size;
+      feed.length[0] = BigInt(tokens.length);
+      await this.runs.read(row.place, feed, reader, options);
+      this.checkAlive();
+      for (const token of part) row.tokens.push(token);
       logits = feed.logits;
     }
     return logits;
   }
 
-  private feed(sequence: number, rows: number): Feed {
-    const key = `${sequence},${rows}`;
-    let feed = this.feeds.get(key);
-    if (feed) this.feeds.delete(key);
-    else feed = new Feed(this.weights.runtime, { batch: 1, sequence, rows, vocabSize: this.vocabSize });
-    this.feeds.set(key, feed);
-    const oldest = this.feeds.entries().next();
-    if (this.feeds.size > keptFeeds && !oldest.done) {
-      this.feeds.delete(oldest.value[0]);
-      oldest.value[1].dispose();
+  /** Work on the buffers, after all that was asked for before. */
+  private async exclusive<T>(work: () => Promise<T>): Promise<T> {
+    const before = this.last;
+    let release!: () => void;
+    this.last = new Promise((resolve) => (release = resolve));
+    await before;
+    try {
+      this.checkAlive();
+      this.working = true;
+      return await work();
+    } finally {
+      this.working = false;
+      if (this.disposed) this.free();
+      release();
     }
-    return feed;
   }
 
-  private checkIds(ids: readonly number[]): void {
-    const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize);
-    if (wrong !== undefined)
-      throw new LineageError(
-        "argument",
-        `there is no token ${wrong}: the model's vocabulary has ${this.vocabSize}`,
-      );
-  }
-
-  dispose(): void {
-    this.together.binding.dispose();
-    this.alone.dispose();
-    this.reader?.dispose();
-    for (const feed of [this.together.feed, ...this.feeds.values()]) feed.dispose();
+  private free(): void {
+    if (this.freed) return;
+    this.freed = true;
+    this.runs.dispose();
     this.caches.dispose();
+  }
+
+  /** What is running ends first; what was asked for and has not begun throws `disposed`. */
+  dispose(): void {
+    this.disposed = true;
+    if (!this.working) this.free();
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
 }
 
-/** Bytes of weights from which on the parts of a model are made faster side by side than the whole. */
-const worthParts = 64e6;
-
-/** More parts gain little, and each costs some microseconds of a step. */
-const mostParts = 4;
-
-function defaultParts({ runtime, constants }: WeightSet): number {
-  if (!constants || constantBytes(constants) < worthParts) return 1;
-  return Math.min(runtime.threads, mostParts);
-}
-
-/**
- * The states at which a model is cut into parts with about as many weights each.
- * @param states after each layer
- */
-function chooseCuts(model: CausalModel, states: readonly Tensor[], parts: number): Tensor[] {
-  const sizes = [...namedParameters(model).values()].map(({ size }) => size);
-  // The output layer comes after all others; tied or not, it is one of them for the engine.
-  const head = model.config.vocabSize * (states[0]!.shape.at(-1) as number);
-  const layer = (sizes.reduce((sum, size) => sum + size, 0) - head) / states.length;
-  const total = states.length + head / layer;
-  const ends = Array.from({ length: parts - 1 }, (_, part) =>
-    Math.min(states.length - 1, Math.max(1, Math.round(((part + 1) * total) / parts))),
-  );
-  return [...new Set(ends)].flatMap((end) => states[end - 1] ?? []);
-}
-
-/** Tokens from which on a run of the reader costs less than the step more for the last token. */
+/** Tokens from which on a run of the reader costs less than it saves. */
 const readerPays = 16;
 
 /** Tokens of one run of the reader: what it writes between two products then stays in the processor's caches. */
 const readerChunk = 128;
 
-/** A program over single rows of the caches, bound once for each row. */
-class RowRuns implements Disposable {
-  private readonly rows = new Map<number, { binding: Binding; tensors: Tensors; feed: Feed }>();
-
-  constructor(
-    private readonly program: Program,
-    private readonly weights: WeightSet,
-    private readonly caches: KeyValueBuffers,
-    /** Tokens that one run takes at the most. */
-    readonly chunk: number,
-  ) {}
-
-  /** The program bound to one row and to a feed. */
-  boundTo(row: number, feed: Feed): Binding {
-    let entry = this.rows.get(row);
-    if (!entry) {
-      const tensors = this.caches.row(row);
-      entry = { binding: bind(this.program, this.weights, tensors, feed), tensors, feed };
-      this.rows.set(row, entry);
-    } else if (entry.feed !== feed) {
-      for (const { name } of this.program.inputs)
-        if (feed.inputs[name]) entry.binding.set(name, feed.inputs[name]);
-      for (const { name } of this.program.outputs)
-        if (feed.outputs[name]) entry.binding.set(name, feed.outputs[name]);
-      entry.feed = feed;
-    }
-    return entry.binding;
-  }
-
-  dispose(): void {
-    for (const { binding, tensors } of this.rows.values()) {
-      binding.dispose();
-      for (const tensor of Object.values(tensors)) tensor.dispose();
-    }
-    this.program.dispose();
-  }
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-}
-
-function bind(program: Program, weights: WeightSet, caches: Tensors, feed: Feed): Binding {
-  const inputs: Record<string, DeviceTensor> = { ...weights.tensors, ...feed.inputs };
-  const outputs: Record<string, DeviceTensor> = { ...feed.outputs };
-  for (const [name, tensor] of Object.entries(caches)) {
-    inputs[`past.${name}`] = tensor;
-    outputs[`present.${name}`] = tensor;
-  }
-  const given = ({ name }: { name: string }, from: Record<string, DeviceTensor>) => [name, from[name]!];
-  return program.bind(
-    Object.fromEntries(program.inputs.map((spec) => given(spec, inputs))),
-    Object.fromEntries(program.outputs.map((spec) => given(spec, outputs))),
-  );
-}
-
 /** The scales of an int8 cache, from a float32 one that has read some tokens. */
 async function measureScales(
-  model: CausalModel,
-  weights: WeightSet,
+  { model, weights, calibration }: DecoderOptions,
   capacity: number,
-  calibration: readonly number[] | undefined,
-): Promise<Record<string, Float32Array>> {
+): Promise<CacheScales> {
   const random = new Random(0);
   const tokens =
     calibration?.slice(0, capacity) ??
     Array.from({ length: Math.min(256, capacity) }, () => random.integer(model.config.vocabSize));
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: tokens.length });
-  await decoder.prefill([tokens]);
-  return decoder.scales();
-}
-
-/** Milliseconds that a step may hold the event loop, and after how many of them in a row the loop gets a turn. */
-const [briefStep, turnAfter] = [10, 8];
-
-/**
- * Runs steps on this thread where they are brief, and elsewhere on another: handing one over costs a tenth of a millisecond,
- * and on two cores up to one, while the system moves the threads apart. The event loop gets a turn every few milliseconds either way.
- */
-class Pace {
-  private last = Infinity;
-  private turn = 0;
-
-  async run(binding: Binding, options: RunOptions): Promise<void> {
-    let started = performance.now();
-    if (binding.synchronous && this.last < briefStep) {
-      if (started - this.turn > turnAfter) {
-        await new Promise((resolve) => setImmediate(resolve));
-        this.turn = started = performance.now();
-      }
-      options.signal?.throwIfAborted();
-      binding.runSync();
-    } else {
-      await binding.run(options);
-      this.turn = performance.now();
-    }
-    this.last = performance.now() - started;
-  }
-}
-
-/** Prompts have all kinds of lengths; drafts repeat a few. */
-const keptFeeds = 16;
-
-/** What one kind of run takes and gives besides weights and caches: tensors made once, written in place. */
-class Feed implements Disposable {
-  readonly inputs: Readonly<Record<string, DeviceTensor>>;
-  readonly outputs: Readonly<Record<string, DeviceTensor>>;
-  readonly inputIds: Int32Array;
-  readonly positionIds: BigInt64Array;
-  readonly lastRows: BigInt64Array;
-  readonly lastPosition: Int32Array;
-  readonly totalLength: Int32Array;
-  readonly length: BigInt64Array;
-  /** Of each row asked for, `[vocabSize]`. */
-  readonly logits: Float32Array[];
-  readonly rows: number;
-
-  constructor(
-    runtime: Runtime,
-    {
-      batch,
-      sequence,
-      rows,
-      vocabSize,
-    }: { batch: number; sequence: number; rows: number; vocabSize: number },
-  ) {
-    this.rows = rows;
-    const inputs = {
-      inputIds: runtime.createTensor("int32", [batch, sequence]),
-      positionIds: runtime.createTensor("int64", [batch, sequence]),
-      lastRows: runtime.createTensor("int64", [rows]),
-      lastPosition: runtime.createTensor("int32", [batch]),
-      totalLength: runtime.createTensor("int32", []),
-      length: runtime.createTensor("int64", [batch]),
-    };
-    this.inputs = inputs;
-    this.inputIds = inputs.inputIds.view();
-    this.positionIds = inputs.positionIds.view();
-    this.lastRows = inputs.lastRows.view();
-    this.lastPosition = inputs.lastPosition.view();
-    this.totalLength = inputs.totalLength.view();
-    this.length = inputs.length.view();
-    const logits = runtime.createTensor("float32", [rows, vocabSize]);
-    this.outputs = { logits };
-    const all = logits.view();
-    this.logits = Array.from({ length: rows }, (_, row) =>
-      all.subarray(row * vocabSize, (row + 1) * vocabSize),
-    );
-  }
-
-  dispose(): void {
-    for (const tensor of [...Object.values(this.inputs), ...Object.values(this.outputs)]) tensor.dispose();
-  }
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
+  using decoder = await Decoder.create({ model, weights, capacity: tokens.length });
+  const slot = decoder.open();
+  await decoder.read(slot, tokens);
+  return decoder.scales(slot);
 }

@@ -11,7 +11,7 @@ import {
   unsqueeze,
 } from "../graph/index.js";
 import { namedParameters } from "../nn/index.js";
-import type { CausalModel } from "./decoder.js";
+import type { CausalModel } from "./model.js";
 
 /**
  * A causal model as the field exports it, for transformers.js, Optimum and ONNX Runtime's own tools: ids, mask and positions

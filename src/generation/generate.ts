@@ -1,130 +1,112 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
-import { type SamplingOptions, checkSampling, penalize, sample } from "./sampling.js";
 import type { Decoder } from "./decoder.js";
+import { GenerationQueue } from "./queue.js";
+import { type SamplingOptions, checkSampling } from "./sampling.js";
+import type { Drafter, SequenceEvent, TokenConstraint } from "./sequence.js";
 
-/** What a text must be: tells at every token which ones may come. */
-export interface TokenConstraint {
-  /** Sets the logits of all tokens that may not come to -Infinity. */
-  restrict(logits: Float32Array): void | Promise<void>;
-  /** Goes on by the token that came. */
-  accept(id: number): void;
-  /** Whether nothing may follow. */
-  readonly finished: boolean;
+/** What is asked for besides the prompts; the same for one text and for many. */
+export interface ContinuationOptions extends SamplingOptions {
+  /** Tokens to write at most. Default: what the context holds. */
+  readonly maxNewTokens?: number | undefined;
+  /** The same seed writes the same text. Default 0. */
+  readonly seed?: number | undefined;
+  /** Guesses the next tokens, which the model then checks several at a time. Default: nobody guesses. */
+  readonly drafter?: Drafter | undefined;
+  /** Tokens to guess at once, at most. Default 5. */
+  readonly draftLength?: number | undefined;
 }
 
-export interface GenerateOptions extends SamplingOptions {
-  /** Tokens to write at most. Default: what the context holds. */
-  readonly maxNewTokens?: number;
+export interface GenerateOptions extends ContinuationOptions {
   /** Ids that end a text; they are not part of it. */
-  readonly stopIds?: readonly number[];
-  /** The same seed writes the same text. Default 0. Row `i` draws from the seed's stream `stream + i`. */
-  readonly seed?: number;
-  /** Stream of the first row. Default 0. Row `i` of a batch gives alone, with `stream: i`, what it gives in the batch. */
-  readonly stream?: number;
-  /** A seed for each row instead. */
-  readonly seeds?: readonly number[];
+  readonly stopIds?: readonly number[] | undefined;
+  /**
+   * Which of the seed's streams of random numbers the first row draws from; row `i` draws from `stream + i`. Default 0. Row
+   * `i` of a batch gives alone, with `stream: i`, what it gives in the batch.
+   */
+  readonly stream?: number | undefined;
+  /** A seed for each row instead, of which it draws from the first stream. */
+  readonly seeds?: readonly number[] | undefined;
   /** One for each row, applied after penalties and before sampling. */
   readonly constraints?: readonly TokenConstraint[] | undefined;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
-/** Why a row ended: a stop id, `maxNewTokens`, or a full context. */
-export type FinishReason = "stop" | "length" | "context";
-
-export interface GeneratedToken {
-  /** Row of the batch. */
+/** A token of a row; in the last message of each row, why it ended. */
+export interface GeneratedToken extends SequenceEvent {
+  /** Which of the prompts. */
   readonly row: number;
-  /** The token; undefined in the last message of a row, which tells why it ended. */
-  readonly id?: number;
-  readonly finish?: FinishReason;
+}
+
+/** The option's name as the person gave it, for messages: `--top-p` for `topP`. */
+export type OptionName = (option: string) => string;
+
+/**
+ * Throws `argument` for an option out of its range, before anything is loaded.
+ * @param nameOf how the person who gave the options calls each of them
+ */
+export function checkGeneration(
+  options: ContinuationOptions & { readonly stop?: readonly string[] | undefined },
+  nameOf: OptionName = (option) => option,
+): void {
+  checkSampling(options, nameOf);
+  const { maxNewTokens = Infinity, draftLength = 5, seed = 0, stop = [] } = options;
+  const whole = (value: number, least: number): boolean => Number.isInteger(value) && value >= least;
+  const rules: [boolean, string][] = [
+    [
+      maxNewTokens === Infinity || whole(maxNewTokens, 0),
+      `${nameOf("maxNewTokens")} must be a whole number of at least 0, not ${maxNewTokens}`,
+    ],
+    [
+      whole(draftLength, 1),
+      `${nameOf("draftLength")} must be a whole number of at least 1, not ${draftLength}`,
+    ],
+    [Number.isSafeInteger(seed), `${nameOf("seed")} must be a whole number, not ${seed}`],
+    [!stop.includes(""), `${nameOf("stop")} must not be empty`],
+  ];
+  for (const [holds, message] of rules) if (!holds) throw new LineageError("argument", message);
 }
 
 /**
- * Continues every prompt, a token at a time. Each row draws from its own stream of random numbers, so that it writes in a
- * batch what it writes alone. What the decoder still holds of a prompt's beginning is not read again (`decoder.reused`).
+ * Continues every prompt, a token at a time. More prompts than the decoder has slots wait for one; rows end alone, and the
+ * next prompt takes their place. Several calls on one decoder share its slots and its steps. Each row draws from its own
+ * stream of random numbers, and writes in a batch what it writes alone. What the decoder still holds of a prompt's beginning
+ * is not read again.
+ *
+ * With a drafter the distribution of texts is the same, and so is the text at temperature 0: every token that it guesses is
+ * checked, all of them in one run of the model. Leviathan et al. 2023, "Fast Inference from Transformers via Speculative
+ * Decoding", algorithm 1. A constraint restricts what guesses are checked against: one that it forbids has no chance, and
+ * what replaces it is drawn from what the constraint leaves. (With weights in 4 or 8 bits near ties may fall otherwise; see
+ * `Decoder`.)
  */
 export async function* generate(
   decoder: Decoder,
   prompts: readonly (readonly number[])[],
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken> {
-  checkSampling(options);
-  const { maxNewTokens = Infinity, stopIds = [], seed = 0, stream = 0, seeds, constraints, signal } = options;
-  if (seeds && seeds.length !== prompts.length)
-    throw new LineageError("argument", `${seeds.length} seeds were given for ${prompts.length} prompts`);
-  const randoms = prompts.map((_, row) => (seeds ? new Random(seeds[row]!) : new Random(seed, stream + row)));
-  const generated: number[][] = prompts.map(() => []);
-  const finished = prompts.map(() => false);
-  let logits = await decoder.prefill(prompts, { signal });
-  for (;;) {
-    signal?.throwIfAborted();
-    const next: (number | undefined)[] = prompts.map(() => undefined);
-    for (const [row, prompt] of prompts.entries()) {
-      if (finished[row]) continue;
-      const scores = logits[row]!;
-      penalize(scores, prompt, generated[row]!, options);
-      const constraint = constraints?.[row];
-      await constraint?.restrict(scores);
-      const id = sample(scores, options, randoms[row]!);
-      constraint?.accept(id);
-      let finish: FinishReason | undefined;
-      if (stopIds.includes(id)) finish = "stop";
-      else {
-        generated[row]!.push(id);
-        next[row] = id;
-        yield { row, id };
-        if (constraint?.finished) finish = "stop";
-        else if (generated[row]!.length >= maxNewTokens) finish = "length";
-        else if (decoder.lengths[row]! >= decoder.capacity) finish = "context";
-      }
-      if (finish) {
-        finished[row] = true;
-        next[row] = undefined;
-        yield { row, finish };
-      }
-    }
-    if (finished.every(Boolean)) return;
-    logits = await decoder.step(next, { signal });
-  }
-}
-
-/** Text from pieces, holding back what may become a stop string. */
-export class StopStrings {
-  private held = "";
-  /** Whether a stop string has come. */
-  stopped = false;
-
-  constructor(private readonly stops: readonly string[]) {
-    if (stops.includes("")) throw new LineageError("argument", "a stop string must not be empty");
-  }
-
-  /** What of the text so far is surely not part of a stop string. */
-  push(piece: string): string {
-    if (this.stopped) return "";
-    this.held += piece;
-    const places = this.stops.map((stop) => this.held.indexOf(stop)).filter((place) => place >= 0);
-    if (places.length > 0) {
-      this.stopped = true;
-      const text = this.held.slice(0, Math.min(...places));
-      this.held = "";
-      return text;
-    }
-    let keep = 0;
-    for (const stop of this.stops) {
-      for (let length = Math.min(stop.length - 1, this.held.length); length > keep; length--) {
-        if (stop.startsWith(this.held.slice(-length))) keep = length;
-      }
-    }
-    const text = this.held.slice(0, this.held.length - keep);
-    this.held = this.held.slice(this.held.length - keep);
-    return text;
-  }
-
-  /** The rest, once no more text comes. */
-  flush(): string {
-    const rest = this.stopped ? "" : this.held;
-    this.held = "";
-    return rest;
+  checkGeneration(options);
+  const { seed = 0, stream = 0, seeds, constraints, ...shared } = options;
+  for (const [name, list] of Object.entries({ seeds, constraints }))
+    if (list && list.length !== prompts.length)
+      throw new LineageError(
+        "argument",
+        `${list.length} ${name} were given for ${prompts.length} prompts; each needs its own`,
+      );
+  const queue = GenerationQueue.of(decoder);
+  for (const prompt of prompts) decoder.checkPrompt(prompt);
+  const events: GeneratedToken[] = [];
+  const sequences = prompts.map((prompt, row) =>
+    queue.submit({
+      ...shared,
+      prompt,
+      random: seeds ? new Random(seeds[row]!) : new Random(seed, stream + row),
+      constraint: constraints?.[row],
+      emit: (event) => events.push({ row, ...event }),
+    }),
+  );
+  try {
+    yield* queue.follow(sequences, events, options.signal);
+  } finally {
+    for (const sequence of sequences) queue.cancel(sequence);
   }
 }

@@ -21,15 +21,33 @@ export interface SamplingOptions {
   readonly logitBias?: Readonly<Record<number, number>>;
 }
 
-/** Throws `argument` for an option out of its range. */
-export function checkSampling(options: SamplingOptions): void {
+/**
+ * Throws `argument` for an option out of its range.
+ * @param nameOf how the person who gave the options calls each of them
+ */
+export function checkSampling(
+  options: SamplingOptions,
+  nameOf: (option: string) => string = (option) => option,
+): void {
   const { temperature = 1, topK = 1, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
+  const { frequencyPenalty = 0, presencePenalty = 0 } = options;
   const rules: [boolean, string][] = [
-    [temperature >= 0, `temperature must be 0 or more, not ${temperature}`],
-    [Number.isInteger(topK) && topK >= 1, `topK must be a whole number of at least 1, not ${topK}`],
-    [topP > 0 && topP <= 1, `topP must lie in (0, 1], not ${topP}`],
-    [minP >= 0 && minP < 1, `minP must lie in [0, 1), not ${minP}`],
-    [repetitionPenalty > 0, `repetitionPenalty must be positive, not ${repetitionPenalty}`],
+    [temperature >= 0, `${nameOf("temperature")} must be 0 or more, not ${temperature}`],
+    [
+      Number.isInteger(topK) && topK >= 1,
+      `${nameOf("topK")} must be a whole number of at least 1, not ${topK}`,
+    ],
+    [topP > 0 && topP <= 1, `${nameOf("topP")} must lie in (0, 1], not ${topP}`],
+    [minP >= 0 && minP < 1, `${nameOf("minP")} must lie in [0, 1), not ${minP}`],
+    [repetitionPenalty > 0, `${nameOf("repetitionPenalty")} must be positive, not ${repetitionPenalty}`],
+    [
+      Number.isFinite(frequencyPenalty),
+      `${nameOf("frequencyPenalty")} must be a number, not ${frequencyPenalty}`,
+    ],
+    [
+      Number.isFinite(presencePenalty),
+      `${nameOf("presencePenalty")} must be a number, not ${presencePenalty}`,
+    ],
   ];
   for (const [holds, message] of rules) if (!holds) throw new LineageError("argument", message);
 }

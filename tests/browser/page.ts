@@ -32,7 +32,7 @@ async function run(): Promise<{ losses: number[]; ids: number[]; version: string
     losses.push(lossOf(objective, await step.run(batch, { seed }), batch.counts).loss);
     await optimizer.update({ learningRate: 1e-2 });
   }
-  const decoder = await Decoder.create(model, weights, { batch: 1, capacity: 16 });
+  const decoder = await Decoder.create({ model, weights, capacity: 16 });
   const ids: number[] = [];
   for await (const { id } of generate(decoder, [[0, 1, 2]], { temperature: 0, maxNewTokens: 7 }))
     if (id !== undefined) ids.push(id);

@@ -77,12 +77,10 @@ afterAll(async () => {
 
 /** Logits after every prefix of `ids`, from a decoder of our own. */
 async function ourLogits({ model, weights }: LoadedModel, ids: readonly number[]): Promise<Float32Array[]> {
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: ids.length + 1 });
+  using decoder = await Decoder.create({ model, weights, capacity: ids.length + 1 });
+  const slot = decoder.open();
   const rows: Float32Array[] = [];
-  for (const [index, id] of ids.entries()) {
-    const [row] = await (index === 0 ? decoder.prefill([[id]]) : decoder.step([id]));
-    rows.push(row!.slice());
-  }
+  for (const id of ids) rows.push((await decoder.step([slot], [id]))[0]!.slice());
   return rows;
 }
 
@@ -91,7 +89,7 @@ async function greedy(
   ids: readonly number[],
   count: number,
 ): Promise<number[]> {
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: ids.length + count });
+  using decoder = await Decoder.create({ model, weights, capacity: ids.length + count });
   const written: number[] = [];
   for await (const token of generate(decoder, [ids], { temperature: 0, maxNewTokens: count }))
     if (token.id !== undefined) written.push(token.id);

@@ -77,10 +77,10 @@ const ids = [3, 1, 4, 1, 5, 9, 2, 6];
 
 /** Logits after a prompt, and after one more token. */
 async function logitsOf(model: CausalLm, weights: WeightSet): Promise<Float32Array[]> {
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 16 });
-  const prompt = await decoder.prefill([ids]);
-  const step = await decoder.step([7]);
-  return [prompt[0]!.slice(), step[0]!.slice()];
+  using decoder = await Decoder.create({ model, weights, capacity: 16 });
+  const slot = decoder.open();
+  const prompt = (await decoder.read(slot, ids)).slice();
+  return [prompt, (await decoder.step([slot], [7]))[0]!.slice()];
 }
 
 async function saved(name: "llama" | "gpt2"): Promise<{ place: string; weights: Weights; model: CausalLm }> {
@@ -161,15 +161,16 @@ describe.each(["llama", "gpt2"] as const)("a %s for inference", (name) => {
     const { place, model } = await saved(name);
     const prompt = Array.from({ length: 24 }, (_, i) => (7 * i) % vocabSize);
     const logits = async ({ weights }: InferenceModel): Promise<Float32Array[]> => {
-      using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 32, prefillChunk: 10 });
-      const first = (await decoder.prefill([prompt]))[0]!.slice();
-      const second = (await decoder.step([5]))[0]!.slice();
+      using decoder = await Decoder.create({ model, weights, capacity: 32, prefillChunk: 10 });
+      const slot = decoder.open();
+      const first = (await decoder.read(slot, prompt)).slice();
+      const second = (await decoder.step([slot], [5]))[0]!.slice();
       // A draft is checked by the weights themselves: one step alone gives the same.
-      decoder.truncate(0, prompt.length);
-      const checked = (await decoder.extend(0, [5, 6]))[0]!.slice();
+      decoder.truncate(slot, prompt.length);
+      const checked = (await decoder.extend(slot, [5, 6]))[0]!.slice();
       // The prompt once more, with an end of its own: its beginning is there.
-      const again = (await decoder.prefill([[...prompt.slice(0, 22), 9, 9]]))[0]!.slice();
-      expect(decoder.reused).toEqual([22]);
+      const again = (await decoder.read(slot, [...prompt.slice(0, 22), 9, 9])).slice();
+      expect(slot.reused).toBe(22);
       expect(relativeError(checked, second)).toBeLessThan(0.05);
       return [first, second, again];
     };

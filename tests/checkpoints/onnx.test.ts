@@ -159,7 +159,7 @@ describe("transformers.js", () => {
     });
 
     const prompt = tokenizer.encode("the cat");
-    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64 });
+    using decoder = await Decoder.create({ model, weights, capacity: 64 });
     const own: number[] = [];
     for await (const { id } of generate(decoder, [prompt], { temperature: 0, maxNewTokens: 20 }))
       if (id !== undefined) own.push(id);

@@ -372,7 +372,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
   it("a prompt longer than the context", () => {
     refused(
       ["generate", "--checkpoint", run, "--prompt", "the cat sat on the mat and the dog"],
-      "the prompt has 34 tokens, but the model's context holds 16",
+      "the prompt has 34 tokens, but the context holds 16",
     );
   });
 

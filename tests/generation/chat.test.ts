@@ -100,7 +100,7 @@ describe("a conversation", () => {
     }),
   );
   const weights = Weights.initialize(runtime, model, 1);
-  const decoders = () => Decoder.create(model, weights, { batch: 1 });
+  const decoders = () => Decoder.create({ model, weights });
 
   async function say(
     chat: Chat,

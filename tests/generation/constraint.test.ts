@@ -7,9 +7,8 @@ import {
   Decoder,
   type Drafter,
   type GenerateOptions,
-  type SpeculativeToken,
   generate,
-  generateSpeculatively,
+  type GeneratedToken,
   promptLookup,
 } from "../../src/generation/index.js";
 import { Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
@@ -54,7 +53,7 @@ for (const [name, make] of Object.entries(tokenizers)) {
         }),
       );
       using weights = Weights.initialize(runtime, model, 1);
-      using decoder = await Decoder.create(model, weights, { batch: 1 });
+      using decoder = await Decoder.create({ model, weights });
       const { vocabSize } = model.config;
       using compiler = await ConstraintCompiler.create(tokenizer, { vocabSize, stopIds: [stop] });
       using constraint = await compiler.compile(rule);
@@ -62,15 +61,13 @@ for (const [name, make] of Object.entries(tokenizers)) {
         using walk = await constraint.begin();
         const ids: number[] = [];
         let finish: string | undefined;
-        let speculation: SpeculativeToken["speculation"];
+        let speculation: GeneratedToken["speculation"];
         const options = { ...sampling, seed, maxNewTokens, stopIds: [stop], constraints: [walk] };
-        const tokens = drafter
-          ? generateSpeculatively(decoder, [5, 6, 7], drafter, options)
-          : generate(decoder, [[5, 6, 7]], options);
+        const tokens = generate(decoder, [[5, 6, 7]], { ...options, drafter });
         for await (const token of tokens) {
           if (token.id !== undefined) ids.push(token.id);
           if (token.finish) finish = token.finish;
-          ({ speculation } = token as SpeculativeToken);
+          ({ speculation } = token);
         }
         // The first word of SentencePiece has its space before it.
         const bytes = ids.flatMap((id) => [...tokenizer.bytesOf(id)]);

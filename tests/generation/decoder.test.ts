@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { compile, input } from "../../src/graph/index.js";
-import { Decoder, type DecoderOptions, generate } from "../../src/generation/index.js";
+import { type CacheType, Decoder, type DecoderOptions, generate } from "../../src/generation/index.js";
 import { loadWeights } from "../../src/formats/index.js";
 import { Llama, llamaConfig, Mistral, mistralConfig, systems } from "../../src/models/index.js";
 import { type CausalLm, Weights, namedParameters } from "../../src/nn/index.js";
@@ -41,7 +41,7 @@ async function write(
   prompts: number[][],
   options: Partial<DecoderOptions> = {},
 ): Promise<number[][]> {
-  using decoder = await Decoder.create(model, weights, { batch: prompts.length, ...options });
+  using decoder = await Decoder.create({ model, weights, slots: prompts.length, ...options });
   const rows: number[][] = prompts.map(() => []);
   for await (const { row, id } of generate(decoder, prompts, { temperature: 0, maxNewTokens: 40 }))
     if (id !== undefined) rows[row]!.push(id);
@@ -64,45 +64,54 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
         return (logits.view() as Float32Array).slice(-sizes.vocabSize);
       };
       const rows = [ids(30), ids(11, 1)];
-      using decoder = await Decoder.create(model, weights, {
-        batch: 2,
+      using decoder = await Decoder.create({
+        model,
+        weights,
+        slots: 2,
         prefillChunk: 7,
         capacity: 60,
         parts,
       });
-      let found = await decoder.prefill(rows);
+      const slots = rows.map(() => decoder.open());
+      let found = [await decoder.read(slots[0]!, rows[0]!), await decoder.read(slots[1]!, rows[1]!)];
       for (let step = 0; step < 12; step++) {
         for (const [row, tokens] of rows.entries())
           expect(relativeError(found[row]!, await expected(tokens))).toBeLessThan(1e-5);
         for (const [row, tokens] of rows.entries()) tokens.push((step * 5 + row) % sizes.vocabSize);
-        found = await decoder.step(rows.map((tokens) => tokens.at(-1)!));
+        found = await decoder.step(
+          slots,
+          rows.map((tokens) => tokens.at(-1)!),
+        );
       }
     },
   );
 
+  const fresh = async (prompt: number[], options: Partial<DecoderOptions> = {}): Promise<Float32Array> => {
+    using decoder = await Decoder.create({ model, weights, ...options });
+    return await decoder.read(decoder.open(), prompt);
+  };
+
   it("gives the same logits for a prompt in chunks of any size", async () => {
     const prompt = ids(50);
-    using whole = await Decoder.create(model, weights, { batch: 1 });
-    const [wanted] = await whole.prefill([prompt]);
+    const wanted = await fresh(prompt);
     for (const prefillChunk of [1, 7, 25]) {
-      using decoder = await Decoder.create(model, weights, { batch: 1, prefillChunk });
-      const [logits] = await decoder.prefill([prompt]);
-      expect(relativeError(logits!, wanted!), `chunks of ${prefillChunk}`).toBeLessThan(1e-5);
+      const logits = await fresh(prompt, { prefillChunk });
+      expect(relativeError(logits, wanted), `chunks of ${prefillChunk}`).toBeLessThan(1e-5);
     }
   });
 
   it("gives for tokens taken at once what it gives one by one", async () => {
-    using one = await Decoder.create(model, weights, { batch: 1 });
-    using many = await Decoder.create(model, weights, { batch: 1 });
-    await one.prefill([ids(9)]);
-    await many.prefill([ids(9)]);
+    using decoder = await Decoder.create({ model, weights, slots: 2 });
+    const [one, many] = [decoder.open(), decoder.open()];
+    await decoder.read(one, ids(9));
+    await decoder.read(many, ids(9));
     const next = ids(5, 3);
-    const all = await many.extend(0, next);
+    const all = await decoder.extend(many, next);
     for (const [index, id] of next.entries()) {
-      const [logits] = await one.step([id]);
+      const [logits] = await decoder.step([one], [id]);
       expect(relativeError(all[index]!, logits!)).toBeLessThan(1e-5);
     }
-    expect(many.lengths).toEqual(one.lengths);
+    expect(many.length).toBe(one.length);
   });
 
   it("writes for every row of a batch what it writes alone", async () => {
@@ -111,55 +120,100 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
       prompts.map(async (prompt) => (await write(model, weights, [prompt]))[0]),
     );
     expect(await write(model, weights, prompts)).toEqual(alone);
+    expect(await write(model, weights, prompts, { slots: 2 })).toEqual(alone);
+  });
+
+  it("gives each slot what it gives alone, in whatever company and order it is stepped", async () => {
+    const prompts = [ids(30), ids(3, 1), ids(17, 2), ids(8, 3)];
+    using decoder = await Decoder.create({ model, weights, slots: 4, capacity: 90, prefillChunk: 9 });
+    const slots = prompts.map(() => decoder.open());
+    for (const [index, slot] of slots.entries()) await decoder.read(slot, prompts[index]!);
+    const lone = await Promise.all(
+      prompts.map(async (prompt) => {
+        const other = await Decoder.create({ model, weights, capacity: 90, prefillChunk: 9 });
+        const slot = other.open();
+        await other.read(slot, prompt);
+        return (id: number) => other.step([slot], [id]);
+      }),
+    );
+    const companies = [[0], [1, 3], [3, 1, 0], [2], [2, 0], [0, 1, 2, 3], [3], [1, 2]];
+    for (let step = 0; step < 24; step++) {
+      const members = companies[step % companies.length]!;
+      const tokens = members.map((index) => (step * 5 + index) % sizes.vocabSize);
+      const found = await decoder.step(
+        members.map((index) => slots[index]!),
+        tokens,
+      );
+      for (const [place, index] of members.entries()) {
+        const [wanted] = await lone[index]!(tokens[place]!);
+        expect(relativeError(found[place]!, wanted!), `slot ${index} in step ${step}`).toBeLessThan(1e-5);
+      }
+    }
   });
 
   it("keeps the longest common beginning of the next prompt, and says so", async () => {
-    using decoder = await Decoder.create(model, weights, { batch: 1 });
-    using fresh = await Decoder.create(model, weights, { batch: 1 });
+    using decoder = await Decoder.create({ model, weights });
+    const slot = decoder.open();
     const first = ids(20);
-    await decoder.prefill([first]);
-    expect(decoder.reused).toEqual([0]);
-    for (const prompt of [
-      [...first, ...ids(6, 1)],
-      [...first.slice(0, 12), ...ids(4, 2)],
-      first.slice(0, 5),
-    ]) {
-      const [logits] = await decoder.prefill([prompt]);
-      fresh.reset();
-      const [wanted] = await fresh.prefill([prompt]);
-      expect(fresh.reused).toEqual([0]);
-      expect(relativeError(logits!, wanted!)).toBeLessThan(1e-5);
+    const wanted = (await decoder.read(slot, first)).slice();
+    expect(slot.reused).toBe(0);
+    for (const [prompt, reused] of [
+      [[...first, ...ids(6, 1)], 20],
+      [[...first.slice(0, 12), ...ids(4, 2)], 12],
+      // Two tokens are read at least, unless the prompt was one before.
+      [first.slice(0, 5), 3],
+    ] as const) {
+      const logits = await decoder.read(slot, prompt);
+      expect(slot.reused).toBe(reused);
+      expect(relativeError(logits, await fresh([...prompt]))).toBeLessThan(1e-5);
     }
-    // The whole of the last prompt but its last token, whose logits are wanted.
-    expect(decoder.reused).toEqual([4]);
+    expect(await decoder.read(slot, first)).toEqual(wanted);
+    await decoder.step([slot], [7]);
+    expect(await decoder.read(slot, first)).toEqual(wanted);
+    expect(slot.reused).toBe(20);
   });
 
-  it("lets a row begin with what another row holds", async () => {
-    using decoder = await Decoder.create(model, weights, { batch: 3 });
+  it("lets a slot begin with what another one holds, closed or open", async () => {
+    using decoder = await Decoder.create({ model, weights, slots: 3 });
     const system = ids(15);
-    const prompts = [1, 2, 3].map((seed) => [...system, ...ids(3 + seed, seed)]);
-    const logits = await decoder.prefill(prompts);
-    expect(decoder.reused).toEqual([0, 15, 15]);
-    for (const [row, prompt] of prompts.entries()) {
-      using alone = await Decoder.create(model, weights, { batch: 1 });
-      const [wanted] = await alone.prefill([prompt]);
-      expect(relativeError(logits[row]!, wanted!)).toBeLessThan(1e-5);
+    const reused: number[] = [];
+    for (const seed of [1, 2, 3, 3]) {
+      const prompt = [...system, ...ids(3 + seed, seed)];
+      const slot = decoder.open(prompt);
+      expect(relativeError(await decoder.read(slot, prompt), await fresh(prompt))).toBeLessThan(1e-5);
+      reused.push(slot.reused);
+      if (seed > 1) slot.close();
     }
+    expect(reused).toEqual([0, 15, 15, 21]);
+  });
+
+  it("makes slots go on from what others held, all at once", async () => {
+    using decoder = await Decoder.create({ model, weights, slots: 3, prefillChunk: 9 });
+    const prompts = [ids(20), ids(6, 1), ids(11, 2)];
+    const slots = prompts.map(() => decoder.open());
+    for (const [index, slot] of slots.entries()) await decoder.read(slot, prompts[index]!);
+    const sources = [2, 0, 0];
+    await decoder.copy(
+      slots,
+      sources.map((source) => slots[source]!),
+    );
+    const found = await decoder.step(slots, [1, 2, 3]);
+    for (const [index, source] of sources.entries())
+      expect(relativeError(found[index]!, await fresh([...prompts[source]!, index + 1]))).toBeLessThan(1e-5);
   });
 
   it("goes on after tokens were taken back as if they had never come", async () => {
-    using decoder = await Decoder.create(model, weights, { batch: 1 });
-    await decoder.prefill([ids(20)]);
-    await decoder.step([4]);
-    await decoder.extend(0, [7, 8, 9]);
-    decoder.truncate(0, 21);
-    const [logits] = await decoder.step([5]);
-    using other = await Decoder.create(model, weights, { batch: 1 });
-    const [wanted] = await other.prefill([[...ids(20), 4, 5]]);
-    expect(relativeError(logits!, wanted!)).toBeLessThan(1e-5);
+    using decoder = await Decoder.create({ model, weights });
+    const slot = decoder.open();
+    await decoder.read(slot, ids(20));
+    await decoder.step([slot], [4]);
+    await decoder.extend(slot, [7, 8, 9]);
+    decoder.truncate(slot, 21);
+    const [logits] = await decoder.step([slot], [5]);
+    expect(relativeError(logits!, await fresh([...ids(20), 4, 5]))).toBeLessThan(1e-5);
     expect(() => {
-      decoder.truncate(0, 40);
-    }).toThrow("row 0 holds 22 tokens and cannot go back to 40");
+      decoder.truncate(slot, 40);
+    }).toThrow("the slot holds 22 tokens and cannot go back to 40");
   });
 
   it.each([
@@ -168,15 +222,16 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
   ] as const)(
     "keeps its cache in %s of %i bytes a number, and nearly the same logits",
     async (cacheType, bytes, limit) => {
-      const sizeOf = async (options: DecoderOptions): Promise<[Float32Array, Float32Array, number]> => {
+      const sizeOf = async (type: CacheType): Promise<[Float32Array, Float32Array, number]> => {
         const before = runtime.allocatedBytes;
-        using decoder = await Decoder.create(model, weights, options);
+        using decoder = await Decoder.create({ model, weights, cacheType: type });
         const held = runtime.allocatedBytes - before;
-        const [prompt] = await decoder.prefill([ids(40)]);
-        return [prompt!, (await decoder.step([3]))[0]!.slice(), held];
+        const slot = decoder.open();
+        const prompt = (await decoder.read(slot, ids(40))).slice();
+        return [prompt, (await decoder.step([slot], [3]))[0]!.slice(), held];
       };
-      const [wanted, wantedNext, wide] = await sizeOf({ batch: 1 });
-      const [logits, next, narrow] = await sizeOf({ batch: 1, cacheType });
+      const [wanted, wantedNext, wide] = await sizeOf("float32");
+      const [logits, next, narrow] = await sizeOf(cacheType);
       for (const [found, reference] of [
         [logits, wanted],
         [next, wantedNext],
@@ -190,24 +245,23 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
   );
 
   it("allocates nothing from step to step", async () => {
-    using decoder = await Decoder.create(model, weights, { batch: 2 });
-    await decoder.prefill([ids(5), ids(9)]);
-    await decoder.step([1, 2]);
+    using decoder = await Decoder.create({ model, weights, slots: 2 });
+    const slots = [decoder.open(), decoder.open()];
+    for (const slot of slots) await decoder.read(slot, ids(5));
+    await decoder.step(slots, [1, 2]);
     const before = runtime.allocatedBytes;
-    for (let i = 0; i < 40; i++) await decoder.step([i, i + 1]);
+    for (let i = 0; i < 40; i++) await decoder.step(slots, [i, i + 1]);
     expect(runtime.allocatedBytes).toBe(before);
   });
 
   it("can be stopped within a prompt and used again", async () => {
-    using decoder = await Decoder.create(model, weights, { batch: 1, prefillChunk: 4 });
+    using decoder = await Decoder.create({ model, weights, prefillChunk: 4 });
+    const slot = decoder.open();
     const controller = new AbortController();
-    const stopped = decoder.prefill([ids(60)], { signal: controller.signal });
+    const stopped = decoder.read(slot, ids(60), { signal: controller.signal });
     controller.abort(new Error("enough"));
     await expect(stopped).rejects.toThrow("enough");
-    const [logits] = await decoder.prefill([ids(30)]);
-    using fresh = await Decoder.create(model, weights, { batch: 1 });
-    const [wanted] = await fresh.prefill([ids(30)]);
-    expect(relativeError(logits!, wanted!)).toBeLessThan(1e-5);
+    expect(relativeError(await decoder.read(slot, ids(30)), await fresh(ids(30)))).toBeLessThan(1e-5);
   });
 });
 
@@ -221,7 +275,7 @@ describe("a sliding window", () => {
     async (prefillChunk) => {
       using weights = await loadWeights(runtime, model, reference.path());
       const before = runtime.allocatedBytes;
-      using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64, prefillChunk });
+      using decoder = await Decoder.create({ model, weights, capacity: 64, prefillChunk });
       const tokens: number[] = [];
       for await (const { id } of generate(decoder, [prompt], { temperature: 0, maxNewTokens: 48 }))
         if (id !== undefined) tokens.push(id);
@@ -234,17 +288,18 @@ describe("a sliding window", () => {
 
   it("reads a beginning again whose keys it has let go", async () => {
     using weights = await loadWeights(runtime, model, reference.path());
-    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64, prefillChunk: 4 });
+    using decoder = await Decoder.create({ model, weights, capacity: 64, prefillChunk: 4 });
+    const slot = decoder.open();
     const long = Array.from({ length: 40 }, (_, i) => (i * 11) % 97);
-    await decoder.prefill([long]);
-    const [logits] = await decoder.prefill([[...long.slice(0, 10), 3]]);
-    expect(decoder.reused).toEqual([0]);
-    using fresh = await Decoder.create(model, weights, { batch: 1, capacity: 64 });
-    const [wanted] = await fresh.prefill([[...long.slice(0, 10), 3]]);
-    expect(relativeError(logits!, wanted!)).toBeLessThan(1e-5);
-    await decoder.prefill([long]);
+    await decoder.read(slot, long);
+    const logits = await decoder.read(slot, [...long.slice(0, 10), 3]);
+    expect(slot.reused).toBe(0);
+    using fresh = await Decoder.create({ model, weights, capacity: 64 });
+    const wanted = await fresh.read(fresh.open(), [...long.slice(0, 10), 3]);
+    expect(relativeError(logits, wanted)).toBeLessThan(1e-5);
+    await decoder.read(slot, long);
     expect(() => {
-      decoder.truncate(0, 12);
+      decoder.truncate(slot, 12);
     }).toThrow("cannot go back to 12");
   });
 });
@@ -252,7 +307,7 @@ describe("a sliding window", () => {
 describe("what a decoder cannot do is said before it begins", () => {
   it("a capacity beyond the context", async () => {
     const [, model, weights] = each[0]!;
-    await expect(Decoder.create(model, weights, { batch: 1, capacity: 97 })).rejects.toThrow(
+    await expect(Decoder.create({ model, weights, capacity: 97 })).rejects.toThrow(
       "97 tokens do not fit the model's context of 96",
     );
   });
@@ -261,16 +316,28 @@ describe("what a decoder cannot do is said before it begins", () => {
     const model = new Llama(llamaConfig({ ...sizes, contextLength: 2 ** 34 }));
     using weights = Weights.initialize(runtime, model, 1);
     // 2 layers of keys and values, 2 heads of 8 floats of 4 bytes, times 2^34.
-    await expect(Decoder.create(model, weights, { batch: 1 })).rejects.toThrow(
+    await expect(Decoder.create({ model, weights })).rejects.toThrow(
       /the keys and values of 1 x 17179869184 tokens in float32 need 4\.4 TB of memory/,
     );
   });
 
   it("a token that the vocabulary does not have", async () => {
     const [, model, weights] = each[0]!;
-    using decoder = await Decoder.create(model, weights, { batch: 1 });
-    await expect(decoder.prefill([[61]])).rejects.toThrow(
+    using decoder = await Decoder.create({ model, weights });
+    await expect(decoder.read(decoder.open(), [61])).rejects.toThrow(
       "there is no token 61: the model's vocabulary has 61",
+    );
+  });
+
+  it("more slots than it has", async () => {
+    const [, model, weights] = each[0]!;
+    using decoder = await Decoder.create({ model, weights, slots: 2 });
+    const [first] = [decoder.open(), decoder.open()];
+    expect(() => decoder.open()).toThrow("all 2 slots of the decoder are taken");
+    first!.close();
+    decoder.open();
+    await expect(decoder.step([first!], [1])).rejects.toThrow(
+      "a slot of the decoder was used after it was closed",
     );
   });
 });

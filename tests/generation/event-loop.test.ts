@@ -33,9 +33,9 @@ async function longestDelay(work: () => Promise<unknown>): Promise<{ delay: numb
 
 it("the event loop stays free while a prompt is read", async () => {
   using weights = Weights.initialize(runtime, model, 1);
-  using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 1024 });
+  using decoder = await Decoder.create({ model, weights, capacity: 1024 });
   const prompt = Array.from({ length: 1000 }, (_, i) => (i * 31) % 4096);
-  const { delay, elapsed } = await longestDelay(() => decoder.prefill([prompt]));
+  const { delay, elapsed } = await longestDelay(() => decoder.read(decoder.open(), prompt));
   expect(elapsed).toBeGreaterThan(100);
   expect(delay).toBeLessThan(Math.max(50, elapsed / 3));
 });
@@ -45,8 +45,9 @@ it("the event loop gets its turns between brief steps", async () => {
     gpt2Config({ hiddenSize: 32, numLayers: 1, numHeads: 2, vocabSize: 64, contextLength: 2048 }),
   );
   using weights = Weights.initialize(runtime, tiny, 1);
-  using decoder = await Decoder.create(tiny, weights, { batch: 1 });
-  await decoder.prefill([[1]]);
+  using decoder = await Decoder.create({ model: tiny, weights });
+  const slot = decoder.open();
+  await decoder.read(slot, [1]);
   let turns = 0;
   const count = () => {
     turns++;
@@ -54,7 +55,7 @@ it("the event loop gets its turns between brief steps", async () => {
   };
   let timer = setImmediate(count);
   const { elapsed } = await longestDelay(async () => {
-    for (let i = 0; i < 2000; i++) await decoder.step([i % 64]);
+    for (let i = 0; i < 2000; i++) await decoder.step([slot], [i % 64]);
   });
   clearImmediate(timer);
   // A turn for every 8 ms, and a step over that may take 10 more; half of it for a machine that does other work as well.

@@ -4,11 +4,10 @@ import {
   Decoder,
   type Drafter,
   type SamplingOptions,
-  type SpeculativeOptions,
+  type GenerateOptions,
   type TokenConstraint,
   distribution,
   generate,
-  generateSpeculatively,
   modelDrafter,
   penalize,
   promptLookup,
@@ -25,7 +24,7 @@ function network(vocabSize: number, seed: number): [Llama, Weights] {
   return [model, Weights.initialize(runtime, model, seed)];
 }
 
-async function plain(decoder: Decoder, prompt: number[], options: SpeculativeOptions): Promise<unknown[]> {
+async function plain(decoder: Decoder, prompt: number[], options: GenerateOptions): Promise<unknown[]> {
   const ids: unknown[] = [];
   for await (const { id, finish } of generate(decoder, [prompt], options)) ids.push(id ?? finish);
   return ids;
@@ -35,11 +34,11 @@ async function speculative(
   decoder: Decoder,
   prompt: number[],
   drafter: Drafter,
-  options: SpeculativeOptions,
+  options: GenerateOptions,
 ): Promise<{ ids: unknown[]; drafted: number; accepted: number }> {
   const ids: unknown[] = [];
   let counts = { drafted: 0, accepted: 0 };
-  for await (const { id, finish, speculation } of generateSpeculatively(decoder, prompt, drafter, options)) {
+  for await (const { id, finish, speculation } of generate(decoder, [prompt], { ...options, drafter })) {
     ids.push(id ?? finish);
     if (speculation) counts = speculation;
   }
@@ -81,17 +80,17 @@ describe("greedy speculative decoding writes what greedy decoding writes", () =>
     ["up to a stop id", { stopIds: [11, 20, 7] }],
     ["with penalties", { repetitionPenalty: 1.4, frequencyPenalty: 0.3 }],
     ["with long drafts", { draftLength: 12 }],
-  ] as [string, SpeculativeOptions][])("%s", async (_, given) => {
+  ] as [string, GenerateOptions][])("%s", async (_, given) => {
     const options = { temperature: 0, maxNewTokens: 40, ...given };
     for (const [target, numbers] of [
       [model, weights],
       [window, windowWeights],
     ] as const) {
-      using decoder = await Decoder.create(target, numbers, { batch: 1, prefillChunk: 16 });
+      using decoder = await Decoder.create({ model: target, weights: numbers, prefillChunk: 16 });
       const wanted = await plain(decoder, prompt, options);
-      using draftDecoder = await Decoder.create(model, weights, { batch: 1 });
+      using draftDecoder = await Decoder.create({ model, weights });
       for (const drafter of [promptLookup(), modelDrafter(draftDecoder)]) {
-        decoder.reset();
+        decoder.forget();
         expect((await speculative(decoder, prompt, drafter, options)).ids).toEqual(wanted);
       }
     }
@@ -101,22 +100,22 @@ describe("greedy speculative decoding writes what greedy decoding writes", () =>
     ["to its end", {}, 26],
     ["cut off", { maxNewTokens: 9 }, 26],
     ["up to a stop id", { stopIds: [26] }, Infinity],
-  ] as [string, SpeculativeOptions, number][])("under a constraint, %s", async (_, given, last) => {
+  ] as [string, GenerateOptions, number][])("under a constraint, %s", async (_, given, last) => {
     const options = { temperature: 0, maxNewTokens: 60, ...given };
-    using decoder = await Decoder.create(model, weights, { batch: 1 });
+    using decoder = await Decoder.create({ model, weights });
     const constrained = () => ({ ...options, constraints: [new NoFours(last)] });
     const free = await plain(decoder, prompt, options);
-    decoder.reset();
+    decoder.forget();
     const wanted = await plain(decoder, prompt, constrained());
     expect(wanted).not.toEqual(free);
-    using draftDecoder = await Decoder.create(model, weights, { batch: 1 });
+    using draftDecoder = await Decoder.create({ model, weights });
     const forbidden: Drafter = {
       draft: ({ generated }, count) =>
         Promise.resolve({ ids: Array<number>(count).fill(4 - (generated.at(-1)! % 4)) }),
     };
     const counts: number[] = [];
     for (const drafter of [promptLookup(), modelDrafter(draftDecoder), forbidden]) {
-      decoder.reset();
+      decoder.forget();
       const run = await speculative(decoder, prompt, drafter, constrained());
       expect(run.ids).toEqual(wanted);
       counts.push(run.accepted);
@@ -126,8 +125,8 @@ describe("greedy speculative decoding writes what greedy decoding writes", () =>
   });
 
   it("and takes every guess of a drafter that is the model itself", async () => {
-    using decoder = await Decoder.create(model, weights, { batch: 1 });
-    using draftDecoder = await Decoder.create(model, weights, { batch: 1 });
+    using decoder = await Decoder.create({ model, weights });
+    using draftDecoder = await Decoder.create({ model, weights });
     const { drafted, accepted } = await speculative(decoder, prompt, modelDrafter(draftDecoder), {
       temperature: 0,
       maxNewTokens: 40,
@@ -156,14 +155,16 @@ describe("speculative sampling has the distribution of plain sampling", () => {
         table[generated.reduce((index, id) => index * vocabSize + id, 0)] = probability;
         return;
       }
-      const [logits] = await decoder.prefill([[...prompt, ...generated]]);
-      penalize(logits!, prompt, generated, options);
+      const slot = decoder.open();
+      const logits = await decoder.read(slot, [...prompt, ...generated]);
+      slot.close();
+      penalize(logits, prompt, generated, options);
       if (constrained) {
         const rule = new NoFours();
         for (const id of generated) rule.accept(id);
-        rule.restrict(logits!);
+        rule.restrict(logits);
       }
-      const { ids, probabilities } = distribution(logits!, options);
+      const { ids, probabilities } = distribution(logits, options);
       for (const [place, id] of ids.entries())
         if (probabilities[place]! > 0) await visit([...generated, id], probability * probabilities[place]!);
     };
@@ -181,8 +182,8 @@ describe("speculative sampling has the distribution of plain sampling", () => {
   ] as [string, SamplingOptions, boolean, boolean?][])(
     "%s",
     async (_, options, lookup, constrained = false) => {
-      using decoder = await Decoder.create(model, weights, { batch: 1 });
-      using draftDecoder = await Decoder.create(draftModel, draftWeights, { batch: 1 });
+      using decoder = await Decoder.create({ model, weights });
+      using draftDecoder = await Decoder.create({ model: draftModel, weights: draftWeights });
       const drafter = lookup ? promptLookup() : modelDrafter(draftDecoder);
       const expected = await exact(decoder, options, constrained);
       expect(expected.reduce((sum, value) => sum + value, 0)).toBeCloseTo(1, 9);
@@ -241,12 +242,29 @@ describe("prompt lookup", () => {
 
 it("speculative decoding refuses what it cannot do", async () => {
   const [model, weights] = network(5, 1);
-  using decoder = await Decoder.create(model, weights, { batch: 2 });
-  await expect(generateSpeculatively(decoder, [1], promptLookup()).next()).rejects.toThrow(
-    "speculative decoding needs a decoder of one row, not 2",
-  );
-  using single = await Decoder.create(model, weights, { batch: 1 });
-  await expect(generateSpeculatively(single, [1], promptLookup(), { draftLength: 0 }).next()).rejects.toThrow(
+  using decoder = await Decoder.create({ model, weights });
+  const options = { drafter: promptLookup(), draftLength: 0 };
+  await expect(generate(decoder, [[1]], options).next()).rejects.toThrow(
     "draftLength must be a whole number of at least 1, not 0",
   );
+});
+
+it("texts with guesses and texts without share a decoder, each as it is alone", async () => {
+  const [model, weights] = network(31, 3);
+  const prompts = [
+    [3, 1, 4, 1, 5, 9, 2, 6, 3, 1, 4],
+    [2, 7, 1],
+    [8, 8, 8, 8],
+  ];
+  using single = await Decoder.create({ model, weights });
+  const options = { temperature: 0, maxNewTokens: 30 };
+  const alone: unknown[][] = [];
+  for (const prompt of prompts) alone.push(await plain(single, prompt, options));
+  using shared = await Decoder.create({ model, weights, slots: 3 });
+  const found = await Promise.all(
+    prompts.map((prompt, index) =>
+      plain(shared, prompt, { ...options, ...(index < 2 && { drafter: promptLookup() }) }),
+    ),
+  );
+  expect(found).toEqual(alone);
 });

@@ -88,7 +88,7 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
     ["repetitionPenalty", { repetitionPenalty: 1.3 }],
   ] as const)("in the ids that it generates: %s", async (name, options) => {
     using weights = await load();
-    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64 });
+    using decoder = await Decoder.create({ model, weights, capacity: 64 });
     const ids: number[] = [];
     for await (const { id } of generate(decoder, [values.prompt], {
       temperature: 0,
@@ -104,7 +104,7 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
     "in beam search: penalty $lengthPenalty, early stopping $earlyStopping",
     async (beams) => {
       using weights = await load();
-      using decoder = await Decoder.create(model, weights, { batch: 4, capacity: 64 });
+      using decoder = await Decoder.create({ model, weights, slots: 4, capacity: 64 });
       const { lengthPenalty, earlyStopping } = beams;
       const best = await beamSearch(decoder, values.prompt, {
         maxNewTokens: 40,

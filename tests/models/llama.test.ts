@@ -76,7 +76,7 @@ describe.each([
 
   it("in the ids that it generates", async () => {
     using weights = await load();
-    using decoder = await Decoder.create(model, weights, { batch: 1, capacity: 64 });
+    using decoder = await Decoder.create({ model, weights, capacity: 64 });
     const ids: number[] = [];
     for await (const { id } of generate(decoder, [values.prompt], { temperature: 0, maxNewTokens: 48 })) {
       if (id !== undefined) ids.push(id);
