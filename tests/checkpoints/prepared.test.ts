@@ -70,7 +70,7 @@ function store(name: string) {
 async function logits(source: string, options: InferenceOptions): Promise<Float32Array[]> {
   const loaded = await loadForInference(runtime, source, options);
   using weights = loaded.weights;
-  using decoder = await Decoder.create({ ...loaded, capacity: 48 });
+  using decoder = await Decoder.create({ model: loaded.model, weights, capacity: 48 });
   const ids = Array.from({ length: 24 }, (_, index) => (7 * index) % 250);
   const slot = decoder.open();
   const result = [(await decoder.read(slot, ids)).slice(), (await decoder.step([slot], [5]))[0]!.slice()];
