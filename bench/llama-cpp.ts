@@ -89,6 +89,13 @@ export const blockFormats = {
   q4_K: { elements: 256, bytes: 144, type: 12 },
   q5_K: { elements: 256, bytes: 176, type: 13 },
   q6_K: { elements: 256, bytes: 210, type: 14 },
+  q5_0: { elements: 32, bytes: 22, type: 6 },
+  q5_1: { elements: 32, bytes: 24, type: 7 },
+  q2_K: { elements: 256, bytes: 84, type: 10 },
+  q3_K: { elements: 256, bytes: 110, type: 11 },
+  iq4_nl: { elements: 32, bytes: 18, type: 20 },
+  iq4_xs: { elements: 256, bytes: 136, type: 23 },
+  mxfp4: { elements: 32, bytes: 17, type: 39 },
 } as const;
 export type BlockFormat = keyof typeof blockFormats;
 

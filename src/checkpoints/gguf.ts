@@ -97,7 +97,7 @@ export async function openGguf(file: string, options: LoadOptions): Promise<Open
   const config = await configOfGguf(gguf, system);
   requireLayers(file, system, config, gguf.tensors.size);
   const model = system.create(config);
-  const tokenizer = ggufTokenizer(gguf);
+  const tokenizer = ggufTokenizer(gguf, options.warn);
   if (tokenizer.vocabSize > model.config.vocabSize)
     throw new FormatError(
       file,

@@ -9,7 +9,21 @@ from importlib.metadata import version
 
 rng = numpy.random.default_rng(11)
 #: where a block's half-precision numbers lie: random bits there would be infinite or no number
-HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+HALVES = {
+    "Q4_0": [0],
+    "Q4_1": [0, 2],
+    "Q8_0": [0],
+    "Q4_K": [0, 2],
+    "Q5_K": [0, 2],
+    "Q6_K": [208],
+    "Q5_0": [0],
+    "Q5_1": [0, 2],
+    "Q2_K": [80, 82],
+    "Q3_K": [108],
+    "IQ4_NL": [0],
+    "IQ4_XS": [0],
+    "MXFP4": [],
+}
 
 
 def encode(array: numpy.ndarray) -> str:
@@ -24,6 +38,9 @@ for name, places in HALVES.items():
     for place in places:
         scales = rng.normal(0, 0.1, len(blocks)).astype(numpy.float16)
         blocks[:, place : place + 2] = scales.view(numpy.uint8).reshape(-1, 2)
+    if name == "MXFP4":
+        # exponents of which no value is infinite; the smallest are denormal
+        blocks[:, 0] = numpy.linspace(0, 250, len(blocks)).astype(numpy.uint8)
     result["dequantized"][name] = {"bytes": encode(blocks), "values": encode(quants.dequantize(blocks, kind).astype("<f4"))}
 values = numpy.concatenate(
     [rng.normal(0, 1, 256), rng.normal(0, 1e-7, 64), numpy.zeros(32), rng.normal(0, 3e4, 64), numpy.linspace(-1, 1, 64)]

@@ -54,12 +54,12 @@ const parts: Readonly<Record<string, readonly [id: number, part: Part]>> = {
   ],
   Q4_0: [2, blockwise(32, 18, readQ4_0, writeQ4_0)],
   Q4_1: [3, blockwise(32, 20, readQ4_1)],
-  Q5_0: [6, known(32, 22)],
-  Q5_1: [7, known(32, 24)],
+  Q5_0: [6, blockwise(32, 22, readQ5_0)],
+  Q5_1: [7, blockwise(32, 24, readQ5_1)],
   Q8_0: [8, blockwise(32, 34, readQ8_0, writeQ8_0)],
   Q8_1: [9, known(32, 36)],
-  Q2_K: [10, known(256, 84)],
-  Q3_K: [11, known(256, 110)],
+  Q2_K: [10, blockwise(256, 84, readQ2_K)],
+  Q3_K: [11, blockwise(256, 110, readQ3_K)],
   Q4_K: [12, blockwise(256, 144, readQ4_K)],
   Q5_K: [13, blockwise(256, 176, readQ5_K)],
   Q6_K: [14, blockwise(256, 210, readQ6_K)],
@@ -68,10 +68,10 @@ const parts: Readonly<Record<string, readonly [id: number, part: Part]>> = {
   IQ2_XS: [17, known(256, 74)],
   IQ3_XXS: [18, known(256, 98)],
   IQ1_S: [19, known(256, 50)],
-  IQ4_NL: [20, known(32, 18)],
+  IQ4_NL: [20, blockwise(32, 18, readIQ4_NL)],
   IQ3_S: [21, known(256, 110)],
   IQ2_S: [22, known(256, 82)],
-  IQ4_XS: [23, known(256, 136)],
+  IQ4_XS: [23, blockwise(256, 136, readIQ4_XS)],
   I8: [24, known(1, 1)],
   I16: [25, known(1, 2)],
   I32: [26, known(1, 4)],
@@ -89,7 +89,8 @@ const parts: Readonly<Record<string, readonly [id: number, part: Part]>> = {
   ],
   TQ1_0: [34, known(256, 54)],
   TQ2_0: [35, known(256, 66)],
-  MXFP4: [39, known(32, 17)],
+  MXFP4: [39, blockwise(32, 17, readMXFP4)],
+  NVFP4: [40, known(64, 36)],
 };
 
 const formats: readonly GgufFormat[] = Object.entries(parts).map(([name, [id, part]]) => ({
@@ -146,6 +147,62 @@ function readQ4_1(view: DataView, at: number, target: Float32Array, to: number):
     target[to + i] = Math.fround((pair & 15) * scale) + minimum;
     target[to + 16 + i] = Math.fround((pair >> 4) * scale) + minimum;
   }
+}
+
+/** Q5_0 and Q5_1: a nibble each, and a fifth bit from a word that holds those of all 32. */
+function readFiveBits(
+  view: DataView,
+  at: number,
+  value: (number: number) => number,
+  target: Float32Array,
+  to: number,
+): void {
+  const high = view.getUint32(at, true);
+  for (let i = 0; i < 16; i++) {
+    const pair = view.getUint8(at + 4 + i);
+    target[to + i] = value((pair & 15) | (((high >>> i) & 1) << 4));
+    target[to + 16 + i] = value((pair >> 4) | (((high >>> (i + 16)) & 1) << 4));
+  }
+}
+
+function readQ5_0(view: DataView, at: number, target: Float32Array, to: number): void {
+  const scale = half(view, at);
+  readFiveBits(view, at + 2, (number) => (number - 16) * scale, target, to);
+}
+
+function readQ5_1(view: DataView, at: number, target: Float32Array, to: number): void {
+  const [scale, minimum] = [half(view, at), half(view, at + 2)];
+  readFiveBits(view, at + 4, (number) => Math.fround(number * scale) + minimum, target, to);
+}
+
+/** Nibbles that stand for the numbers of a table: those of the lower half of the block first. */
+function readTable(
+  view: DataView,
+  at: number,
+  table: readonly number[],
+  scale: number,
+  target: Float32Array,
+  to: number,
+): void {
+  for (let i = 0; i < 16; i++) {
+    const pair = view.getUint8(at + i);
+    target[to + i] = table[pair & 15]! * scale;
+    target[to + 16 + i] = table[pair >> 4]! * scale;
+  }
+}
+
+/** The sixteen numbers of IQ4_NL and IQ4_XS: closer to each other around 0, as weights are. */
+const unevenNumbers = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/** Twice the values of 4-bit floats with two bits of exponent and one of fraction. */
+const doubledFloats = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+function readIQ4_NL(view: DataView, at: number, target: Float32Array, to: number): void {
+  readTable(view, at + 2, unevenNumbers, half(view, at), target, to);
+}
+
+/** OCP Microscaling Formats, section 5.4: the scale is a power of two. */
+function readMXFP4(view: DataView, at: number, target: Float32Array, to: number): void {
+  readTable(view, at + 1, doubledFloats, 2 ** (view.getUint8(at) - 128), target, to);
 }
 
 function readQ8_0(view: DataView, at: number, target: Float32Array, to: number): void {
@@ -229,6 +286,53 @@ function readQ4_K(view: DataView, at: number, target: Float32Array, to: number):
 
 function readQ5_K(view: DataView, at: number, target: Float32Array, to: number): void {
   readK(view, at, target, to, at + 48, (i, block) => ((view.getUint8(at + 16 + i) >> block) & 1) << 4);
+}
+
+/** Sixteen sub-blocks of 16 with a scale and a minimum of 4 bits each. */
+function readQ2_K(view: DataView, at: number, target: Float32Array, to: number): void {
+  const [scale, minimum] = [half(view, at + 80), half(view, at + 82)];
+  for (let block = 0; block < 16; block++) {
+    const packed = view.getUint8(at + block);
+    const [d, m] = [Math.fround(scale * (packed & 15)), Math.fround(minimum * (packed >> 4))];
+    const { from, shift } = quarterOf(block);
+    for (let i = 0; i < 16; i++) {
+      const number = (view.getUint8(at + 16 + from + i) >> shift) & 3;
+      target[to + 16 * block + i] = Math.fround(d * number) - m;
+    }
+  }
+}
+
+/** Where the two-bit numbers of one of sixteen sub-blocks lie: byte and bit. Four sub-blocks share a byte. */
+const quarterOf = (block: number) => ({
+  from: 32 * (block >> 3) + 16 * (block & 1),
+  shift: 2 * ((block >> 1) & 3),
+});
+
+/** Sixteen sub-blocks of 16 with a scale of 6 bits each; a third bit, from a plane, is set in the numbers from 0 on. */
+function readQ3_K(view: DataView, at: number, target: Float32Array, to: number): void {
+  const scale = half(view, at + 108);
+  for (let block = 0; block < 16; block++) {
+    const low = view.getUint8(at + 96 + (block & 7));
+    const high = (view.getUint8(at + 104 + (block & 3)) >> (2 * (block >> 2))) & 3;
+    const d = Math.fround(scale * (((block < 8 ? low & 15 : low >> 4) | (high << 4)) - 32));
+    const { from, shift } = quarterOf(block);
+    for (let i = 0; i < 16; i++) {
+      const plane = (view.getUint8(at + 16 * (block & 1) + i) >> (block >> 1)) & 1;
+      const number = ((view.getUint8(at + 32 + from + i) >> shift) & 3) - (plane ? 0 : 4);
+      target[to + 16 * block + i] = d * number;
+    }
+  }
+}
+
+/** Eight sub-blocks of 32 of uneven numbers, with a scale of 6 bits each. */
+function readIQ4_XS(view: DataView, at: number, target: Float32Array, to: number): void {
+  const scale = half(view, at);
+  const highs = view.getUint16(at + 2, true);
+  for (let block = 0; block < 8; block++) {
+    const low = (view.getUint8(at + 4 + (block >> 1)) >> (4 * (block & 1))) & 15;
+    const d = Math.fround(scale * ((low | (((highs >> (2 * block)) & 3) << 4)) - 32));
+    readTable(view, at + 8 + 16 * block, unevenNumbers, d, target, to + 32 * block);
+  }
 }
 
 function readQ6_K(view: DataView, at: number, target: Float32Array, to: number): void {

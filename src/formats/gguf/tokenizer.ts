@@ -8,77 +8,62 @@ import {
   type TokenizerConfig,
   type TokenizerDefinition,
 } from "../../tokenizers/index.js";
+import { type Warn, emitWarning } from "../../base/warnings.js";
+import { endIds } from "./ends.js";
 import type { GgufFile, GgufValue } from "./file.js";
+import { type PreTokenizer, preTokenizerName, preTokenizers } from "./pre-tokenizers.js";
 
-const digits = { type: "Digits", individual_digits: true };
-const byteLevel = (useRegex: boolean) => ({
-  type: "ByteLevel",
-  add_prefix_space: false,
-  trim_offsets: true,
-  use_regex: useRegex,
-});
-const split = (regex: string) => ({
-  type: "Split",
-  pattern: { Regex: regex },
-  behavior: "Isolated",
-  invert: false,
-});
-const sequence = (...pretokenizers: object[]) => ({ type: "Sequence", pretokenizers });
+const key = (name: string): string => `tokenizer.ggml.${name}`;
 
-/** How llama.cpp calls the ways to cut a text before byte-level merging: `tokenizer.ggml.pre`. */
-const preTokenizers: Readonly<Record<string, { type: string }>> = {
-  "gpt-2": byteLevel(true),
-  smollm: sequence(digits, byteLevel(true)),
-  "llama-bpe": sequence(
-    split(
-      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-    ),
-    byteLevel(false),
-  ),
-  qwen2: sequence(
-    split(
-      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-    ),
-    byteLevel(false),
-  ),
-};
-/** Other names for the same cuts. */
-const samePreTokenizer: Readonly<Record<string, string>> = {
-  default: "gpt-2",
-  "mpt-0": "gpt-2",
-  olmo: "gpt-2",
-  "jina-v2-code": "gpt-2",
-  starcoder: "smollm",
-  refact: "smollm",
-  codeshell: "smollm",
-  llama3: "llama-bpe",
-  "llama-v3": "llama-bpe",
-};
-
-/** The tokenizer in a GGUF's metadata. Throws FormatError where it contradicts itself, `unsupported` for a kind that lineage does not know. */
-export function ggufTokenizer(gguf: GgufFile): Tokenizer {
-  const key = (name: string) => `tokenizer.ggml.${name}`;
-  const kind = gguf.require(key("model"), "string");
+function tokensOf(gguf: GgufFile): readonly string[] {
   const tokens = gguf.list(key("tokens"), "string");
-  if (!tokens?.length) throw new FormatError(gguf.path, "there is no vocabulary: tokenizer.ggml.tokens");
-  const types = gguf.list(key("token_type"), "number");
-  const scores = gguf.list(key("scores"), "number");
-  for (const [name, list] of Object.entries({ token_type: types, scores }))
-    if (list && list.length !== tokens.length)
-      throw new FormatError(gguf.path, `${key(name)} has ${list.length} values for ${tokens.length} tokens`);
-  const id = (name: string): number | undefined => {
-    const value = gguf.get(key(`${name}_token_id`), "number");
-    if (value !== undefined && tokens[value] === undefined)
-      throw new FormatError(
-        gguf.path,
-        `${key(`${name}_token_id`)} is ${value}, but there are ${tokens.length} tokens`,
-      );
-    return value;
+  if (!tokens?.length) throw new FormatError(gguf.path, `there is no vocabulary: ${key("tokens")}`);
+  return tokens;
+}
+
+/** The id of a special token; undefined where the file says none, or one that there is not, as -1. */
+function idOf(gguf: GgufFile, tokens: readonly string[], name: string): number | undefined {
+  const value = gguf.get(key(`${name}_token_id`), "number");
+  return value !== undefined && Object.hasOwn(tokens, value) ? value : undefined;
+}
+
+/** A value for every token; more are left over. Throws FormatError where there are fewer. */
+function valuesOf(gguf: GgufFile, name: string, count: number): readonly number[] | undefined {
+  const values = gguf.list(key(name), "number");
+  if (values && values.length < count)
+    throw new FormatError(gguf.path, `${key(name)} has ${values.length} values for ${count} tokens`);
+  return values;
+}
+
+/**
+ * The tokenizer in a GGUF's metadata, with what llama.cpp makes of entries that are missing. Throws FormatError where the
+ * file contradicts itself, `unsupported` for a kind that lineage does not know.
+ */
+export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokenizer {
+  const kind = gguf.require(key("model"), "string");
+  if (kind !== "llama" && kind !== "gpt2")
+    throw new LineageError(
+      "unsupported",
+      `${gguf.path} has a tokenizer of the kind ${kind}; lineage knows llama (SentencePiece) and gpt2 (byte-level BPE)`,
+    );
+  const tokens = tokensOf(gguf).map((token, id) => (token === "" ? `[EMPTY_${id}]` : token));
+  if (new Set(tokens).size !== tokens.length)
+    throw new FormatError(gguf.path, "the same token is in the vocabulary twice");
+  const types = valuesOf(gguf, "token_type", tokens.length);
+  const scores = valuesOf(gguf, "scores", tokens.length);
+  const id = (name: string) => idOf(gguf, tokens, name);
+  // SentencePiece's own places for them.
+  const usual = (place: number) => (kind === "llama" && place < tokens.length ? place : undefined);
+  const ids = {
+    bos: id("bos") ?? usual(1),
+    eos: id("eos") ?? usual(2),
+    pad: id("padding"),
+    unk: id("unknown") ?? usual(0),
   };
-  const ids = { bos: id("bos"), eos: id("eos"), pad: id("padding"), unk: id("unknown") };
+  const pre = kind === "gpt2" ? preTokenizerOf(gguf, warn) : undefined;
   const content = (value: number | undefined) => (value === undefined ? undefined : tokens[value]);
   const config: TokenizerConfig = {
-    add_bos_token: gguf.get(key("add_bos_token"), "boolean") ?? kind === "llama",
+    add_bos_token: gguf.get(key("add_bos_token"), "boolean") ?? pre?.addsBos ?? kind === "llama",
     add_eos_token: gguf.get(key("add_eos_token"), "boolean") ?? false,
     bos_token: content(ids.bos),
     eos_token: content(ids.eos),
@@ -87,7 +72,9 @@ export function ggufTokenizer(gguf: GgufFile): Tokenizer {
     chat_template: gguf.get("tokenizer.chat_template", "string"),
     clean_up_tokenization_spaces: false,
   };
-  const typeOf = (index: number) => types?.[index] ?? PieceType.normal;
+  const endings = new Set(endIds(tokens, id));
+  const typeOf = (index: number) =>
+    endings.has(index) ? PieceType.control : (types?.[index] ?? PieceType.normal);
 
   if (kind === "llama") {
     if (!scores) throw new FormatError(gguf.path, `a tokenizer of SentencePiece needs ${key("scores")}`);
@@ -111,18 +98,6 @@ export function ggufTokenizer(gguf: GgufFile): Tokenizer {
     return new Tokenizer(own.definition, { ...own.config, ...config }, gguf.path);
   }
 
-  if (kind !== "gpt2")
-    throw new LineageError(
-      "unsupported",
-      `${gguf.path} has a tokenizer of the kind ${kind}; lineage knows llama (SentencePiece) and gpt2 (byte-level BPE)`,
-    );
-  const pre = gguf.get(key("pre"), "string") ?? "gpt-2";
-  const preTokenizer = preTokenizers[samePreTokenizer[pre] ?? pre];
-  if (!preTokenizer)
-    throw new LineageError(
-      "unsupported",
-      `${gguf.path} cuts its texts by the rules ${pre}; lineage knows ${[...Object.keys(preTokenizers), ...Object.keys(samePreTokenizer)].join(", ")}`,
-    );
   const merges = gguf.list(key("merges"), "string");
   if (!merges) throw new FormatError(gguf.path, `a byte-level tokenizer needs ${key("merges")}`);
   const definition: TokenizerDefinition = {
@@ -144,9 +119,9 @@ export function ggufTokenizer(gguf: GgufFile): Tokenizer {
           ];
     }),
     normalizer: null,
-    pre_tokenizer: preTokenizer,
+    pre_tokenizer: pre!.definition,
     post_processor: null,
-    decoder: byteLevel(true),
+    decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
     model: {
       type: "BPE",
       dropout: null,
@@ -155,20 +130,33 @@ export function ggufTokenizer(gguf: GgufFile): Tokenizer {
       end_of_word_suffix: "",
       fuse_unk: false,
       byte_fallback: false,
-      ignore_merges: (samePreTokenizer[pre] ?? pre) === "llama-bpe",
+      ignore_merges: pre!.ignoresMerges ?? false,
       vocab: Object.fromEntries(tokens.map((token, index) => [token, index])),
       merges: [...merges],
     },
   };
-  if (new Set(tokens).size !== tokens.length)
-    throw new FormatError(gguf.path, "the same token is in the vocabulary twice");
   return new Tokenizer(definition, config, gguf.path);
 }
 
-/** Ids that end an answer: the end of a sequence, and of a turn where the file names one. */
+function preTokenizerOf(gguf: GgufFile, warn: Warn): PreTokenizer {
+  const name = gguf.get(key("pre"), "string");
+  if (!name)
+    warn(
+      `${gguf.path} does not say how its texts are cut into words (${key("pre")}); they are cut by llama.cpp's default, which may not be what the model was trained with: convert the model again`,
+    );
+  const pre = preTokenizers.get(name || "default");
+  if (pre) return pre;
+  throw new LineageError(
+    "unsupported",
+    `${gguf.path} cuts its texts by the rules ${JSON.stringify(name)}; lineage knows ${[...preTokenizers.keys()].join(", ")}`,
+  );
+}
+
+/** Ids after which llama.cpp stops: the end of a text, of a turn, and of a message. */
 export function ggufStopIds(gguf: GgufFile): number[] {
-  const ids = ["eos", "eot", "eom"].map((name) => gguf.get(`tokenizer.ggml.${name}_token_id`, "number"));
-  return [...new Set(ids.filter((value) => value !== undefined))];
+  const tokens = tokensOf(gguf);
+  const usualEnd = gguf.require(key("model"), "string") === "llama" && tokens.length > 2 ? 2 : undefined;
+  return endIds(tokens, (name) => idOf(gguf, tokens, name) ?? (name === "eos" ? usualEnd : undefined));
 }
 
 /**
@@ -204,8 +192,7 @@ export function ggufTokenizerMetadata(
     return model.byte_fallback && bytePattern.test(token) ? PieceType.byte : PieceType.normal;
   };
   if (isByteLevel) {
-    const wanted = fingerprint(definition.pre_tokenizer);
-    const pre = Object.entries(preTokenizers).find(([, known]) => fingerprint(known) === wanted)?.[0];
+    const pre = preTokenizerName(definition.pre_tokenizer);
     set("model", { type: "string", value: "gpt2" });
     set("pre", {
       type: "string",
@@ -248,19 +235,4 @@ export function ggufTokenizerMetadata(
   const template = tokenizer.chatTemplate();
   if (template !== undefined) metadata.set("tokenizer.chat_template", { type: "string", value: template });
   return metadata;
-}
-
-/** What of a pre-tokenizer decides where it cuts. */
-function fingerprint(part: unknown): string {
-  if (typeof part !== "object" || part === null) return JSON.stringify(part);
-  const { type, pretokenizers, pattern, use_regex, individual_digits, add_prefix_space } = part as Record<
-    string,
-    unknown
-  >;
-  if (Array.isArray(pretokenizers)) {
-    return pretokenizers.length === 1
-      ? fingerprint(pretokenizers[0])
-      : JSON.stringify(pretokenizers.map(fingerprint));
-  }
-  return JSON.stringify([type, pattern, use_regex ?? true, individual_digits, add_prefix_space ?? false]);
 }

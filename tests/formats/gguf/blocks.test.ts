@@ -56,6 +56,13 @@ describe.skipIf(!llamaCppFolder)("GGUF's blocks (needs @node-llama-cpp/linux-x64
     Q4_K: "q4_K",
     Q5_K: "q5_K",
     Q6_K: "q6_K",
+    Q5_0: "q5_0",
+    Q5_1: "q5_1",
+    Q2_K: "q2_K",
+    Q3_K: "q3_K",
+    IQ4_NL: "iq4_nl",
+    IQ4_XS: "iq4_xs",
+    MXFP4: "mxfp4",
   };
   for (const [name, format] of Object.entries(formats)) {
     it(`${name} has llama.cpp's own values${ggufFormats.writable.includes(name) ? ", and its bytes" : ""}`, () => {
