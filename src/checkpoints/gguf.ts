@@ -1,5 +1,6 @@
 import path from "node:path";
 import { FormatError, LineageError } from "../base/errors.js";
+import { emitWarning } from "../base/warnings.js";
 import { requireMemory } from "../base/memory.js";
 import {
   GgufFile,
@@ -7,12 +8,14 @@ import {
   type GgufTensorToSave,
   type GgufValue,
   checkGgufShape,
+  checkMetadata,
   decimal,
   ggufFormat,
   ggufStopIds,
   ggufTokenizer,
   ggufTokenizerMetadata,
   rearrange,
+  ropeKeys,
   tensorFormat,
   writeGguf,
 } from "../formats/index.js";
@@ -67,6 +70,13 @@ async function configOfGguf(file: GgufFile, { gguf, config }: KnownSystem): Prom
   return config.create({ ...choices, ...(await gguf.read?.(file, choices)) });
 }
 
+/** Keys, without the architecture, of the entries that a system reads. */
+const keysOf = ({ gguf }: KnownSystem): ReadonlySet<string> =>
+  new Set([
+    ...Object.values(gguf.metadata).flatMap(({ key, also = [] }) => [key, ...also]),
+    ...(gguf.read ? ropeKeys : []),
+  ]);
+
 /** Where llama.cpp keeps a parameter. Throws `unsupported` for one that it has no name for. */
 function placeOf(name: string, { gguf }: KnownSystem, config: SystemConfig): GgufPlace {
   const numbers = name.match(/(?<=\.)\d+(?=\.)/g) ?? [];
@@ -94,6 +104,7 @@ interface OpenedGguf extends Omit<LoadedModel, "weights"> {
 export async function openGguf(file: string, options: LoadOptions): Promise<OpenedGguf> {
   const gguf = await GgufFile.open(file);
   const system = systemOfGguf(gguf, options);
+  checkMetadata(gguf, keysOf(system), options.warn ?? emitWarning);
   const config = await configOfGguf(gguf, system);
   requireLayers(file, system, config, gguf.tensors.size);
   const model = system.create(config);

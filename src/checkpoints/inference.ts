@@ -7,6 +7,7 @@ import { widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
 import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
 import {
+  modelPlace,
   type GgufFile,
   type GgufPlace,
   rearrange,
@@ -100,7 +101,7 @@ export async function loadForInference(
   source: string,
   options: InferenceOptions = {},
 ): Promise<InferenceModel> {
-  return source.endsWith(".gguf")
+  return (await modelPlace(source)) === "gguf"
     ? inferenceFromGguf(runtime, source, options)
     : inferenceFromFolder(runtime, source, options);
 }
@@ -302,15 +303,16 @@ async function inferenceFromGguf(
   options: InferenceOptions,
 ): Promise<InferenceModel> {
   const { gguf, system, model, tokenizer, stopIds, places } = await openGguf(file, options);
-  const mapping = runtime.mapFile(file);
+  const parts = new Set([...gguf.tensors.values()].map((tensor) => tensor.file));
+  const mappings = new Map([...parts].map((part) => [part, runtime.mapFile(part)]));
   const packable = packableWeights(model);
   const assembled = await assemble(
     runtime,
     model,
     (name, { shape }, transposed) => {
-      return ggufSource(gguf, mapping, places.get(name)!, shape, transposed, packable.get(name)?.kind);
+      return ggufSource(gguf, mappings, places.get(name)!, shape, transposed, packable.get(name)?.kind);
     },
-    new Map([[file, mapping]]),
+    mappings,
     options,
   );
   return { system, model, tokenizer, stopIds, ...assembled };
@@ -324,13 +326,14 @@ const requantized: QuantizationScheme = { bits: 8, blockSize: 32 };
 
 function ggufSource(
   gguf: GgufFile,
-  mapping: FileMapping,
+  mappings: ReadonlyMap<string, FileMapping>,
   place: GgufPlace,
   shape: readonly number[],
   transposed: boolean,
   kind: "linear" | "embedding" | undefined,
 ): Source {
-  const { format, shape: stored, byteOffset, byteLength } = gguf.tensor(place.name);
+  const { format, shape: stored, file, byteOffset, byteLength } = gguf.tensor(place.name);
+  const mapping = mappings.get(file)!;
   const values = async () => rearrange(await gguf.readValues(place.name), shape, place, "fromGguf");
   const reordered = place.rotaryHeads !== undefined || place.transposed === true;
   // A few small ones would keep the whole file in memory.

@@ -5,6 +5,7 @@ import { LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { settleFolder } from "../base/folders.js";
 import {
+  modelPlace,
   loadTokenizer,
   loadWeights,
   writeTokenizer,
@@ -104,6 +105,11 @@ function classNamesOf(json: unknown): string[] | undefined {
 }
 
 async function readConfig(folder: string): Promise<unknown> {
+  if ((await modelPlace(folder)) === "gguf")
+    throw new LineageError(
+      "unsupported",
+      `${folder} is a GGUF file; encoders are loaded from checkpoint folders, in which they can be fine-tuned, too`,
+    );
   await settleFolder(folder);
   const file = path.join(folder, "config.json");
   if (!existsSync(file))

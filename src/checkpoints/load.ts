@@ -5,6 +5,7 @@ import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { settleFolder } from "../base/folders.js";
 import {
+  modelPlace,
   loadTokenizer,
   loadWeights,
   openWeightFiles,
@@ -31,7 +32,7 @@ export async function loadModel(
   folder: string,
   options: LoadOptions = {},
 ): Promise<LoadedModel> {
-  if (folder.endsWith(".gguf")) return loadGguf(runtime, folder, options);
+  if ((await modelPlace(folder)) === "gguf") return loadGguf(runtime, folder, options);
   const { json, system, model, tokenizer, stopIds } = await readCheckpoint(folder, options);
   if ((json as { quantization_config?: unknown }).quantization_config)
     throw new LineageError(

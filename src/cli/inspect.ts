@@ -6,7 +6,7 @@ import proto from "onnx-proto";
 import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
-import { GgufFile, SafetensorsFile, openWeightFiles, readOnnx } from "../formats/index.js";
+import { GgufFile, SafetensorsFile, openWeightFiles, placeOf, readOnnx } from "../formats/index.js";
 import { examples } from "./options.js";
 
 interface TensorRow {
@@ -91,7 +91,7 @@ async function read(place: string): Promise<Contents> {
       tensors: files.flatMap(safetensorsRows),
     };
   }
-  if (place.endsWith(".gguf")) {
+  if ((await placeOf(place)) === "gguf") {
     const { header } = await GgufFile.open(place);
     return {
       kind: `GGUF, version ${header.version}`,

@@ -330,7 +330,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
   it("a checkpoint that is not there", () => {
     refused(
       ["generate", "--checkpoint", path.join(folder, "nowhere")],
-      "is not a checkpoint: it has no config.json",
+      "nowhere: there is no such file or folder",
     );
   });
 

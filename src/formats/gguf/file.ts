@@ -1,6 +1,7 @@
 import { FormatError, LineageError } from "../../base/errors.js";
 import { openFile, readFully } from "../../base/files.js";
 import { type GgufFormat, ggufFormatOfId, ggufFormats, rowBytes } from "./blocks.js";
+import { joinParts, partCount, partPaths } from "./parts.js";
 
 // https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The package @huggingface/gguf reads the same header, but
 // takes a string that ends with its two-megabyte window, pads a short file with zeros, and checks neither names nor offsets.
@@ -57,6 +58,8 @@ export interface GgufTensor {
   readonly format: GgufFormat;
   /** Outermost dimension first, as everywhere here; the file has them the other way round. */
   readonly shape: readonly number[];
+  /** The file that it lies in; a model may be in parts. */
+  readonly file: string;
   /** From the start of the file. */
   readonly byteOffset: number;
   readonly byteLength: number;
@@ -189,7 +192,7 @@ class HeaderReader {
         return fail(
           `lies at bytes ${byteOffset} to ${byteOffset + byteLength}, but the file has ${this.fileSize}: it is cut short`,
         );
-      tensors.set(name, { format, shape, byteOffset, byteLength });
+      tensors.set(name, { format, shape, file: this.file, byteOffset, byteLength });
     }
     let end = 0;
     let before = "";
@@ -298,23 +301,34 @@ class HeaderReader {
 const smallest = (value: bigint): number | bigint =>
   value >= Number.MIN_SAFE_INTEGER && value <= Number.MAX_SAFE_INTEGER ? Number(value) : value;
 
-/** A GGUF file, open for reading tensors one at a time. */
+/** A GGUF file, or all parts of a model in several, open for reading tensors one at a time. */
 export class GgufFile {
   private constructor(
     readonly path: string,
     readonly header: GgufHeader,
-    readonly byteLength: number,
   ) {}
 
-  /** Reads and checks the header. Throws FormatError for a malformed file, LineageError `storage` for one that cannot be read. */
+  /**
+   * Reads and checks the header; for a part of a model, those of all parts. Throws FormatError for a malformed file,
+   * LineageError `storage` for one that cannot be read or is missing.
+   */
   static async open(path: string): Promise<GgufFile> {
+    const header = await GgufFile.readHeader(path);
+    if (partCount(header) === 1) return new GgufFile(path, header);
+    const paths = partPaths(path, header);
+    const headers: GgufHeader[] = [];
+    for (const part of paths) headers.push(await GgufFile.readHeader(part));
+    return new GgufFile(path, joinParts(paths, headers));
+  }
+
+  private static async readHeader(path: string): Promise<GgufHeader> {
     const { handle, size } = await openFile(path);
     try {
       for (let length = Math.min(size, 2 ** 22); ; length = Math.min(size, 4 * length)) {
         const head = new Uint8Array(length);
         await readFully(handle, path, head, 0);
         try {
-          return new GgufFile(path, new HeaderReader(path, head, size).header(), size);
+          return new HeaderReader(path, head, size).header();
         } catch (error) {
           if (!(error instanceof Short)) throw error;
           if (length === size || length > maxHeaderLength)
@@ -371,11 +385,11 @@ export class GgufFile {
 
   /** Bytes of a tensor as they lie in the file. */
   async readBytes(name: string): Promise<Uint8Array> {
-    const { byteOffset, byteLength } = this.tensor(name);
+    const { file, byteOffset, byteLength } = this.tensor(name);
     const bytes = new Uint8Array(byteLength);
-    const { handle } = await openFile(this.path);
+    const { handle } = await openFile(file);
     try {
-      await readFully(handle, this.path, bytes, byteOffset);
+      await readFully(handle, file, bytes, byteOffset);
     } finally {
       await handle.close();
     }

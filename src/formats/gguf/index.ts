@@ -12,3 +12,4 @@ export {
 export { type GgufRope, ropeScalingOfGguf, ropeScalingToGguf } from "./rope.js";
 export { ggufStopIds, ggufTokenizer, ggufTokenizerMetadata } from "./tokenizer.js";
 export { type GgufTensorToSave, writeGguf } from "./write.js";
+export { checkMetadata, ropeKeys } from "./metadata.js";

@@ -32,8 +32,16 @@ const texts = [
   " ",
   "\n",
 ];
-/** Texts on which llama.cpp takes another way than the models' own expressions, by the name of the cut. */
-const known: Readonly<Record<string, RegExp>> = {};
+/**
+ * Texts that llama.cpp cuts otherwise than the models' own tokenizer.json, which it says itself beside its expressions: it
+ * has no classes of capital and small letters, and takes every letter but a to z for a capital.
+ */
+const known: Readonly<Record<string, RegExp>> = {
+  ...Object.fromEntries(
+    ["tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"].map((name) => [name, /ÉCOLE/]),
+  ),
+  ...Object.fromEntries(["tiny_aya", "cohere2moe"].map((name) => [name, /ÉCOLE|camelCase/])),
+};
 
 let folder: string;
 beforeAll(() => {
@@ -163,7 +171,7 @@ describe.skipIf(!llamaCppFolder)(
       for (const sample of texts) {
         if (known[pre]?.test(sample)) continue;
         const spell = (ids: readonly number[]) => ids.map((id) => ours.idToToken(id));
-        expect.soft(spell(ours.encode(sample)), JSON.stringify(sample)).toEqual(spell(theirs.tokenize(sample)));
+        expect(spell(ours.encode(sample)), JSON.stringify(sample)).toEqual(spell(theirs.tokenize(sample)));
       }
     });
 
