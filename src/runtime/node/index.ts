@@ -220,6 +220,8 @@ class NativeRuntime implements Runtime {
         throw new LineageError("argument", `the weight ${name} is a tensor of another runtime`);
       return [name, tensor] as const;
     });
+    // Before anything is held, so that nothing is let go that was not.
+    for (const [, tensor] of weights) tensor.checkAlive();
     const session = api.out("CreateSessionOptions");
     const cancel = () => {
       api.call("SessionOptionsSetLoadCancellationFlag", session, 1);

@@ -221,8 +221,12 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
     return new NativeTensor(this.memory, this.allocation, this.dtype, shape, this.byteOffset);
   }
 
-  /** Keeps the memory in place until `letGo`, whoever disposes the tensor meanwhile. */
+  /**
+   * Keeps the memory in place until `letGo`, whoever disposes the tensor meanwhile. Throws `disposed` where it has been
+   * freed already.
+   */
   hold(): void {
+    if (this.users === 0) this.checkAlive();
     this.users++;
   }
 
