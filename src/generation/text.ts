@@ -3,7 +3,7 @@ import { Random } from "../base/random.js";
 import { StreamDecoder, type Tokenizer, beginSequence } from "../tokenizers/index.js";
 import type { WeightSet } from "../nn/index.js";
 import type { CacheType } from "./cache.js";
-import { type Constraint, ConstraintCompiler, type ConstraintRule } from "./constraint.js";
+import { ConstraintCompiler, type ConstraintRule } from "./constraint.js";
 import { Decoder } from "./decoder.js";
 import { type ContinuationOptions, checkGeneration } from "./generate.js";
 import { type FinishReason, GenerationQueue } from "./queue.js";
@@ -19,11 +19,16 @@ export interface TextWriter {
   readonly stopIds?: readonly number[] | undefined;
 }
 
+/** Begins a new text of a rule. */
+export interface TextRule {
+  begin(): Promise<TokenConstraint & Disposable>;
+}
+
 export interface TextOptions extends ContinuationOptions {
   /** Strings that end the text and are not part of it. The names of special tokens count, though no text shows them. */
   readonly stop?: readonly string[] | undefined;
-  /** What the whole text must be. It stays the caller's, to be used again and disposed. */
-  readonly constraint?: Constraint | undefined;
+  /** What the whole text must be, such as a compiled `Constraint`. It stays the caller's, to be used again and disposed. */
+  readonly constraint?: TextRule | undefined;
   /** Which of the seed's streams of random numbers to draw from, so that samples of one prompt differ. Default 0. */
   readonly stream?: number | undefined;
   readonly signal?: AbortSignal | undefined;
