@@ -37,6 +37,7 @@ import {
   disentangledAttention,
   disentangledFields,
   disentangledHeads,
+  disentangledImplied,
   entry,
   namedParameters,
   normalInit,
@@ -101,7 +102,11 @@ export const debertaV2Table = configTable({
     convolutionSize: entry("conv_kernel_size", z.int().nonnegative(), { absent: 0 }),
     convolutionActivation: entry("conv_act", activation, { absent: "tanh", published: "gelu" }),
   },
-  only: { conv_groups: [1] },
+  only: { conv_groups: [1], legacy: [true] },
+  implied: {
+    ...disentangledImplied,
+    attention_head_size: ({ hiddenSize, numHeads }) => hiddenSize / numHeads,
+  },
   check: (config) => {
     checkHeads(config);
     if (config.convolutionSize % 2 === 0 && config.convolutionSize !== 0)

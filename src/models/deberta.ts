@@ -20,6 +20,7 @@ import {
   disentangledAttention,
   disentangledFields,
   disentangledHeads,
+  disentangledImplied,
   normalInit,
   relativeEmbeddings,
   splitHeads,
@@ -49,7 +50,8 @@ export const debertaTable = configTable({
   type: "deberta",
   title: "DeBERTa",
   fields: disentangledFields({ vocabSize: 50_265 }, ["c2p", "p2c"]),
-  only: { talking_head: [false] },
+  only: { talking_head: [false], legacy: [true] },
+  implied: disentangledImplied,
   check: checkHeads,
 });
 

@@ -54,8 +54,16 @@ export const electraTable = configTable({
       absent: 128,
       published: ({ hiddenSize }: { hiddenSize: number }) => hiddenSize,
     }),
+    /** Probability of dropout of what multiple choice reads. */
+    summaryDropout: entry("summary_last_dropout", configEntries.dropout, { absent: 0.1 }),
   },
-  fixed: { position_embedding_type: "absolute" },
+  fixed: {
+    position_embedding_type: "absolute",
+    summary_type: "first",
+    summary_use_proj: true,
+    summary_activation: "gelu",
+  },
+  only: { summary_first_dropout: [0], summary_proj_to_labels: [false] },
   check: checkHeads,
 });
 
@@ -210,7 +218,7 @@ class ElectraScorer extends Module {
     const options = { initializer: normalInit(config.initializerRange) };
     this.summary = new Linear(config.hiddenSize, config.hiddenSize, options);
     this.classifier = new Linear(config.hiddenSize, 1, options);
-    this.dropout = new Dropout(config.classifierDropout);
+    this.dropout = new Dropout(config.summaryDropout);
   }
 
   override forward(hidden: Tensor, { random }: ForwardContext): Tensor {

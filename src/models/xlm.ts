@@ -11,6 +11,7 @@ import {
   EncoderWithHead,
   type Field,
   type ForwardContext,
+  type Initializer,
   LayerNorm,
   Linear,
   Module,
@@ -26,6 +27,7 @@ import {
   multiHeadAttention,
   normalInit,
   ownOutputEmbeddings,
+  reasons,
   tokenHeads,
   zerosInit,
 } from "../nn/index.js";
@@ -104,14 +106,41 @@ export const xlmTable = configTable({
     /** Whether every position sees the earlier ones alone: causal language modelling, section 3.2. */
     causal: entry("causal", flag, { absent: false }),
     padTokenId: {
-      ...entry("pad_index", z.int().nonnegative(), { absent: 2 }),
+      ...entry("pad_index", z.int().nonnegative(), { absent: 2, aliases: ["pad_token_id"] }),
       write: (value) => ({ pad_index: value, pad_token_id: value }),
     } satisfies Field<number>,
+    /** Whether positions are sinusoids, which do not learn. */
+    sinusoidalPositions: entry("sinusoidal_embeddings", flag, { absent: false }),
+    /** Probability of dropout of what a head about a sequence reads. */
+    summaryDropout: entry("summary_first_dropout", dropout, { absent: 0.1 }),
     /** Whether words are predicted by the token embeddings, and not by a matrix of their own. */
     tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
   },
-  fixed: { sinusoidal_embeddings: false, asm: false },
-  withoutEffect: { embed_init_std: "how new embeddings begin" },
+  fixed: { asm: false },
+  only: {
+    is_encoder: [true],
+    summary_type: ["first"],
+    summary_use_proj: [true],
+    summary_activation: [null],
+    summary_proj_to_labels: [true],
+    summary_last_dropout: [0],
+  },
+  withoutEffect: {
+    embed_init_std: "how new embeddings begin",
+    ...reasons("the tokenizer's files say it", ["bos_index", "eos_index", "unk_index", "mask_index"]),
+    ...reasons("of a head that searches for answers by beams, which lineage does not load", [
+      "start_n_top",
+      "end_n_top",
+    ]),
+    ...reasons("the language that transformers writes in where nobody names one", ["lang_id"]),
+    ...reasons("names of languages, whose numbers the inputs have", ["id2lang", "lang2id"]),
+    ...reasons("of the authors' preparation of data", [
+      "max_vocab",
+      "min_count",
+      "same_enc_dec",
+      "share_inout_emb",
+    ]),
+  },
   check: checkHeads,
 });
 
@@ -207,6 +236,15 @@ export interface XlmInputs extends EncoderInputs {
   readonly languageIds?: Tensor | undefined;
 }
 
+/** Sine and cosine of the positions in turn, `[positions, hiddenSize]`; Vaswani et al. 2017, section 3.5. */
+const sinusoids: Initializer = (target, _, [, size]) => {
+  target.forEach((_, index) => {
+    const [position, channel] = [Math.floor(index / size!), index % size!];
+    const angle = position / 10_000 ** ((2 * Math.floor(channel / 2)) / size!);
+    target[index] = channel % 2 === 0 ? Math.sin(angle) : Math.cos(angle);
+  });
+};
+
 /**
  * XLM: the sum of token, position and language embeddings (figure 1), a norm, and post-norm layers, whose parts the published
  * names list kind by kind. States of padding are zero.
@@ -237,7 +275,12 @@ export class Xlm extends Encoder {
     const initializer = normalInit(hiddenSize ** -0.5);
     const layers = <T>(make: () => T): T[] => Array.from({ length: numLayers }, make);
     const norm = () => new LayerNorm(hiddenSize, layerNormEpsilon);
-    this.position = new Embedding(config.contextLength, hiddenSize, initializer);
+    this.position = new Embedding(
+      config.contextLength,
+      hiddenSize,
+      config.sinusoidalPositions ? sinusoids : initializer,
+    );
+    this.position.weight.trainable = !config.sinusoidalPositions;
     this.language = numLanguages > 1 ? new Embedding(numLanguages, hiddenSize, initializer) : undefined;
     this.token = new Embedding(config.vocabSize, hiddenSize, initializer);
     this.embeddingNorm = norm();
@@ -317,7 +360,7 @@ class XlmSummaryHead extends Module {
     this.summary = new Linear(config.hiddenSize, numLabels, {
       initializer: normalInit(config.initializerRange),
     });
-    this.dropout = new Dropout(config.dropout);
+    this.dropout = new Dropout(config.summaryDropout);
   }
 
   override forward(hidden: Tensor, { random }: ForwardContext): Tensor {

@@ -14,8 +14,10 @@ import {
   flip,
   gatherElements,
   greater,
+  lessEqual,
   linear,
   linearTokenLosses,
+  logicalAnd,
   logicalNot,
   logicalOr,
   matmul,
@@ -53,6 +55,7 @@ import {
   mergeHeads,
   normalInit,
   ownOutputEmbeddings,
+  reasons,
   splitHeads,
   tokenHeads,
   zerosInit,
@@ -124,12 +127,32 @@ export const xlnetTable = configTable({
      * it (the odd row forwards). What a row means then depends on its place in the batch: published models are used without.
      */
     bidirectionalData: entry("bi_data", flag, { absent: false }),
+    /** Whether every position sees the earlier ones alone, as a model of next words does. */
+    causal: {
+      entries: ["attn_type"],
+      schema: flag,
+      read: (json) =>
+        entry("attn_type", z.enum(["bi", "uni"]), { absent: "bi" }).read(json, undefined) === "uni",
+      write: (value) => ({ attn_type: value ? "uni" : "bi" }),
+      published: () => false,
+    } satisfies Field<boolean>,
+    /** Probability of dropout of what a head about a sequence reads. */
+    summaryDropout: entry("summary_last_dropout", dropout, { absent: 0.1 }),
     padTokenId: entry("pad_token_id", z.int().nonnegative(), { absent: 5 }),
     /** Whether words are predicted by the token embeddings, and not by a matrix of their own. */
     tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
   },
+  implied: { d_head: ({ hiddenSize, numHeads }) => hiddenSize / numHeads },
+  withoutEffect: {
+    ...reasons("whether a call gives its memory back", ["use_mems_eval", "use_mems_train"]),
+    ...reasons("of a head that searches for answers by beams, which lineage does not load", [
+      "start_n_top",
+      "end_n_top",
+    ]),
+  },
+  // transformers gives every layer biases of its own, whatever untie_r says.
+  only: { untie_r: [false], summary_first_dropout: [0] },
   fixed: {
-    attn_type: "bi",
     untie_r: true,
     same_length: false,
     summary_type: "last",
@@ -360,6 +383,11 @@ export class Xlnet extends Encoder {
     { inputIds, tokenTypeIds, visible, targets, memory }: XlnetStreamInputs,
     context: ForwardContext = {},
   ): XlnetStates {
+    if (this.config.causal)
+      throw new LineageError(
+        "config",
+        "XLNet's two streams go with attention in both directions, attn_type bi",
+      );
     const content = this.contentRelation(inputIds, tokenTypeIds, visible, memory, context);
     const query = this.targetRelation(content, inputIds, tokenTypeIds, visible, targets, memory);
     let h = this.dropout.forward(this.token.forward(inputIds), context.random);
@@ -400,7 +428,10 @@ export class Xlnet extends Encoder {
     // The content at a place always sees itself.
     const places = range(sequence);
     const itself = equal(unsqueeze(places, 1), unsqueeze(places, 0));
-    const mask = visible && seesMemory(logicalOr(visible, unsqueeze(itself, 0)), memory);
+    const seen = visible && logicalOr(visible, unsqueeze(itself, 0));
+    const earlier = lessEqual(unsqueeze(places, 0), unsqueeze(places, 1)).expand([batch, sequence, sequence]);
+    const allowed = !this.config.causal ? seen : seen ? logicalAnd(seen, earlier) : earlier;
+    const mask = allowed && seesMemory(allowed, memory);
     return {
       distances: this.dropout.forward(this.distances(keys, sequence), context.random),
       direction: this.config.bidirectionalData ? secondHalf(batch) : undefined,
@@ -540,7 +571,7 @@ class XlnetSummaryHead extends Module {
     const options = { initializer: normalInit(config.initializerRange) };
     this.summary = new Linear(config.hiddenSize, config.hiddenSize, options);
     this.classifier = new Linear(config.hiddenSize, numLabels, options);
-    this.dropout = new Dropout(config.dropout);
+    this.dropout = new Dropout(config.summaryDropout);
   }
 
   override forward(hidden: Tensor, { random }: ForwardContext): Tensor {

@@ -124,12 +124,20 @@ export interface OtherEntries {
   readonly withoutEffect?: Readonly<Record<string, string>>;
 }
 
+/** One reason for several entries that mean nothing. */
+export const reasons = (reason: string, names: readonly string[]): Record<string, string> =>
+  Object.fromEntries(names.map((name) => [name, reason]));
+
+/** Entries that are refused unless they say what follows from the configuration already. */
+export type ImpliedEntries<C> = Readonly<Record<string, (config: C) => unknown>>;
+
 export interface ConfigTableOptions<F extends Fields> extends OtherEntries {
   /** `model_type` of the `config.json`. */
   readonly type: string;
   /** What a person calls the model. */
   readonly title: string;
   readonly fields: F;
+  readonly implied?: ImpliedEntries<FieldsConfig<F>>;
   /** Throws `config` for a configuration that contradicts itself. */
   readonly check?: (config: FieldsConfig<F>) => void;
 }
@@ -143,24 +151,28 @@ export class ConfigTable<C> {
   readonly title: string;
   private readonly fields: ReadonlyMap<string, Field<unknown, unknown>>;
   private readonly others: OtherEntries;
+  private readonly implied: ReadonlyMap<string, (config: never) => unknown>;
   private readonly check: (config: unknown) => void;
 
   constructor({
     type,
     title,
     fields,
+    implied = {},
     check,
     ...others
   }: OtherEntries & {
     readonly type: string;
     readonly title: string;
     readonly fields: Fields;
+    readonly implied?: ImpliedEntries<C> | undefined;
     readonly check?: ((config: C) => void) | undefined;
   }) {
     this.type = type;
     this.title = title;
     this.fields = new Map(Object.entries(fields as Record<string, Field<unknown, unknown>>));
     this.others = others;
+    this.implied = new Map(Object.entries(implied));
     this.check = (config) => check?.(config as C);
   }
 
@@ -222,6 +234,7 @@ export class ConfigTable<C> {
       }
     }
     wrong.push(...this.refused(entries));
+    if (wrong.length === 0) wrong.push(...this.contradicted(entries, config as C));
     if (wrong.length > 0) return refuse(wrong.join("; "));
     try {
       this.check(config);
@@ -251,6 +264,7 @@ export class ConfigTable<C> {
     if (entryName === "model_type") return "read";
     for (const field of this.fields.values()) if (field.entries.includes(entryName)) return "read";
     if (Object.hasOwn(fixed, entryName) || Object.hasOwn(only, entryName)) return "refused";
+    if (this.implied.has(entryName)) return "refused";
     if (Object.hasOwn(withoutEffect, entryName)) return { withoutEffect: withoutEffect[entryName]! };
     if (Object.hasOwn(commonOnly, entryName)) return "refused";
     const reason = commonWithoutEffect.get(entryName);
@@ -271,6 +285,16 @@ export class ConfigTable<C> {
       const text = JSON.stringify(value);
       if (!values.some((one) => JSON.stringify(one) === text))
         yield `${name} is ${shown(value)}, but lineage computes it only with ${values.map(shown).join(" or ")}`;
+    }
+  }
+
+  /** Entries that say something else than what follows from the configuration. */
+  private *contradicted(json: ConfigJson, config: C): Generator<string> {
+    for (const [name, follows] of this.implied) {
+      const value = Object.hasOwn(json, name) ? json[name] : undefined;
+      const right = follows(config as never);
+      if (value !== undefined && value !== null && value !== right)
+        yield `${name} is ${shown(value)}, but lineage computes it only with ${shown(right)}, which follows from the other entries`;
     }
   }
 

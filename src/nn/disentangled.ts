@@ -12,7 +12,7 @@ import {
 } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
 import { configEntries } from "./config.js";
-import { type ConfigJson, type Field, entry } from "./config-table.js";
+import { type ConfigJson, type Field, type ImpliedEntries, entry } from "./config-table.js";
 import { classifierDropoutField, encoderFields } from "./encoder-config.js";
 import {
   Encoder,
@@ -54,6 +54,16 @@ const { activation, dropout, flag, list } = configEntries;
 const terms: z.ZodType<readonly PositionTerm[]> = list.pipe(
   z.array(z.enum(["c2p", "p2c"], { error: "it must be made of c2p and p2c" })),
 );
+
+/** Entries of every DeBERTa that its network takes from others. */
+export const disentangledImplied: ImpliedEntries<{
+  readonly hiddenSize: number;
+  readonly padTokenId: number;
+}> = {
+  pooler_hidden_size: ({ hiddenSize }) => hiddenSize,
+  embedding_size: ({ hiddenSize }) => hiddenSize,
+  padding_idx: ({ padTokenId }) => padTokenId,
+};
 
 /** The fields that the versions of DeBERTa share. The order of the terms is as published. */
 export const disentangledFields = (

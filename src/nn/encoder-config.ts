@@ -60,7 +60,7 @@ export function encoderFields(absent: Partial<EncoderDefaults> = {}, published: 
     /** Positions that the model knows. */
     contextLength: sized("max_position_embeddings", "contextLength"),
     /** Segments that it tells apart: sentence A and sentence B. */
-    typeVocabSize: entry("type_vocab_size", z.int().nonnegative(), {
+    typeVocabSize: entry("type_vocab_size", without.typeVocabSize === 0 ? z.int().nonnegative() : size, {
       absent: without.typeVocabSize,
       published: fresh.typeVocabSize,
     }),
