@@ -31,9 +31,10 @@ describe.each(cases)("the config.json that transformers $transformers writes of 
   it("is read with the values that it has", () => {
     const config = system.config.read(entries);
     const again = system.config.write(config);
+    const effective = (name: string) => typeof system.config.meaningOf(name) === "string";
     // With one language there are no embeddings of languages, whatever is said.
     if (entries["n_langs"] === 1) delete again["use_lang_emb"];
-    for (const [name, value] of Object.entries(again))
+    for (const [name, value] of Object.entries(again).filter(([name]) => effective(name)))
       if (name in entries && entries[name] !== null && entries[name] !== "" && entries[name] !== -1)
         expect([name, value]).toEqual([name, entries[name]]);
   });

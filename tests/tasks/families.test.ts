@@ -23,7 +23,6 @@ const rows = Array.from({ length: 200 }, () => {
 const common = {
   max_position_embeddings: 64,
   hidden_size: 32,
-  embedding_size: 16,
   num_hidden_layers: 2,
   num_attention_heads: 2,
   intermediate_size: 64,
@@ -32,6 +31,8 @@ const common = {
 };
 /** What a small `config.json` of each family says besides. */
 const configs: Readonly<Record<string, Record<string, unknown>>> = {
+  albert: { embedding_size: 16 },
+  electra: { embedding_size: 16 },
   roberta: { max_position_embeddings: 66, pad_token_id: 0 },
   deberta: { relative_attention: true, pos_att_type: ["c2p", "p2c"], type_vocab_size: 0 },
   "deberta-v2": {
