@@ -7,6 +7,7 @@ export * from "./electra.js";
 export * from "./gpt2.js";
 export * from "./llama.js";
 export * from "./mistral.js";
+export * from "./qwen2.js";
 export * from "./roberta.js";
 export * from "./system.js";
 export * from "./systems.js";

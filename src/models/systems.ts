@@ -9,6 +9,7 @@ import { electra } from "./electra.js";
 import { gpt2 } from "./gpt2.js";
 import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
+import { qwen2 } from "./qwen2.js";
 import { roberta } from "./roberta.js";
 import type { DecoderSystem, EncoderSystem, System, SystemConfig, SystemKind } from "./system.js";
 import { unilm } from "./unilm.js";
@@ -20,6 +21,7 @@ export const systems = {
   gpt2,
   llama,
   mistral,
+  qwen2,
   albert,
   bert,
   deberta,

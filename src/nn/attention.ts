@@ -17,6 +17,8 @@ export interface GroupedQueryAttentionConfig {
   readonly slidingWindow?: number | undefined;
   /** Probability of dropout of the attention probabilities. Default 0. */
   readonly attentionDropout?: number | undefined;
+  /** Whether queries, keys and values have biases. Default: they have none. */
+  readonly projectionBias?: boolean | undefined;
   /** Layers of the whole network, which first weights depend on. */
   readonly numLayers: number;
   /** Standard deviation of the first weights. */
@@ -76,8 +78,8 @@ export class GroupedQueryAttention extends Module {
     private readonly layer: number,
   ) {
     super();
-    const { hiddenSize, numHeads, numKeyValueHeads, headSize, initializerRange } = config;
-    const options = { bias: false, initializer: normalInit(initializerRange) };
+    const { hiddenSize, numHeads, numKeyValueHeads, headSize, initializerRange, projectionBias } = config;
+    const options = { bias: projectionBias ?? false, initializer: normalInit(initializerRange) };
     this.query = new Linear(hiddenSize, numHeads * headSize, options);
     this.key = new Linear(hiddenSize, numKeyValueHeads * headSize, options);
     this.value = new Linear(hiddenSize, numKeyValueHeads * headSize, options);

@@ -10,6 +10,8 @@ import {
   Mistral,
   mistralConfig,
   mistralSizes,
+  Qwen2,
+  qwen2Sizes,
   systems,
 } from "../../src/models/index.js";
 import { Weights, countParameters, namedParameters } from "../../src/nn/index.js";
@@ -31,6 +33,7 @@ const runtime = createRuntime();
 describe.each([
   ["llama-tiny", (json: unknown) => new Llama(systems.llama.config.read(json))],
   ["llama-grouped-tiny", (json: unknown) => new Llama(systems.llama.config.read(json))],
+  ["qwen2-tiny", (json: unknown) => new Qwen2(systems.qwen2.config.read(json))],
   ["mistral-tiny", (json: unknown) => new Mistral(systems.mistral.config.read(json))],
 ])("%s agrees with Hugging Face transformers on random weights", (name, create) => {
   const reference = new Reference(name);
@@ -142,6 +145,9 @@ describe("the catalogue", () => {
     "mistral-7b-v0.1": 7.2,
     "mistral-7b-v0.2": 7.2,
     "mistral-7b-v0.3": 7.2,
+    "qwen2.5-0.5b": 0.49,
+    "qwen2.5-1.5b": 1.54,
+    "qwen2.5-7b": 7.61,
   };
 
   it("has the published numbers of parameters, and takes no memory for it", () => {
@@ -152,9 +158,10 @@ describe("the catalogue", () => {
         name,
         countParameters(new Mistral(config)),
       ]),
+      ...Object.entries(qwen2Sizes).map(([name, { config }]) => [name, countParameters(new Qwen2(config))]),
     ]) as Record<string, number>;
     expect(counts).toEqual(parameters);
-    const stated = Object.entries({ ...llamaSizes, ...mistralSizes });
+    const stated = Object.entries({ ...llamaSizes, ...mistralSizes, ...qwen2Sizes });
     expect(Object.fromEntries(stated.map(([name, size]) => [name, size.parameters]))).toEqual(parameters);
     // Some papers round and some cut.
     for (const [name, billions] of Object.entries(published))
@@ -163,11 +170,13 @@ describe("the catalogue", () => {
   });
 
   it("keeps its configurations through Hugging Face's", () => {
-    const { llama, mistral } = systems;
+    const { llama, mistral, qwen2 } = systems;
     for (const { config } of Object.values(llamaSizes))
       expect(llama.config.read(llama.config.write(config))).toEqual(config);
     for (const { config } of Object.values(mistralSizes))
       expect(mistral.config.read(mistral.config.write(config))).toEqual(config);
+    for (const { config } of Object.values(qwen2Sizes))
+      expect(qwen2.config.read(qwen2.config.write(config))).toEqual(config);
   });
 });
 

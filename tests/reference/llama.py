@@ -4,7 +4,9 @@ ids; and the logits of every rotary scaling.
 """
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+)
 
 from common import VALUES, deterministic, made_with, write, write_json, write_safetensors
 
@@ -21,6 +23,8 @@ MODELS = {
     ),
     # A window of 5, smaller than the 16 tokens of the sequence and far smaller than the 48 generated.
     "mistral-tiny": lambda: MistralForCausalLM(MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=5)),
+    # Biases on queries, keys and values.
+    "qwen2-tiny": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_key_value_heads=2, tie_word_embeddings=True)),
 }
 # The pretrained context is 16 tokens and the sequence has 40, so that every scaling has something to do.
 SCALINGS = {
@@ -123,11 +127,25 @@ def main() -> None:
         "mistral-7b-v0.1": MistralConfig(),
         "mistral-7b-v0.2": MistralConfig(),
         "mistral-7b-v0.3": MistralConfig(vocab_size=32768),
+        "qwen2.5-0.5b": Qwen2Config(
+            hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+        "qwen2.5-1.5b": Qwen2Config(
+            hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+        "qwen2.5-7b": Qwen2Config(
+            vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+            num_key_value_heads=4,
+        ),
     }
     counts = {}
     for name, config in sizes.items():
         with torch.device("meta"):
-            model = (MistralForCausalLM if name.startswith("mistral") else LlamaForCausalLM)(config)
+            model = {
+                "llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM,
+            }[config.model_type](config)
         model.tie_weights()
         counts[name] = sum(p.numel() for p in model.parameters())
     write_json(VALUES / "llama-sizes.json", {"madeWith": made_with(), "parameters": counts})
