@@ -9,7 +9,15 @@ import { indexOfLargest } from "../src/base/numbers.js";
 // npm install --no-save @node-llama-cpp/linux-x64@3.22.1
 
 /** Offsets in bytes of llama_context_params, include/llama.h of llama.cpp v0.5.0. */
-const contextFields = { contextLength: 0, batch: 4, microBatch: 8, threads: 28, batchThreads: 32, flash: 52 };
+const contextFields = {
+  contextLength: 0,
+  batch: 4,
+  microBatch: 8,
+  sequences: 12,
+  threads: 28,
+  batchThreads: 32,
+  flash: 52,
+};
 const cacheTypeFields = { key: 104, value: 108 };
 /** ggml_type of a cache. */
 const cacheTypes = { float32: 0, float16: 1 } as const;
@@ -134,19 +142,24 @@ export interface LlamaCppOptions {
   readonly microBatch?: number;
   /** Default float16, llama.cpp's own. */
   readonly cache?: keyof typeof cacheTypes;
+  /** Sequences side by side, which share the context. Default 1. */
+  readonly sequences?: number;
 }
 
 /** A model that llama.cpp has loaded, with one context. */
 export class LlamaCppModel implements Disposable {
   readonly vocabSize: number;
-  private position = 0;
+  /** Tokens of each sequence. */
+  private readonly positions: number[];
 
   private constructor(
     private readonly model: unknown,
     private readonly context: unknown,
     private readonly vocabulary: unknown,
     readonly contextLength: number,
+    sequences: number,
   ) {
+    this.positions = Array.from({ length: sequences }, () => 0);
     this.vocabSize = library().llama("int32_t llama_vocab_n_tokens(void *vocab)")(vocabulary) as number;
   }
 
@@ -158,6 +171,7 @@ export class LlamaCppModel implements Disposable {
       batch = contextLength,
       microBatch = 512,
       cache = "float16",
+      sequences = 1,
     } = options;
     const { llama } = library();
     const modelParams = llama("LlamaParams llama_model_default_params()")();
@@ -171,6 +185,7 @@ export class LlamaCppModel implements Disposable {
     view.setUint32(contextFields.contextLength, contextLength, true);
     view.setUint32(contextFields.batch, batch, true);
     view.setUint32(contextFields.microBatch, microBatch, true);
+    view.setUint32(contextFields.sequences, sequences, true);
     view.setInt32(contextFields.threads, threads, true);
     view.setInt32(contextFields.batchThreads, threads, true);
     view.setInt32(cacheTypeFields.key, cacheTypes[cache], true);
@@ -180,7 +195,9 @@ export class LlamaCppModel implements Disposable {
     });
     if (!context) throw new Error(`llama.cpp makes no context for ${file}`);
     const vocabulary = llama("void *llama_model_get_vocab(void *model)")(model);
-    return new LlamaCppModel(model, context, vocabulary, contextLength);
+    const most = Number(llama("uint32_t llama_n_seq_max(void *context)")(context));
+    if (most !== sequences) throw new Error(`llama.cpp takes ${most} sequences, not ${sequences}`);
+    return new LlamaCppModel(model, context, vocabulary, contextLength, sequences);
   }
 
   tokenize(text: string, { addSpecial = false, parseSpecial = true } = {}): number[] {
@@ -202,34 +219,47 @@ export class LlamaCppModel implements Disposable {
     return bytes.slice(0, Math.max(0, count));
   }
 
-  /** Forgets the sequence. */
+  /** Forgets all sequences. */
   reset(): void {
     const { llama } = library();
     llama("void llama_memory_clear(void *memory, bool data)")(
       llama("void *llama_get_memory(void *context)")(this.context),
       true,
     );
-    this.position = 0;
+    this.positions.fill(0);
   }
 
-  /** Continues the sequence; logits of the last token, or of every one. They are views, which the next call overwrites. */
-  evaluate(ids: readonly number[], { all = false } = {}): Float32Array[] {
-    const { llama } = library();
-    const status = llama("int32_t llama_decode(void *context, LlamaBatch batch)")(this.context, {
-      count: ids.length,
-      tokens: Int32Array.from(ids),
+  /** Continues a sequence; logits of the last token, or of every one. They are views, which the next call overwrites. */
+  evaluate(ids: readonly number[], { all = false, sequence = 0 } = {}): Float32Array[] {
+    this.decode(ids.map((id, index) => ({ id, sequence, wanted: all || index === ids.length - 1 })));
+    return (all ? [...ids.keys()] : [-1]).map((index) => this.logits(index));
+  }
+
+  /** Continues the first sequences by one token each, all in one batch; the logits of each, views as those of `evaluate`. */
+  step(ids: readonly number[]): Float32Array[] {
+    this.decode(ids.map((id, sequence) => ({ id, sequence, wanted: true })));
+    return ids.map((_, index) => this.logits(index));
+  }
+
+  private decode(tokens: readonly { id: number; sequence: number; wanted: boolean }[]): void {
+    const { positions } = this;
+    const sequences = Int32Array.from(tokens, ({ sequence }) => sequence);
+    const start = koffi.address(sequences) as bigint;
+    const status = library().llama("int32_t llama_decode(void *context, LlamaBatch batch)")(this.context, {
+      count: tokens.length,
+      tokens: Int32Array.from(tokens, ({ id }) => id),
       embeddings: null,
-      positions: Int32Array.from(ids, (_, index) => this.position + index),
-      sequenceCounts: null,
-      sequences: null,
-      logits: Int8Array.from(ids, (_, index) => (all || index === ids.length - 1 ? 1 : 0)),
+      positions: Int32Array.from(tokens, ({ sequence }) => positions[sequence]!++),
+      sequenceCounts: new Int32Array(tokens.length).fill(1),
+      sequences: BigUint64Array.from(tokens, (_, index) => start + BigInt(4 * index)),
+      logits: Int8Array.from(tokens, ({ wanted }) => Number(wanted)),
     }) as number;
     if (status !== 0) throw new Error(`llama_decode gives ${status}`);
-    this.position += ids.length;
-    const row = llama("void *llama_get_logits_ith(void *context, int32_t index)");
-    return (all ? [...ids.keys()] : [-1]).map(
-      (index) => new Float32Array(koffi.view(row(this.context, index) as bigint, 4 * this.vocabSize)),
-    );
+  }
+
+  private logits(index: number): Float32Array {
+    const row = library().llama("void *llama_get_logits_ith(void *context, int32_t index)");
+    return new Float32Array(koffi.view(row(this.context, index) as bigint, 4 * this.vocabSize));
   }
 
   /** The most probable continuation, from an empty sequence; ends at `count` tokens or at one of `stopIds`. */

@@ -22,6 +22,7 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   "gpt2-training": { python: true },
   encoders: { python: true },
   llama: { python: false },
+  slots: { python: false },
 };
 
 const { values: options, positionals } = parseArgs({
