@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import path from "node:path";
-import { LineageError } from "../base/errors.js";
+import { FormatError, LineageError } from "../base/errors.js";
 import { readBytes, readJson, readText, writeJson } from "../base/files.js";
 import { replaceFiles, settleFolder } from "../base/folders.js";
 import {
@@ -12,49 +12,40 @@ import {
   checkConfig,
   parseSentencePiece,
   sentencePieceDefinition,
+  template,
+  wordPieceTokenizer,
 } from "../tokenizers/index.js";
 
 /**
- * Reads a folder's `tokenizer.json`, SentencePiece's `tokenizer.model`, or GPT-2's vocabulary and merges, with
- * `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where they are. Throws `tokenizer` when
- * it has none of them.
+ * Reads a folder's `tokenizer.json`, SentencePiece's `tokenizer.model`, BERT's `vocab.txt`, or GPT-2's vocabulary and
+ * merges, with `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja` where they
+ * are. Throws `tokenizer` when it has none of them.
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   await settleFolder(folder);
   const config = await readConfig(folder);
-  const file = path.join(folder, "tokenizer.json");
-  if (existsSync(file)) return new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file);
   const find = (...names: string[]) =>
     names.map((name) => path.join(folder, name)).find((name) => existsSync(name));
+  const file = find("tokenizer.json");
+  if (file) return new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file);
   const sentencePiece = find("tokenizer.model", "spiece.model", "sentencepiece.bpe.model");
   if (sentencePiece) return loadSentencePiece(sentencePiece, config);
   const vocabulary = find("vocab.json", "encoder.json", "gpt2_encoder.json");
   const merges = find("merges.txt", "vocab.bpe", "gpt2_vocab.bpe");
-  if (!vocabulary || !merges) {
-    throw new LineageError(
-      "tokenizer",
-      `${folder} has no tokenizer: neither tokenizer.json, nor tokenizer.model, nor vocab.json with merges.txt`,
-    );
-  }
-  const lines = (await readText(merges))
-    .split("\n")
-    .filter((line) => line !== "" && !line.startsWith("#version"));
-  return byteLevelTokenizer((await readJson(vocabulary)) as Record<string, number>, lines, config);
+  if (vocabulary && merges) return loadByteLevel(vocabulary, merges, config);
+  const words = find("vocab.txt");
+  if (words) return loadWordPiece(words, config);
+  throw new LineageError(
+    "tokenizer",
+    `${folder} has no tokenizer: neither tokenizer.json, nor tokenizer.model, nor vocab.json with merges.txt, nor vocab.txt`,
+  );
 }
 
 /** Reads a SentencePiece `tokenizer.model`; `config` adds to what it says of itself. */
 export async function loadSentencePiece(file: string, config: TokenizerConfig = {}): Promise<Tokenizer> {
   const bytes = await readBytes(file);
   const own = sentencePieceDefinition(parseSentencePiece(file, bytes));
-  const known = new Set(own.definition.added_tokens?.map(({ id }) => id));
-  const added = Object.entries(config.added_tokens_decoder ?? {})
-    .filter(([id]) => !known.has(Number(id)))
-    .map(([id, token]) => ({ ...token, id: Number(id) }));
-  const definition = {
-    ...own.definition,
-    added_tokens: [...(own.definition.added_tokens ?? []), ...added],
-  };
-  return new Tokenizer(definition, { ...own.config, ...dropNull(config) }, file);
+  return new Tokenizer(own.definition, { ...own.config, ...dropNull(config) }, file);
 }
 
 /** Writes `tokenizer.json` and `tokenizer_config.json`. */
@@ -75,18 +66,212 @@ export const isTokenizerFile = (name: string): boolean =>
     name,
   );
 
+/** An object with the id of each token. */
+function idsByToken(file: string, value: unknown): Map<string, number> {
+  const ids = new Map<string, number>();
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw new FormatError(file, "it must be an object with the id of each token");
+  for (const [token, id] of Object.entries(value)) {
+    if (typeof id !== "number" || !Number.isInteger(id) || id < 0)
+      throw new FormatError(
+        file,
+        `the id of ${JSON.stringify(token.slice(0, 60))} must be a whole number of at least 0`,
+      );
+    ids.set(token, id);
+  }
+  return ids;
+}
+
+// ---- Older folders --------------------------------------------------------------------------------------------------
+
+/** A text's lines, whatever ends them. */
+const linesOf = (text: string): string[] => text.replace(/\r?\n$/, "").split(/\r?\n/);
+
+/** BERT's `vocab.txt`: a token a line, in the order of ids. */
+async function loadWordPiece(file: string, config: TokenizerConfig): Promise<Tokenizer> {
+  const tokens = linesOf(await readText(file));
+  const seen = new Set<string>();
+  tokens.forEach((token, line) => {
+    if (seen.has(token))
+      throw new FormatError(
+        file,
+        `line ${line + 1} has the token ${JSON.stringify(token.slice(0, 60))} once more`,
+      );
+    seen.add(token);
+  });
+  const flag = (entry: string): boolean | undefined => {
+    const value = config[entry];
+    if (value === undefined || typeof value === "boolean") return value;
+    throw new FormatError(file, `tokenizer_config.json: ${entry} must be true or false`);
+  };
+  return wordPieceTokenizer({
+    tokens,
+    lowercase: flag("do_lower_case") ?? true,
+    stripAccents: flag("strip_accents"),
+    splitIdeographs: flag("tokenize_chinese_chars"),
+    config,
+  });
+}
+
+/** Qwen2's cut of a text into words. */
+const qwen2Words =
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+/** GPT-2's `vocab.json` and `merges.txt`, and those of its kin, which the configuration tells apart. */
+async function loadByteLevel(
+  vocabularyFile: string,
+  mergesFile: string,
+  config: TokenizerConfig,
+): Promise<Tokenizer> {
+  const kind = String(config["tokenizer_class"] ?? "GPT2Tokenizer").replace(/Fast$/, "");
+  const vocabulary = idsByToken(vocabularyFile, await readJson(vocabularyFile));
+  const merges = linesOf(await readText(mergesFile)).filter((line, index) => {
+    if (line === "" || line.startsWith("#version")) return false;
+    if (line.split(" ").length !== 2)
+      throw new FormatError(
+        mergesFile,
+        `line ${index + 1} is ${JSON.stringify(line.slice(0, 60))}; it must be two tokens with a space between`,
+      );
+    return true;
+  });
+  const given = { vocabulary, merges, config };
+  switch (kind) {
+    case "GPT2Tokenizer":
+    case "CodeGenTokenizer":
+    case "PreTrainedTokenizer":
+      return byteLevelTokenizer(prefixed(given, config));
+    case "Qwen2Tokenizer":
+      return byteLevelTokenizer({
+        ...given,
+        normalizer: { type: "NFC" },
+        preTokenizer: {
+          type: "Sequence",
+          pretokenizers: [
+            { type: "Split", pattern: { Regex: qwen2Words }, behavior: "Isolated", invert: false },
+            { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
+          ],
+        },
+      });
+    case "RobertaTokenizer":
+    case "BartTokenizer":
+    case "LongformerTokenizer":
+    case "LEDTokenizer":
+      return roberta(given);
+    case "DebertaTokenizer":
+      return deberta(given);
+    default:
+      throw new LineageError(
+        "unsupported",
+        `${vocabularyFile} is of a ${kind}, which lineage cannot read without a tokenizer.json`,
+      );
+  }
+}
+
+type ByteLevelParts = Parameters<typeof byteLevelTokenizer>[0];
+
+/** With the space before a text that `add_prefix_space` asks for. */
+function prefixed(parts: ByteLevelParts, config: TokenizerConfig): ByteLevelParts {
+  if (config["add_prefix_space"] !== true) return parts;
+  return {
+    ...parts,
+    preTokenizer: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
+  };
+}
+
+/** The special tokens that a configuration names, and those of the kind for the others. */
+function withNames<K extends string>(
+  config: TokenizerConfig,
+  defaults: Readonly<Record<K, string>>,
+): Record<K, string> {
+  const named: Record<K, string> = { ...defaults };
+  for (const entry of Object.keys(defaults) as K[]) {
+    const token = config[entry];
+    const content =
+      typeof token === "object" && token !== null ? (token as { content?: unknown }).content : token;
+    if (typeof content === "string") named[entry] = content;
+  }
+  return named;
+}
+
+function roberta(given: ByteLevelParts & { config: TokenizerConfig }): Tokenizer {
+  const { vocabulary, config } = given;
+  const names = withNames(config, {
+    bos_token: "<s>",
+    eos_token: "</s>",
+    sep_token: "</s>",
+    cls_token: "<s>",
+    unk_token: "<unk>",
+    pad_token: "<pad>",
+    mask_token: "<mask>",
+  });
+  const [cls, sep] = [vocabulary.get(names.cls_token), vocabulary.get(names.sep_token)];
+  return byteLevelTokenizer({
+    ...prefixed(given, config),
+    special: [...new Set(Object.values(names))].filter((token) => vocabulary.has(token)),
+    // The mask takes the space before it along, as the model was trained.
+    leftStripped: [names.mask_token],
+    postProcessor:
+      cls === undefined || sep === undefined
+        ? null
+        : {
+            type: "RobertaProcessing",
+            sep: [names.sep_token, sep],
+            cls: [names.cls_token, cls],
+            trim_offsets: true,
+            add_prefix_space: config["add_prefix_space"] === true,
+          },
+    config: { ...names, ...config },
+  });
+}
+
+function deberta(given: ByteLevelParts & { config: TokenizerConfig }): Tokenizer {
+  const { vocabulary, config } = given;
+  const names = withNames(config, {
+    bos_token: "[CLS]",
+    eos_token: "[SEP]",
+    sep_token: "[SEP]",
+    cls_token: "[CLS]",
+    unk_token: "[UNK]",
+    pad_token: "[PAD]",
+    mask_token: "[MASK]",
+  });
+  const [cls, sep] = [vocabulary.get(names.cls_token), vocabulary.get(names.sep_token)];
+  return byteLevelTokenizer({
+    ...prefixed(given, config),
+    special: [...new Set(Object.values(names))].filter((token) => vocabulary.has(token)),
+    leftStripped: [names.mask_token],
+    postProcessor:
+      cls === undefined || sep === undefined
+        ? null
+        : template(
+            [names.cls_token, "A", names.sep_token],
+            [names.cls_token, "A", names.sep_token, ["B", 1], [names.sep_token, 1]],
+            [
+              [names.cls_token, cls],
+              [names.sep_token, sep],
+            ],
+          ),
+    config: { ...names, ...config },
+  });
+}
+
+// ---- Configurations -------------------------------------------------------------------------------------------------
+
 const dropNull = (config: TokenizerConfig): TokenizerConfig =>
   Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null && value !== undefined));
 
+/** What a folder's files say beside the vocabulary; as in transformers, the older files count where no newer one does. */
 async function readConfig(folder: string): Promise<TokenizerConfig> {
   const read = async (name: string): Promise<TokenizerConfig> => {
     const file = path.join(folder, name);
-    return existsSync(file) ? checkConfig(file, await readJson(file)) : {};
+    return existsSync(file) ? dropNull(checkConfig(file, await readJson(file))) : {};
   };
-  const config = {
-    ...dropNull(await read("special_tokens_map.json")),
-    ...dropNull(await read("tokenizer_config.json")),
-  };
+  const newer = await read("tokenizer_config.json");
+  const map = await read("special_tokens_map.json");
+  let config: TokenizerConfig = newer.added_tokens_decoder ? { ...map, ...newer } : { ...newer, ...map };
+  const added = path.join(folder, "added_tokens.json");
+  if (!newer.added_tokens_decoder && existsSync(added))
+    config = { ...config, added_tokens_decoder: olderAddedTokens(added, await readJson(added), config) };
   const templates = await readChatTemplates(folder);
   if (templates.length === 0) return config;
   const own = templates.length === 1 && templates[0]!.name === "default" ? templates[0]!.template : templates;
@@ -103,4 +288,25 @@ async function readChatTemplates(folder: string): Promise<{ name: string; templa
     for (const file of (await readdir(more)).filter((name) => name.endsWith(".jinja")).sort())
       files.push([file.slice(0, -".jinja".length), path.join(more, file)]);
   return Promise.all(files.map(async ([name, file]) => ({ name, template: await readText(file) })));
+}
+
+/** `added_tokens.json`: ids by token; those that the configuration names are special. */
+function olderAddedTokens(
+  file: string,
+  value: unknown,
+  config: TokenizerConfig,
+): NonNullable<TokenizerConfig["added_tokens_decoder"]> {
+  const ids = idsByToken(file, value);
+  const special = new Set<unknown>();
+  for (const entry of Object.values(config))
+    for (const token of Array.isArray(entry) ? (entry as unknown[]) : [entry])
+      special.add(
+        typeof token === "object" && token !== null ? (token as { content?: unknown }).content : token,
+      );
+  return Object.fromEntries(
+    Array.from(ids, ([content, id]) => [
+      String(id),
+      { content, special: special.has(content), normalized: !special.has(content) },
+    ]),
+  );
 }

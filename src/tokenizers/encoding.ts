@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
-import type { PlacedToken } from "./offsets.js";
-import type { CheckedDefinition, TokenizerConfig } from "./tokenizer-definition.js";
+import type { Template, TemplatePart } from "./post-processors.js";
+import type { PlacedToken } from "./pipeline.js";
 
 /** One or two texts as a model reads them, special tokens included. All lists are equally long. */
 export interface Encoding {
@@ -24,107 +24,6 @@ export interface PairOptions {
   readonly truncate?: "longest" | "first" | "second";
   /** Whether to find each token's place in its text. Default false. */
   readonly offsets?: boolean;
-}
-
-/** A part of the template around texts: an added token, or a text. */
-type TemplatePart =
-  { readonly token: number; readonly type: number } | { readonly sequence: 0 | 1; readonly type: number };
-
-/** Where special tokens go around one text and around two. */
-export interface Template {
-  readonly single: readonly TemplatePart[];
-  readonly pair: readonly TemplatePart[];
-  /** Whether a token's place leaves out the spaces at its ends. */
-  readonly trimOffsets: boolean;
-}
-
-interface Processor {
-  readonly type: string;
-  readonly [entry: string]: unknown;
-}
-type NamedId = readonly [token: string, id: number];
-const first = (type = 0): TemplatePart => ({ sequence: 0, type });
-const second = (type: number): TemplatePart => ({ sequence: 1, type });
-const special = (token: number, type = 0): TemplatePart => ({ token, type });
-
-const bare: Template = { single: [first()], pair: [first(), second(1)], trimOffsets: false };
-
-/**
- * The template of a definition's post-processor. A tokenizer without one, read from a SentencePiece file, gets BERT's or
- * XLNet's around texts when its configuration names their tokens. Throws `tokenizer` for a kind that is not known.
- */
-export function templateOf(
-  { post_processor: processor }: CheckedDefinition,
-  config: TokenizerConfig,
-  idOf: (token: string) => number | undefined,
-): Template {
-  if (processor) return templateOfProcessor(processor, idOf);
-  const named = (entry: string): number | undefined => {
-    const token = config[entry];
-    const content = typeof token === "object" ? (token as { content?: unknown } | null)?.content : token;
-    return typeof content === "string" ? idOf(content) : undefined;
-  };
-  const [cls, sep] = [named("cls_token"), named("sep_token")];
-  if (cls === undefined || sep === undefined) return bare;
-  return String(config["tokenizer_class"]).startsWith("XLNet")
-    ? {
-        single: [first(), special(sep), special(cls, 2)],
-        pair: [first(), special(sep), second(1), special(sep, 1), special(cls, 2)],
-        trimOffsets: false,
-      }
-    : bertLike(cls, sep);
-}
-
-const bertLike = (cls: number, sep: number): Template => ({
-  single: [special(cls), first(), special(sep)],
-  pair: [special(cls), first(), special(sep), second(1), special(sep, 1)],
-  trimOffsets: false,
-});
-
-function templateOfProcessor(processor: Processor, idOf: (token: string) => number | undefined): Template {
-  switch (processor.type) {
-    case "BertProcessing":
-      return bertLike((processor["cls"] as NamedId)[1], (processor["sep"] as NamedId)[1]);
-    case "RobertaProcessing": {
-      const [cls, sep] = [(processor["cls"] as NamedId)[1], (processor["sep"] as NamedId)[1]];
-      return {
-        single: [special(cls), first(), special(sep)],
-        // RoBERTa knows no segments.
-        pair: [special(cls), first(), special(sep), special(sep), second(0), special(sep)],
-        trimOffsets: processor["trim_offsets"] !== false,
-      };
-    }
-    case "ByteLevel":
-      return { ...bare, trimOffsets: processor["trim_offsets"] !== false };
-    case "TemplateProcessing": {
-      const parts = (list: unknown) =>
-        (list as Record<string, { id: string; type_id: number }>[]).flatMap((entry): TemplatePart[] => {
-          const { Sequence: sequence, SpecialToken: token } = entry;
-          if (sequence) return [{ sequence: sequence.id === "A" ? 0 : 1, type: sequence.type_id }];
-          if (!token) return [];
-          const named = (processor["special_tokens"] as Record<string, { ids: number[] }> | undefined)?.[
-            token.id
-          ];
-          const ids = named?.ids ?? [idOf(token.id)].filter((id) => id !== undefined);
-          return ids.map((id) => special(id, token.type_id));
-        });
-      return { single: parts(processor["single"]), pair: parts(processor["pair"]), trimOffsets: false };
-    }
-    case "Sequence": {
-      const templates = (processor["processors"] as Processor[]).map((inner) =>
-        templateOfProcessor(inner, idOf),
-      );
-      return {
-        ...(templates.find(({ single }) => single.length > 1) ?? bare),
-        trimOffsets: templates.some(({ trimOffsets }) => trimOffsets),
-      };
-    }
-    default:
-      throw new LineageError(
-        "tokenizer",
-        `the tokenizer's post-processor ${JSON.stringify(processor.type)} is not known`,
-      );
-  }
 }
 
 /** A text's tokens before the template goes around them. */

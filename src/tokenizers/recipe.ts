@@ -1,5 +1,5 @@
 import type { Tokenizer } from "./tokenizer.js";
-import { trainByteLevelBpe } from "./tokenizer.js";
+import { trainByteLevelBpe } from "./train-byte-level-bpe.js";
 import { type EncoderBpeStyle, trainEncoderBpe } from "./train-encoder-bpe.js";
 import { type UnigramStyle, trainUnigram } from "./train-unigram.js";
 import { trainWordPiece } from "./train-wordpiece.js";

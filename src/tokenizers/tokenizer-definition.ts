@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { FormatError } from "../base/errors.js";
+import { shown } from "./entries.js";
 
 /** Of ids: beyond it lies no vocabulary, only a file that would fill the memory. */
 const maximumId = 2 ** 24;
@@ -8,7 +9,10 @@ const addedToken = z.looseObject({
   id: z.int().min(0).max(maximumId),
   content: z.string().min(1),
   special: z.boolean().default(false),
-  normalized: z.boolean().default(false),
+  normalized: z.boolean().optional(),
+  single_word: z.boolean().optional(),
+  lstrip: z.boolean().optional(),
+  rstrip: z.boolean().optional(),
 });
 
 const part = z.looseObject({ type: z.string() });
@@ -82,17 +86,8 @@ function mergesProblem(merges: unknown): Problem {
   return undefined;
 }
 
-/** A value that a file holds in the wrong place, short. */
-function shown(value: unknown): string {
-  if (value === undefined) return "missing";
-  if (typeof value === "string")
-    return value.length > 40 ? `${JSON.stringify(value.slice(0, 40))}…` : JSON.stringify(value);
-  if (Array.isArray(value)) return `a list of ${value.length}`;
-  if (typeof value === "bigint") return `${value}n`;
-  return typeof value === "object" && value !== null ? "an object" : String(value);
-}
-
 const definitionSchema = z.looseObject({
+  version: z.literal("1.0").nullish(),
   added_tokens: z.array(addedToken).default([]),
   normalizer: part.nullable().default(null),
   pre_tokenizer: part.nullable().default(null),
@@ -112,7 +107,17 @@ export type TokenizerDefinition = z.input<typeof definitionSchema>;
 /** A definition whose every part is there. */
 export type CheckedDefinition = z.output<typeof definitionSchema>;
 
-const tokenName = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
+const namedToken = z.looseObject({ content: z.string() });
+const tokenName = z.union([z.string(), namedToken]).nullish();
+/** A token as `added_tokens_decoder` describes it; flags that are absent are those of the reference. */
+const describedToken = z.looseObject({
+  content: z.string(),
+  special: z.boolean().default(false),
+  normalized: z.boolean().optional(),
+  single_word: z.boolean().optional(),
+  lstrip: z.boolean().optional(),
+  rstrip: z.boolean().optional(),
+});
 
 const configSchema = z.looseObject({
   bos_token: tokenName,
@@ -120,11 +125,14 @@ const configSchema = z.looseObject({
   pad_token: tokenName,
   unk_token: tokenName,
   mask_token: tokenName,
+  cls_token: tokenName,
+  sep_token: tokenName,
+  additional_special_tokens: z.array(z.union([z.string(), namedToken])).nullish(),
   add_bos_token: z.boolean().nullish(),
   chat_template: z
     .union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))])
     .nullish(),
-  added_tokens_decoder: z.record(z.string(), z.looseObject({ content: z.string() })).nullish(),
+  added_tokens_decoder: z.record(z.string().regex(/^\d+$/), describedToken).nullish(),
 });
 
 /** The content of a `tokenizer_config.json`. */

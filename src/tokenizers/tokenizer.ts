@@ -1,17 +1,27 @@
-import { FormatError, LineageError, messageOf } from "../base/errors.js";
-import { countWords, learnMerges } from "./train-bpe.js";
-import { type Runner, createRunner } from "./cutter.js";
+import { LineageError } from "../base/errors.js";
+import { type AddedToken, namedToken, resolveAddedTokens } from "./added-tokens.js";
 import {
-  type Encoding,
-  type PairOptions,
+  type Decoder,
+  type TextWriter,
+  createDecoder,
+  plainDecoder,
+  sentencePieceDecoder,
+} from "./decoders.js";
+import { type Encoding, type PairOptions, type TextTokens, encodeTokens, encodeWindows } from "./encoding.js";
+import { Entries, Reading } from "./entries.js";
+import type { Model } from "./model.js";
+import { readModel } from "./models.js";
+import { createNormalizer } from "./normalizers.js";
+import { Pipeline } from "./pipeline.js";
+import {
   type Template,
-  type TextTokens,
-  encodeTokens,
-  encodeWindows,
-  templateOf,
-} from "./encoding.js";
-import { type TracedRunner, placeTokens } from "./offsets.js";
-import { CharacterStream, type TextRule, byteOfCharacter, characterOfByte, textRule } from "./token-text.js";
+  bareTemplate,
+  bertTemplateOf,
+  createTemplate,
+  trimPlaces,
+  xlnetTemplateOf,
+} from "./post-processors.js";
+import { createPreTokenizer } from "./pre-tokenizers.js";
 import {
   type CheckedDefinition,
   type TokenizerConfig,
@@ -39,20 +49,22 @@ export interface DecodeOptions {
 /** A text's token ids and back, over a `tokenizer.json` of the field. */
 export class Tokenizer {
   readonly definition: CheckedDefinition;
-  private readonly runner: Runner;
-  private plainRunner?: Runner;
+  /** What the files hold and lineage does not know or does otherwise, each as a sentence. */
+  readonly warnings: readonly string[];
+  /** Tokens that are found in a text as they are written. */
+  readonly addedTokens: readonly AddedToken[];
+  private readonly pipeline: Pipeline;
+  private readonly decoder: Decoder;
+  private readonly template: Template;
   private readonly tokens: readonly (string | undefined)[];
   private readonly ids: ReadonlyMap<string, number>;
   private readonly special: ReadonlySet<number>;
-  private readonly added: ReadonlySet<number>;
-  private readonly rule: TextRule | undefined;
-  private template?: Template;
 
   /**
    * @param definition the content of a `tokenizer.json`
    * @param config that of its `tokenizer_config.json`
    * @param source where they come from, for messages
-   * Throws FormatError for a definition that is malformed or that the tokenizers package cannot run.
+   * Throws FormatError for a definition that is malformed or that lineage cannot run.
    */
   constructor(
     definition: TokenizerDefinition,
@@ -61,29 +73,75 @@ export class Tokenizer {
   ) {
     this.definition = checkDefinition(source, definition);
     this.config = checkConfig(source, config);
-    const { added_tokens: addedTokens, model } = this.definition;
-    try {
-      this.runner = createRunner(this.definition, this.config, { parseSpecial: true });
-      this.rule = textRule(this.definition, this.config);
-    } catch (error) {
-      throw new FormatError(source, `the tokenizer cannot be used: ${messageOf(error)}`, { cause: error });
-    }
-    const tokens: (string | undefined)[] = [];
-    const ids = new Map<string, number>();
-    const vocabulary = Array.isArray(model.vocab)
-      ? model.vocab.map(([token], id) => [token, id] as const)
-      : Object.entries(model.vocab);
-    for (const [token, id] of [
-      ...vocabulary,
-      ...addedTokens.map(({ content, id }) => [content, id] as const),
-    ]) {
-      tokens[id] = token;
-      ids.set(token, id);
+    const reading = new Reading(source);
+    const whole = new Entries(this.definition, "the tokenizer", reading);
+    // Whoever encodes says how long texts may be and how they are filled up, as in transformers.
+    whole.ignore("version", "added_tokens", "truncation", "padding");
+    const part = <T>(name: string, create: (entries: Entries) => T): T | undefined => {
+      const value = whole.get(name);
+      return value === undefined ? undefined : create(new Entries(value, name, reading));
+    };
+    const sentencePiece = this.config["lineage_cut"] === "sentencepiece";
+    // SentencePiece looks for these while it merges; a split of the text would give each part a prefix of its own.
+    const userDefined = sentencePiece
+      ? this.definition.added_tokens.filter(({ special }) => !special).map(({ content }) => content)
+      : [];
+    const maker = readModel(
+      new Entries(whole.get("model"), "model", reading),
+      sentencePiece ? { sentencePiece: { userDefined } } : {},
+    );
+    this.addedTokens = resolveAddedTokens(
+      this.definition,
+      this.config,
+      maker.vocabulary,
+      maker.size,
+      reading,
+    );
+    const tokens = [...maker.tokens];
+    const ids = new Map(maker.vocabulary);
+    for (const { content, id } of this.addedTokens) {
+      tokens[id] = content;
+      ids.set(content, id);
     }
     this.tokens = tokens;
     this.ids = ids;
-    this.added = new Set(addedTokens.map(({ id }) => id));
-    this.special = new Set(addedTokens.filter(({ special }) => special).map(({ id }) => id));
+    const special = this.addedTokens.filter((token) => token.special);
+    this.special = new Set(special.map(({ id }) => id));
+
+    const hidden = new Set(special.map(({ content }) => content));
+    const model = maker.create(sentencePiece ? hidden : new Set());
+    let plainModel: Model | undefined = sentencePiece || hidden.size === 0 ? model : undefined;
+    this.pipeline = new Pipeline({
+      addedTokens: this.addedTokens.filter(({ content }) => !userDefined.includes(content)),
+      normalizer: part("normalizer", (entries) => createNormalizer(entries, { sentencePiece })),
+      preTokenizer: part("pre_tokenizer", createPreTokenizer),
+      model,
+      plainModel: () => (plainModel ??= maker.create(hidden)),
+      needsPlaces: dependsOnPlace(this.definition),
+      tokenOf: (id) => tokens[id] ?? "",
+    });
+    this.template =
+      part("post_processor", (entries) =>
+        createTemplate(entries, { size: tokens.length, idOf: (token) => ids.get(token) }),
+      ) ?? this.namedTemplate(sentencePiece);
+    const decoder = part("decoder", createDecoder) ?? createDecoder(undefined);
+    this.decoder =
+      this.config["lineage_level"] === "character"
+        ? plainDecoder
+        : sentencePiece && decoder.bytesOf
+          ? sentencePieceDecoder(decoder)
+          : decoder;
+    whole.finish();
+    this.warnings = reading.warnings;
+  }
+
+  /** The template of a SentencePiece model, which has none of its own, by the tokens that its configuration names. */
+  private namedTemplate(sentencePiece: boolean): Template {
+    const [cls, sep] = [this.configuredId("cls_token"), this.configuredId("sep_token")];
+    if (!sentencePiece || cls === undefined || sep === undefined) return bareTemplate;
+    return String(this.config["tokenizer_class"]).startsWith("XLNet")
+      ? xlnetTemplateOf(cls, sep)
+      : bertTemplateOf(cls, sep);
   }
 
   /** Number of ids, the special ones included. */
@@ -121,7 +179,8 @@ export class Tokenizer {
     const { bosId } = this;
     if (bosId === undefined) return false;
     if (typeof this.config.add_bos_token === "boolean") return this.config.add_bos_token;
-    return this.run("a", true)[0] === bosId;
+    const [first] = this.template.single;
+    return first !== undefined && "token" in first && first.token === bosId;
   }
 
   /** The chat template, Jinja: the one named `name`, or the default one. */
@@ -136,11 +195,8 @@ export class Tokenizer {
     return this.configuredId("mask_token");
   }
 
-  private configuredId(
-    entry: "bos_token" | "eos_token" | "pad_token" | "unk_token" | "mask_token",
-  ): number | undefined {
-    const token = this.config[entry];
-    const content = typeof token === "object" ? token?.content : token;
+  private configuredId(entry: Parameters<typeof namedToken>[1]): number | undefined {
+    const content = namedToken(this.config, entry);
     return content === undefined ? undefined : this.tokenToId(content);
   }
 
@@ -158,35 +214,25 @@ export class Tokenizer {
     return this.special.has(id);
   }
 
-  /** Token ids of a text, without tokens before or after it. A lone surrogate counts as U+FFFD. */
+  /**
+   * Token ids of a text, without tokens before or after it. A lone surrogate counts as U+FFFD. Throws
+   * `tokenizer` where no token stands for a part of it.
+   */
   encode(text: string, { parseSpecial = true }: EncodeOptions = {}): number[] {
     const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
     if (wellFormed === "") return [];
-    if (parseSpecial || this.special.size === 0) return this.run(wellFormed, false);
-    this.plainRunner ??= createRunner(this.definition, this.config, { parseSpecial: false });
-    return this.run(wellFormed, false, this.plainRunner);
-  }
-
-  private run(text: string, addSpecialTokens: boolean, runner = this.runner): number[] {
-    const { ids } = runner.encode(text, { add_special_tokens: addSpecialTokens });
-    if (ids.includes(undefined as never)) {
-      throw new LineageError(
-        "tokenizer",
-        `the tokenizer has no token for a part of ${JSON.stringify(text.slice(0, 40))}, nor one for what is unknown`,
-      );
-    }
-    return ids;
+    return this.pipeline.encode(wellFormed, parseSpecial);
   }
 
   /**
    * One or two texts as a model reads them: with the special tokens of the post-processor, cut to `maxLength`. Throws
-   * `length` when the limit leaves no room, `unsupported` when offsets are wanted and cannot be found.
+   * `length` when the limit leaves no room.
    */
   encodePair(text: string, pair?: string, options: PairOptions = {}): Encoding {
     const offsets = options.offsets ?? false;
     const tokens = this.tokensOf(text, offsets);
     return encodeTokens(
-      this.ownTemplate,
+      this.template,
       pair === undefined ? [tokens] : [tokens, this.tokensOf(pair, offsets)],
       options,
     );
@@ -204,7 +250,7 @@ export class Tokenizer {
     const offsets = options.offsets ?? false;
     const tokens = this.tokensOf(text, offsets);
     return encodeWindows(
-      this.ownTemplate,
+      this.template,
       pair === undefined ? [tokens] : [tokens, this.tokensOf(pair, offsets)],
       options,
     );
@@ -222,197 +268,83 @@ export class Tokenizer {
         index === 0 || this.definition.pre_tokenizer?.type === "BertPreTokenizer" ? word : ` ${word}`;
       for (const id of this.encode(spaced)) tokens.push({ id, start: index, end: index });
     });
-    const encoding = encodeTokens(this.ownTemplate, [tokens], { ...options, offsets: true });
+    const encoding = encodeTokens(this.template, [tokens], { ...options, offsets: true });
     const wordIds = encoding.offsets!.map(([word], place) => (encoding.specialMask[place] ? -1 : word));
     return { ...encoding, offsets: undefined, wordIds };
-  }
-
-  private get ownTemplate(): Template {
-    return (this.template ??= templateOf(this.definition, this.config, (token) => this.tokenToId(token)));
   }
 
   private tokensOf(text: string, offsets: boolean): TextTokens {
     if (!offsets) return this.encode(text).map((id) => ({ id, start: 0, end: 0 }));
     const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
     if (wellFormed === "") return [];
-    const { model, pre_tokenizer: preTokenizer } = this.definition;
-    const placed = placeTokens(this.runner as TracedRunner, wellFormed, {
-      byteLevel: hasStep(preTokenizer, "pretokenizers", "ByteLevel"),
-      continuation: String(model["continuing_subword_prefix"] ?? ""),
-      unknownToken: model.unk_token ?? undefined,
-    });
-    if (!placed)
-      throw new LineageError(
-        "unsupported",
-        "the places of this tokenizer's tokens in their text cannot be told",
-      );
-    if (!this.ownTemplate.trimOffsets) return placed;
-    return placed.map(({ id, start, end }) => {
-      const piece = wellFormed.slice(start, end);
-      const left = /^ */.exec(piece)![0].length;
-      const right = / *$/.exec(piece)![0].length;
-      return { id, start: start + left, end: Math.max(start + left, end - right) };
-    });
+    const placed = this.pipeline.place(wellFormed);
+    return this.template.trim ? trimPlaces(placed, this.template.trim) : placed;
   }
 
-  /** The text of token ids, as the field's reference library writes it. */
+  /** The text of token ids, as the field's reference library writes it. Throws `argument` for an id that is none. */
   decode(ids: readonly number[], options: DecodeOptions = {}): string {
     const stream = new StreamDecoder(this, options);
-    return ids.map((id) => stream.push(id)).join("") + stream.flush();
+    let text = "";
+    for (const id of ids) text += stream.push(id);
+    return text + stream.flush();
   }
 
-  /** @internal How a token becomes text after others; `decode` and `StreamDecoder` share it. */
-  get textRule(): TextRule {
-    if (this.rule) return this.rule;
+  /** @internal The token of an id that must be one. */
+  tokenOf(id: number): string {
+    const token = this.tokens[id];
+    if (token === undefined)
+      throw new LineageError("argument", `there is no token ${id}; ids go from 0 to ${this.vocabSize - 1}`);
+    return token;
+  }
+
+  /** @internal Writes the text of tokens as they come. */
+  startText(): TextWriter {
+    return this.decoder.start();
+  }
+
+  /**
+   * The exact bytes that a token within a text stands for: part of a character, perhaps. Throws `argument` for an id that
+   * is none, `unsupported` where a token's text depends on its neighbours.
+   */
+  bytesOf(id: number, first = false): Uint8Array {
+    const token = this.tokenOf(id);
+    if (this.special.has(id)) return new TextEncoder().encode(token);
+    if (this.decoder.bytesOf) return this.decoder.bytesOf(token, first);
     throw new LineageError(
       "unsupported",
       `the tokenizer's decoder ${JSON.stringify(this.definition.decoder?.type)} cannot be run token by token`,
     );
   }
-
-  /** The exact bytes that a token within a text stands for: part of a character, perhaps. Throws `argument` for an id that is none. */
-  bytesOf(id: number, first = false): Uint8Array {
-    const token = this.tokens[id];
-    if (token === undefined)
-      throw new LineageError("argument", `there is no token ${id}; ids go from 0 to ${this.vocabSize - 1}`);
-    if (this.special.has(id) || (this.added.has(id) && this.definition.decoder?.type === "ByteLevel"))
-      return new TextEncoder().encode(token);
-    return this.textRule.bytesOf(token, first);
-  }
 }
 
-/** Whether a part of a definition, or a part of a sequence of them, is of a type. */
-const hasStep = (part: CheckedDefinition["pre_tokenizer"], list: string, type: string): boolean =>
-  part?.type === type ||
-  ((part?.[list] as { type: string }[] | undefined)?.some((step) => step.type === type) ?? false);
-
-/** GPT-2's tokenizer from its vocabulary and merges. */
-export function byteLevelTokenizer(
-  vocab: Record<string, number>,
-  merges: readonly string[],
-  config: TokenizerConfig = {},
-): Tokenizer {
-  const id = vocab[endOfText];
-  const added =
-    id === undefined
-      ? []
-      : [
-          {
-            id,
-            content: endOfText,
-            special: true,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: false,
-          },
-        ];
-  const special =
-    id === undefined ? {} : { bos_token: endOfText, eos_token: endOfText, unk_token: endOfText };
-  return new Tokenizer(
-    {
-      version: "1.0",
-      added_tokens: added,
-      normalizer: null,
-      pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
-      post_processor: null,
-      decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
-      model: {
-        type: "BPE",
-        dropout: null,
-        unk_token: null,
-        continuing_subword_prefix: "",
-        end_of_word_suffix: "",
-        fuse_unk: false,
-        byte_fallback: false,
-        vocab,
-        merges: [...merges],
-      },
-    },
-    { ...special, ...config },
-  );
-}
-
-/** GPT-2's cut of a text into words, each with the space before it; merges never cross a cut. */
-const wordPattern = /'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
-
-/**
- * Trains a byte-level BPE, Sennrich et al. 2016 over bytes as in Radford et al. 2019. Id 0 is `<|endoftext|>`, then come
- * the 256 bytes, then the merges in the order in which they were learned. Throws `data` for an empty text.
- */
-export function trainByteLevelBpe(
-  documents: Iterable<string>,
-  { vocabSize }: { vocabSize: number },
-): Tokenizer {
-  const alphabet = [...byteOfCharacter.keys()].sort();
-  const counts = countWords(documents, (document) => document.match(wordPattern) ?? []);
-  if (counts.size === 0) throw new LineageError("data", "there is no text to train a tokenizer on");
-  const words = Array.from(counts, ([word, count]) => ({
-    symbols: Array.from(new TextEncoder().encode(word), (byte) => characterOfByte[byte]!),
-    count,
-  }));
-  const merges = learnMerges(words, vocabSize - alphabet.length - 1);
-  const vocab: Record<string, number> = {};
-  for (const token of [endOfText, ...alphabet, ...merges.map((merge) => merge.replace(" ", ""))]) {
-    vocab[token] ??= Object.keys(vocab).length;
-  }
-  return byteLevelTokenizer(vocab, merges);
-}
-
-/** One token for each character of `text`, in code-point order, as nanoGPT's `shakespeare_char` has it. */
-export function characterTokenizer(text: string): Tokenizer {
-  const characters = [...new Set(text)].sort((a, b) => a.codePointAt(0)! - b.codePointAt(0)!);
-  return new Tokenizer(
-    {
-      version: "1.0",
-      added_tokens: [],
-      normalizer: null,
-      pre_tokenizer: { type: "Split", pattern: { Regex: "[\\s\\S]" }, behavior: "Isolated", invert: false },
-      post_processor: null,
-      decoder: { type: "Fuse" },
-      model: {
-        type: "BPE",
-        dropout: null,
-        unk_token: null,
-        continuing_subword_prefix: "",
-        end_of_word_suffix: "",
-        fuse_unk: false,
-        byte_fallback: false,
-        vocab: Object.fromEntries(characters.map((character, id) => [character, id])),
-        merges: [],
-      },
-    },
-    { lineage_level: "character" },
-  );
+/** Whether a mark before the first word alone needs to know where a changed text comes from. */
+function dependsOnPlace({ normalizer, pre_tokenizer: preTokenizer }: CheckedDefinition): boolean {
+  const first = JSON.stringify(preTokenizer ?? null).includes('"prepend_scheme":"first"');
+  return first && (normalizer !== null || preTokenizer?.type === "Sequence");
 }
 
 /** Text from token ids as they come: a character appears once all its bytes are there. The pieces add up to `decode`. */
 export class StreamDecoder {
-  private readonly characters: CharacterStream;
+  private readonly writer: TextWriter;
   private readonly skipSpecialTokens: boolean;
-  private tail = "";
-  private first = true;
 
   constructor(
     private readonly tokenizer: Tokenizer,
     { skipSpecialTokens = true }: DecodeOptions = {},
   ) {
-    this.characters = new CharacterStream(tokenizer.textRule.replaceEachByte);
+    this.writer = tokenizer.startText();
     this.skipSpecialTokens = skipSpecialTokens;
   }
 
   /** The characters that `id` completes. */
   push(id: number): string {
-    const { tokenizer, characters } = this;
-    if (this.skipSpecialTokens && tokenizer.isSpecial(id)) return "";
-    const text = this.tail + characters.push(tokenizer.bytesOf(id, this.first));
-    this.tail = tokenizer.textRule.tailOf?.(tokenizer.idToToken(id)!) ?? "";
-    this.first = false;
-    return text;
+    const { tokenizer } = this;
+    const token = tokenizer.tokenOf(id);
+    return this.skipSpecialTokens && tokenizer.isSpecial(id) ? "" : this.writer.push(token);
   }
 
   /** What an unfinished character leaves: U+FFFD, or nothing. */
   flush(): string {
-    return this.characters.flush();
+    return this.writer.flush();
   }
 }

@@ -1,5 +1,7 @@
-import { Tokenizer, endOfText, trainByteLevelBpe } from "./tokenizer.js";
-import { addedToken, template } from "./train-wordpiece.js";
+import { template } from "./definitions.js";
+import { byteLevelTokenizer } from "./from-vocabulary.js";
+import type { Tokenizer } from "./tokenizer.js";
+import { learnByteLevelBpe } from "./train-byte-level-bpe.js";
 
 /** Whose special tokens a byte-level BPE has, and where it puts them. */
 export type EncoderBpeStyle = "roberta" | "deberta" | "xlm";
@@ -62,24 +64,21 @@ export function trainEncoderBpe(
   { vocabSize, style }: EncoderBpeOptions,
 ): Tokenizer {
   const { special, first, separator, between, padding, unknown, mask } = styles[style];
-  const { definition } = trainByteLevelBpe(documents, { vocabSize: vocabSize - special.length + 1 });
-  const learned = Object.keys(definition.model.vocab).filter((token) => token !== endOfText);
-  const vocab = Object.fromEntries([...special, ...learned].map((token, id) => [token, id]));
-  const named = (token: string) => [token, vocab[token]!] as const;
+  const { tokens, merges } = learnByteLevelBpe(documents, vocabSize - special.length);
+  const vocabulary = new Map([...new Set([...special, ...tokens])].map((token, id) => [token, id]));
+  const named = (token: string) => [token, vocabulary.get(token)!] as const;
   const separators = Array.from({ length: between }, () => separator);
   const typeOfPair = style === "deberta" ? 1 : 0;
-  return new Tokenizer(
-    {
-      ...definition,
-      added_tokens: special.map((token, id) => addedToken(id, token)) as never,
-      post_processor: template(
-        [first, "A", separator],
-        [first, "A", ...separators, ["B", typeOfPair], [separator, typeOfPair]],
-        [...new Set([first, separator])].map(named),
-      ) as never,
-      model: { ...definition.model, vocab },
-    },
-    {
+  return byteLevelTokenizer({
+    vocabulary,
+    merges,
+    special,
+    postProcessor: template(
+      [first, "A", separator],
+      [first, "A", ...separators, ["B", typeOfPair], [separator, typeOfPair]],
+      [...new Set([first, separator])].map(named),
+    ),
+    config: {
       tokenizer_class: "PreTrainedTokenizerFast",
       bos_token: first,
       eos_token: separator,
@@ -89,5 +88,5 @@ export function trainEncoderBpe(
       unk_token: unknown,
       mask_token: mask,
     },
-  );
+  });
 }

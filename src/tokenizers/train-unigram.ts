@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
-import { countWords } from "./train-bpe.js";
+import { addedToken, template } from "./definitions.js";
 import { Tokenizer } from "./tokenizer.js";
-import { addedToken, template } from "./train-wordpiece.js";
+import { countWords } from "./train-bpe.js";
 
 /** Whose special tokens a Unigram tokenizer has, and where it puts them. */
 export type UnigramStyle = "albert" | "xlnet" | "t5";
@@ -84,7 +84,7 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
       post_processor: postProcessor(idOf),
       decoder: { type: "Metaspace", replacement: space, prepend_scheme: "always", split: true },
       model: { type: "Unigram", unk_id: idOf(unknown), vocab, byte_fallback: false },
-    } as never,
+    },
     { ...config, do_lower_case: lowercase, model_max_length: 512 },
   );
 }
@@ -92,7 +92,7 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
 interface Style {
   readonly special: readonly string[];
   readonly unknown: string;
-  readonly postProcessor: (idOf: (token: string) => number) => Record<string, unknown>;
+  readonly postProcessor: (idOf: (token: string) => number) => ReturnType<typeof template>;
   readonly config: Readonly<Record<string, unknown>>;
 }
 

@@ -1,8 +1,8 @@
 import { FormatError, LineageError } from "../../base/errors.js";
-import { bytePattern } from "../../tokenizers/cutter.js";
 import {
   type Piece,
   PieceType,
+  bytePattern,
   sentencePieceDefinition,
   Tokenizer,
   type TokenizerConfig,

@@ -1,4 +1,5 @@
 import { LineageError } from "../base/errors.js";
+import { utf8 } from "./bytes.js";
 
 /**
  * SentencePiece's precompiled table of character replacements: the size of a double-array trie, the trie, and the
@@ -20,20 +21,48 @@ export class CharacterMap {
 
   /** The text with every longest match of the table replaced. */
   normalize(text: string): string {
-    const bytes = utf8.encode(text);
-    const out: number[] = [];
+    let result = "";
+    let done = 0;
+    for (const { start, end, replacement } of this.matches(text)) {
+      result += text.slice(done, start) + replacement;
+      done = end;
+    }
+    return result + text.slice(done);
+  }
+
+  /** The longest matches of the table one after another, with their places in the text. */
+  matches(text: string): { start: number; end: number; replacement: string }[] {
+    const bytes = utf8(text);
+    const found: { start: number; end: number; replacement: string }[] = [];
+    let unit = 0;
     for (let place = 0; place < bytes.length;) {
-      const match = this.longestMatch(bytes, place);
+      const match = this.walk(bytes, place, true);
       const length = match?.length ?? characterLength(bytes[place]!);
-      for (const byte of match ? this.replacement(match.value) : bytes.subarray(place, place + length))
-        out.push(byte);
+      let units = 0;
+      for (let at = place; at < place + length;) {
+        const size = characterLength(bytes[at]!);
+        units += size === 4 ? 2 : 1;
+        at += size;
+      }
+      if (match) found.push({ start: unit, end: unit + units, replacement: this.replacement(match.value) });
+      unit += units;
       place += length;
     }
-    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(out));
+    return found;
+  }
+
+  /** What stands for the shortest entry that the bytes begin with. */
+  shortest(bytes: Uint8Array): string | undefined {
+    const match = this.walk(bytes, 0, false);
+    return match && this.replacement(match.value);
   }
 
   /** A walk through the trie in the layout of Darts-clone: the label, the offset to the children and the value share a unit. */
-  private longestMatch(bytes: Uint8Array, from: number): { value: number; length: number } | undefined {
+  private walk(
+    bytes: Uint8Array,
+    from: number,
+    longest: boolean,
+  ): { value: number; length: number } | undefined {
     const { units } = this;
     let found: { value: number; length: number } | undefined;
     let place = offsetOf(units[0]!);
@@ -46,20 +75,21 @@ export class CharacterMap {
         const leaf = units[place];
         if (leaf === undefined) break;
         found = { value: leaf & 0x7fff_ffff, length: index + 1 - from };
+        if (!longest) break;
       }
     }
     return found;
   }
 
-  private replacement(start: number): Uint8Array {
+  private replacement(start: number): string {
     const end = this.replacements.indexOf(0, start);
     if (start >= this.replacements.length || end < 0)
       throw new LineageError("tokenizer", "the table of character replacements points outside of itself");
-    return this.replacements.subarray(start, end);
+    return decoder.decode(this.replacements.subarray(start, end));
   }
 }
 
-const utf8 = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 const offsetOf = (unit: number): number => (unit >>> 10) << ((unit & (1 << 9)) >>> 6);
 const characterLength = (first: number): number =>
   first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
