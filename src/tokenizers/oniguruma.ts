@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import { whiteSpace, wordCharacter } from "./unicode.js";
+import { loneWordCharacter, whiteSpace, wordCharacter } from "./unicode.js";
 
 /**
  * The regular expressions of tokenizers are Oniguruma's; this translates them to JavaScript's. Anchors, classes and
@@ -258,10 +258,10 @@ class Parser {
 
   private escape(options: Options): string {
     const letter = this.next();
-    if (classes[letter] !== undefined) return `[${classes[letter]}]`;
     const lower = letter.toLowerCase();
-    if (letter !== lower && classes[lower] !== undefined) return `[^${classes[lower]}]`;
-    const word = `[${wordCharacter}]`;
+    const inside = lower === "w" ? loneWordCharacter : classes[lower];
+    if (inside !== undefined) return letter === lower ? `[${inside}]` : `[^${inside}]`;
+    const word = `[${loneWordCharacter}]`;
     switch (letter) {
       case "A":
         return "(?<![\\s\\S])";
