@@ -1,8 +1,10 @@
-import { appendFile, readFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { appendFile } from "node:fs/promises";
 import os from "node:os";
-import { storageError, writeAtomically } from "../base/files.js";
+import { readTextParts, storageError, writeAtomically } from "../base/files.js";
 import { lossChart } from "./chart.js";
 import type { RunFolder } from "./folder.js";
+import { History } from "./history.js";
 import { pngOf } from "./png.js";
 import { TensorBoardWriter } from "./tensorboard.js";
 import type { StepReport } from "./trainer.js";
@@ -10,36 +12,29 @@ import type { StepReport } from "./trainer.js";
 /** What an evaluation measures, by name; `loss` among it. */
 export type Metrics = Readonly<Record<string, number>> & { readonly loss: number };
 
-interface Point {
-  readonly step: number;
-  readonly loss: number;
-}
-
 /** A run's figures as it writes them down: `metrics.jsonl`, a TensorBoard event file and a picture of the loss. */
 export class MetricsLog {
   private constructor(
     private readonly folder: RunFolder,
     private readonly board: TensorBoardWriter,
-    private readonly learned: Point[],
-    private readonly heldOut: Point[],
+    private readonly learned: History,
+    private readonly heldOut: History,
   ) {}
 
   /** Goes on with what the folder's run wrote up to `step`; what a process wrote after its last save is written again. */
   static async open(folder: RunFolder, step: number): Promise<MetricsLog> {
-    const [learned, heldOut]: [Point[], Point[]] = [[], []];
+    const [learned, heldOut] = [new History(), new History()];
     const file = folder.file("metrics.jsonl");
-    if (folder.resuming) {
-      const text = await readFile(file, "utf8").catch(() => "");
-      const kept: string[] = [];
-      for (const line of text.split("\n")) {
-        const record = parseRecord(line);
-        if (!record || record.step > step) continue;
-        kept.push(`${line}\n`);
-        if (record.loss !== undefined) learned.push({ step: record.step, loss: record.loss });
-        if (record.validationLoss !== undefined)
+    if (folder.resuming && existsSync(file)) {
+      let whole = true;
+      for (const line of linesOf(file)) {
+        const record = recordUpTo(line, step);
+        if (!record) whole = false;
+        else if (record.loss !== undefined) learned.push({ step: record.step, loss: record.loss });
+        else if (record.validationLoss !== undefined)
           heldOut.push({ step: record.step, loss: record.validationLoss });
       }
-      if (kept.join("") !== text) await writeAtomically(file, kept);
+      if (!whole) await writeAtomically(file, keptLines(file, step));
     }
     const board = folder.file(
       `events.out.tfevents.${Math.floor(Date.now() / 1000)}.${os.hostname()}.${process.pid}`,
@@ -81,13 +76,26 @@ export class MetricsLog {
 
   /** Draws the loss so far beside the checkpoint. */
   async draw(): Promise<void> {
-    const svg = lossChart("Loss", [
-      { label: "training", points: this.learned },
-      { label: "held out", points: this.heldOut },
-    ]);
-    await writeAtomically(this.folder.file("loss.svg"), [svg]);
+    await this.write("loss.svg", this.picture());
+  }
+
+  /** Draws the whole loss, as PNG too: a renderer keeps megabytes of each picture until JavaScript's next collection. */
+  async finish(): Promise<void> {
+    const svg = this.picture();
+    await this.write("loss.svg", svg);
     const png = await pngOf(svg);
-    if (png) await writeAtomically(this.folder.file("loss.png"), [png]);
+    if (png) await this.write("loss.png", png);
+  }
+
+  private picture(): string {
+    return lossChart("Loss", [
+      { label: "training", points: this.learned.points },
+      { label: "held out", points: this.heldOut.points },
+    ]);
+  }
+
+  private write(name: string, content: string | Uint8Array): Promise<void> {
+    return writeAtomically(this.folder.file(name), [content]);
   }
 
   private async append(record: Readonly<Record<string, unknown>>): Promise<void> {
@@ -111,13 +119,32 @@ export class MetricsLog {
 const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Record<string, number> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [prefix + name, value]));
 
-/** One line of `metrics.jsonl`; undefined for the end of one that was cut off. */
-function parseRecord(line: string): { step: number; loss?: number; validationLoss?: number } | undefined {
+interface MetricsRecord {
+  readonly step: number;
+  readonly loss?: number;
+  readonly validationLoss?: number;
+}
+
+/** The lines of a file, a part of it in memory at a time; one that was cut off is empty. */
+function* linesOf(file: string): Generator<string> {
+  let rest = "";
+  for (const part of readTextParts(file)) {
+    const lines = (rest + part).split("\n");
+    rest = lines.pop()!;
+    yield* lines;
+  }
+  if (rest !== "") yield "";
+}
+
+function* keptLines(file: string, step: number): Generator<string> {
+  for (const line of linesOf(file)) if (recordUpTo(line, step)) yield `${line}\n`;
+}
+
+/** One line of `metrics.jsonl`; undefined for one that was cut off, and for a later step. */
+function recordUpTo(line: string, step: number): MetricsRecord | undefined {
   try {
-    const record = JSON.parse(line) as unknown;
-    return typeof record === "object" && record !== null && typeof (record as Point).step === "number"
-      ? (record as Point)
-      : undefined;
+    const record = JSON.parse(line) as MetricsRecord | null;
+    return typeof record?.step === "number" && record.step <= step ? record : undefined;
   } catch {
     return undefined;
   }

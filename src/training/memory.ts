@@ -26,6 +26,11 @@ export interface TrainingMemory {
   readonly average: number;
   /** Intermediate results of a micro-batch's forward and backward pass: an estimate from the graph, made to be a little more than is measured. */
   readonly activations: number;
+  /** The same of a forward pass over as many rows, for evaluations. */
+  readonly evaluation: number;
+  /** Node, the engine and what JavaScript holds, whatever is trained. */
+  readonly process: number;
+  /** The most that the process takes. */
   readonly total: number;
 }
 
@@ -42,6 +47,9 @@ export const optimizerStateSize = {
 
 /** What the engine's arena takes beyond the results that it holds: it grows in steps. Measured: 1.2 to 1.6. */
 const engineOverhead = 1.5;
+
+/** Resident memory of a run that trains next to nothing. Measured: 210 to 240 MB. */
+const processBytes = 220e6;
 
 /** Operations whose results lie in their input's memory. */
 const aliases = new Set(["reshape", "unsqueeze", "squeeze", "stopGradient", "limit"]);
@@ -77,7 +85,7 @@ export function trainingMemory(
     total,
     trained.map(({ tensor }) => tensor),
   );
-  const parts = {
+  const ofTraining = {
     weights: (workers > 0 ? 2 + workers : 1) * bytes(parameters, ({ size }) => size),
     frozen: frozenBytes(frozen),
     gradients: (1 + 2 * workers) * bytes(trained, ({ size }) => size),
@@ -87,6 +95,12 @@ export function trainingMemory(
       Math.max(1, workers) *
         (engineOverhead * peakBytes([total, ...found], found, sizes) + largestUnpacked(frozen)),
     ),
+  };
+  const evaluated = Object.values(lossGraph(objective, {}).sums);
+  const parts = {
+    ...ofTraining,
+    evaluation: Math.ceil(engineOverhead * peakBytes(evaluated, [], sizes)),
+    process: processBytes,
   };
   return { ...parts, total: Object.values(parts).reduce((a, b) => a + b) };
 }

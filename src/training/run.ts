@@ -63,7 +63,7 @@ export interface TrainingResult {
  *     }
  *
  * The folder receives `run.json` (its options), `training.safetensors` (weights, moments, position; replaced as a whole),
- * `metrics.jsonl`, TensorBoard events, `loss.svg` and `loss.png` (where the system can draw it), and what `save` writes. A run
+ * `metrics.jsonl`, TensorBoard events, `loss.svg`, at its end `loss.png` (where the system can draw it), and what `save` writes. A run
  * that was interrupted, by `signal` or by the end of its process, goes on from there to bit-equal losses: whatever a step
  * depends on must come from `source`, `weights` and `seed`. Throws `diverged` at a loss that is not finite, with the last
  * checkpoint as it was; `storage` when a file cannot be written, with those before it as they were.
@@ -97,16 +97,17 @@ class Loop {
     const log = await MetricsLog.open(folder, this.step);
     try {
       while (!this.over) await this.advance(log);
+      await log.finish();
       return this.result(this.step < this.options.steps ? "stopped early" : "finished");
     } catch (error) {
       if (error instanceof LineageError && error.code === "diverged") {
-        await log.draw();
+        await log.finish();
         throw new LineageError("diverged", `${error.message}; ${this.keptSentence()}`, { cause: error });
       }
       if (!signal?.aborted) throw error;
       await this.save();
       if (!this.hasModel) await this.options.save(this.trainer.kept);
-      await log.draw();
+      await log.finish();
       return this.result("interrupted");
     }
   }

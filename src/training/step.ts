@@ -373,7 +373,7 @@ export class EvaluationStep implements Disposable {
     const program = await compile(
       runtime,
       Object.fromEntries(parts.map((part) => [sumName(part), sums[part]!])),
-      { ...withConstants(weights), name: "evaluation" },
+      { ...withConstants(weights), name: "evaluation", memoryPattern: false },
     );
     const tensors = Object.fromEntries(parts.map((part) => [part, runtime.createTensor("float32", [])]));
     const inputs = new BatchInputs(runtime, objective.inputs);
