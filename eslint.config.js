@@ -45,7 +45,7 @@ const floorRules = floors.map((names, level) => {
 });
 
 export default tseslint.config(
-  { ignores: ["dist", "coverage", "node_modules", "runs", "tests/reference/values"] },
+  { ignores: ["dist", "coverage", "node_modules", "runs", "tests/reference/values", "src/**/*_pb.ts"] },
   js.configs.recommended,
   ...tseslint.configs.strict,
   {

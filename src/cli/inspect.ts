@@ -2,11 +2,11 @@ import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import path from "node:path";
 import { Command } from "commander";
-import proto from "onnx-proto";
 import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
 import { GgufFile, SafetensorsFile, openWeightFiles, placeOf, readOnnx } from "../formats/index.js";
+import { TensorProto_DataType } from "../onnx/index.js";
 import { examples } from "./options.js";
 
 interface TensorRow {
@@ -110,19 +110,18 @@ async function read(place: string): Promise<Contents> {
   }
   if (place.endsWith(".onnx")) {
     const model = await readOnnx(place);
-    const names = Object.entries(proto.onnx.TensorProto.DataType);
     return {
-      kind: `ONNX, ${model.graph!.node!.length.toLocaleString("en-US")} nodes`,
+      kind: `ONNX, ${model.graph!.node.length.toLocaleString("en-US")} nodes`,
       metadata: {
-        producer: model.producerName ?? "",
-        inputs: (model.graph!.input ?? []).map(({ name }) => name),
-        outputs: (model.graph!.output ?? []).map(({ name }) => name),
+        producer: model.producerName,
+        inputs: model.graph!.input.map(({ name }) => name),
+        outputs: model.graph!.output.map(({ name }) => name),
       },
-      tensors: (model.graph!.initializer ?? []).map((tensor) => ({
-        name: tensor.name ?? "",
-        type: names.find(([, number]) => number === tensor.dataType)?.[0].toLowerCase() ?? "unknown",
-        shape: (tensor.dims ?? []).map(Number),
-        bytes: tensor.rawData?.byteLength ?? 0,
+      tensors: model.graph!.initializer.map((tensor) => ({
+        name: tensor.name,
+        type: TensorProto_DataType[tensor.dataType]?.toLowerCase() ?? "unknown",
+        shape: tensor.dims.map(Number),
+        bytes: tensor.rawData.byteLength,
       })),
     };
   }

@@ -13,7 +13,7 @@ export const runShape = {
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
   steps: z.int().positive().default(1000),
-  /** Default: a tenth of the steps, of which `train` takes at most 100. */
+  /** Default: a tenth of the steps. */
   warmup: z.int().nonnegative().optional(),
   clip: z.number().positive().default(1),
   evalEvery: z.int().positive().default(250),

@@ -1,12 +1,18 @@
 import path from "node:path";
-import proto, { type onnx as Onnx } from "onnx-proto";
+import { create, fromBinary } from "@bufbuild/protobuf";
 import { z } from "zod";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { readBytes, writeAtomically } from "../base/files.js";
 import { replaceFiles } from "../base/folders.js";
 import { type LowerOptions, type Tensor, constantTensors, lower } from "../graph/index.js";
 import type { WeightSet } from "../nn/index.js";
-import { encodeModel } from "../onnx/index.js";
+import {
+  type ModelProto,
+  ModelProtoSchema,
+  StringStringEntryProtoSchema,
+  TensorProto_DataLocation as DataLocation,
+  encodeModel,
+} from "../onnx/index.js";
 
 /** Tensors from this size on lie in the data file, where the format has no 2 GB limit. */
 const externalThreshold = 1024;
@@ -39,17 +45,17 @@ export async function saveOnnx(
   const location = path.basename(dataFileOf(file));
   const chunks: Uint8Array[] = [];
   let offset = 0;
-  for (const tensor of model.graph!.initializer!) {
+  for (const tensor of model.graph!.initializer) {
     const data = tensor.rawData;
-    if (!data || data.byteLength < externalThreshold) continue;
+    if (data.byteLength < externalThreshold) continue;
     const padding = (alignment - (offset % alignment)) % alignment;
     chunks.push(new Uint8Array(padding), data);
     offset += padding;
     const entries = { location, offset, length: data.byteLength };
-    tensor.externalData = Object.entries(entries).map(
-      ([key, value]) => new proto.onnx.StringStringEntryProto({ key, value: String(value) }),
+    tensor.externalData = Object.entries(entries).map(([key, value]) =>
+      create(StringStringEntryProtoSchema, { key, value: String(value) }),
     );
-    tensor.dataLocation = proto.onnx.TensorProto.DataLocation.EXTERNAL;
+    tensor.dataLocation = DataLocation.EXTERNAL;
     tensor.rawData = new Uint8Array();
     offset += data.byteLength;
   }
@@ -73,20 +79,20 @@ const dataEntry = z.object({
  * Reads an ONNX model, its large tensors included where they lie in files beside it. Throws FormatError for a file that is
  * no ONNX, or that points outside of its folder or of its data.
  */
-export async function readOnnx(file: string): Promise<Onnx.ModelProto> {
-  let model: Onnx.ModelProto;
+export async function readOnnx(file: string): Promise<ModelProto> {
+  let model: ModelProto;
   try {
-    model = proto.onnx.ModelProto.decode(await readBytes(file));
+    model = fromBinary(ModelProtoSchema, await readBytes(file));
   } catch (error) {
     if (error instanceof LineageError) throw error;
     throw new FormatError(file, `this is not an ONNX model: ${messageOf(error)}`, { cause: error });
   }
-  if (!model.graph?.node?.length) throw new FormatError(file, "this is not an ONNX model: it has no graph");
+  if (!model.graph?.node.length) throw new FormatError(file, "this is not an ONNX model: it has no graph");
   const files = new Map<string, Uint8Array>();
-  for (const tensor of model.graph.initializer ?? []) {
-    if (tensor.dataLocation !== proto.onnx.TensorProto.DataLocation.EXTERNAL) continue;
+  for (const tensor of model.graph.initializer) {
+    if (tensor.dataLocation !== DataLocation.EXTERNAL) continue;
     const parsed = dataEntry.safeParse(
-      Object.fromEntries((tensor.externalData ?? []).map(({ key, value }) => [key, value])),
+      Object.fromEntries(tensor.externalData.map(({ key, value }) => [key, value])),
     );
     if (!parsed.success)
       throw new FormatError(file, `the tensor ${tensor.name} does not say where its data lie`);
@@ -106,7 +112,7 @@ export async function readOnnx(file: string): Promise<Onnx.ModelProto> {
       );
     tensor.rawData = data.subarray(offset, end);
     tensor.externalData = [];
-    tensor.dataLocation = proto.onnx.TensorProto.DataLocation.DEFAULT;
+    tensor.dataLocation = DataLocation.DEFAULT;
   }
   return model;
 }

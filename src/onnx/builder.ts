@@ -1,4 +1,4 @@
-import proto, { type onnx as Onnx } from "onnx-proto";
+import { create, toBinary } from "@bufbuild/protobuf";
 import {
   type DType,
   type TypedArray,
@@ -8,13 +8,27 @@ import {
   onnxDataType,
 } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
-
-// The package is CommonJS: Node offers its names only through the default import.
-const { onnx } = proto;
+import { bfloat16Bits, float16Bits } from "../base/half.js";
+import {
+  type AttributeProto,
+  AttributeProto_AttributeType as AttributeType,
+  AttributeProtoSchema,
+  GraphProtoSchema,
+  type ModelProto,
+  ModelProtoSchema,
+  NodeProtoSchema,
+  type StringStringEntryProto,
+  StringStringEntryProtoSchema,
+  type TensorProto,
+  TensorProto_DataLocation as DataLocation,
+  TensorProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from "./onnx_pb.js";
 
 /** Operator sets of every model that lineage writes. */
-export const opsetVersion = 21;
-const irVersion = 10;
+export const opsetVersion = 21n;
+const irVersion = 10n;
 
 export type AttributeValue =
   | number
@@ -37,7 +51,7 @@ export interface NodeOptions {
 
 /** Writes one graph, node by node, as an ONNX `ModelProto`. Values are known by name. */
 export class OnnxBuilder {
-  private readonly graph = new onnx.GraphProto();
+  private readonly graph = create(GraphProtoSchema);
   private readonly constants = new Map<string, string>();
   private readonly names = new Map<string, number>();
   private readonly publicNames = new Set<string>();
@@ -45,8 +59,8 @@ export class OnnxBuilder {
   private readonly made = new Set<string>();
   /** The public names of those that are outputs. */
   private readonly outputNames = new Map<string, string>();
-  private readonly described = new Map<string, Onnx.ValueInfoProto>();
-  private readonly shares = new Map<string, { readonly tensor: Onnx.TensorProto; readonly length: number }>();
+  private readonly described = new Map<string, ValueInfoProto>();
+  private readonly shares = new Map<string, { readonly tensor: TensorProto; readonly length: number }>();
   private usesContrib = false;
 
   constructor(name: string) {
@@ -76,7 +90,7 @@ export class OnnxBuilder {
     );
     if (domain !== "") this.usesContrib = true;
     this.graph.node.push(
-      new onnx.NodeProto({
+      create(NodeProtoSchema, {
         name: unique,
         opType: type,
         domain,
@@ -131,11 +145,11 @@ export class OnnxBuilder {
   shared(name: string, dtype: DType, shape: readonly number[]): void {
     this.reserve(name);
     const length = elementCount(shape) * bytesPerElement(dtype);
-    const tensor = new onnx.TensorProto({
+    const tensor = create(TensorProtoSchema, {
       name,
       dataType: onnxDataType(dtype),
-      dims: [...shape],
-      dataLocation: onnx.TensorProto.DataLocation.EXTERNAL,
+      dims: shape.map(BigInt),
+      dataLocation: DataLocation.EXTERNAL,
       externalData: entries({ location: name, offset: 0, length }),
     });
     this.shares.set(name, { tensor, length });
@@ -152,9 +166,9 @@ export class OnnxBuilder {
    * are those that the engine reads meanwhile: small ones, and what nodes compute from constants alone. The names of the rest.
    */
   placeShared(location: string): ReadonlySet<string> {
-    const known = new Set(this.graph.initializer!.map(({ name }) => name!));
+    const known = new Set(this.graph.initializer.map(({ name }) => name));
     const read = new Set<string>();
-    for (const { input, output } of this.graph.node as Onnx.NodeProto[]) {
+    for (const { input, output } of this.graph.node) {
       if (!input.every((name) => name === "" || known.has(name))) continue;
       for (const name of input) read.add(name);
       for (const name of output) known.add(name);
@@ -192,7 +206,7 @@ export class OnnxBuilder {
       this.outputNames.set(value, name);
     } else
       this.graph.node.push(
-        new onnx.NodeProto({
+        create(NodeProtoSchema, {
           name: `${name}/Identity`,
           opType: "Identity",
           input: [known ?? value],
@@ -202,14 +216,14 @@ export class OnnxBuilder {
     this.graph.output.push(valueInfo(name, dtype, shape));
   }
 
-  build(): Onnx.ModelProto {
+  build(): ModelProto {
     this.leaveOutUnread();
-    return new onnx.ModelProto({
+    return create(ModelProtoSchema, {
       irVersion,
       producerName: "lineage",
       opsetImport: [
-        new onnx.OperatorSetIdProto({ domain: "", version: opsetVersion }),
-        ...(this.usesContrib ? [new onnx.OperatorSetIdProto({ domain: "com.microsoft", version: 1 })] : []),
+        { domain: "", version: opsetVersion },
+        ...(this.usesContrib ? [{ domain: "com.microsoft", version: 1n }] : []),
       ],
       graph: this.graph,
     });
@@ -217,17 +231,17 @@ export class OnnxBuilder {
 
   /** Leaves out nodes whose values nothing reads: those that another node took over behind them. */
   private leaveOutUnread(): void {
-    const read = new Set(this.graph.output!.map(({ name }) => name));
+    const read = new Set(this.graph.output.map(({ name }) => name));
     const made = new Set<string>();
-    const kept = [...this.graph.node!].reverse().filter(({ input, output }) => {
-      if (!output!.some((name) => read.has(name))) return false;
-      for (const name of input!) read.add(name);
-      for (const name of output!) made.add(name);
+    const kept = [...this.graph.node].reverse().filter(({ input, output }) => {
+      if (!output.some((name) => read.has(name))) return false;
+      for (const name of input) read.add(name);
+      for (const name of output) made.add(name);
       return true;
     });
     this.graph.node = kept.reverse();
-    this.graph.initializer = this.graph.initializer!.filter(
-      ({ name }) => read.has(name) || this.publicNames.has(name!),
+    this.graph.initializer = this.graph.initializer.filter(
+      ({ name }) => read.has(name) || this.publicNames.has(name),
     );
     this.graph.valueInfo = [...this.described].flatMap(([name, info]) => (made.has(name) ? [info] : []));
   }
@@ -238,7 +252,7 @@ export class OnnxBuilder {
         if (name === from) names[index] = to;
       });
     };
-    for (const node of this.graph.node as Onnx.NodeProto[]) {
+    for (const node of this.graph.node) {
       swap(node.output);
       swap(node.input);
     }
@@ -261,17 +275,13 @@ export class OnnxBuilder {
 /** Bytes from which on a shared initializer is worth being left in place. */
 const smallestPlaced = 65_536;
 
-const entries = (values: Readonly<Record<string, string | number>>): Onnx.StringStringEntryProto[] =>
-  Object.entries(values).map(
-    ([key, value]) => new onnx.StringStringEntryProto({ key, value: String(value) }),
+const entries = (values: Readonly<Record<string, string | number>>): StringStringEntryProto[] =>
+  Object.entries(values).map(([key, value]) =>
+    create(StringStringEntryProtoSchema, { key, value: String(value) }),
   );
 
 /** The serialised model. */
-export function encodeModel(model: Onnx.ModelProto): Uint8Array {
-  return onnx.ModelProto.encode(model).finish();
-}
-
-export type ModelProto = Onnx.ModelProto;
+export const encodeModel = (model: ModelProto): Uint8Array => toBinary(ModelProtoSchema, model);
 
 function fillScalar(dtype: DType, value: number): TypedArray {
   const data = allocate(dtype, 1);
@@ -284,68 +294,41 @@ function fillScalar(dtype: DType, value: number): TypedArray {
 export const storedAs = (dtype: DType): ((value: number) => number) =>
   dtype === "float16" ? float16Bits : dtype === "bfloat16" ? bfloat16Bits : (value) => value;
 
-/** The IEEE half-precision bits nearest to `value`, ties to even. */
-export function float16Bits(value: number): number {
-  const [bits] = new Uint32Array(Float32Array.of(value).buffer) as unknown as [number];
-  const sign = (bits >>> 16) & 0x8000;
-  const magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;
-  if (magnitude >= 0x38800000) {
-    return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
-  }
-  // Below the smallest normal half, the value is a multiple of 2^-24; adding 0.5 lets the hardware round it to one.
-  const scaled = Math.abs(value) * 2 ** 24;
-  const floor = Math.floor(scaled);
-  const rest = scaled - floor;
-  return sign | (floor + (rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? 1 : 0));
+function attributeProto(name: string, value: AttributeValue): AttributeProto {
+  const of = (init: {
+    type: AttributeType;
+    i?: bigint;
+    s?: Uint8Array;
+    f?: number;
+    ints?: bigint[];
+    floats?: number[];
+  }) => create(AttributeProtoSchema, { name, ...init });
+  if (typeof value === "number") return of({ type: AttributeType.INT, i: BigInt(value) });
+  if (typeof value === "string")
+    return of({ type: AttributeType.STRING, s: new TextEncoder().encode(value) });
+  if ("float" in value) return of({ type: AttributeType.FLOAT, f: value.float });
+  if ("ints" in value) return of({ type: AttributeType.INTS, ints: value.ints.map(BigInt) });
+  return of({ type: AttributeType.FLOATS, floats: [...value.floats] });
 }
 
-/** The bfloat16 bits nearest to `value`, ties to even. */
-export function bfloat16Bits(value: number): number {
-  const [bits] = new Uint32Array(Float32Array.of(value).buffer) as unknown as [number];
-  if (Number.isNaN(value)) return ((bits >>> 16) | 0x40) & 0xffff;
-  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
-}
-
-function attributeProto(name: string, value: AttributeValue): Onnx.AttributeProto {
-  const type = onnx.AttributeProto.AttributeType;
-  if (typeof value === "number") return new onnx.AttributeProto({ name, type: type.INT, i: value });
-  if (typeof value === "string") {
-    return new onnx.AttributeProto({ name, type: type.STRING, s: new TextEncoder().encode(value) });
-  }
-  if ("float" in value) return new onnx.AttributeProto({ name, type: type.FLOAT, f: value.float });
-  if ("ints" in value) return new onnx.AttributeProto({ name, type: type.INTS, ints: [...value.ints] });
-  return new onnx.AttributeProto({ name, type: type.FLOATS, floats: [...value.floats] });
-}
-
-function tensorProto(
-  name: string,
-  dtype: DType,
-  shape: readonly number[],
-  data: TypedArray,
-): Onnx.TensorProto {
-  return new onnx.TensorProto({
+function tensorProto(name: string, dtype: DType, shape: readonly number[], data: TypedArray): TensorProto {
+  return create(TensorProtoSchema, {
     name,
     dataType: onnxDataType(dtype),
-    dims: [...shape],
+    dims: shape.map(BigInt),
     rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
   });
 }
 
-function valueInfo(name: string, dtype: DType, shape: readonly OnnxDim[]): Onnx.ValueInfoProto {
-  const dim = shape.map((value) =>
-    typeof value === "number"
-      ? new onnx.TensorShapeProto.Dimension({ dimValue: value })
-      : new onnx.TensorShapeProto.Dimension({ dimParam: value }),
-  );
-  return new onnx.ValueInfoProto({
+function valueInfo(name: string, dtype: DType, shape: readonly OnnxDim[]): ValueInfoProto {
+  const dim = shape.map((size) => ({
+    value:
+      typeof size === "number"
+        ? ({ case: "dimValue", value: BigInt(size) } as const)
+        : ({ case: "dimParam", value: size } as const),
+  }));
+  return create(ValueInfoProtoSchema, {
     name,
-    type: new onnx.TypeProto({
-      tensorType: new onnx.TypeProto.Tensor({
-        elemType: onnxDataType(dtype),
-        shape: new onnx.TensorShapeProto({ dim }),
-      }),
-    }),
+    type: { value: { case: "tensorType", value: { elemType: onnxDataType(dtype), shape: { dim } } } },
   });
 }

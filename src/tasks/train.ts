@@ -34,6 +34,7 @@ import {
   type TrainingResult,
   adafactor,
   adamW,
+  defaultWarmup,
   optimizerStateSize,
   runTraining,
   schedule,
@@ -60,7 +61,7 @@ export const trainOptions = z.object({
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
   steps: z.int().positive().default(1000),
-  /** Steps of rising learning rate. Default: a tenth of the steps, 100 at most. */
+  /** Steps of rising learning rate. Default: a third of the steps, 100 at most. */
   warmup: z.int().nonnegative().optional(),
   clip: z.number().positive().default(1),
   evalEvery: z.int().positive().default(250),
@@ -235,7 +236,7 @@ async function run(
   onMessage?.(
     `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads); ` +
       `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, ` +
-      `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}`,
+      `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}, evaluation ${formatBytes(memory.evaluation)}, the process itself ${formatBytes(memory.process)}`,
     { parameters, memory },
   );
   requireMemory(
@@ -296,7 +297,7 @@ async function run(
     averageDecay: options.ema,
     schedule: schedule(options.schedule, {
       learningRate: learningRateOf(options),
-      warmupSteps: options.warmup ?? Math.min(100, Math.floor(options.steps / 10)),
+      warmupSteps: options.warmup ?? defaultWarmup(options.steps),
       totalSteps: options.steps,
       minimum: learningRateOf(options) / 10,
     }),

@@ -1,5 +1,4 @@
-import { existsSync } from "node:fs";
-import { appendFile } from "node:fs/promises";
+import { appendFileSync, existsSync } from "node:fs";
 import os from "node:os";
 import { readTextParts, storageError, writeAtomically } from "../base/files.js";
 import { lossChart } from "./chart.js";
@@ -42,11 +41,11 @@ export class MetricsLog {
     return new MetricsLog(folder, new TensorBoardWriter(board), learned, heldOut);
   }
 
-  async step(report: StepReport): Promise<void> {
+  step(report: StepReport): void {
     const { step, loss, parts, learningRate, gradientNorm, tokens, seconds } = report;
     const several = Object.keys(parts).length > 1;
     this.learned.push({ step, loss });
-    await this.append({
+    this.append({
       step,
       loss,
       ...(several && { parts }),
@@ -55,7 +54,7 @@ export class MetricsLog {
       tokens,
       seconds,
     });
-    await this.scalars(step, {
+    this.scalars(step, {
       "loss/training": loss,
       ...(several && prefixed("loss/training/", parts)),
       learningRate,
@@ -63,15 +62,15 @@ export class MetricsLog {
     });
   }
 
-  async evaluation(step: number, metrics: Metrics): Promise<void> {
+  evaluation(step: number, metrics: Metrics): void {
     const { loss, ...others } = metrics;
     this.heldOut.push({ step, loss });
-    await this.append({
+    this.append({
       step,
       validationLoss: loss,
       ...(Object.keys(others).length > 0 && { validation: others }),
     });
-    await this.scalars(step, { "loss/heldOut": loss, ...prefixed("heldOut/", others) });
+    this.scalars(step, { "loss/heldOut": loss, ...prefixed("heldOut/", others) });
   }
 
   /** Draws the loss so far beside the checkpoint. */
@@ -98,18 +97,19 @@ export class MetricsLog {
     return writeAtomically(this.folder.file(name), [content]);
   }
 
-  private async append(record: Readonly<Record<string, unknown>>): Promise<void> {
+  private append(record: Readonly<Record<string, unknown>>): void {
     const file = this.folder.file("metrics.jsonl");
     try {
-      await appendFile(file, `${JSON.stringify(record)}\n`);
+      // At once: a promise for each of many thousand steps leaves what JavaScript collects late.
+      appendFileSync(file, `${JSON.stringify(record)}\n`);
     } catch (error) {
       throw storageError("write", file, error);
     }
   }
 
-  private async scalars(step: number, values: Readonly<Record<string, number>>): Promise<void> {
+  private scalars(step: number, values: Readonly<Record<string, number>>): void {
     try {
-      await this.board.scalars(step, values);
+      this.board.scalars(step, values);
     } catch (error) {
       throw storageError("write", this.board.file, error);
     }

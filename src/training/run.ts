@@ -125,7 +125,7 @@ class Loop {
     const { steps, evalEvery, signal, observer } = this.options;
     const started = performance.now();
     const report = await this.trainer.step({ signal });
-    await log.step(report);
+    log.step(report);
     this.tokens += report.tokens;
     this.seconds += (performance.now() - started) / 1000;
     this.stepsHere++;
@@ -143,7 +143,7 @@ class Loop {
   private async evaluate(log: MetricsLog): Promise<void> {
     const { best: { metric, mode } = { metric: "loss", mode: "least" }, signal, observer } = this.options;
     const metrics = await this.options.evaluate(this.trainer.kept, { signal });
-    await log.evaluation(this.step, metrics);
+    log.evaluation(this.step, metrics);
     const value = metrics[metric];
     if (value === undefined)
       throw new LineageError(

@@ -1,5 +1,6 @@
-import { appendFile } from "node:fs/promises";
-import type { crc32c } from "@aws-crypto/crc32c";
+import { appendFileSync } from "node:fs";
+import { type MessageInitShape, create, toBinary } from "@bufbuild/protobuf";
+import { EventSchema } from "./event_pb.js";
 
 // No kept package writes TensorBoard's event files from JavaScript; the format is a few bytes around a small message.
 
@@ -10,57 +11,37 @@ export class TensorBoardWriter {
   constructor(readonly file: string) {}
 
   /** Adds values of one step, by tag. */
-  async scalars(step: number, values: Readonly<Record<string, number>>): Promise<void> {
-    const { crc32c } = await import("@aws-crypto/crc32c");
-    const records = this.started ? [] : [record(event(0, field(3, Buffer.from("brain.Event:2"))), crc32c)];
+  scalars(step: number, values: Readonly<Record<string, number>>): void {
+    const records = this.started ? [] : [event(0, { case: "fileVersion", value: "brain.Event:2" })];
     this.started = true;
-    for (const [tag, value] of Object.entries(values)) {
-      const simpleValue = Buffer.alloc(5);
-      simpleValue[0] = (2 << 3) | 5;
-      simpleValue.writeFloatLE(value, 1);
-      records.push(
-        record(
-          event(step, field(5, field(1, Buffer.concat([field(1, Buffer.from(tag)), simpleValue])))),
-          crc32c,
-        ),
-      );
-    }
-    await appendFile(this.file, Buffer.concat(records));
+    for (const [tag, simpleValue] of Object.entries(values))
+      records.push(event(step, { case: "summary", value: { value: [{ tag, simpleValue }] } }));
+    appendFileSync(this.file, Buffer.concat(records.map(record)));
   }
 }
 
-/** A length-delimited protobuf field. */
-const field = (number: number, content: Buffer): Buffer =>
-  Buffer.concat([varint((number << 3) | 2), varint(content.length), content]);
-
-function varint(value: number): Buffer {
-  const bytes: number[] = [];
-  let rest = value;
-  while (rest >= 128) {
-    bytes.push((rest % 128) | 128);
-    rest = Math.floor(rest / 128);
-  }
-  return Buffer.from([...bytes, rest]);
-}
-
-/** tensorflow.Event: the time in seconds, the step, and what happened. */
-function event(step: number, content: Buffer): Buffer {
-  const time = Buffer.alloc(9);
-  time[0] = (1 << 3) | 1;
-  time.writeDoubleLE(Date.now() / 1000, 1);
-  return Buffer.concat([time, Buffer.from([2 << 3]), varint(step), content]);
-}
+const event = (step: number, what: MessageInitShape<typeof EventSchema>["what"]): Uint8Array =>
+  toBinary(EventSchema, create(EventSchema, { wallTime: Date.now() / 1000, step: BigInt(step), what }));
 
 /** A TFRecord: the length and the data, each followed by its masked checksum. */
-function record(data: Buffer, checksumOf: typeof crc32c): Buffer {
+function record(data: Uint8Array): Buffer {
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(data.length));
-  const checksum = (bytes: Buffer) => masked(checksumOf(bytes));
-  return Buffer.concat([length, checksum(length), data, checksum(data)]);
+  return Buffer.concat([length, maskedChecksum(length), data, maskedChecksum(data)]);
 }
 
-function masked(checksum: number): Buffer {
+function maskedChecksum(data: Uint8Array): Buffer {
+  const checksum = crc32c(data);
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32LE((((checksum >>> 15) | (checksum << 17)) + 0xa282ead8) >>> 0);
   return bytes;
 }
+
+/** Remainders of each byte by Castagnoli's polynomial, bits reversed. */
+const remainders = Uint32Array.from({ length: 256 }, (_, byte) => {
+  for (let bit = 0; bit < 8; bit++) byte = (byte >>> 1) ^ (byte & 1 ? 0x82f63b78 : 0);
+  return byte;
+});
+
+const crc32c = (data: Uint8Array): number =>
+  ~data.reduce((crc, byte) => (crc >>> 8) ^ remainders[(crc ^ byte) & 255]!, -1);

@@ -4,7 +4,7 @@ import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { loadWeights, writeSafetensors } from "../../src/formats/index.js";
 import { LayerNorm } from "../../src/nn/index.js";
-import { bfloat16Bits, float16Bits } from "../../src/onnx/index.js";
+import { bfloat16Bits, float16Bits } from "../../src/base/half.js";
 import { createRuntime } from "../../src/runtime/index.js";
 
 const runtime = createRuntime();

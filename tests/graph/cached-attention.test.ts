@@ -1,7 +1,8 @@
-import proto from "onnx-proto";
+import { fromBinary } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";
 import * as g from "../../src/graph/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { ModelProtoSchema } from "../../src/onnx/index.js";
 
 const runtime = createRuntime();
 const [numHeads, numKeyValueHeads, headSize, sequence, capacity] = [4, 2, 8, 5, 8];
@@ -155,7 +156,7 @@ describe("attention that turns queries and keys itself", () => {
     return { output, presentKey: key, presentValue: value };
   };
   const operators = (outputs: Record<string, g.Tensor>) =>
-    proto.onnx.ModelProto.decode(g.toOnnx(outputs)).graph!.node!.map(({ opType }) => opType);
+    fromBinary(ModelProtoSchema, g.toOnnx(outputs)).graph!.node.map(({ opType }) => opType);
 
   it("gives what it gives when they are turned before", async () => {
     const run = async (fused: boolean) => {

@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { Worker } from "node:worker_threads";
-import proto from "onnx-proto";
+import { type MessageInitShape, create } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";
 import { LineageError, RuntimeError } from "../../src/base/errors.js";
 import { Random } from "../../src/base/random.js";
@@ -31,7 +31,14 @@ import {
   topK,
   withScope,
 } from "../../src/graph/index.js";
-import { OnnxBuilder, encodeModel } from "../../src/onnx/index.js";
+import {
+  ModelProtoSchema,
+  OnnxBuilder,
+  StringStringEntryProtoSchema,
+  TensorProto_DataLocation as DataLocation,
+  type TypeProtoSchema,
+  encodeModel,
+} from "../../src/onnx/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { locateLibrary, newestEngine } from "../../src/runtime/node/library.js";
 
@@ -200,10 +207,10 @@ describe("a program", () => {
       const { builder } = lower(outputs, { initializers: { w: weight.view() } });
       const model = builder.build();
       await writeFile(path.join(folder, "ä b.data"), new Uint8Array(weight.view().buffer));
-      const [tensor] = model.graph!.initializer!.filter((initializer) => initializer.name === "w");
+      const [tensor] = model.graph!.initializer.filter((initializer) => initializer.name === "w");
       tensor!.rawData = new Uint8Array();
-      tensor!.dataLocation = 1;
-      tensor!.externalData = [{ key: "location", value: "ä b.data" }];
+      tensor!.dataLocation = DataLocation.EXTERNAL;
+      tensor!.externalData = [create(StringStringEntryProtoSchema, { key: "location", value: "ä b.data" })];
       using program = await runtime.createProgram(encodeModel(model), { directory: folder });
       const { y } = await program.run({});
       expect(y!.view()[100]).toBe(200);
@@ -366,27 +373,24 @@ describe("bytes that are no model", () => {
   });
 
   it("are refused where they give what is no tensor, or a tensor of text", async () => {
-    const { onnx } = proto;
-    const tensorType = (elemType: number) =>
-      new onnx.TypeProto({
-        tensorType: new onnx.TypeProto.Tensor({ elemType, shape: new onnx.TensorShapeProto() }),
-      });
-    const model = (opType: string, elemType: number, result: InstanceType<typeof onnx.TypeProto>) =>
+    type Type = MessageInitShape<typeof TypeProtoSchema>;
+    const tensorType = (elemType: number): Type => ({
+      value: { case: "tensorType", value: { elemType, shape: {} } },
+    });
+    const model = (opType: string, elemType: number, result: Type) =>
       encodeModel(
-        new onnx.ModelProto({
-          irVersion: 10,
-          opsetImport: [new onnx.OperatorSetIdProto({ domain: "", version: 21 })],
-          graph: new onnx.GraphProto({
+        create(ModelProtoSchema, {
+          irVersion: 10n,
+          opsetImport: [{ domain: "", version: 21n }],
+          graph: {
             name: "foreign",
-            node: [new onnx.NodeProto({ opType, input: ["x"], output: ["y"] })],
-            input: [new onnx.ValueInfoProto({ name: "x", type: tensorType(elemType) })],
-            output: [new onnx.ValueInfoProto({ name: "y", type: result })],
-          }),
+            node: [{ opType, input: ["x"], output: ["y"] }],
+            input: [{ name: "x", type: tensorType(elemType) }],
+            output: [{ name: "y", type: result }],
+          },
         }),
       );
-    const sequence = new onnx.TypeProto({
-      sequenceType: new onnx.TypeProto.Sequence({ elemType: tensorType(1) }),
-    });
+    const sequence: Type = { value: { case: "sequenceType", value: { elemType: tensorType(1) } } };
     await expect(runtime.createProgram(model("SequenceConstruct", 1, sequence))).rejects.toThrow(
       "the output y of this model is not a tensor",
     );

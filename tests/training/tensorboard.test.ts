@@ -20,8 +20,8 @@ it("writes records whose lengths and checksums hold, the version first", async (
   try {
     const file = path.join(folder, "events");
     const writer = new TensorBoardWriter(file);
-    await writer.scalars(1, { loss: 2.5 });
-    await writer.scalars(300, { loss: 1.25, rate: 1e-3 });
+    writer.scalars(1, { loss: 2.5 });
+    writer.scalars(300, { loss: 1.25, rate: 1e-3 });
     const bytes = await readFile(file);
     const records: Buffer[] = [];
     for (let at = 0; at < bytes.length;) {
