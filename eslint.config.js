@@ -13,6 +13,7 @@ const floors = [
   ["models"],
   ["checkpoints"],
   ["tasks", "search"],
+  ["library"],
   ["cli"],
 ];
 

@@ -1,7 +1,7 @@
-import os from "node:os";
 import path from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { PreparedOptions } from "../checkpoints/index.js";
+import { cacheFolder } from "../library/source.js";
 
 /** An option's number. */
 export function number(text: string): number {
@@ -46,10 +46,6 @@ export function withTrainingOptions(command: Command): Command {
 /** Where the engine runs; a device is compared with the CPU before its first program. */
 export const deviceOption = (): Option =>
   new Option("--device <name>", "where the engine runs (default: cpu)").choices(["cpu", "webgpu", "cuda"]);
-
-/** Where pulled models and prepared weights are kept. */
-export const cacheFolder = (): string =>
-  process.env["LINEAGE_CACHE"] ?? path.join(os.homedir(), ".cache", "lineage");
 
 export const preparedOption = (): Option =>
   new Option(

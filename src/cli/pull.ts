@@ -1,7 +1,8 @@
 import { Command } from "commander";
 import { formatBytes } from "../base/memory.js";
 import { pullModel } from "../formats/hub.js";
-import { cacheFolder, examples } from "./options.js";
+import { cacheFolder } from "../library/source.js";
+import { examples } from "./options.js";
 import { Reporter } from "./terminal.js";
 
 interface PullCommand {

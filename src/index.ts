@@ -1,0 +1,33 @@
+/**
+ * Transformer language models: load one and write, chat, embed or predict with it; train your own; fine-tune.
+ *
+ *     import { load } from "lineage";
+ *     using model = await load("HuggingFaceTB/SmolLM2-135M-Instruct", { quantize: 4 });
+ *     console.log(await model.chat([{ role: "user", content: "Why is the sky blue?" }]));
+ */
+export { LineageError } from "./base/errors.js";
+export {
+  type DecoderModel,
+  type EncoderModel,
+  type LoadModelOptions,
+  type LoadedModel,
+  type ReplyOptions,
+  type TaskModel,
+  type TaskPrediction,
+  load,
+} from "./library/index.js";
+export { type SystemName, systems } from "./models/index.js";
+export { createRuntime } from "./runtime/index.js";
+export { cosineSimilarity } from "./search/index.js";
+export {
+  type FinetuneResult,
+  type TrainControl,
+  type TrainRequest,
+  type TrainResult,
+  finetune,
+  resumeFinetuning,
+  resumeTraining,
+  train,
+} from "./tasks/index.js";
+export type { ChatMessage } from "./tokenizers/index.js";
+export type { TextReport, WriteOptions } from "./generation/index.js";

@@ -1,0 +1,129 @@
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { LineageError } from "../base/errors.js";
+import { readJson } from "../base/files.js";
+import { type InferenceOptions, type LoadOptions, loadForInference } from "../checkpoints/index.js";
+import type { TaskName } from "../data/index.js";
+import { headOfConfig, systemOf } from "../models/index.js";
+import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
+import { Embedder } from "../search/index.js";
+import { Predictor } from "../tasks/index.js";
+import {
+  type DecoderModel,
+  type EncoderModel,
+  LoadedDecoder,
+  LoadedEmbedder,
+  type LoadedModel,
+  LoadedPredictor,
+  type TaskModel,
+} from "./model.js";
+import { type SourceOptions, modelPlace } from "./source.js";
+
+export interface LoadModelOptions extends SourceOptions, LoadOptions {
+  /** Keeps a decoder's matrices in 4 bits, 8 bits or 4-bit NormalFloat, or by a whole scheme. Default: as the files have them. */
+  readonly quantize?: 4 | 8 | "nf4" | InferenceOptions["quantize"];
+  /** Texts that a decoder writes side by side; others wait. Default 1. */
+  readonly slots?: number;
+  /** Keeps a decoder's converted weights for the next load. Default: nothing is kept. */
+  readonly prepared?: InferenceOptions["prepared"];
+  readonly runtime?: Runtime;
+  /** Threads of the engine, where no `runtime` is given. */
+  readonly threads?: number;
+  /** Where the engine runs, where no `runtime` is given. */
+  readonly device?: Device;
+  /** What the model must be; the type then has what it can do, and another model is refused. */
+  readonly kind?: "decoder" | "encoder";
+  /** The task of an encoder with a head. Default: as its files say. */
+  readonly task?: TaskName;
+}
+
+/**
+ * Loads a model for use: a folder, a `.gguf` file, or ORG/NAME of the hub.
+ *
+ *     using model = await load("SmolLM2-135M-Instruct.Q4_1.gguf", { quantize: 4 });
+ *     for await (const piece of model.generate("Once upon a time", { temperature: 0.7 })) process.stdout.write(piece);
+ *
+ * What it can do follows from its files: a decoder generates and chats, an encoder embeds, an encoder with a task's head
+ * predicts. With `kind` or `task` the type says it too.
+ */
+export async function load<T extends TaskName>(
+  source: string,
+  options: LoadModelOptions & { readonly task: T },
+): Promise<TaskModel<T>>;
+export async function load(
+  source: string,
+  options: LoadModelOptions & { readonly kind: "decoder" },
+): Promise<DecoderModel>;
+export async function load(
+  source: string,
+  options: LoadModelOptions & { readonly kind: "encoder" },
+): Promise<EncoderModel>;
+export async function load(source: string, options?: LoadModelOptions): Promise<LoadedModel>;
+export async function load(
+  source: string,
+  options: LoadModelOptions = {},
+): Promise<LoadedModel | TaskModel | DecoderModel | EncoderModel> {
+  const {
+    runtime = createRuntime({ threads: options.threads, device: options.device }),
+    kind,
+    task,
+  } = options;
+  const place = await modelPlace(source, options);
+  const found = await kindOf(place, options);
+  if (kind !== undefined && found.kind !== kind)
+    throw new LineageError(
+      "checkpoint",
+      `${source} holds ${found.description}, not ${kind === "encoder" ? "an encoder" : "a decoder"}`,
+    );
+  if (task !== undefined && found.kind !== "encoder")
+    throw new LineageError(
+      "checkpoint",
+      `${source} holds ${found.description}, which has no head for ${task}; take an encoder that finetune has trained to it`,
+    );
+  if (found.kind === "decoder") {
+    const { quantize } = options;
+    return new LoadedDecoder(
+      source,
+      await loadForInference(runtime, place, {
+        ...options,
+        quantize: typeof quantize === "object" || quantize === undefined ? quantize : { bits: quantize },
+      }),
+      options.slots ?? 1,
+    );
+  }
+  if (options.quantize !== undefined)
+    throw new LineageError("unsupported", `${source} holds an encoder; quantize is for decoders`);
+  if (task !== undefined || (found.hasHead && kind === undefined)) {
+    // The overloads promise the answers of the task that was asked for, which the predictor has checked.
+    return new LoadedPredictor(source, await Predictor.load(place, { runtime, ...(task && { task }) })) as
+      LoadedModel | TaskModel;
+  }
+  return new LoadedEmbedder(source, await Embedder.load(place, { runtime }));
+}
+
+/** What the files of a model say that it is. */
+async function kindOf(
+  place: string,
+  { systems = [] }: LoadOptions,
+): Promise<{
+  readonly kind: "decoder" | "encoder";
+  readonly hasHead: boolean;
+  readonly description: string;
+}> {
+  const decoder = { kind: "decoder", hasHead: false, description: "a decoder" } as const;
+  if (place.endsWith(".gguf")) return decoder;
+  const file = path.join(place, "config.json");
+  if (!existsSync(file))
+    throw new LineageError("checkpoint", `${place} is not a checkpoint: it has no config.json`);
+  const json = await readJson(file);
+  const system = systemOf(json, systems);
+  if (system.kind === "decoder") return decoder;
+  if (system.kind === "encoder-decoder")
+    throw new LineageError(
+      "unsupported",
+      `${place} holds a ${system.title}, an encoder-decoder, which load does not open`,
+    );
+  const head = headOfConfig(system, json);
+  const hasHead = existsSync(path.join(place, "task.json")) || (head !== undefined && head !== "fill-mask");
+  return { kind: "encoder", hasHead, description: hasHead ? "an encoder with a task's head" : "an encoder" };
+}
