@@ -68,7 +68,7 @@ const use = `
   graph.compile(engine, { y: x.mul(3) })
     .then((program) => program.run({ x: engine.createTensor("float32", [2], Float32Array.of(1, 2)) }))
     .then(({ y }) => console.log([...y.view()].join()));`;
-const imported = `import * as graph from "lineage/graph";\nimport * as runtime from "lineage/runtime";\n`;
+const imported = `import * as graph from "lineage/graph";\nimport * as runtime from "lineage";\n`;
 
 describe("the packed library, installed in a folder with spaces and other letters", () => {
   it("installs without a word from npm, and without running a script of any package", async () => {
@@ -107,7 +107,7 @@ describe("the packed library, installed in a folder with spaces and other letter
   it("loads from CommonJS, every entry", async () => {
     await write(
       "user.cjs",
-      `const graph = require("lineage/graph");\nconst runtime = require("lineage/runtime");\n${use}`,
+      `const graph = require("lineage/graph");\nconst runtime = require("lineage");\n${use}`,
     );
     expect(run("user.cjs")).toBe("3,6\n");
     await write(
