@@ -31,7 +31,7 @@ import {
   tokenHeads,
   zerosInit,
 } from "../nn/index.js";
-import { MixtureSource } from "../data/index.js";
+import { MixtureSource } from "../data/example-source.js";
 import {
   type Document,
   type LanguageText,

@@ -1,11 +1,6 @@
 import { LineageError } from "../base/errors.js";
-import {
-  type Batch,
-  type BatchSource,
-  ExampleSource,
-  type ExampleSourceOptions,
-  onePass,
-} from "../data/index.js";
+import type { Batch, BatchSource } from "../data/batch.js";
+import { ExampleSource, type ExampleSourceOptions, onePass } from "../data/example-source.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 import { type Module, namedParameters } from "../nn/index.js";
 import type { Objective } from "../training/index.js";

@@ -2,6 +2,7 @@
 const zoom = 2;
 const letter = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text y="9">x</text></svg>';
 
+const packageName = "@resvg/resvg-js" as string;
 type Renderer = typeof import("@resvg/resvg-js");
 let known: Promise<Renderer | undefined> | undefined;
 
@@ -9,7 +10,8 @@ let known: Promise<Renderer | undefined> | undefined;
 async function load(): Promise<Renderer | undefined> {
   let renderer: Renderer;
   try {
-    renderer = await import("@resvg/resvg-js");
+    // By a name that no bundler follows: what it would find is a library of this machine's.
+    renderer = (await import(packageName)) as Renderer;
   } catch {
     // Its libraries are optional parts of its package. What is drawn is there as SVG in any case.
     return undefined;
