@@ -143,6 +143,7 @@ it("the types say what a model can do", () => {
     number: load("x", { task: "regress" }),
   });
   type Typed = { [K in keyof ReturnType<typeof typed>]: Awaited<ReturnType<typeof typed>[K]> };
+  expect(typed).toBeTypeOf("function");
   expectTypeOf<Typed["decoder"]>().toEqualTypeOf<DecoderModel>();
   expectTypeOf<Typed["encoder"]>().toEqualTypeOf<EncoderModel>();
   expectTypeOf<Typed["mood"]>().toEqualTypeOf<TaskModel<"classify">>();
