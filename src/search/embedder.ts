@@ -1,34 +1,18 @@
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
-import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
-import { readJson } from "../base/files.js";
+import { type Warn, emitWarning } from "../base/warnings.js";
 import { batchesByLength, padRows, paddingOf } from "../data/index.js";
-import {
-  type Tensor,
-  cast,
-  concat,
-  div,
-  max,
-  maximum,
-  sqrt,
-  square,
-  sum,
-  unsqueeze,
-  where,
-} from "../graph/index.js";
+import { type Tensor, constant, div, linear, maximum, sigmoid, sqrt, square, sum } from "../graph/index.js";
 import type { Encoding } from "../tokenizers/index.js";
 import { EncoderProgram } from "../tasks/index.js";
 import { type LoadedEncoder, loadEncoder } from "../checkpoints/index.js";
-import { firstToken } from "../nn/index.js";
+import { activations } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
-
-/** How the states of a text's tokens become one vector. */
-export const poolings = ["mean", "cls", "max"] as const;
-export type Pooling = (typeof poolings)[number];
+import { type DenseModule, type SentenceModules, type VectorModule, readModules } from "./modules.js";
+import { type Pooling, pooled } from "./pooling.js";
 
 export interface EmbedderOptions {
   /** Default: as the folder's sentence-transformers modules say, else the mean. */
@@ -38,9 +22,16 @@ export interface EmbedderOptions {
   /** Tokens that are read of a text, special ones included. Default: as the folder says, else the model's context. */
   readonly maxLength?: number;
   readonly runtime?: Runtime;
+  /** Takes sentences about what the files say and lineage does not know. Default: Node's warnings. */
+  readonly warn?: Warn;
 }
 
+/** What a text is for: a model may have another prompt for what is asked than for what is found. */
+export type TextUse = "query" | "document";
+
 export interface EmbedOptions {
+  /** Default: the model's default prompt, where it has one. */
+  readonly use?: TextUse | undefined;
   /** Texts of one run. Default 32. */
   readonly batchSize?: number;
   /** Called for every text that was cut, with its place and how many tokens were left out. */
@@ -52,8 +43,9 @@ export interface EmbedOptions {
 
 interface Recipe {
   readonly poolings: readonly Pooling[];
-  readonly normalize: boolean;
+  readonly modules: readonly VectorModule[];
   readonly maxLength: number;
+  readonly lowercase: boolean;
 }
 
 /**
@@ -68,41 +60,48 @@ export class Embedder implements Disposable {
     private readonly loaded: LoadedEncoder,
     private readonly program: EncoderProgram<"vector">,
     private readonly recipe: Recipe,
+    private readonly prompts: Pick<SentenceModules, "prompts" | "defaultPrompt">,
+    /** Numbers of one vector. */
+    readonly size: number,
     /** Names the model, its files and how it pools: vectors of another identity cannot be compared. */
     readonly identity: string,
   ) {}
 
   /** Throws where the folder is no encoder's, or has modules that are not known here. */
   static async load(folder: string, options: EmbedderOptions = {}): Promise<Embedder> {
-    const loaded = await loadEncoder(options.runtime ?? createRuntime(), folder);
-    const own = await readModules(folder);
-    const { contextLength } = loaded.encoder.config;
-    const maxLength = options.maxLength ?? Math.min(own.maxLength ?? contextLength, contextLength);
-    if (!(Number.isInteger(maxLength) && maxLength >= 3 && maxLength <= contextLength)) {
-      throw new LineageError(
-        "length",
-        `texts can be cut to between 3 and ${contextLength} tokens, which the model knows; not to ${maxLength}`,
-      );
+    const warn = options.warn ?? emitWarning;
+    const own = await readModules(folder, warn);
+    const loaded = await loadEncoder(options.runtime ?? createRuntime(), own.encoder, { warn });
+    try {
+      const { contextLength, hiddenSize } = loaded.encoder.config;
+      const maxLength = options.maxLength ?? Math.min(own.maxLength ?? tokenizerLimit(loaded), contextLength);
+      if (!(Number.isInteger(maxLength) && maxLength >= 3 && maxLength <= contextLength)) {
+        throw new LineageError(
+          "length",
+          `texts can be cut to between 3 and ${contextLength} tokens, which the model knows; not to ${maxLength}`,
+        );
+      }
+      const recipe: Recipe = {
+        poolings: options.pooling ? [options.pooling] : own.poolings,
+        modules: normalized(own.modules, options.normalize),
+        maxLength,
+        lowercase: own.lowercase,
+      };
+      const size = vectorSize(folder, recipe, own.width ?? hiddenSize, hiddenSize);
+      const program = await EncoderProgram.create(loaded.encoder, loaded.weights, (inputs) => {
+        const hidden = loaded.encoder.encode(inputs);
+        const vector = pooled(hidden, inputs.attentionMask!, recipe.poolings);
+        return { vector: recipe.modules.reduce(applied, vector) };
+      });
+      const identity = await identityOf(folder, own.encoder, {
+        ...recipe,
+        modules: recipe.modules.map(described),
+      });
+      return new Embedder(loaded, program, recipe, own, size, identity);
+    } catch (error) {
+      loaded.weights.dispose();
+      throw error;
     }
-    const recipe: Recipe = {
-      poolings: options.pooling ? [options.pooling] : own.poolings,
-      normalize: options.normalize ?? own.normalize,
-      maxLength,
-    };
-    const program = await EncoderProgram.create(loaded.encoder, loaded.weights, (inputs) => {
-      const hidden = loaded.encoder.encode(inputs);
-      const pooled = recipe.poolings.map((pooling) => pool(hidden, inputs.attentionMask!, pooling));
-      const vector = pooled.length === 1 ? pooled[0]! : concat(pooled, 1);
-      if (!recipe.normalize) return { vector };
-      const length = sqrt(sum(square(vector), { axes: 1, keepDims: true }));
-      return { vector: div(vector, maximum(length, 1e-12)) };
-    });
-    return new Embedder(loaded, program, recipe, await identityOf(folder, recipe));
-  }
-
-  /** Numbers of one vector. */
-  get size(): number {
-    return this.loaded.encoder.config.hiddenSize * this.recipe.poolings.length;
   }
 
   /** Tokens that are read of a text, special ones included. */
@@ -110,16 +109,25 @@ export class Embedder implements Disposable {
     return this.recipe.maxLength;
   }
 
-  /** A text's tokens as the model reads them, cut to `maxLength`. */
-  encode(text: string): Encoding {
-    return this.loaded.tokenizer.encodePair(text.trim(), undefined, { maxLength: this.recipe.maxLength });
+  /** A text's tokens as the model reads them, its prompt before them, cut to `maxLength`. */
+  encode(text: string, use?: TextUse): Encoding {
+    const { maxLength, lowercase } = this.recipe;
+    const prompted = (this.promptOf(use) + text).trim();
+    const read = lowercase ? prompted.toLowerCase() : prompted;
+    return this.loaded.tokenizer.encodePair(read, undefined, { maxLength });
+  }
+
+  private promptOf(use: TextUse | undefined): string {
+    const { prompts, defaultPrompt = "" } = this.prompts;
+    const names = use === "query" ? ["query"] : use === "document" ? ["document", "passage", "corpus"] : [];
+    return names.map((name) => prompts.get(name)).find((prompt) => prompt !== undefined) ?? defaultPrompt;
   }
 
   /** One vector for each text, in the order given. Texts of like length run together. */
   async embed(texts: readonly string[], options: EmbedOptions = {}): Promise<Float32Array[]> {
-    const { batchSize = 32, onTruncated, onProgress, signal } = options;
+    const { batchSize = 32, use, onTruncated, onProgress, signal } = options;
     const rows = texts.map((text, place) => {
-      const encoding = this.encode(text);
+      const encoding = this.encode(text, use);
       if (encoding.truncated > 0) onTruncated?.(place, encoding.truncated);
       return encoding;
     });
@@ -150,13 +158,82 @@ export class Embedder implements Disposable {
   }
 }
 
+/** Tokens that the tokenizer's files allow; without limit where they say none. */
+const tokenizerLimit = ({ tokenizer }: LoadedEncoder): number => {
+  const limit = tokenizer.config["model_max_length"];
+  return typeof limit === "number" && limit >= 1 ? Math.floor(limit) : Infinity;
+};
+
+/** The modules with a norm at the end, or without any, where that is asked for. */
+function normalized(
+  modules: readonly VectorModule[],
+  normalize: boolean | undefined,
+): readonly VectorModule[] {
+  if (normalize === undefined) return modules;
+  const others = modules.filter(({ kind }) => kind !== "normalize");
+  return normalize ? [...others, { kind: "normalize" }] : others;
+}
+
+/** Numbers of a vector. Throws FormatError where one module does not take what another gives. */
+function vectorSize(
+  folder: string,
+  { poolings: chosen, modules }: Recipe,
+  width: number,
+  hiddenSize: number,
+): number {
+  if (width !== hiddenSize)
+    throw new FormatError(
+      folder,
+      `the pooling takes states of ${width} numbers, but the model's have ${hiddenSize}`,
+    );
+  let size = chosen.length * width;
+  for (const module of modules) {
+    if (module.kind !== "dense") continue;
+    if (module.inputs !== size)
+      throw new FormatError(folder, `a linear layer takes ${module.inputs} numbers, but is given ${size}`);
+    size = module.outputs;
+  }
+  return size;
+}
+
+/** A vector `[batch, size]` after a module. */
+function applied(vector: Tensor, module: VectorModule): Tensor {
+  if (module.kind === "normalize")
+    return div(vector, maximum(sqrt(sum(square(vector), { axes: 1, keepDims: true })), 1e-12));
+  const { weight, bias, inputs, outputs, activation } = module;
+  const sums = linear(
+    vector,
+    constant("float32", [outputs, inputs], weight),
+    bias && constant("float32", [outputs], bias),
+    { transposeWeight: true },
+  );
+  return denseActivations[activation](sums);
+}
+
+const denseActivations: Readonly<Record<DenseModule["activation"], (x: Tensor) => Tensor>> = {
+  identity: (x) => x,
+  tanh: (x) => x.tanh(),
+  relu: (x) => activations.relu(x),
+  gelu: (x) => activations.gelu(x),
+  sigmoid: (x) => sigmoid(x),
+};
+
+/** A module without its numbers, which the date of its file stands for. */
+const described = (module: VectorModule) =>
+  module.kind === "dense" ? { ...module, weight: undefined, bias: undefined } : module;
+
 /** Sizes and dates of a folder's weights stand for their content, which would take long to read. */
-async function identityOf(folder: string, recipe: Recipe): Promise<string> {
-  const names = (await readdir(folder)).filter((name) => /\.(safetensors|json)$/.test(name)).sort();
+async function identityOf(folder: string, encoder: string, recipe: object): Promise<string> {
+  const places = [folder, ...(encoder === folder ? [] : [encoder]), ...(await foldersIn(folder))];
   const files = await Promise.all(
-    names.map(async (name) => {
-      const { size, mtimeMs } = await stat(path.join(folder, name));
-      return [name, size, mtimeMs];
+    [...new Set(places)].map(async (place) => {
+      const names = (await readdir(place)).filter((name) => /\.(safetensors|json)$/.test(name)).sort();
+      return Promise.all(
+        names.map(async (name) => {
+          const { size, mtimeMs } = await stat(path.join(place, name));
+          return [name, size, mtimeMs];
+        }),
+      );
     }),
   );
   return createHash("sha256")
@@ -164,82 +241,12 @@ async function identityOf(folder: string, recipe: Recipe): Promise<string> {
     .digest("hex");
 }
 
-/** States `[batch, sequence, hiddenSize]` and mask `[batch, sequence]` -> `[batch, hiddenSize]`, padding left out. */
-function pool(hidden: Tensor, mask: Tensor, pooling: Pooling): Tensor {
-  const real = unsqueeze(mask, 2);
-  switch (pooling) {
-    case "cls":
-      return firstToken(hidden);
-    case "max":
-      return max(where(real, hidden, -1e9), { axes: 1 });
-    case "mean": {
-      const weight = cast(real, "float32");
-      return div(sum(hidden.mul(weight), { axes: 1 }), maximum(sum(weight, { axes: 1 }), 1e-9));
-    }
-  }
-}
-
-const moduleList = z.array(z.looseObject({ path: z.string(), type: z.string() }));
-const poolingConfig = z.looseObject({
-  pooling_mode_cls_token: z.boolean().default(false),
-  pooling_mode_mean_tokens: z.boolean().default(false),
-  pooling_mode_max_tokens: z.boolean().default(false),
-});
-const lengthConfig = z.looseObject({ max_seq_length: z.int().positive().nullish() });
-
-/** What sentence-transformers' `modules.json` and the files it names say. Throws `unsupported` for a module that is not known here. */
-async function readModules(
-  folder: string,
-): Promise<{ poolings: readonly Pooling[]; normalize: boolean; maxLength?: number }> {
-  const parse = async <T>(schema: z.ZodType<T>, file: string): Promise<T> => {
-    const parsed = schema.safeParse(await readJson(file));
-    if (!parsed.success) throw new FormatError(file, z.prettifyError(parsed.error));
-    return parsed.data;
-  };
-  const lengthFile = path.join(folder, "sentence_bert_config.json");
-  const maxLength = existsSync(lengthFile)
-    ? ((await parse(lengthConfig, lengthFile)).max_seq_length ?? undefined)
-    : undefined;
-  const file = path.join(folder, "modules.json");
-  if (!existsSync(file)) return { poolings: ["mean"], normalize: true, maxLength };
-  const found = { poolings: ["mean"] as readonly Pooling[], normalize: false, maxLength };
-  for (const { path: place, type } of await parse(moduleList, file)) {
-    const kind = type.split(".").at(-1);
-    if (kind === "Normalize") found.normalize = true;
-    else if (kind === "Pooling") {
-      const config = path.join(folder, path.basename(place), "config.json");
-      found.poolings = poolingsOf(config, await parse(poolingConfig, config));
-    } else if (kind !== "Transformer") {
-      throw new LineageError(
-        "unsupported",
-        `${file} asks for a module of the type ${type}; Transformer, Pooling and Normalize are known`,
-      );
-    }
-  }
-  return found;
-}
-
-function poolingsOf(file: string, config: z.infer<typeof poolingConfig>): Pooling[] {
-  const known: Readonly<Record<string, Pooling>> = {
-    pooling_mode_cls_token: "cls",
-    pooling_mode_max_tokens: "max",
-    pooling_mode_mean_tokens: "mean",
-  };
-  const asked = Object.entries(config).filter(
-    ([name, on]) => name.startsWith("pooling_mode_") && on === true,
-  );
-  const other = asked.find(([name]) => known[name] === undefined);
-  if (other || asked.length === 0) {
-    throw new LineageError(
-      "unsupported",
-      `${file} asks for ${other ? other[0] : "no pooling"}; the mean, the first token and the maximum are known`,
-    );
-  }
-  // Several stand one after the other in this order, as sentence-transformers has them.
-  return Object.keys(known).flatMap((name) =>
-    asked.some(([entry]) => entry === name) ? [known[name]!] : [],
-  );
-}
+/** Folders of modules: `1_Pooling`, `2_Dense`. */
+const foldersIn = async (folder: string): Promise<string[]> =>
+  (await readdir(folder, { withFileTypes: true }))
+    .filter((entry) => entry.isDirectory() && /^\d+_/.test(entry.name))
+    .map(({ name }) => path.join(folder, name))
+    .sort();
 
 /** Cosine of the angle between two vectors; 0 where one is zero. */
 export function cosineSimilarity(a: Float32Array, b: Float32Array): number {

@@ -1,2 +1,3 @@
 export * from "./embedder.js";
 export * from "./search.js";
+export { type Pooling, poolings } from "./pooling.js";

@@ -105,6 +105,7 @@ export class SearchIndex {
     if (states.size === 0) throw new LineageError("data", `${folder} has no text files`);
     const texts = fresh.flatMap((file) => file.texts);
     const vectors = await embedder.embed(texts, {
+      use: "document",
       signal: options.signal,
       onProgress: (done) => options.onProgress?.(done, texts.length),
     });
@@ -130,7 +131,7 @@ export class SearchIndex {
   async search(query: string, { topK = 5 }: { topK?: number } = {}): Promise<Hit[]> {
     if (query.trim() === "")
       throw new LineageError("argument", "there is nothing to search for: the query is empty");
-    const [wanted] = await this.embedder.embed([query]);
+    const [wanted] = await this.embedder.embed([query], { use: "query" });
     const scored = this.vectors.map((vector, place) => ({ place, score: cosineSimilarity(wanted!, vector) }));
     scored.sort((a, b) => b.score - a.score || a.place - b.place);
     return Promise.all(
@@ -200,7 +201,9 @@ const linesOf = (text: string, { firstLine, lastLine }: Passage): string =>
 function passagesOf(file: string, text: string, embedder: Embedder): Passage[] {
   const lines = text.split("\n");
   // Two of the tokens are special ones.
-  const sizes = lines.map((line) => (line.trim() === "" ? 0 : embedder.encode(line).ids.length - 2));
+  const sizes = lines.map((line) =>
+    line.trim() === "" ? 0 : embedder.encode(line, "document").ids.length - 2,
+  );
   const room = embedder.maxLength - 2;
   const passages: Passage[] = [];
   let [first, used, lastBreak] = [0, 0, -1];

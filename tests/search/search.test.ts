@@ -47,8 +47,8 @@ describe("an embedder", () => {
     expect(both).toHaveLength(64);
     expect(cosineSimilarity(both.subarray(0, 32), cls)).toBeCloseTo(1, 5);
     expect(cosineSimilarity(both.subarray(32), raw)).toBeCloseTo(1, 5);
-    await writeFile(config, JSON.stringify({ pooling_mode_weightedmean_tokens: true }));
-    await expect(Embedder.load(model)).rejects.toThrow("asks for pooling_mode_weightedmean_tokens");
+    await writeFile(config, JSON.stringify({ pooling_mode_spiral: true }));
+    await expect(Embedder.load(model)).rejects.toThrow("asks for pooling_mode_spiral");
     await rm(path.join(model, "modules.json"));
   });
 
