@@ -3,11 +3,12 @@ import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
-import { widen } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
 import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
 import {
+  floatReaders,
   modelPlace,
+  type Place,
   type GgufFile,
   type GgufPlace,
   rearrange,
@@ -438,17 +439,15 @@ function refuseUnused(
 function floatSource(
   runtime: Runtime,
   mappings: ReadonlyMap<SafetensorsFile, FileMapping>,
-  { file, entry }: { file: SafetensorsFile; entry: { dtype: string; byteOffset: number } },
+  { file, entry }: Place,
   shape: readonly number[],
   half: boolean,
 ): Source {
   const mapping = mappings.get(file)!;
-  const { byteOffset } = entry;
-  const dtype = entry.dtype as "float32" | "float16" | "bfloat16";
-  const mapped = () => mapping.tensor(dtype, shape, byteOffset);
+  const { dtype, byteOffset, byteLength } = entry;
   if (dtype === "float32") {
     return {
-      mapped,
+      mapped: () => mapping.tensor("float32", shape, byteOffset),
       values: () => {
         using tensor = mapping.tensor("float32", shape, byteOffset);
         return tensor.view().slice();
@@ -456,12 +455,14 @@ function floatSource(
     };
   }
   const values = () => {
-    using tensor = mapping.tensor(dtype, shape, byteOffset);
-    const target = new Float32Array(tensor.size);
-    widen[dtype]!(tensor.view(), target);
+    using bytes = mapping.tensor("uint8", [byteLength], byteOffset);
+    const target = new Float32Array(elementCount(shape));
+    floatReaders[dtype]!(bytes.view() as Uint8Array<ArrayBuffer>, target);
     return target;
   };
-  return half ? { values, mapped } : { values };
+  return half && (dtype === "float16" || dtype === "bfloat16")
+    ? { values, mapped: () => mapping.tensor(dtype, shape, byteOffset) }
+    : { values };
 }
 
 function packedSource(

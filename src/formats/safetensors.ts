@@ -1,27 +1,82 @@
-import { type DType, bytesPerElement } from "../base/dtype.js";
+import type { DType } from "../base/dtype.js";
 import { FormatError, messageOf } from "../base/errors.js";
 import { openFile, readFully, writeAtomically } from "../base/files.js";
+import { float16Value, widen } from "../base/half.js";
 
 /** https://huggingface.co/docs/safetensors: 8 bytes of header length, a JSON header, the tensors' bytes. */
-const dtypeNames: Readonly<Record<string, DType>> = {
-  F64: "float64",
-  F32: "float32",
-  F16: "float16",
-  BF16: "bfloat16",
-  I64: "int64",
-  I32: "int32",
-  I8: "int8",
-  U8: "uint8",
-  U32: "uint32",
-  BOOL: "bool",
+const dtypes = new Map<string, { readonly dtype: SafetensorsDType; readonly bytes: number }>(
+  Object.entries({
+    F64: { dtype: "float64", bytes: 8 },
+    F32: { dtype: "float32", bytes: 4 },
+    F16: { dtype: "float16", bytes: 2 },
+    BF16: { dtype: "bfloat16", bytes: 2 },
+    F8_E4M3: { dtype: "float8_e4m3fn", bytes: 1 },
+    F8_E5M2: { dtype: "float8_e5m2", bytes: 1 },
+    F8_E8M0: { dtype: "float8_e8m0fnu", bytes: 1 },
+    I64: { dtype: "int64", bytes: 8 },
+    U64: { dtype: "uint64", bytes: 8 },
+    I32: { dtype: "int32", bytes: 4 },
+    U32: { dtype: "uint32", bytes: 4 },
+    I16: { dtype: "int16", bytes: 2 },
+    U16: { dtype: "uint16", bytes: 2 },
+    I8: { dtype: "int8", bytes: 1 },
+    U8: { dtype: "uint8", bytes: 1 },
+    BOOL: { dtype: "bool", bytes: 1 },
+    C64: { dtype: "complex64", bytes: 8 },
+  }),
+);
+const namesOfDtypes = new Map(Array.from(dtypes, ([name, { dtype }]) => [dtype, name]));
+
+/** What a file may hold: the dtypes of tensors, and others that are known by their size, as PyTorch names them. */
+export type SafetensorsDType =
+  DType | "float8_e4m3fn" | "float8_e5m2" | "float8_e8m0fnu" | "int16" | "uint16" | "uint64" | "complex64";
+
+/** By dtype, how numbers become float32 ones. Those of the other dtypes are no weights. */
+export const floatReaders: Partial<
+  Record<SafetensorsDType, (bytes: Uint8Array<ArrayBuffer>, target: Float32Array) => void>
+> = {
+  float64: (bytes, target) => {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    for (let i = 0; i < target.length; i++) target[i] = view.getFloat64(8 * i, true);
+  },
+  float32: (bytes, target) => {
+    new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(bytes);
+  },
+  float16: (bytes, target) => {
+    widen.float16!(wordsOf(bytes), target);
+  },
+  bfloat16: (bytes, target) => {
+    widen.bfloat16!(wordsOf(bytes), target);
+  },
+  float8_e4m3fn: (bytes, target) => {
+    for (let i = 0; i < target.length; i++) target[i] = float8Value(bytes[i]!);
+  },
+  // The upper half of a float16.
+  float8_e5m2: (bytes, target) => {
+    for (let i = 0; i < target.length; i++) target[i] = float16Value(bytes[i]! << 8);
+  },
 };
-const namesOfDtypes = new Map(Object.entries(dtypeNames).map(([name, dtype]) => [dtype, name]));
+
+/** 16-bit words of bytes that may lie at any address. */
+const wordsOf = (bytes: Uint8Array<ArrayBuffer>): Uint16Array =>
+  bytes.byteOffset % 2 === 0
+    ? new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)
+    : new Uint16Array(bytes.slice().buffer);
+
+/** E4M3 without infinities, Micikevicius et al. 2022, "FP8 Formats for Deep Learning", table 1. */
+function float8Value(bits: number): number {
+  const size = bits & 127;
+  if (size === 127) return NaN;
+  const [exponent, fraction] = [size >> 3, size & 7];
+  const value = exponent === 0 ? fraction * 2 ** -9 : (8 + fraction) * 2 ** (exponent - 10);
+  return bits & 128 ? -value : value;
+}
 
 /** The reference implementation refuses longer headers, too. */
 const maxHeaderLength = 100_000_000;
 
 export interface SafetensorsEntry {
-  readonly dtype: DType;
+  readonly dtype: SafetensorsDType;
   readonly shape: readonly number[];
   /** From the start of the file. */
   readonly byteOffset: number;
@@ -49,11 +104,9 @@ export function parseSafetensors(file: string, head: Uint8Array, fileSize: numbe
   }
   if (!isRecord(parsed)) throw new FormatError(file, "the header must be a JSON object");
   const tensors = new Map<string, SafetensorsEntry>();
-  const metadata: Record<string, string> = {};
-  for (const [name, value] of Object.entries(parsed)) {
+  for (const [name, value] of Object.entries(parsed))
     if (name !== "__metadata__") tensors.set(name, parseEntry(file, name, value, start, fileSize));
-    else if (isRecord(value)) for (const [key, text] of Object.entries(value)) metadata[key] = String(text);
-  }
+  const metadata = parseMetadata(file, parsed["__metadata__"]);
   let end = start;
   for (const [name, entry] of [...tensors].sort(
     ([, a], [, b]) => a.byteOffset - b.byteOffset || a.byteLength - b.byteLength,
@@ -98,19 +151,30 @@ function parseEntry(
     throw new FormatError(file, `the tensor ${JSON.stringify(name)} ${reason}`);
   };
   if (!isRecord(value)) return fail("has no description");
-  const dtype = dtypeNames[String(value["dtype"])];
-  if (!dtype || !Object.hasOwn(dtypeNames, String(value["dtype"])))
-    return fail(`has the dtype ${JSON.stringify(value["dtype"])}, which lineage does not know`);
+  const stored = value["dtype"];
+  if (typeof stored !== "string") return fail("has a dtype that is not a name");
+  const known = dtypes.get(stored);
+  if (!known) return fail(`has the dtype ${JSON.stringify(stored)}, which lineage does not know`);
+  const { dtype } = known;
   const { shape, data_offsets: offsets } = value;
   if (!isSizes(shape)) return fail("has a shape that is not a list of sizes");
   if (!isSizes(offsets) || offsets.length !== 2) return fail("has data_offsets that are not two positions");
   const [from, to] = offsets as [number, number];
-  const byteLength = shape.reduce((product, dim) => product * dim, 1) * bytesPerElement(dtype);
+  const byteLength = shape.reduce((product, dim) => product * dim, 1) * known.bytes;
   if (to < from || start + to > fileSize)
     return fail(`lies at bytes ${from} to ${to} of the data, outside the file`);
   if (to - from !== byteLength)
     return fail(`has ${to - from} bytes, but ${dtype} [${shape.join(", ")}] needs ${byteLength}`);
   return { dtype, shape, byteOffset: start + from, byteLength };
+}
+
+function parseMetadata(file: string, value: unknown): Record<string, string> {
+  if (value === undefined || value === null) return {};
+  if (!isRecord(value)) throw new FormatError(file, "__metadata__ must be an object of strings");
+  const wrong = Object.entries(value).find(([, text]) => typeof text !== "string");
+  if (wrong)
+    throw new FormatError(file, `the entry ${JSON.stringify(wrong[0])} of __metadata__ is no string`);
+  return Object.fromEntries(Object.entries(value)) as Record<string, string>;
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> =>

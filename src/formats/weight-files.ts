@@ -1,15 +1,16 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
-import { bytesPerElement, viewOf } from "../base/dtype.js";
+import { bytesPerElement } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { replaceFiles, settleFolder } from "../base/folders.js";
-import { bfloat16Bits, float16Bits, widen } from "../base/half.js";
+import { bfloat16Bits, float16Bits } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
 import { type Module, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import {
+  floatReaders,
   type SafetensorsEntry,
   SafetensorsFile,
   type TensorToSave,
@@ -111,7 +112,7 @@ const defaultAliases = (name: string): readonly string[] => [name, name.replace(
 
 /**
  * Where each parameter's numbers lie. Throws `checkpoint` naming the first tensor that is missing, has another shape or a
- * dtype that is none of float32, float16 and bfloat16.
+ * dtype that is no float.
  */
 export function placeTensors(
   files: readonly SafetensorsFile[],
@@ -131,7 +132,7 @@ export function placeTensors(
       throw new LineageError("checkpoint", `${where} has no tensor ${prefix + name}, which the model needs`);
     }
     const { file, stored, entry } = place;
-    if ((entry.dtype !== "float32" && !widen[entry.dtype]) || entry.shape.join() !== shape.join()) {
+    if (!floatReaders[entry.dtype] || entry.shape.join() !== shape.join()) {
       throw new LineageError(
         "checkpoint",
         `${file.path}: ${stored} is ${entry.dtype} [${entry.shape.join(", ")}], but the configuration makes it float32 [${shape.join(", ")}]`,
@@ -158,13 +159,12 @@ async function readPlaces(
 ): Promise<void> {
   for (const [name, { file, stored, entry }] of places) {
     const view = weights.tensors[name]!.view();
-    const convert = widen[entry.dtype];
-    if (convert) {
+    if (entry.dtype === "float32") {
+      await file.readInto(stored, new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
+    } else {
       const bytes = new Uint8Array(entry.byteLength);
       await file.readInto(stored, bytes);
-      convert(viewOf("float16", bytes.buffer, 0, view.length), view);
-    } else {
-      await file.readInto(stored, new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
+      floatReaders[entry.dtype]!(bytes, view);
     }
   }
 }
@@ -197,13 +197,24 @@ export async function openWeightFiles(folder: string): Promise<SafetensorsFile[]
   if (!parsed.success)
     throw new FormatError(index, "it must have a weight_map from tensor names to file names");
   const names = [...new Set(Object.values(parsed.data.weight_map))];
+  if (names.length === 0) throw new FormatError(index, "its weight_map names no tensor");
   for (const name of names) {
-    if (name !== path.basename(name))
+    if (name !== path.basename(name) || /^\.{0,2}$|[\\\0]/.test(name))
       throw new FormatError(index, `the shard ${JSON.stringify(name)} must be a file of the same folder`);
     if (!existsSync(path.join(folder, name)))
       throw new LineageError("checkpoint", `${folder} has no ${name}, a shard that its index names`);
   }
-  return Promise.all(names.map((name) => SafetensorsFile.open(path.join(folder, name))));
+  const files = await Promise.all(names.map((name) => SafetensorsFile.open(path.join(folder, name))));
+  const holders = new Map<string, string>();
+  for (const { path: file, header } of files) {
+    for (const name of header.tensors.keys()) {
+      const before = holders.get(name);
+      if (before !== undefined)
+        throw new FormatError(file, `the tensor ${JSON.stringify(name)} is in ${before}, too`);
+      holders.set(name, file);
+    }
+  }
+  return files;
 }
 
 export interface LoadWeightsOptions extends FileLayout {

@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Decoder, generate } from "../../src/generation/index.js";
-import { GgufFile, loadSentencePiece } from "../../src/formats/index.js";
+import { GgufFile, type GgufValue, loadSentencePiece, writeGguf } from "../../src/formats/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import {
   type DecoderSystem,
@@ -195,6 +195,51 @@ describe.skipIf(!sentencePiece || !existsSync(sentencePiece) || !llamaCppFolder)
     });
   },
 );
+
+describe("entries of a GGUF's metadata", () => {
+  const open = async (entries: Readonly<Record<string, GgufValue>>) => {
+    const file = path.join(folder, "entries.gguf");
+    const model = models["LLaMA with grouped queries"]!();
+    {
+      using weights = Weights.initialize(runtime, model, 1);
+      await saveGguf(file, { system: systems.llama, model, weights, tokenizer });
+    }
+    const gguf = await GgufFile.open(file);
+    const tensors = await Promise.all(
+      Array.from(gguf.tensors, async ([name, { format, shape }]) => {
+        const values = await gguf.readValues(name);
+        return { name, format, shape, values: () => values };
+      }),
+    );
+    await writeGguf(file, new Map([...gguf.header.metadata, ...Object.entries(entries)]), tensors);
+    const warnings: string[] = [];
+    const loaded = await loadGguf(runtime, file, { warn: (sentence) => warnings.push(sentence) });
+    loaded.weights.dispose();
+    return warnings;
+  };
+  const float = (value: number): GgufValue => ({ type: "float32", value });
+
+  it("that make another model of the same tensors are refused by name", async () => {
+    for (const [key, value] of Object.entries({
+      "llama.logit_scale": float(0.5),
+      "llama.attention.scale": float(0.1),
+      "llama.attn_logit_softcapping": float(30),
+      "llama.expert_count": { type: "uint32", value: 8 },
+      "llama.rope.dimension_sections": { type: "array", of: "int32", value: [8, 4, 4, 0] },
+    } satisfies Record<string, GgufValue>))
+      await expect(open({ [key]: value }), key).rejects.toThrow(/expert|lineage does not compute/);
+    expect(await open({ "llama.logit_scale": float(1), "llama.attention.scale": float(0) })).toEqual([]);
+  });
+
+  it("that nobody knows are named in a warning", async () => {
+    const warnings = await open({
+      "llama.future.gate": float(2),
+      "general.url": { type: "string", value: "x" },
+    });
+    expect(warnings).toEqual([expect.stringContaining("llama.future.gate")]);
+    expect(warnings[0]).not.toContain("general.url");
+  });
+});
 
 const smol = process.env["LINEAGE_SMOLLM2"];
 describe.skipIf(!smol)("SmolLM2 (needs LINEAGE_SMOLLM2)", () => {

@@ -1,10 +1,18 @@
+import { execFileSync } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { LineageError } from "../../src/base/errors.js";
-import { SafetensorsFile, parseSafetensors, writeSafetensors } from "../../src/formats/index.js";
+import { readJson } from "../../src/base/files.js";
+import {
+  SafetensorsFile,
+  floatReaders,
+  parseSafetensors,
+  writeSafetensors,
+} from "../../src/formats/index.js";
 
 let folder = "";
 beforeAll(async () => {
@@ -40,6 +48,32 @@ describe("safetensors", () => {
     await expect(opened.readInto("v", target)).rejects.toThrow("there is no tensor v");
   });
 
+  it("have PyTorch's values of 8-bit floats", async () => {
+    const { values } = (await readJson(
+      fileURLToPath(new URL("../reference/values/float8.json", import.meta.url)),
+    )) as { values: Record<"float8_e4m3fn" | "float8_e5m2", (string | null)[]> };
+    const bytes = Uint8Array.from({ length: 256 }, (_, byte) => byte);
+    for (const name of ["float8_e4m3fn", "float8_e5m2"] as const) {
+      const target = new Float32Array(256);
+      floatReaders[name]!(bytes, target);
+      const wanted = values[name].map((text) =>
+        text === null ? NaN : Number(text.replace("inf", "Infinity")),
+      );
+      expect([...target]).toEqual(wanted);
+    }
+    const doubles = new Float32Array(2);
+    floatReaders.float64!(new Uint8Array(Float64Array.of(0.1, -3).buffer), doubles);
+    expect([...doubles]).toEqual([Math.fround(0.1), -3]);
+  });
+
+  it("are no pipes and no devices", async () => {
+    const pipe = path.join(folder, "pipe.safetensors");
+    execFileSync("mkfifo", [pipe]);
+    await expect(SafetensorsFile.open(pipe)).rejects.toThrow("it is a pipe, not a file");
+    await expect(SafetensorsFile.open("/dev/zero")).rejects.toThrow("it is a device, not a file");
+    await expect(SafetensorsFile.open(folder)).rejects.toThrow("it is a folder");
+  });
+
   const hostile: [string, Uint8Array, string][] = [
     ["too short", new Uint8Array(3), "3 bytes are too few"],
     [
@@ -54,6 +88,21 @@ describe("safetensors", () => {
       "an unknown dtype",
       build({ w: { dtype: "F4", shape: [1], data_offsets: [0, 4] } }, 4),
       'has the dtype "F4"',
+    ],
+    [
+      "a dtype that is an object with a toString of its own",
+      build({ w: { dtype: { toString: 1 }, shape: [1], data_offsets: [0, 4] } }, 4),
+      'the tensor "w" has a dtype that is not a name',
+    ],
+    [
+      "metadata that is no string",
+      build({ __metadata__: { step: { toString: null } }, w: f32([1], 0, 4) }, 4),
+      'the entry "step" of __metadata__ is no string',
+    ],
+    [
+      "metadata that is a list",
+      build({ __metadata__: ["a"] }, 0),
+      "__metadata__ must be an object of strings",
     ],
     [
       "a dtype from the prototype",

@@ -39,8 +39,17 @@ it("an index that names a missing shard, or one outside the folder, is refused",
   await expect(loadWeights(runtime, model, folder)).rejects.toThrow(
     "has no gone.safetensors, a shard that its index names",
   );
-  await index({ weight: "../a.safetensors" });
-  await expect(loadWeights(runtime, model, folder)).rejects.toThrow("must be a file of the same folder");
+  for (const outside of ["../a.safetensors", ".", "..", "", "/etc/passwd", "a\\b", "a\0b"]) {
+    await index({ weight: outside });
+    await expect(loadWeights(runtime, model, folder)).rejects.toThrow("must be a file of the same folder");
+  }
+  await index({});
+  await expect(loadWeights(runtime, model, folder)).rejects.toThrow("names no tensor");
+  await writeSafetensors(path.join(folder, "twice.safetensors"), [
+    { name: "weight", dtype: "float16", shape: [4], bytes: bits(float16Bits) },
+  ]);
+  await index({ weight: "a.safetensors", bias: "twice.safetensors" });
+  await expect(loadWeights(runtime, model, folder)).rejects.toThrow(/the tensor "weight" is in .*, too/);
   await index({ weight: "a.safetensors" });
   await expect(loadWeights(runtime, model, folder)).rejects.toThrow(
     "has no tensor bias, which the model needs",
