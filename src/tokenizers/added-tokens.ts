@@ -101,7 +101,7 @@ export class AddedTokenFinder {
       if (token.rightStrip) while (end < text.length && isSpace.test(text[end]!)) end++;
       parts ??= [];
       if (done < start) parts.push({ token: undefined, start: done, end: start });
-      parts.push({ token, start, end });
+      if (start < end) parts.push({ token, start, end });
       done = end;
     }
     if (parts && done < text.length) parts.push({ token: undefined, start: done, end: text.length });

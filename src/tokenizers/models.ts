@@ -13,6 +13,8 @@ export interface ModelMaker {
   readonly tokens: readonly (string | undefined)[];
   /** Entries of the vocabulary. */
   readonly size: number;
+  /** A token as its encoding shows it: a Unigram shows the text, also of what is unknown. */
+  surfaceOf(token: string, text: string): string;
   /** @param hidden tokens that no word is cut into */
   create(hidden: ReadonlySet<string>): Model;
 }
@@ -63,7 +65,13 @@ export function readModel(part: Entries, options: ModelOptions): ModelMaker {
   }
   const maker = makerOf(type, part, pieces, options);
   part.finish();
-  return { vocabulary, tokens, size, create: (hidden) => maker({ vocabulary, hidden }) };
+  return {
+    vocabulary,
+    tokens,
+    size,
+    surfaceOf: (token, text) => (type === "Unigram" && !bytePattern.test(token) ? text : token),
+    create: (hidden) => maker({ vocabulary, hidden }),
+  };
 }
 
 function makerOf(

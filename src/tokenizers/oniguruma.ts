@@ -529,6 +529,11 @@ export function findMatches(pattern: RegExp, text: string): number[] {
   pattern.lastIndex = 0;
   for (let match = pattern.exec(text); match; match = pattern.exec(text)) {
     const start = match.index;
+    // Some engines look for empty matches within a character of two units as well.
+    if (start > 0 && text.codePointAt(start - 1)! > 0xffff) {
+      pattern.lastIndex = start + 1;
+      continue;
+    }
     const end = start + match[0].length;
     if (end === start) {
       const empty = end === last;

@@ -22,7 +22,8 @@ export interface PipelineParts {
   readonly plainModel: () => Model;
   /** Whether where a word comes from decides how it is cut: a mark before the first word alone. */
   readonly needsPlaces: boolean;
-  readonly tokenOf: (id: number) => string;
+  /** A token as its encoding shows it, for the part of a word that it stands for. */
+  readonly surfaceOf: (id: number, text: string) => string;
 }
 
 /** From a text to its tokens: added tokens out, normalised, cut into words, each word into tokens. */
@@ -62,7 +63,7 @@ export class Pipeline {
 
   /** The same tokens with their places. */
   place(text: string): PlacedToken[] {
-    const { model, tokenOf } = this.parts;
+    const { model, surfaceOf } = this.parts;
     const tokens: PlacedToken[] = [];
     this.run(TracedText.of(text, true), true, {
       added: (token, match) => {
@@ -78,7 +79,7 @@ export class Pipeline {
           const first = units.start[Math.min(from, units.start.length - 1)] ?? 0;
           const last = units.end[Math.min(Math.max(from, to - 1), units.end.length - 1)] ?? 0;
           const [start, end] = word.placeOf(first, last);
-          tokens.push({ id, start, end, surface: tokenOf(id) });
+          tokens.push({ id, start, end, surface: surfaceOf(id, word.text.slice(first, last)) });
         });
       },
     });

@@ -142,15 +142,28 @@ function processing(part: Entries, vocabulary: Vocabulary): Template {
 const leading = new RegExp(`^[${whiteSpace}\u0120]+`, "u");
 const trailing = new RegExp(`[${whiteSpace}\u0120]+$`, "u");
 
-/** Places without the spaces at the ends of their tokens, as the reference takes them off. */
-export function trimPlaces(tokens: readonly PlacedToken[], { prefixSpace }: Trim): PlacedToken[] {
+/** The unit of a text that lies a number of characters before or after another one. */
+function stepped(text: string, unit: number, characters: number): number {
+  for (let left = Math.abs(characters); left > 0; left--) {
+    if (characters > 0) unit += text.codePointAt(unit)! > 0xffff ? 2 : 1;
+    else unit -= unit > 1 && text.codePointAt(unit - 2)! > 0xffff ? 2 : 1;
+  }
+  return Math.max(0, unit);
+}
+
+/** Places in a text without the spaces at the ends of their tokens, as the reference takes them off. */
+export function trimPlaces(
+  text: string,
+  tokens: readonly PlacedToken[],
+  { prefixSpace }: Trim,
+): PlacedToken[] {
   return tokens.map((token, index) => {
     let { start, end } = token;
     const before = leading.exec(token.surface)?.[0].length ?? 0;
     const after = trailing.exec(token.surface)?.[0].length ?? 0;
     const keeps = prefixSpace && before === 1 && (index === 0 || start === 0);
-    if (before > 0 && !keeps) start = Math.min(start + before, end);
-    if (after > 0 && end >= after) end = Math.max(end - after, start);
+    if (before > 0 && !keeps) start = Math.min(stepped(text, start, before), end);
+    if (after > 0 && end > 0) end = Math.max(stepped(text, end, -after), start);
     return { ...token, start, end };
   });
 }

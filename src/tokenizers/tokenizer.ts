@@ -118,7 +118,7 @@ export class Tokenizer {
       model,
       plainModel: () => (plainModel ??= maker.create(hidden)),
       needsPlaces: dependsOnPlace(this.definition),
-      tokenOf: (id) => tokens[id] ?? "",
+      surfaceOf: (id, text) => maker.surfaceOf(tokens[id] ?? "", text),
     });
     this.template =
       part("post_processor", (entries) =>
@@ -278,7 +278,7 @@ export class Tokenizer {
     const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
     if (wellFormed === "") return [];
     const placed = this.pipeline.place(wellFormed);
-    return this.template.trim ? trimPlaces(placed, this.template.trim) : placed;
+    return this.template.trim ? trimPlaces(wellFormed, placed, this.template.trim) : placed;
   }
 
   /** The text of token ids, as the field's reference library writes it. Throws `argument` for an id that is none. */
