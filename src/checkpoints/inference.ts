@@ -4,6 +4,8 @@ import { elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { writeJson } from "../base/files.js";
 import { requireMemory } from "../base/memory.js";
+import { multipliesBytes } from "../base/processor.js";
+import { emitWarning } from "../base/warnings.js";
 import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
 import {
   floatReaders,
@@ -71,7 +73,8 @@ export interface InferenceOptions extends LoadOptions {
   readonly quantize?: QuantizationScheme | undefined;
   /**
    * Keeps the matrices once more in 8 bits, a byte for each weight, with which prompts are read about twice as fast as with
-   * blocks. Texts are continued with the weights themselves.
+   * blocks. Texts are continued with the weights themselves. On a processor without instructions for 8-bit products, where
+   * the copy is slow to make and slower to use than the weights, there is none, and `warn` is told so.
    */
   readonly fastPrompts?: boolean | undefined;
   /** Keeps what had to be made of the weights for the next load of the same files. Default: nothing is kept. */
@@ -115,17 +118,22 @@ async function assemble(
   model: CausalLm,
   sourceOf: SourceOf,
   files: ReadonlyMap<string, FileMapping>,
-  { quantize, fastPrompts = false, prepared }: InferenceOptions,
+  { quantize, fastPrompts: wanted = false, prepared, warn = emitWarning }: InferenceOptions,
 ): Promise<Pick<InferenceModel, "weights" | "kept">> {
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
   const prompt: Record<string, RowWeight> = {};
+  const fastPrompts = wanted && multipliesBytes() !== false;
+  if (wanted && !fastPrompts)
+    warn(
+      "prompts are read with the weights themselves: this processor has no instructions for 8-bit products (VNNI), so that a copy in 8 bits would read them more slowly",
+    );
   const weights = new ModelWeights(runtime, { tensors, packed }, fastPrompts ? prompt : undefined);
   /** What was made here, and may be kept. */
   const made: Record<string, QuantizedWeight> = {};
   try {
     const groups = planGroups(model, sourceOf, quantize);
-    const keptIn = prepared && (await preparedFile(prepared, [...files.keys()], quantize, fastPrompts));
+    const keptIn = prepared && (await preparedFile(prepared, [...files.keys()], quantize, wanted));
     using kept = keptIn === undefined ? undefined : await PreparedWeights.open(runtime, keptIn, prepared!);
     requireMemory(
       groups.flat().reduce((sum, plan) => sum + neededBytes(plan, fastPrompts, kept !== undefined), 0),

@@ -17,7 +17,7 @@ export function schemeOf(
 }
 
 export const fastPromptsHelp =
-  "read prompts about twice as fast with a copy of the matrices in 8 bits: a byte more for each weight";
+  "read prompts about twice as fast with a copy of the matrices in 8 bits, where the processor has instructions for that: a byte more for each weight";
 
 interface QuantizeCommand {
   readonly model: string;
