@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
-import { mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import path from "node:path";
+import { z } from "zod";
 import { LineageError, messageOf } from "../base/errors.js";
 import { readJson, storageError, writeJson } from "../base/files.js";
+import { replaceFiles, settleFolder } from "../base/folders.js";
 
 export interface PullOptions {
   /** Folder of all pulled models; each gets `ORG--NAME` in it. */
@@ -19,6 +21,8 @@ export interface PullOptions {
   readonly accessToken?: string | undefined;
   readonly onProgress?: (file: string, done: number, total: number) => void;
   readonly signal?: AbortSignal;
+  /** Milliseconds for which the hub may say nothing. Default 60,000. */
+  readonly silence?: number;
 }
 
 export interface PulledFile {
@@ -28,20 +32,31 @@ export interface PulledFile {
   readonly how: "cached" | "resumed" | "downloaded";
 }
 
-interface Manifest {
-  readonly name: string;
-  readonly revision: string;
-  readonly commit: string;
-  readonly files: readonly RemoteFile[];
-}
+/** Whether a path leads to a file in the folder, and to none of lineage's own. */
+const isInside = (file: string): boolean =>
+  !path.isAbsolute(file) &&
+  !/[\\\0]|^\.lineage-/.test(file) &&
+  file.split("/").every((step) => !/^\.{0,2}$/.test(step));
 
-interface RemoteFile {
-  readonly path: string;
-  readonly bytes: number;
+const remoteFile = z.object({
+  path: z.string().refine(isInside, "it lies outside of the model"),
+  bytes: z.int().nonnegative(),
   /** What the hub says of the content: the SHA-256 of a large file, git's name of a small one. */
-  readonly sha256?: string | undefined;
-  readonly gitOid?: string | undefined;
-}
+  sha256: z.string().optional(),
+  gitOid: z.string().optional(),
+});
+type RemoteFile = z.infer<typeof remoteFile>;
+
+const manifestSchema = z.object({
+  name: z.string(),
+  revision: z.string(),
+  commit: z.string().regex(/^[0-9a-f]{7,64}$/),
+  files: z.array(remoteFile),
+});
+type Manifest = z.infer<typeof manifestSchema>;
+
+/** Files that are whole and wait for the others. */
+const stagingName = ".lineage-pull";
 
 const needed =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json$|^merges\.txt$|^vocab\.txt$|^(tokenizer|spiece|sentencepiece\.bpe)\.model$|^chat_template\.jinja$|^model.*\.safetensors(\.index\.json)?$/;
@@ -83,10 +98,12 @@ export async function pullModel(
   const manifestFile = path.join(folder, manifestName);
   if (offline) return checkOffline(name, folder, manifestFile);
   const { HubApiError, downloadFile, listFiles, modelInfo } = await import("@huggingface/hub");
-  const hub = { repo: name, hubUrl: options.hubUrl, accessToken: options.accessToken } as const;
+  const line = new Line(options.silence);
+  const accessToken = checkToken(options.accessToken);
+  const hub = { repo: name, hubUrl: options.hubUrl, accessToken, fetch: line.fetch } as const;
   const reach = async <T>(work: Promise<T>): Promise<T> => {
     try {
-      return await work;
+      return await line.within(work);
     } catch (error) {
       if (error instanceof LineageError) throw error;
       const status = error instanceof HubApiError ? error.statusCode : undefined;
@@ -94,45 +111,41 @@ export async function pullModel(
     }
   };
   const { sha: commit } = await reach(modelInfo({ ...hub, name, revision, additionalFields: ["sha"] }));
+  if (!manifestSchema.shape.commit.safeParse(commit).success)
+    throw new LineageError("format", `the hub names the commit ${JSON.stringify(commit)}, which is none`);
   const remote: RemoteFile[] = [];
-  await reach(
-    (async () => {
-      for await (const { type, path: file, size, lfs, oid } of listFiles({
-        ...hub,
-        revision: commit,
-        recursive: true,
-      }))
-        if (type === "file" && include(file))
-          remote.push({
-            path: file,
-            bytes: lfs?.size ?? size,
-            ...(lfs ? { sha256: lfs.oid } : { gitOid: oid }),
-          });
-    })(),
-  );
+  const listed = listFiles({ ...hub, revision: commit, recursive: true });
+  for (;;) {
+    const { done, value } = await reach(listed.next());
+    if (done) break;
+    const { type, path: file, size, lfs, oid } = value;
+    if (type !== "file" || !include(file)) continue;
+    const parsed = remoteFile.safeParse({
+      path: file,
+      bytes: lfs?.size ?? size,
+      ...(lfs ? { sha256: lfs.oid } : { gitOid: oid }),
+    });
+    if (!parsed.success)
+      throw new LineageError(
+        "format",
+        `${name} lists the file ${JSON.stringify(file)} of ${lfs?.size ?? size} bytes, which lies outside of it or cannot be`,
+      );
+    remote.push(parsed.data);
+  }
   if (remote.length === 0)
     throw new LineageError(
       "storage",
       `${name} has no file that lineage reads: no config.json, tokenizer or safetensors`,
     );
-  for (const { path: file } of remote)
-    if (path.isAbsolute(file) || file.split(/[\\/]/).includes(".."))
-      throw new LineageError(
-        "format",
-        `${name} names the file ${JSON.stringify(file)}, which lies outside of it`,
-      );
-  await mkdir(folder, { recursive: true }).catch((error: unknown) => {
-    throw storageError("make", folder, error);
-  });
   const files: PulledFile[] = [];
-  for (const file of remote) {
+  const pull = async (file: RemoteFile, staging: string): Promise<void> => {
     signal?.throwIfAborted();
-    const target = path.join(folder, file.path);
-    await mkdir(path.dirname(target), { recursive: true });
-    if (await isWhole(target, file)) {
+    if (await isWhole(path.join(folder, file.path), file)) {
       files.push({ path: file.path, bytes: file.bytes, how: "cached" });
-      continue;
+      return;
     }
+    const target = path.join(staging, file.path);
+    await mkdir(path.dirname(target), { recursive: true });
     const fetchRest = async (from: number) => {
       const blob = await reach(downloadFile({ ...hub, path: file.path, revision: commit, xet: false }));
       if (!blob)
@@ -147,11 +160,82 @@ export async function pullModel(
     files.push({
       path: file.path,
       bytes: file.bytes,
-      how: await download(target, file, fetchRest, name, options),
+      how: (await isWhole(target, file))
+        ? "resumed"
+        : await download(target, file, fetchRest, name, line, options),
     });
-  }
-  await writeJson(manifestFile, { name, revision, commit, files: remote } satisfies Manifest);
+  };
+  const before = await readManifest(manifestFile);
+  const now = new Set(remote.map((file) => file.path));
+  const gone = new Set(before?.files.map((file) => file.path).filter((file) => !now.has(file)));
+  // Two revisions are never mixed: the files change places when all are whole.
+  await replaceFiles(
+    folder,
+    async (staging) => {
+      for (const file of remote) await pull(file, staging);
+      await removeOthers(staging, now);
+      await writeJson(path.join(staging, manifestName), {
+        name,
+        revision,
+        commit,
+        files: remote,
+      } satisfies Manifest);
+    },
+    { part: (file) => gone.has(file), resume: stagingName },
+  );
   return { folder, commit, files };
+}
+
+/** Removes what a pull of another revision left among the files that wait. */
+async function removeOthers(staging: string, wanted: ReadonlySet<string>): Promise<void> {
+  for (const entry of await readdir(staging, { recursive: true, withFileTypes: true })) {
+    const file = path.join(entry.parentPath, entry.name);
+    if (!entry.isDirectory() && !wanted.has(path.relative(staging, file).split(path.sep).join("/")))
+      await rm(file);
+  }
+}
+
+/** Throws `argument` for a token that cannot be sent, without showing it. */
+function checkToken(token: string | undefined): string | undefined {
+  const trimmed = token?.trim();
+  if (trimmed && /[^\x21-\x7e]/.test(trimmed))
+    throw new LineageError(
+      "argument",
+      "the token for the hub (HF_TOKEN) holds a space, a line break or another character that no token has; set it again",
+    );
+  return trimmed;
+}
+
+/** The line to the hub, which is given up when nothing comes over it for a while. */
+class Line {
+  private readonly controller = new AbortController();
+
+  constructor(private readonly silence = 60_000) {}
+
+  readonly fetch: typeof fetch = (input, init) => {
+    const { signal } = this.controller;
+    return fetch(input, { ...init, signal: init?.signal ? AbortSignal.any([init.signal, signal]) : signal });
+  };
+
+  /** Throws `storage` where `work` takes longer than the hub may be silent. */
+  async within<T>(work: Promise<T>): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        const error = new LineageError(
+          "storage",
+          `the hub has said nothing for ${this.silence / 1000} seconds; try again, or take what was pulled before with --offline`,
+        );
+        reject(error);
+        this.controller.abort(error);
+      }, this.silence);
+    });
+    try {
+      return await Promise.race([work, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
 }
 
 /** Downloads into `FILE.incomplete`, from where that ends, and gives the file its name when its checksum is right. */
@@ -160,6 +244,7 @@ async function download(
   file: RemoteFile,
   fetchRest: (from: number) => Promise<AsyncIterable<Uint8Array>>,
   name: string,
+  line: Line,
   { onProgress, signal }: PullOptions,
 ): Promise<"resumed" | "downloaded"> {
   const partial = `${target}.incomplete`;
@@ -177,7 +262,10 @@ async function download(
   });
   try {
     if (done < file.bytes) {
-      for await (const chunk of await fetchRest(from)) {
+      const chunks = (await fetchRest(from))[Symbol.asyncIterator]();
+      for (;;) {
+        const { done: ended, value: chunk } = await line.within(chunks.next());
+        if (ended) break;
         signal?.throwIfAborted();
         await handle.write(chunk);
         done += chunk.byteLength;
@@ -226,17 +314,25 @@ async function isWhole(file: string, { bytes, sha256, gitOid }: RemoteFile): Pro
   return hash.digest("hex") === (sha256 ?? gitOid);
 }
 
+/** What was pulled last; undefined where nothing was, or where that is not told as lineage tells it. */
+async function readManifest(file: string): Promise<Manifest | undefined> {
+  if (!existsSync(file)) return undefined;
+  return manifestSchema.safeParse(await readJson(file)).data;
+}
+
 async function checkOffline(
   name: string,
   folder: string,
   manifestFile: string,
 ): Promise<{ folder: string; commit: string; files: PulledFile[] }> {
-  if (!existsSync(manifestFile))
+  await settleFolder(folder);
+  const manifest = await readManifest(manifestFile);
+  if (!manifest)
     throw new LineageError(
       "storage",
       `${name} is not in the cache (${folder}), or not whole; pull it once without --offline`,
     );
-  const { commit, files } = (await readJson(manifestFile)) as Manifest;
+  const { commit, files } = manifest;
   for (const file of files)
     if (!(await isWhole(path.join(folder, file.path), file)))
       throw new LineageError(

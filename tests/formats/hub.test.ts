@@ -1,11 +1,11 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { type Server, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { pullModel } from "../../src/formats/hub.js";
+import { type PullOptions, pullModel } from "../../src/formats/hub.js";
 
 const commit = "0123456789abcdef0123456789abcdef01234567";
 const large = Buffer.from(Uint8Array.from({ length: 300_000 }, (_, i) => (i * 7919) >> 3));
@@ -26,11 +26,16 @@ let cache: string;
 let breakAfter: number | undefined;
 let damage = false;
 let ranges: string[];
+/** Whether the hub takes requests and never answers. */
+let silent = false;
+/** What the hub lists besides. */
+let listed: readonly { path: string; size: number }[] = [];
 
 beforeEach(async () => {
-  [breakAfter, damage, ranges] = [undefined, false, []];
+  [breakAfter, damage, ranges, silent, listed] = [undefined, false, [], false, []];
   cache = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
   server = createServer((request, response) => {
+    if (silent) return;
     const url = new URL(request.url!, "http://localhost");
     const json = (value: unknown, status = 200) => {
       response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
@@ -48,15 +53,16 @@ beforeEach(async () => {
         lastModified: "2024-01-01T00:00:00.000Z",
       });
     else if (url.pathname === `/api/models/org/tiny/tree/${commit}`)
-      json(
-        Object.entries(contents).map(([name, data]) => ({
+      json([
+        ...listed.map((file) => ({ type: "file", oid: "0", ...file })),
+        ...Object.entries(contents).map(([name, data]) => ({
           type: "file",
           path: name,
           size: data.byteLength,
           oid: gitOid(data),
           ...(data === large && { lfs: { oid: sha256(data), size: data.byteLength, pointerSize: 130 } }),
         })),
-      );
+      ]);
     else if (url.pathname.startsWith(`/org/tiny/resolve/${commit}/`)) {
       const data = contents[url.pathname.split("/").at(-1)!]!;
       const [, from = "0", to] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "") ?? [];
@@ -84,8 +90,8 @@ afterEach(async () => {
   await rm(cache, { recursive: true });
 });
 
-const pull = (options: { offline?: boolean; name?: string } = {}) =>
-  pullModel(options.name ?? "org/tiny", { cache, hubUrl, offline: options.offline });
+const pull = ({ name = "org/tiny", ...options }: Partial<PullOptions> & { name?: string } = {}) =>
+  pullModel(name, { cache, hubUrl, ...options });
 
 describe("a pull from a hub", () => {
   it("brings what a model needs, and the second time finds it there", async () => {
@@ -103,7 +109,7 @@ describe("a pull from a hub", () => {
   it("goes on where a broken download ended", async () => {
     breakAfter = 100_000;
     await expect(pull()).rejects.toThrow(/model\.safetensors (broke off|ended) after \d+ of 300000 bytes/);
-    const partial = path.join(cache, "org--tiny", "model.safetensors.incomplete");
+    const partial = path.join(cache, "org--tiny", ".lineage-pull", "model.safetensors.incomplete");
     const { size } = await stat(partial);
     expect(size).toBeGreaterThan(0);
     breakAfter = undefined;
@@ -123,6 +129,72 @@ describe("a pull from a hub", () => {
     await pull();
     expect(await readFile(path.join(folder, "model.safetensors"))).toEqual(large);
   });
+
+  it("leaves the files of another revision alone until all new ones are whole", async () => {
+    const { folder } = await pull();
+    const config = path.join(folder, "config.json");
+    const manifest = path.join(folder, ".lineage-pull.json");
+    // As if an earlier revision had been pulled: another configuration, other weights, and a file that is gone since.
+    const old = { "config.json": "old", "model.safetensors": "old weights", "vocab.txt": "old words" };
+    for (const [name, text] of Object.entries(old)) await writeFile(path.join(folder, name), text);
+    const before = JSON.parse(await readFile(manifest, "utf8")) as {
+      files: { path: string; bytes: number }[];
+    };
+    before.files.push({ path: "vocab.txt", bytes: 9 });
+    await writeFile(manifest, JSON.stringify(before));
+    await writeFile(path.join(folder, "notes.txt"), "mine");
+    breakAfter = 100_000;
+    await expect(pull()).rejects.toThrow("model.safetensors");
+    expect(await readFile(config, "utf8")).toBe("old");
+    expect(await readFile(path.join(folder, "model.safetensors"), "utf8")).toBe("old weights");
+    breakAfter = undefined;
+    await pull();
+    expect(await readFile(config)).toEqual(contents["config.json"]);
+    expect((await readdir(folder)).sort()).toEqual([
+      ".lineage-pull.json",
+      "config.json",
+      "model.safetensors",
+      "notes.txt",
+    ]);
+  });
+
+  it("ends when the hub is silent", async () => {
+    silent = true;
+    await expect(pull({ silence: 200 })).rejects.toThrow("the hub has said nothing for 0.2 seconds");
+  });
+
+  it("never shows a token that cannot be sent", async () => {
+    const error = await pull({ accessToken: "hf_secret\nmore" }).catch((thrown: unknown) => String(thrown));
+    expect(error).toContain("HF_TOKEN");
+    expect(error).not.toContain("secret");
+  });
+
+  it("refuses files that lie elsewhere or cannot be", async () => {
+    for (const [file, size] of [
+      ["../config.json", 1],
+      ["/etc/config.json", 1],
+      [".", 1],
+      ["a/./config.json", 1],
+      ["a\\config.json", 1],
+      [".lineage-pull/config.json", 1],
+      ["vocab.json", -1],
+      ["vocab.json", 1.5],
+    ] as const) {
+      listed = [{ path: file, size }];
+      await expect(pull({ include: () => true }), file).rejects.toThrow("lies outside of it or cannot be");
+    }
+    expect(await readdir(cache)).toEqual([]);
+  });
+
+  it.each(["{}", "null", "[]", '{"commit": 1, "files": [{"path": "../x", "bytes": 1}]}'])(
+    "takes the manifest %s for none",
+    async (manifest) => {
+      const { folder } = await pull();
+      await writeFile(path.join(folder, ".lineage-pull.json"), manifest);
+      await expect(pull({ offline: true })).rejects.toThrow("is not in the cache");
+      expect((await pull()).files.every(({ how }) => how === "cached")).toBe(true);
+    },
+  );
 
   it("says what cannot be had", async () => {
     await expect(pull({ name: "org/absent" })).rejects.toThrow("the hub has no org/absent at main");
