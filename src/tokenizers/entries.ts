@@ -93,7 +93,8 @@ export class Entries {
 
   list(name: string): readonly unknown[] {
     const value = this.get(name);
-    return Array.isArray(value) ? (value as unknown[]) : this.wrong(name, value, "a list");
+    // A list with holes has undefined in them, which nobody takes for a value.
+    return Array.isArray(value) ? Array.from(value as unknown[]) : this.wrong(name, value, "a list");
   }
 
   /** The entries of a list of objects. */
