@@ -97,7 +97,7 @@ export async function readOnnx(file: string): Promise<ModelProto> {
     if (!parsed.success)
       throw new FormatError(file, `the tensor ${tensor.name} does not say where its data lie`);
     const { location, offset, length } = parsed.data;
-    if (location !== path.basename(location))
+    if (location !== path.basename(location) || /^\.{0,2}$|[\\\0]/.test(location))
       throw new FormatError(
         file,
         `the tensor ${tensor.name} lies in ${JSON.stringify(location)}, outside the folder`,
@@ -105,10 +105,10 @@ export async function readOnnx(file: string): Promise<ModelProto> {
     let data = files.get(location);
     if (!data) files.set(location, (data = await readBytes(path.join(path.dirname(file), location))));
     const end = length === undefined ? data.byteLength : offset + length;
-    if (end > data.byteLength)
+    if (offset > end || end > data.byteLength)
       throw new FormatError(
         file,
-        `the tensor ${tensor.name} ends at byte ${end} of ${location}, which has ${data.byteLength}`,
+        `the tensor ${tensor.name} lies at bytes ${offset} to ${end} of ${location}, which has ${data.byteLength}`,
       );
     tensor.rawData = data.subarray(offset, end);
     tensor.externalData = [];
