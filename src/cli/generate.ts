@@ -14,6 +14,7 @@ import {
 } from "../generation/index.js";
 import { type InferenceModel, loadForInference } from "../checkpoints/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
+import { TargetWriter, holdsTargetWriter } from "../tasks/index.js";
 import { deviceOption, examples, list, number, preparedOption, preparedWeights } from "./options.js";
 import { colors } from "./terminal.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
@@ -69,8 +70,25 @@ async function ruleOf({ jsonSchema, regex }: GenerateCommand): Promise<Constrain
   return jsonSchema !== undefined ? { jsonSchema: await readJson(jsonSchema) } : { regex: regex! };
 }
 
+/** Writes the text that a UniLM makes of a prompt. Throws `argument` for options that its way of writing does not have. */
+async function writeTarget(command: GenerateCommand): Promise<void> {
+  const { speculative, jsonSchema, regex, quantize, stop } = command;
+  for (const [option, value] of Object.entries({ speculative, jsonSchema, regex, quantize, stop }))
+    if (value !== undefined)
+      throw new LineageError(
+        "argument",
+        `${command.model} is a UniLM, which writes the likeliest word each time; leave ${option} out`,
+      );
+  using writer = await TargetWriter.load(command.model, {
+    runtime: createRuntime({ threads: command.threads }),
+  });
+  const text = await writer.write(command.prompt, command);
+  process.stdout.write(command.json ? `${JSON.stringify({ prompt: command.prompt, text })}\n` : `${text}\n`);
+}
+
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
+  if (await holdsTargetWriter(command.model)) return writeTarget(command);
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const notes: string[] = [];
   const loaded = await loadForInference(runtime, command.model, {
@@ -121,7 +139,10 @@ export async function generateText(command: GenerateCommand): Promise<void> {
 
 export const generateCommand = new Command("generate")
   .description("continue a prompt")
-  .option("--model <folder>", "what train wrote, a folder of Hugging Face (GPT-2, LLaMA, Mistral) or a .gguf")
+  .option(
+    "--model <folder>",
+    "what train wrote, a folder of Hugging Face (GPT-2, LLaMA, Mistral), a UniLM or a .gguf",
+  )
   .option("--checkpoint <folder>", "the same as --model")
   .option("--prompt <text>", "what to continue", "")
   .option("--max-new-tokens <n>", "tokens to write at most", number, 200)

@@ -20,3 +20,4 @@ export {
   trainOptions,
 } from "./train.js";
 export * from "./unilm-generator.js";
+export * from "./target-writer.js";
