@@ -172,12 +172,22 @@ const closeUp = (text: string): string =>
 
 /** The bytes of a token in GPT-2's stand-ins; one with a character that stands for no byte is its own text. */
 function levelBytes(token: string): Uint8Array {
-  const bytes = Array.from(token, (character) => byteOfCharacter.get(character));
-  return bytes.includes(undefined) ? utf8(token) : Uint8Array.from(bytes as number[]);
+  const bytes = new Uint8Array(token.length);
+  for (let unit = 0; unit < token.length; unit++) {
+    const byte = byteOfUnit[token.charCodeAt(unit)];
+    if (byte === undefined) return utf8(token);
+    bytes[unit] = byte;
+  }
+  return bytes;
 }
+
+/** The byte of each stand-in, by its number. */
+const byteOfUnit: (number | undefined)[] = [];
+for (const [character, byte] of byteOfCharacter) byteOfUnit[character.charCodeAt(0)] = byte;
 
 /** The byte that `<0xE3>` stands for. */
 function fallbackByte(token: string): number | undefined {
+  if (token.length !== 6 || !token.startsWith("<0x")) return undefined;
   const digits = /^<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>$/.exec(token)?.[1];
   return digits === undefined ? undefined : parseInt(digits, 16);
 }
