@@ -95,6 +95,36 @@ describe("convert", () => {
     expect(result.tokens).toBeGreaterThan(50);
   });
 
+  it("takes a GGUF's further ends, which llama.cpp finds by their names, for no difference", async () => {
+    const loaded = await loadModel(runtime, folder);
+    using weights = loaded.weights;
+    // The last token, and the merge that makes it, give way to one with such a name.
+    const { definition, config } = tokenizer;
+    const id = tokenizer.vocabSize - 1;
+    const vocab = Object.entries(definition.model.vocab as Record<string, number>).filter(
+      ([, own]) => own !== id,
+    );
+    const named = new Tokenizer(
+      {
+        ...definition,
+        added_tokens: [
+          ...definition.added_tokens,
+          { ...definition.added_tokens[0]!, id, content: "<|im_end|>" },
+        ],
+        model: {
+          ...definition.model,
+          vocab: Object.fromEntries([...vocab, ["<|im_end|>", id]]),
+          merges: definition.model.merges!.slice(0, -1),
+        },
+      },
+      config,
+    );
+    await saveModel(at("ends"), { ...loaded, weights, tokenizer: named, stopIds: [0] });
+    const result = convert(at("ends"), at("ends.gguf"), "--format", "F32");
+    expect(result.problems).toEqual([]);
+    expect(result.files!.specialIds.result.stop).toEqual([0, id]);
+  });
+
   it("says what differs, for a person", () => {
     const { stdout } = lineage("convert", folder, at("read.gguf"), "--threads", "1");
     expect(stdout).toContain("tied to the output: the same");
