@@ -66,12 +66,16 @@ export const llamaTable = configTable({
     ropeScaling: ropeScalingField,
     /** Probability of dropout of the attention probabilities. */
     attentionDropout: entry("attention_dropout", dropout, { absent: 0 }),
+    /** Whether queries, keys, values and the output of attention have biases. */
+    attentionBias: entry("attention_bias", flag, { absent: false }),
+    /** Whether the products of the feed-forward layer have biases. */
+    mlpBias: entry("mlp_bias", flag, { absent: false }),
     /** Whether the output embeddings are the token embeddings. */
     tieEmbeddings: entry("tie_word_embeddings", flag, { absent: false }),
     /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
     initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
   },
-  fixed: { hidden_act: "silu", attention_bias: false, mlp_bias: false },
+  fixed: { hidden_act: "silu" },
   only: { hidden_act: ["swish"] },
   withoutEffect: { is_decoder: "it is one" },
   check: checkGroupedHeads,
@@ -159,6 +163,7 @@ export const llamaSizes = {
 export interface LlamaNetworkConfig extends GroupedQueryAttentionConfig, RotaryConfig {
   readonly vocabSize: number;
   readonly intermediateSize: number;
+  readonly mlpBias?: boolean | undefined;
   readonly rmsNormEpsilon: number;
 }
 
@@ -315,5 +320,12 @@ export const llama = defineSystem({
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,
   depth: depthByName(/^model\.embed_tokens\./, /^model\.layers\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },
-  gguf: llamaArchitecture,
+  gguf: {
+    ...llamaArchitecture,
+    read: async (file, config) => ({
+      ...(await llamaGguf.read(file, config)),
+      attentionBias: file.tensors.has("blk.0.attn_q.bias"),
+      mlpBias: file.tensors.has("blk.0.ffn_gate.bias"),
+    }),
+  },
 });

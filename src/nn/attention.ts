@@ -19,6 +19,8 @@ export interface GroupedQueryAttentionConfig {
   readonly attentionDropout?: number | undefined;
   /** Whether queries, keys and values have biases. Default: they have none. */
   readonly projectionBias?: boolean | undefined;
+  /** Whether queries, keys, values and the output have biases. Default: they have none. */
+  readonly attentionBias?: boolean | undefined;
   /** Layers of the whole network, which first weights depend on. */
   readonly numLayers: number;
   /** Standard deviation of the first weights. */
@@ -79,12 +81,13 @@ export class GroupedQueryAttention extends Module {
   ) {
     super();
     const { hiddenSize, numHeads, numKeyValueHeads, headSize, initializerRange, projectionBias } = config;
-    const options = { bias: projectionBias ?? false, initializer: normalInit(initializerRange) };
+    const attentionBias = config.attentionBias ?? false;
+    const options = { bias: projectionBias ?? attentionBias, initializer: normalInit(initializerRange) };
     this.query = new Linear(hiddenSize, numHeads * headSize, options);
     this.key = new Linear(hiddenSize, numKeyValueHeads * headSize, options);
     this.value = new Linear(hiddenSize, numKeyValueHeads * headSize, options);
     this.output = new Linear(numHeads * headSize, hiddenSize, {
-      bias: false,
+      bias: attentionBias,
       initializer: residualInit(config),
     });
   }

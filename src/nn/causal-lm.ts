@@ -1,4 +1,4 @@
-import { type Dim, type Tensor, linearTokenLosses, matmul } from "../graph/index.js";
+import { type Dim, type Tensor, cachedHeadSize, linearTokenLosses, matmul } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
 import type { Embedding, Linear } from "./layers.js";
 import { Module } from "./module.js";
@@ -71,7 +71,7 @@ export abstract class CausalLm extends Module {
       hiddenSize,
       headSize = hiddenSize / numHeads,
     } = this.config;
-    return [batch, numKeyValueHeads, capacity, headSize];
+    return [batch, numKeyValueHeads, capacity, cachedHeadSize(headSize)];
   }
 
   private get outputEmbeddings(): Tensor {

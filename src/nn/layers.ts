@@ -104,6 +104,8 @@ export class RMSNorm extends Module {
 export interface SwiGLUConfig {
   readonly hiddenSize: number;
   readonly intermediateSize: number;
+  /** Whether its three products have biases. Default: they have none. */
+  readonly mlpBias?: boolean | undefined;
   /** Layers of the whole network, which first weights depend on. */
   readonly numLayers: number;
   /** Standard deviation of the first weights. */
@@ -122,11 +124,11 @@ export class SwiGLU extends Module {
 
   constructor(config: SwiGLUConfig) {
     super();
-    const { hiddenSize, intermediateSize, initializerRange } = config;
-    const options = { bias: false, initializer: normalInit(initializerRange) };
+    const { hiddenSize, intermediateSize, initializerRange, mlpBias: bias = false } = config;
+    const options = { bias, initializer: normalInit(initializerRange) };
     this.gate = new Linear(hiddenSize, intermediateSize, options);
     this.up = new Linear(hiddenSize, intermediateSize, options);
-    this.down = new Linear(intermediateSize, hiddenSize, { bias: false, initializer: residualInit(config) });
+    this.down = new Linear(intermediateSize, hiddenSize, { bias, initializer: residualInit(config) });
   }
 
   override forward(x: Tensor): Tensor {

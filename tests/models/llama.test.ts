@@ -194,7 +194,7 @@ describe("a configuration that contradicts itself is refused in words", () => {
     const { config } = systems.llama;
     const json = config.write(llamaConfig(sizes));
     expect(() => config.read({ ...json, hidden_act: "gelu" })).toThrow("hidden_act");
-    expect(() => config.read({ ...json, attention_bias: true })).toThrow("attention_bias");
+    expect(() => config.read({ ...json, attention_bias: "yes" })).toThrow("attention_bias");
     expect(() => config.read({ ...json, rope_scaling: { type: "longrope" } })).toThrow(
       "rope_scaling is none that lineage knows",
     );

@@ -1,5 +1,5 @@
 """
-The entries that transformers writes into the config.json of each encoder: those of its configuration class, with the values
+The entries that transformers writes into the config.json of each encoder and decoder: those of its configuration class, with the values
 that it has by default. Run once with each of the versions that count:
 
     python config_entries.py            # 4.57.6, as in requirements.txt
@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from common import VALUES
 
 TYPES = ["albert", "bert", "deberta", "deberta-v2", "electra", "roberta", "xlm", "xlnet"]
+TYPES += ["gpt2", "llama", "mistral", "qwen2"]
 
 
 def entries(model_type: str) -> dict:

@@ -7,7 +7,7 @@ import { range, scalar } from "./leaf.js";
 import { softmax } from "./activation.js";
 import { matmul } from "./matmul.js";
 import { type RandomStream, dropout } from "./random.js";
-import { reshape, slice, stack, unsqueeze } from "./shape.js";
+import { concat, reshape, slice, stack, unsqueeze } from "./shape.js";
 
 export interface AttentionOptions {
   /** Whether a query sees only the keys up to its own position, the last query being at the last key. */
@@ -310,6 +310,39 @@ export interface KeyValueCache {
   readonly presentLength?: Dim | undefined;
 }
 
+/** Channels that the cache of a head takes: the engine's cached attention knows multiples of 8 alone. */
+export const cachedHeadSize = (headSize: number): number => 8 * Math.ceil(headSize / 8);
+
+/** Cached attention of heads that are narrower than the cache's: zeros behind their channels change no product. */
+function paddedAttention(
+  query: Tensor,
+  key: Tensor,
+  value: Tensor,
+  cache: KeyValueCache,
+  { rotary: tables, ...options }: Parameters<typeof cachedAttention>[4],
+  ownSize: number,
+): ReturnType<typeof cachedAttention> {
+  const wide = Number(cache.key.shape[3]);
+  const { numHeads, numKeyValueHeads, scale = 1 / Math.sqrt(ownSize) } = options;
+  const turned = (x: Tensor): Tensor => (tables ? rotary(x, tables.cosine, tables.sine) : x);
+  const padded = (x: Tensor, heads: number): Tensor => {
+    const [batch, sequence] = x.shape as [Dim, Dim];
+    const parts = reshape(x, [batch, sequence, heads, ownSize]);
+    const zeros = mul(slice(parts, 3, 0, wide - ownSize), 0);
+    return reshape(concat([parts, zeros], 3), [batch, sequence, heads * wide]);
+  };
+  const step = cachedAttention(
+    padded(turned(query), numHeads),
+    padded(turned(key), numKeyValueHeads),
+    padded(value, numKeyValueHeads),
+    cache,
+    { ...options, scale },
+  );
+  const [batch, sequence] = step.output.shape as [Dim, Dim];
+  const parts = slice(reshape(step.output, [batch, sequence, numHeads, wide]), 3, 0, ownSize);
+  return { ...step, output: reshape(parts, [batch, sequence, numHeads * ownSize]) };
+}
+
 /** The engine's attention turns queries and keys itself where heads have a multiple of this many channels. */
 const turnedChannels = 16;
 
@@ -334,6 +367,8 @@ export function cachedAttention(
 ): { output: Tensor; key: Tensor; value: Tensor } {
   const { numHeads, numKeyValueHeads, window = -1, rotary: tables } = options;
   const headSize = Number(cache.key.shape[3]);
+  const ownSize = Number(query.shape[2]) / numHeads;
+  if (ownSize < headSize) return paddedAttention(query, key, value, cache, options, ownSize);
   const scale = options.scale ?? 1 / Math.sqrt(headSize);
   // The engine itself rounds keys and values to 8 bits; the query stays as it is.
   const dtype = cache.key.dtype === "int8" ? query.dtype : cache.key.dtype;
