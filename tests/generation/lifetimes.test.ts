@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { saveQuantized } from "../../src/checkpoints/index.js";
+import { saveModel, saveQuantized } from "../../src/checkpoints/index.js";
 import { Decoder, generate, generateText } from "../../src/generation/index.js";
 import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
@@ -30,21 +30,24 @@ describe("use after dispose is a typed error, in a process that goes on", () => 
   let folder: string;
   beforeAll(async () => {
     folder = mkdtempSync(path.join(os.tmpdir(), "lineage-"));
-    const quantized = await quantizeWeights(model, weights, { bits: 4 });
-    await saveQuantized(folder, { system: systems.llama, model, weights: quantized, tokenizer });
+    const loaded = { system: systems.llama, model, tokenizer };
+    // Weights in full precision lie in the memory of their file, which goes with them.
+    await saveModel(path.join(folder, "plain"), { ...loaded, weights });
+    using quantized = await quantizeWeights(model, weights, { bits: 4 });
+    await saveQuantized(path.join(folder, "packed"), { ...loaded, weights: quantized });
   });
   afterAll(() => {
     rmSync(folder, { recursive: true });
   });
 
   /** What a process of its own says; a crash leaves it without words. */
-  function said(script: string): string {
+  function said(form: "plain" | "packed", script: string): string {
     const url = (file: string) => JSON.stringify(pathToFileURL(path.resolve("dist/src", file)).href);
     const source = `
       import { createRuntime } from ${url("runtime/index.js")};
       import { loadForInference } from ${url("checkpoints/index.js")};
       import { Decoder, generate } from ${url("generation/index.js")};
-      const loaded = await loadForInference(createRuntime({ threads: 1 }), ${JSON.stringify(folder)});
+      const loaded = await loadForInference(createRuntime({ threads: 1 }), ${JSON.stringify(path.join(folder, form))});
       const tell = (error) => console.log(error.code ?? error.name, error.message);
       ${script}
       console.log("went on");`;
@@ -57,25 +60,33 @@ describe("use after dispose is a typed error, in a process that goes on", () => 
     return stdout;
   }
 
-  it("of weights, when a decoder is made of them", () => {
-    const text = said(`
+  it.each(["plain", "packed"] as const)("of %s weights, when a decoder is made of them", (form) => {
+    const text = said(
+      form,
+      `
       loaded.weights.dispose();
       for (let i = 0; i < 5; i++) await Decoder.create({ ...loaded, capacity: 64 }).catch(tell);
-      gc();`);
+      gc();`,
+    );
     expect(text).toMatch(/^(disposed .* was used after it was disposed\n){5}went on\n$/);
   });
 
-  it("of weights, while a decoder is made of them", () => {
-    const text = said(`
+  it.each(["plain", "packed"] as const)("of %s weights, while a decoder is made of them", (form) => {
+    const text = said(
+      form,
+      `
       const making = Decoder.create({ ...loaded, capacity: 64 });
       loaded.weights.dispose();
       await making.then((decoder) => decoder.read(decoder.open(), [1, 2, 3])).catch(tell);
-      gc();`);
+      gc();`,
+    );
     expect(text).toMatch(/^(disposed .*\n)?went on\n$/);
   });
 
   it("of a decoder, at any moment of its work", () => {
-    const text = said(`
+    const text = said(
+      "packed",
+      `
       for (let moment = 0; moment < 30; moment++) {
         const decoder = await Decoder.create({ ...loaded, capacity: 400, slots: 2 });
         const prompt = Array.from({ length: 300 }, (_, i) => i % 250);
@@ -87,7 +98,8 @@ describe("use after dispose is a typed error, in a process that goes on", () => 
         decoder.dispose();
         await Promise.all(writing);
       }
-      gc();`);
+      gc();`,
+    );
     const lines = text.trim().split("\n");
     expect(lines.at(-1)).toBe("went on");
     expect(lines.length).toBeGreaterThan(30);
