@@ -77,6 +77,7 @@ export const embedCommand = new Command("embed")
   .requiredOption("--model <folder>", "an encoder's folder, such as one of sentence-transformers")
   .option("--data <file>", "CSV, TSV, JSONL or Parquet, or a .txt of which every line is a text")
   .option("--text-column <name>", "the column of the texts")
+  .option("--skip-bad-rows", "leave rows that cannot be read out")
   .option("--encoding <name>", "of the file, where it is not UTF-8")
   .option("--out <file>", "vectors.npy or vectors.jsonl; default: JSON lines to standard output")
   .addOption(

@@ -32,6 +32,10 @@ async function evaluateModel({ model: folder, data, batch, json, threads }: Eval
     // A text shorter than the context needs no wider rows.
     sequenceLength: Math.min(model.config.contextLength, tokens.length - 1),
   });
+  if (result.tokens < 100)
+    report.say(`${data} has so few tokens (${result.tokens}) that its perplexity says little`, {
+      warning: "few tokens",
+    });
   report.say(
     `loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)} over ${count(result.tokens)} tokens of ${data}`,
     { ...result },

@@ -14,6 +14,7 @@ interface PredictCommand {
   readonly textColumn?: string;
   readonly pairColumn?: string;
   readonly labelColumn?: string;
+  readonly skipBadRows?: boolean;
   readonly encoding?: string;
   readonly out?: string;
   readonly threshold?: number;
@@ -157,11 +158,11 @@ function inputOf(predictor: Predictor, line: string): PredictorInput {
 
 async function tableRows(
   { task }: Predictor,
-  { data, textColumn, pairColumn, labelColumn, encoding }: PredictCommand,
+  { data, textColumn, pairColumn, labelColumn, encoding, skipBadRows }: PredictCommand,
 ): Promise<{ examples: readonly Example[]; labelled: boolean }> {
   const columns = { text: textColumn, pair: pairColumn, label: labelColumn };
-  const table = await readTable(data!, { header: isHeaderOf(columns), encoding });
-  const { examples: rows } = examplesOf(task, table, columns);
+  const table = await readTable(data!, { header: isHeaderOf(columns), encoding, skipBadRows });
+  const { examples: rows } = examplesOf(task, table, columns, { skipBadRows });
   return { examples: rows, labelled: rows.every(({ label }) => label !== undefined) };
 }
 
@@ -173,6 +174,7 @@ export const predictCommand = new Command("predict")
   .option("--text-column <name>", "column of the texts")
   .option("--pair-column <name>", "column of the second texts")
   .option("--label-column <name>", "column of the labels")
+  .option("--skip-bad-rows", "leave rows that cannot be read out")
   .option("--encoding <name>", "of the file, where it is not UTF-8")
   .option("--out <file>", "predictions.jsonl; default: standard output")
   .option(

@@ -8,11 +8,18 @@ export interface TextSource {
   /** A table, or a text of which every line counts; `-` for standard input. */
   readonly data?: string;
   readonly textColumn?: string;
+  readonly skipBadRows?: boolean;
   readonly encoding?: string;
 }
 
 /** The texts that a command is given: arguments, a table's column, or the lines of a text or of standard input. */
-export async function readTexts({ texts, data, textColumn, encoding }: TextSource): Promise<string[]> {
+export async function readTexts({
+  texts,
+  data,
+  textColumn,
+  encoding,
+  skipBadRows,
+}: TextSource): Promise<string[]> {
   if (texts.length > 0) {
     if (data !== undefined)
       throw new LineageError("argument", "give texts, or --data FILE with them, but not both");
@@ -34,8 +41,8 @@ export async function readTexts({ texts, data, textColumn, encoding }: TextSourc
     return lines;
   }
   const columns: ColumnOptions = { text: textColumn };
-  const table = await readTable(data, { header: isHeaderOf(columns), encoding });
-  return examplesOf("classify", table, columns).examples.map(({ text }) => text);
+  const table = await readTable(data, { header: isHeaderOf(columns), encoding, skipBadRows });
+  return examplesOf("classify", table, columns, { skipBadRows }).examples.map(({ text }) => text);
 }
 
 /** Lines of standard input as they come. */

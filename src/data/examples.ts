@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import type { Row, Table } from "./table.js";
+import { type BadRow, type Row, type Table, describeBadRows } from "./table.js";
 
 /** What a fine-tuned encoder answers. */
 export const taskNames = ["classify", "pair", "regress", "tag", "span", "choice"] as const;
@@ -46,6 +46,10 @@ export interface Examples {
   readonly examples: readonly Example[];
   /** The columns that were read, in words for a person. */
   readonly columns: string;
+  /** The column of the labels; undefined where none is known. */
+  readonly label: string | undefined;
+  /** Rows that were left out, because they do not fit the task. */
+  readonly bad: readonly BadRow[];
 }
 
 const names = {
@@ -128,19 +132,37 @@ export const isHeaderOf =
     });
 
 /**
- * The rows of a table as examples of a task; a row without a label has none in its example. Throws `data` with the row for
- * what does not fit the task, and for missing columns.
+ * The rows of a table as examples of a task; a row without a label has none in its example. Throws `data` for missing
+ * columns, and with all rows that do not fit the task unless `skipBadRows` leaves them out.
  */
-export function examplesOf(task: TaskName, table: Table, given: ColumnOptions = {}): Examples {
+export function examplesOf(
+  task: TaskName,
+  table: Table,
+  given: ColumnOptions = {},
+  { skipBadRows = false }: { readonly skipBadRows?: boolean | undefined } = {},
+): Examples {
   const columns = findColumns(task, table, given);
   const used = Object.entries(columns).filter(([, name]) => name !== undefined);
   const read = readers[task];
-  const examples = table.rows.map((row) => read({ file: table.file, row, columns }));
+  const examples: Example[] = [];
+  const bad: BadRow[] = [];
+  for (const row of table.rows) {
+    try {
+      examples.push(read({ row, columns }));
+    } catch (error) {
+      if (!(error instanceof RowError)) throw error;
+      bad.push({ number: row.number, reason: error.message });
+    }
+  }
+  if (bad.length > 0 && !skipBadRows)
+    throw new LineageError("data", `${table.file}: ${describeBadRows(bad, table.rows.length)}`);
   if (!table.named) refuseHeader(table, examples);
   return {
     file: table.file,
     examples,
     columns: used.map(([role, name]) => `${role} from ${JSON.stringify(name)}`).join(", "),
+    label: columns.label,
+    bad,
   };
 }
 
@@ -223,13 +245,15 @@ function byContent(table: Table, given: ColumnOptions): { texts: string[]; label
 }
 
 interface Source {
-  readonly file: string;
   readonly row: Row;
   readonly columns: Columns;
 }
 
-const reject = ({ file, row }: Source, message: string): never => {
-  throw new LineageError("data", `${file}: row ${row.number} ${message}`);
+/** Why a row does not fit its task. */
+class RowError extends Error {}
+
+const reject = (_source: Source, reason: string): never => {
+  throw new RowError(reason);
 };
 
 /** A cell's text: what is not there is empty. */
@@ -289,7 +313,10 @@ const readers: Readonly<Record<TaskName, (source: Source) => Example>> = {
     if (label === undefined) return texts(source);
     const value = Number(label);
     if (!Number.isFinite(value) || typeof label === "object")
-      reject(source, `has ${JSON.stringify(label)} where a number should be`);
+      reject(
+        source,
+        `has ${JSON.stringify(typeof label === "bigint" ? String(label) : label)} where a number should be`,
+      );
     return labelled(texts(source), value);
   },
   tag: (source) => {
@@ -318,7 +345,7 @@ const readers: Readonly<Record<TaskName, (source: Source) => Example>> = {
     if (place === undefined)
       reject(
         source,
-        `has the label ${JSON.stringify(label)}, which is none of its ${choices.length} choices`,
+        `has the label ${JSON.stringify(String(label as string | number | bigint))}, which is none of its ${choices.length} choices`,
       );
     return labelled(example, place);
   },

@@ -3,13 +3,14 @@ import path from "node:path";
 import type { CsvError } from "csv-parse/sync";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { storageError } from "../base/files.js";
-import { optionalPackage } from "../base/packages.js";
+import { formatBytes } from "../base/memory.js";
+import { readParquetRows } from "./parquet.js";
 import { isSquad, squadRows } from "./squad.js";
 
 /** A row of a table, with the number by which a spreadsheet or an editor shows it: a header is row 1. */
 export interface Row {
   readonly number: number;
-  /** By column: text in CSV and TSV; what the file holds in JSONL and Parquet, integers as numbers. */
+  /** By column: text in CSV and TSV; what the file holds in JSONL and Parquet, integers beyond 2^53 as bigint. */
   readonly values: Readonly<Record<string, unknown>>;
 }
 
@@ -19,6 +20,14 @@ export interface Table {
   readonly rows: readonly Row[];
   /** Whether the column names come from the file. Without a header they are `column1`, `column2`, … */
   readonly named: boolean;
+  /** Rows that were left out, because they cannot be read. */
+  readonly bad: readonly BadRow[];
+}
+
+/** A row that cannot be used, and what is wrong with it: `has 3 cells, …`. */
+export interface BadRow {
+  readonly number: number;
+  readonly reason: string;
 }
 
 export type TableFormat = "csv" | "tsv" | "jsonl" | "parquet";
@@ -28,6 +37,8 @@ export interface TableOptions {
   readonly format?: TableFormat;
   /** Whether the first row of a CSV or TSV names the columns, or what tells it from its cells. Default true. */
   readonly header?: boolean | ((cells: readonly string[]) => boolean);
+  /** Whether rows that cannot be read are left out and told, instead of refusing the file. */
+  readonly skipBadRows?: boolean | undefined;
   /** Encoding of the text, as `TextDecoder` names it. Default: UTF-8, or UTF-16 with a byte order mark. */
   readonly encoding?: string;
 }
@@ -43,21 +54,63 @@ const formats: Readonly<Record<string, TableFormat>> = {
 };
 
 /**
- * Reads a CSV, TSV, JSONL (or a JSON array, or SQuAD's nested JSON) or Parquet file. A CSV may be separated by commas, semicolons or tabs; quotes
- * mean something in CSV alone, as TSV has none. Throws FormatError with the row for broken quoting, a wrong number of
- * cells, broken JSON or a wrong encoding; nothing is left out.
+ * Reads a CSV, TSV, JSONL (or a JSON array, or SQuAD's nested JSON) or Parquet file; all but Parquet also as `.gz`. A CSV
+ * may be separated by commas, semicolons or tabs and mix line endings; quotes mean something in CSV alone, as TSV has none.
+ * Throws FormatError for broken quoting or a wrong encoding, and with all rows that have a wrong number of cells or are no
+ * JSON; nothing is left out unless `skipBadRows` says so.
  */
 export async function readTable(file: string, options: TableOptions = {}): Promise<Table> {
-  const format = options.format ?? formats[path.extname(file).toLowerCase()];
-  if (!format) {
+  const packed = /\.gz$/i.test(file);
+  const ending = path.extname(packed ? file.slice(0, -3) : file).toLowerCase();
+  const format = options.format ?? (Object.hasOwn(formats, ending) ? formats[ending] : undefined);
+  if (!format || (packed && format === "parquet")) {
     throw new LineageError(
       "data",
       `${file}: a file of this ending cannot be read as a table; use .csv, .tsv, .jsonl or .parquet`,
     );
   }
   if (format === "parquet") return readParquet(file);
-  const text = decode(file, await readBytes(file), options.encoding);
-  return format === "jsonl" ? parseJsonLines(file, text) : parseDelimited(file, text, format, options);
+  const bytes = await readBytes(file);
+  const text = decode(file, packed ? await unpack(file, bytes) : bytes, options.encoding);
+  const table =
+    format === "jsonl" ? parseJsonLines(file, text) : await parseDelimited(file, text, format, options);
+  if (table.bad.length > 0 && !options.skipBadRows)
+    throw new FormatError(file, describeBadRows(table.bad, table.bad.length + table.rows.length));
+  if (table.rows.length === 0)
+    throw new LineageError(
+      "data",
+      table.bad.length > 0
+        ? `${file}: none of its ${table.bad.length} rows can be used`
+        : `${file} is empty: there is no row in it`,
+    );
+  return table;
+}
+
+/** `row 3 has 3 cells, …`; of several rows their count, and the first of them. */
+export function describeBadRows(bad: readonly BadRow[], count: number): string {
+  const shown = bad.slice(0, 5).map(({ number, reason }) => `row ${number} ${reason}`);
+  if (bad.length === 1) return `${shown[0]!} (--skip-bad-rows leaves such rows out)`;
+  const more = bad.length > 5 ? [`and ${bad.length - 5} more`] : [];
+  return `${bad.length} of ${count} rows cannot be used (--skip-bad-rows leaves them out):\n  ${[...shown, ...more].join("\n  ")}`;
+}
+
+/** The most that a packed file may hold. */
+const largestUnpacked = 2 ** 30;
+
+async function unpack(file: string, bytes: Uint8Array): Promise<Uint8Array> {
+  const { gunzip } = await import("node:zlib");
+  return new Promise((resolve, reject) => {
+    gunzip(bytes, { maxOutputLength: largestUnpacked }, (error, unpacked) => {
+      if (!error) resolve(unpacked);
+      else {
+        const reason =
+          (error as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE"
+            ? `it holds more than ${formatBytes(largestUnpacked)}; unpack it first`
+            : `it cannot be unpacked: ${error.message}`;
+        reject(new FormatError(file, reason, { cause: error }));
+      }
+    });
+  });
 }
 
 async function readBytes(file: string): Promise<Uint8Array> {
@@ -80,8 +133,9 @@ function decode(file: string, bytes: Uint8Array, encoding?: string): string {
       cause: error,
     });
   }
+  let text: string | undefined;
   try {
-    return decoder.decode(bytes);
+    text = decoder.decode(bytes);
   } catch (error) {
     let line = 1;
     let start = 0;
@@ -105,6 +159,13 @@ function decode(file: string, bytes: Uint8Array, encoding?: string): string {
       cause: error,
     });
   }
+  const nothing = text.indexOf("\0");
+  if (nothing >= 0 && nothing < 4)
+    throw new FormatError(
+      file,
+      "it holds NUL characters, as UTF-16 does without its mark; name its encoding: --encoding utf-16le",
+    );
+  return text;
 }
 
 // ---- CSV and TSV --------------------------------------------------------------------------------------------------
@@ -122,6 +183,8 @@ async function parseDelimited(
   try {
     records = csv.parse(text, {
       delimiter,
+      // A file that several programs wrote may mix all three.
+      record_delimiter: ["\r\n", "\n", "\r"],
       quote: format === "tsv" ? false : '"',
       relax_column_count: true,
       bom: true,
@@ -134,28 +197,47 @@ async function parseDelimited(
   const filled = records.flatMap((cells, index) => (blank(cells) ? [] : [{ number: index + 1, cells }]));
   const first = filled[0];
   if (!first) throw new LineageError("data", `${file} is empty: there is no row in it`);
-  const named = typeof header === "function" ? header(first.cells) : header;
+  const named =
+    typeof header === "function"
+      ? header(first.cells) || namesNumbers(filled.map(({ cells }) => cells))
+      : header;
   const columns = named
     ? first.cells.map((name) => name.trim())
     : first.cells.map((_, index) => `column${index + 1}`);
   const twice = columns.find((name, index) => columns.indexOf(name) !== index);
   if (twice !== undefined)
     throw new FormatError(file, `the header names the column ${JSON.stringify(twice)} twice`);
-  const rows = filled.slice(named ? 1 : 0).map(({ number, cells }): Row => {
+  const rows: Row[] = [];
+  const bad: BadRow[] = [];
+  for (const { number, cells } of filled.slice(named ? 1 : 0)) {
     if (cells.length !== columns.length) {
-      throw new FormatError(
-        file,
-        `row ${number} has ${cells.length} cells, but there are ${columns.length} columns (${columns.join(", ")}); ` +
-          `a cell with ${delimiter === "\t" ? "a tab" : `"${delimiter}"`} in it ${format === "tsv" ? "does not fit a TSV" : "needs quotes around it"}`,
-      );
+      const reason =
+        `has ${cells.length} cells, but there are ${columns.length} columns (${columns.join(", ")}); ` +
+        `a cell with ${delimiter === "\t" ? "a tab" : `"${delimiter}"`} in it ${format === "tsv" ? "does not fit a TSV" : "needs quotes around it"}`;
+      bad.push({ number, reason });
+      continue;
     }
-    return { number, values: Object.fromEntries(columns.map((name, index) => [name, cells[index]!])) };
-  });
-  return { file, columns, rows, named };
+    rows.push({
+      number,
+      values: record(Object.fromEntries(columns.map((name, index) => [name, cells[index]!]))),
+    });
+  }
+  return { file, columns, rows, named, bad };
+}
+
+/** Whether the first row has no number where every other row has one: it names that column. */
+function namesNumbers([first, ...rest]: readonly (readonly string[])[]): boolean {
+  const isNumber = (cell: string | undefined) =>
+    cell !== undefined && cell.trim() !== "" && !Number.isNaN(Number(cell));
+  return (
+    rest.length > 0 &&
+    first!.every((cell) => !isNumber(cell)) &&
+    first!.some((cell, column) => cell.trim() !== "" && rest.every((cells) => isNumber(cells[column])))
+  );
 }
 
 function likelyDelimiter(text: string): string {
-  const line = text.slice(0, (text.indexOf("\n") + 1 || text.length + 1) - 1).replace(/"[^"]*"/g, "");
+  const line = /^[^\r\n]*/.exec(text)![0].replace(/"[^"]*"/g, "");
   const [best] = [",", ";", "\t"]
     .map((delimiter) => ({ delimiter, count: line.split(delimiter).length }))
     .sort((a, b) => b.count - a.count);
@@ -182,26 +264,58 @@ function describeCsvError(error: CsvError): string {
 
 function parseJsonLines(file: string, text: string): Table {
   const rows: Row[] = [];
+  const bad: BadRow[] = [];
   const columns = new Set<string>();
   const add = (number: number, value: unknown): void => {
-    if (typeof value !== "object" || value === null || Array.isArray(value))
-      throw new FormatError(file, `row ${number} is not an object: each row has the form {"text": …}`);
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      bad.push({ number, reason: 'is not an object: each row has the form {"text": …}' });
+      return;
+    }
     for (const name of Object.keys(value)) columns.add(name);
-    rows.push({ number, values: value as Record<string, unknown> });
+    rows.push({ number, values: record(value as Record<string, unknown>) });
   };
   const squad = wholeObject(text);
   if (isSquad(squad)) for (const { number, values } of squadRows(file, squad)) add(number, values);
   else if (text.trimStart().startsWith("[")) {
-    (parseJson(file, text, "this") as unknown[]).forEach((value, index) => {
+    let list: unknown[];
+    try {
+      list = parseExact(text) as unknown[];
+    } catch (error) {
+      throw new FormatError(file, `this is not JSON: ${messageOf(error)}`, { cause: error });
+    }
+    list.forEach((value, index) => {
       add(index + 1, value);
     });
   } else {
-    text.split("\n").forEach((line, index) => {
-      if (line.trim() !== "") add(index + 1, parseJson(file, line, `row ${index + 1}`));
+    text.split(/\r\n|[\n\r]/).forEach((line, index) => {
+      if (line.trim() === "") return;
+      let value: unknown;
+      try {
+        value = parseExact(line);
+      } catch (error) {
+        bad.push({ number: index + 1, reason: `is not JSON: ${messageOf(error)}` });
+        return;
+      }
+      add(index + 1, value);
     });
   }
-  if (rows.length === 0) throw new LineageError("data", `${file} is empty: there is no row in it`);
-  return { file, columns: [...columns], rows, named: true };
+  return { file, columns: [...columns], rows, named: true, bad };
+}
+
+/** JSON with every integer exact: beyond 2^53 it is a bigint, where `JSON.parse` would round it. */
+function parseExact(text: string): unknown {
+  if (!/\d{16}/.test(text)) return JSON.parse(text) as unknown;
+  // No JSON has this character outside a string, nor unescaped where it is not in the text.
+  const mark = ["\uE000", "\uE001", "\uE002"].find(
+    (character) => !text.includes(character) && !/\\ue00/i.test(text),
+  );
+  if (mark === undefined) return JSON.parse(text) as unknown;
+  const marked = text.replace(/"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g, (token) =>
+    /^-?[1-9]\d{15,}$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${mark}${token}"` : token,
+  );
+  return JSON.parse(marked, (_key, value: unknown) =>
+    typeof value === "string" && value.startsWith(mark) ? BigInt(value.slice(1)) : value,
+  ) as unknown;
 }
 
 /** The value of a text that is one JSON object and not one a line; undefined for any other. */
@@ -214,46 +328,32 @@ function wholeObject(text: string): unknown {
   }
 }
 
-function parseJson(file: string, text: string, where: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(file, `${where} is not JSON: ${messageOf(error)}`, { cause: error });
-  }
-}
-
 async function readParquet(file: string): Promise<Table> {
-  const { asyncBufferFromFile, parquetReadObjects } = await optionalPackage(
-    "hyparquet",
-    "reading Parquet",
-    () => import("hyparquet"),
-  );
-  const { compressors } = await optionalPackage(
-    "hyparquet-compressors",
-    "reading Parquet",
-    () => import("hyparquet-compressors"),
-  );
-  let objects: Record<string, unknown>[];
-  try {
-    objects = await parquetReadObjects({ file: await asyncBufferFromFile(file), compressors });
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== undefined) throw storageError("read", file, error);
-    throw new FormatError(file, `this cannot be read as Parquet: ${messageOf(error)}`, { cause: error });
-  }
+  const objects = await readParquetRows(file);
   if (objects.length === 0) throw new LineageError("data", `${file} is empty: there is no row in it`);
-  const rows = objects.map((values, index): Row => ({
-    number: index + 1,
-    values: plain(values) as Record<string, unknown>,
-  }));
-  return { file, columns: Object.keys(objects[0]!), rows, named: true };
+  const rows = objects.map((values, index): Row => ({ number: index + 1, values: record(values, plain) }));
+  return { file, columns: Object.keys(objects[0]!), rows, named: true, bad: [] };
 }
 
-/** 64-bit integers as numbers, within lists and structures too. */
+/** 64-bit integers as numbers where those are exact, within lists and structures too. */
 function plain(value: unknown): unknown {
-  if (typeof value === "bigint") return Number(value);
+  if (typeof value === "bigint") {
+    const number = Number(value);
+    return Number.isSafeInteger(number) ? number : value;
+  }
   if (Array.isArray(value)) return value.map(plain);
-  if (ArrayBuffer.isView(value)) return Array.from(value as unknown as ArrayLike<number | bigint>, Number);
+  if (ArrayBuffer.isView(value)) return Array.from(value as unknown as ArrayLike<number | bigint>, plain);
   if (typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype)
-    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
+    return record(value as Record<string, unknown>, plain);
   return value;
+}
+
+/** A row or structure without a prototype, so that a name it lacks is not found there. */
+function record(
+  values: Readonly<Record<string, unknown>>,
+  turn: (value: unknown) => unknown = (value) => value,
+): Record<string, unknown> {
+  const own = Object.create(null) as Record<string, unknown>;
+  for (const [name, value] of Object.entries(values)) own[name] = turn(value);
+  return own;
 }

@@ -11,11 +11,13 @@ export interface FinetuneData {
   readonly heldFile: string;
 }
 
-const listRows = (examples: readonly Example[]): string =>
-  examples
+const listNumbers = (rows: readonly { readonly number: number }[]): string =>
+  rows
     .slice(0, 5)
-    .map(({ row }) => row)
-    .join(", ") + (examples.length > 5 ? ", …" : "");
+    .map(({ number }) => number)
+    .join(", ") + (rows.length > 5 ? ", …" : "");
+const listRows = (examples: readonly Example[]): string =>
+  listNumbers(examples.map(({ row }) => ({ number: row })));
 
 /** Reads the files of a run; a share of the training file is held out where there is none to evaluate on. */
 export async function readData(options: FinetuneOptions, control: FinetuneControl): Promise<FinetuneData> {
@@ -52,13 +54,31 @@ export async function readExamples(
   file: string,
   options: Pick<
     FinetuneOptions,
-    "task" | "textColumn" | "pairColumn" | "labelColumn" | "encoding" | "skipUnlabelled"
+    "task" | "textColumn" | "pairColumn" | "labelColumn" | "encoding" | "skipUnlabelled" | "skipBadRows"
   >,
   { onMessage }: Pick<FinetuneControl, "onMessage"> = {},
 ): Promise<readonly Example[]> {
   const columns = { text: options.textColumn, pair: options.pairColumn, label: options.labelColumn };
-  const table = await readTable(file, { header: isHeaderOf(columns), encoding: options.encoding });
-  const { examples, columns: read } = examplesOf(options.task, table, columns);
+  const { skipBadRows } = options;
+  const table = await readTable(file, {
+    header: isHeaderOf(columns),
+    encoding: options.encoding,
+    skipBadRows,
+  });
+  const found = examplesOf(options.task, table, columns, { skipBadRows });
+  const { examples, columns: read } = found;
+  // The answers of a span may stand in columns of their own names.
+  if (found.label === undefined && options.task !== "span")
+    throw new LineageError(
+      "data",
+      `${file} has no label column; it has ${table.columns.join(", ")}. Name it with --label-column`,
+    );
+  const bad = [...table.bad, ...found.bad];
+  if (bad.length > 0)
+    onMessage?.(
+      `${file}: ${bad.length} ${bad.length === 1 ? "row is" : "rows are"} left out, because they cannot be used (rows ${listNumbers(bad)})`,
+      { file, bad: bad.length },
+    );
   onMessage?.(`${file}: ${examples.length} rows; ${read}`, { file, rows: examples.length, columns: read });
   const labelled = examples.filter(({ label }) => label !== undefined);
   const missing = examples.filter(({ label }) => label === undefined);

@@ -21,6 +21,7 @@ export const finetuneOptions = z.object({
   encoding: z.string().optional(),
   /** Leaves rows without a label out; they are refused otherwise. */
   skipUnlabelled: z.boolean().default(false),
+  skipBadRows: z.boolean().default(false),
   /** Begins a new head even where the checkpoint has one. */
   newHead: z.boolean().default(false),
   epochs: z.number().positive().default(3),

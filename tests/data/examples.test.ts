@@ -5,6 +5,7 @@ import { type Table, type TaskName, examplesOf, isHeaderOf } from "../../src/dat
 const table = (rows: Record<string, unknown>[], named = true): Table => ({
   file: "my.jsonl",
   columns: [...new Set(rows.flatMap(Object.keys))],
+  bad: [],
   rows: rows.map((values, index) => ({ number: index + 1, values })),
   named,
 });

@@ -1,9 +1,16 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { LineageError } from "../../src/base/errors.js";
+import { Random } from "../../src/base/random.js";
 import { examplesOf, readTable } from "../../src/data/index.js";
+import { readExamples } from "../../src/tasks/index.js";
+import { Reference } from "../support/reference.js";
+
 let folder = "";
 beforeAll(async () => {
   folder = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
@@ -126,6 +133,63 @@ describe("a table is read", () => {
     ]);
   });
 
+  it("as Python's csv reads it: quoted cells, and all three line endings in one file", async () => {
+    const cases = new Reference("").json("csv-tables.json") as { text: string; rows: string[][] }[];
+    for (const { text, rows } of cases) {
+      const table = await readTable(await file("python.csv", text));
+      const read = table.rows.map(({ values }) => Object.values(values));
+      expect([table.columns, ...read], JSON.stringify(text)).toEqual(rows);
+    }
+    expect(cases.length).toBeGreaterThan(100);
+    const mixed = await readTable(await file("mixed.tsv", "text\tlabel\r\na\tx\r\nb\ty\nc\tz\rd\tw"));
+    expect(mixed.rows.map(({ values }) => values["label"])).toEqual(["x", "y", "z", "w"]);
+  });
+
+  it("with 64-bit integers apart, in JSONL, a JSON array and Parquet", async () => {
+    const [a, b] = ["9007199254740992", "9007199254740993"];
+    const lines = `{"text": "say ${b} \\"x\\" 1", "label": ${a}, "n": [${b}, -${b}, 1.5e300, 12]}\n{"text": "b", "label": ${b}}\n`;
+    const array = `[${lines.trim().replace("\n", ",")}]`;
+    for (const [name, content] of [
+      ["long.jsonl", lines],
+      ["long.json", array],
+    ] as const) {
+      const table = await readTable(await file(name, content));
+      expect(table.rows[0]!.values).toMatchObject({
+        text: `say ${b} "x" 1`,
+        n: [BigInt(b), -BigInt(b), 1.5e300, 12],
+      });
+      expect(examplesOf("classify", table).examples.map(({ label }) => label)).toEqual([a, b]);
+    }
+    const parquet = await readTable(
+      fileURLToPath(new URL("../reference/values/long-labels.parquet", import.meta.url)),
+    );
+    expect(examplesOf("classify", parquet).examples.map(({ label }) => label)).toEqual([a, b, "1"]);
+  });
+
+  it("from a packed file", async () => {
+    const { rows } = await readTable(await file("z.csv.gz", gzipSync("text,label\na,x\n")));
+    expect(rows[0]!.values).toEqual({ text: "a", label: "x" });
+    await expect(readTable(await file("y.csv.gz", "no"))).rejects.toThrow("cannot be unpacked");
+    await expect(readTable(await file("y.parquet.gz", "no"))).rejects.toThrow("cannot be read as a table");
+  });
+
+  it("with a header that names columns of numbers, whatever the names", async () => {
+    const table = await readTable(await file("ab.csv", "a,b\n1,2\n"), { header: () => false });
+    expect(table).toMatchObject({ columns: ["a", "b"], named: true });
+    expect(() => examplesOf("classify", table)).toThrow("has no column for the text; it has a, b");
+    const data = await readTable(await file("ac.csv", "good film,1\nbad film,0\n"), { header: () => false });
+    expect(data).toMatchObject({ named: false });
+    expect(data.rows).toHaveLength(2);
+  });
+
+  it("with a row's own columns only", async () => {
+    const { rows } = await readTable(
+      await file("proto.jsonl", '{"__proto__": 1, "a": 2}\n{"toString": 1}\n'),
+    );
+    expect(rows[0]!.values["__proto__"]).toBe(1);
+    expect(rows[0]!.values["toString"]).toBeUndefined();
+  });
+
   it("from UTF-16 with its mark, and from an encoding that is named", async () => {
     const utf16 = new Uint8Array(Buffer.from("\uFEFFtext,label\ncafé,x\n", "utf16le"));
     expect((await readTable(await file("e.csv", utf16))).rows[0]!.values["text"]).toBe("café");
@@ -154,6 +218,59 @@ describe("a table that cannot be read is refused with its row:", () => {
     );
     await refused("k.tsv", "text\tlabel\na\n", /row 2 has 1 cells/);
   });
+  it("all bad rows at once, with their count; or they are left out and counted", async () => {
+    const lines = ["text,label", ..."abcdefgh".split("").map((x, row) => (row % 4 === 3 ? `${x},y` : x))];
+    const csv = await file("bad.csv", lines.join("\n"));
+    await expect(readTable(csv)).rejects.toThrow(
+      /6 of 8 rows cannot be used \(--skip-bad-rows leaves them out\):\n {2}row 2 has 1 cells.*\n {2}row 3 .*\n {2}row 4 .*\n {2}row 6 .*\n {2}row 7 .*\n {2}and 1 more/,
+    );
+    const kept = await readTable(csv, { skipBadRows: true });
+    expect(kept.rows.map(({ number }) => number)).toEqual([5, 9]);
+    expect(kept.bad.map(({ number }) => number)).toEqual([2, 3, 4, 6, 7, 8]);
+    const json = await file("bad.jsonl", '{"text": "a", "label": 1}\n{\n7\n{"text": ["b"], "label": 2}\n');
+    await expect(readTable(json)).rejects.toThrow("2 of 4 rows cannot be used");
+    const messages: string[] = [];
+    const options = { task: "classify", skipUnlabelled: false, skipBadRows: true } as const;
+    const examples = await readExamples(json, options, { onMessage: (message) => messages.push(message) });
+    expect(examples.map(({ row }) => row)).toEqual([1]);
+    expect(messages).toContainEqual(
+      expect.stringContaining("3 rows are left out, because they cannot be used (rows 2, 3, 4)"),
+    );
+  });
+  it("no label column, with the names of those that there are", async () => {
+    const csv = await file("toxic.csv", "comment,toxic\nnice,0\nbad,1\n");
+    const options = { task: "classify", skipUnlabelled: false, skipBadRows: false } as const;
+    await expect(readExamples(csv, options)).rejects.toThrow(
+      "has no label column; it has comment, toxic. Name it with --label-column",
+    );
+    const examples = await readExamples(csv, { ...options, labelColumn: "toxic" });
+    expect(examples.map(({ text, label }) => [text, label])).toEqual([
+      ["nice", "0"],
+      ["bad", "1"],
+    ]);
+  });
+  it("UTF-16 without its mark", async () => {
+    const utf16 = new Uint8Array(Buffer.from("text,label\na,x\n", "utf16le"));
+    const place = await file("nul.csv", utf16);
+    await expect(readTable(place)).rejects.toThrow("--encoding utf-16le");
+    expect((await readTable(place, { encoding: "utf-16le" })).rows).toHaveLength(1);
+  });
+  it("Parquet of any bytes, without harm to the process", async () => {
+    const whole = readFileSync(new URL("../reference/values/rows.parquet", import.meta.url));
+    const random = new Random(1);
+    let refusedCount = 0;
+    for (let trial = 0; trial < 40; trial++) {
+      const bytes = Uint8Array.from(whole);
+      for (let k = 0; k < 4; k++) bytes[4 + random.integer(bytes.length - 12)] = random.integer(256);
+      const place = await file("broken.parquet", bytes);
+      await readTable(place).catch((error: unknown) => {
+        expect(error).toBeInstanceOf(LineageError);
+        refusedCount++;
+      });
+    }
+    expect(refusedCount).toBeGreaterThan(10);
+    expect(process.memoryUsage().rss).toBeLessThan(1.5e9);
+  }, 60_000);
   it("broken JSON", async () => {
     await refused("l.jsonl", '{"text": "a"}\n{"text": \n', /row 2 is not JSON/);
     await refused("m.jsonl", '{"text": "a"}\n7\n', "row 2 is not an object");

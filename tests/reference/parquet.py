@@ -1,4 +1,4 @@
-"""A small Parquet file: values/rows.parquet."""
+"""Small Parquet files: values/rows.parquet, and values/long-labels.parquet with integers beyond 2^53."""
 
 import pathlib
 
@@ -14,3 +14,11 @@ table = pyarrow.table(
     }
 )
 parquet.write_table(table, pathlib.Path(__file__).parent / "values" / "rows.parquet", compression="zstd")
+
+long_labels = pyarrow.table(
+    {
+        "text": ["a", "b", "c"],
+        "label": pyarrow.array([9007199254740992, 9007199254740993, 1], pyarrow.int64()),
+    }
+)
+parquet.write_table(long_labels, pathlib.Path(__file__).parent / "values" / "long-labels.parquet")

@@ -265,7 +265,7 @@ describe("fine-tuning", () => {
       ...{ model, task: "classify", data: noisy, eval: dev, out, threshold: "auto" },
       ...{ epochs: 2, batch: 8, learningRate: 1e-3 },
     });
-    const examples = await readExamples(dev, { task: "classify", skipUnlabelled: false });
+    const examples = await readExamples(dev, { task: "classify", skipUnlabelled: false, skipBadRows: false });
     using predictor = await Predictor.load(out);
     expect(predictor.threshold).toBe(metrics!["threshold"]);
     const f1 = async (threshold?: number) =>
