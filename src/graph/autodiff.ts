@@ -5,19 +5,28 @@ import { decompositionOf } from "./lower.js";
 import type { Node } from "./op.js";
 import { add, mul } from "./ops/elementwise.js";
 import { addRows } from "./ops/indexing.js";
-import { full, uniformValue, zeros } from "./ops/leaf.js";
+import { type InputSource, full, inputSource, uniformValue, zeros } from "./ops/leaf.js";
 import { reshape, slice } from "./ops/shape.js";
 import { withScope } from "./scope.js";
 import { Tensor } from "./tensor.js";
 
+export interface GradientOptions {
+  /** Gradient of the loss itself. Default 1. */
+  readonly seed?: Tensor | undefined;
+  /** Gives a tensor on which the loss does not depend a gradient of zeros. Default: it is refused, as PyTorch does. */
+  readonly allowUnused?: boolean | undefined;
+}
+
 /**
  * Reverse-mode differentiation: the gradient of the scalar `loss` with respect to each tensor of `wrt`, as new tensors of
- * the same graph, which can be differentiated again. A tensor on which the loss does not depend has a gradient of zeros.
- * Throws ShapeError unless `loss` is a floating-point scalar, LineageError `unsupported` for an operation without a
- * derivative.
- * @param seed gradient of `loss` itself; default 1
+ * the same graph, which can be differentiated again. Throws ShapeError unless `loss` is a floating-point scalar,
+ * LineageError `argument` for a tensor on which it does not depend, `unsupported` for an operation without a derivative.
  */
-export function gradients(loss: Tensor, wrt: readonly Tensor[], seed?: Tensor): Tensor[] {
+export function gradients(
+  loss: Tensor,
+  wrt: readonly Tensor[],
+  { seed, allowUnused = false }: GradientOptions = {},
+): Tensor[] {
   if (!isFloating(loss.dtype) || (loss.rank !== 0 && !seed)) {
     throw new ShapeError(
       `gradients: the loss must be a floating-point scalar, not ${loss.describe()}; sum or average it`,
@@ -27,7 +36,31 @@ export function gradients(loss: Tensor, wrt: readonly Tensor[], seed?: Tensor): 
     throw new ShapeError(`gradients: the seed ${seed.describe()} must be like the loss ${loss.describe()}`);
   }
   const accumulated = backward(new Map([[loss, seed ?? full([], 1, loss.dtype)]]), wrt);
-  return wrt.map((tensor) => accumulated.get(tensor) ?? zeros(tensor.shape, tensor.dtype));
+  return wrt.map((tensor, index) => {
+    const gradient = accumulated.get(tensor);
+    if (gradient) return gradient;
+    if (!allowUnused && !dependsOn(loss, tensor)) {
+      const name = inputSource(tensor.node);
+      throw new LineageError(
+        "argument",
+        `gradients: the loss does not depend on ${name ? `the input ${nameOf(name)}` : `tensor ${index} of those given`} (${tensor.describe()}); leave it out, or ask with allowUnused for zeros`,
+      );
+    }
+    return zeros(tensor.shape, tensor.dtype);
+  });
+}
+
+/** Whether any value, differentiable or not, leads from `source` to `loss`. */
+const dependsOn = (loss: Tensor, source: Tensor): boolean =>
+  loss === source || nodesBetween([loss], new Set([source])).length > 0;
+
+/** An input's name; a parameter may not have got one yet. */
+function nameOf(source: InputSource): string {
+  try {
+    return source.name;
+  } catch {
+    return "without a name";
+  }
 }
 
 /** Carries gradients from the tensors of `seeds` back to those of `wrt`. */

@@ -29,16 +29,3 @@ export const residualInit = ({
   readonly initializerRange: number;
   readonly numLayers: number;
 }): Initializer => normalInit(initializerRange / Math.sqrt(2 * numLayers));
-
-/** Uniform in `[-bound, bound]`. */
-export const uniformInit =
-  (bound: number): Initializer =>
-  (data, random) => {
-    random.fillUniform(data, -bound, bound);
-  };
-
-/** Glorot & Bengio 2010, equation 16: uniform with bound `sqrt(6 / (fanIn + fanOut))`. */
-export const xavierUniformInit: Initializer = (data, random, shape) => {
-  const [fanIn = 1, fanOut = 1] = shape;
-  uniformInit(Math.sqrt(6 / (fanIn + fanOut)))(data, random, shape);
-};

@@ -1,6 +1,6 @@
 import type { DType } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
-import { type Dim, type Tensor, input, withScope } from "../graph/index.js";
+import { type Dim, type Tensor, currentScope, input, withScope } from "../graph/index.js";
 import type { Initializer } from "./initializers.js";
 
 /** A trainable tensor of a module. Its numbers live outside the graph, in `Weights`. */
@@ -54,7 +54,12 @@ export abstract class Module {
     // Wrapped here once, so that a subclass's forward stays plain and every operation still knows its module.
     const forward = this.forward;
     Object.defineProperty(this, "forward", {
-      value: (...inputs: unknown[]): unknown => withScope(this, () => forward.apply(this, inputs as never)),
+      value: (...inputs: unknown[]): unknown => {
+        // The outermost module tells the others their places, so that an error of the first pass knows where it was.
+        if (!currentScope())
+          for (const [module, path] of places(this)) if (module.path === "") module.path = path;
+        return withScope(this, () => forward.apply(this, inputs as never));
+      },
     });
   }
 
@@ -80,6 +85,16 @@ function* children(module: Module): Generator<[string, Module | Parameter]> {
   }
 }
 
+const joinedPath = (path: string, part: string): string =>
+  path === "" || part === "" ? path + part : `${path}.${part}`;
+
+/** Every module in `root`, with its dotted path from there. */
+function* places(root: Module, path = ""): Generator<[Module, string]> {
+  yield [root, path];
+  for (const [part, child] of children(root))
+    if (child instanceof Module) yield* places(child, joinedPath(path, part));
+}
+
 /**
  * All parameters by dotted name, in the order of their definition; a shared one once, under its first name. Tells every
  * module and parameter its name on the way.
@@ -90,7 +105,7 @@ export function namedParameters(model: Module): Map<string, Parameter> {
   const visit = (module: Module, path: string): void => {
     module.path = path;
     for (const [part, child] of children(module)) {
-      const name = path === "" || part === "" ? path + part : `${path}.${part}`;
+      const name = joinedPath(path, part);
       if (child instanceof Module) visit(child, name);
       else if (!seen.has(child)) {
         seen.add(child);

@@ -1,5 +1,6 @@
-import { elementCount } from "../base/dtype.js";
+import { type TypedArray, elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
+import { widen } from "../base/half.js";
 import type { DeviceTensor, ProgramOptions, Tensors, ValueInfo } from "./types.js";
 
 /** Where a name stands in a program's signature. */
@@ -132,4 +133,24 @@ export function checkJoined(
   const size = others.reduce((sum, other) => sum + other.size, first.size);
   if (elementCount(shape) !== size)
     throw new LineageError("shape", `join: ${size} elements cannot have the shape [${shape.join(", ")}]`);
+}
+
+/** Values that a tensor shows of itself. */
+const shown = 6;
+
+/** A tensor for a person: `float32 [2, 3]: 1, 2, 3, 4, 5, 6`. 16-bit floats show what they stand for. */
+export function describeTensor(
+  { dtype, shape }: Pick<DeviceTensor, "dtype" | "shape">,
+  values: TypedArray | undefined,
+): string {
+  const head = `${dtype} [${shape.join(", ")}]`;
+  if (!values) return `${head}, disposed`;
+  const first = values.subarray(0, shown);
+  const floats = new Float32Array(first.length);
+  const widened = first instanceof Uint16Array ? widen[dtype] : undefined;
+  widened?.(first as Uint16Array, floats);
+  const listed = Array.from((widened ? floats : first) as ArrayLike<number | bigint>, (value) =>
+    typeof value === "number" ? Number(value.toPrecision(6)) : value,
+  );
+  return `${head}: ${listed.join(", ")}${values.length > shown ? ", …" : ""}`;
 }

@@ -85,6 +85,7 @@ export function trainingMemory(
   const found = gradients(
     total,
     trained.map(({ tensor }) => tensor),
+    { allowUnused: true },
   );
   const ofTraining = {
     weights: (workers > 0 ? 2 + workers : 1) * bytes(parameters, ({ size }) => size),

@@ -14,7 +14,8 @@ export interface InputSpec {
  *     total = sum over parts of weight * (sum of the part) / (count of the part)
  *
  * with sums and counts over all micro-batches of a step, so that however a step is cut into micro-batches, or shared out
- * over workers, its loss and its gradient are those of the one big batch. Counts come with the batches.
+ * over workers, its loss and its gradient are those of the one big batch. Counts come with the batches, by part; where they have a
+ * single one, it is every part's.
  */
 export interface Objective {
   /** Its parameters are trained, those with `trainable = false` excepted. */

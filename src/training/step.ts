@@ -42,8 +42,10 @@ export function totalCounts(objective: Objective, batches: readonly Batch[]): Pa
 
 const weightOf = (objective: Objective, part: string): number => objective.lossWeights?.[part] ?? 1;
 
+/** The count of a part: its own, or the only one that there is. */
 function countOf(part: string, counts: PartValues): number {
-  const count = counts[part];
+  const [only, ...others] = Object.values(counts);
+  const count = Object.hasOwn(counts, part) ? counts[part] : others.length === 0 ? only : undefined;
   if (count === undefined)
     throw new LineageError(
       "argument",
@@ -264,6 +266,8 @@ export class TrainingStep implements Disposable {
     const found = gradients(
       total,
       names.map((name) => parameters.get(name)!.tensor),
+      // A model may have parts that this objective does not use: a pooler, a head of another task.
+      { allowUnused: true },
     );
     const partSums = Object.fromEntries(parts.map((part) => [sumName(part), sums[part]!]));
     const seed = runtime.createTensor("uint32", []);

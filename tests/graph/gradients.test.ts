@@ -881,8 +881,18 @@ describe("gradients", () => {
 
   it("are zeros where the loss does not depend on a tensor", async () => {
     const [x, y] = [g.input("x", "float64", [2]), g.input("y", "float64", [2])];
-    const [, dy] = g.gradients(g.sum(x), [x, y]);
+    const [, dy] = g.gradients(g.sum(x), [x, y], { allowUnused: true });
     expect((await evaluate({ dy: dy! }, {}))["dy"]).toEqual(Float64Array.of(0, 0));
+  });
+
+  it("refuse a tensor on which the loss does not depend, by its name", () => {
+    const [x, y] = [g.input("x", "float32", [2]), g.input("y", "float32", [2])];
+    expect(() => g.gradients(g.sum(x), [x, y])).toThrow(
+      "gradients: the loss does not depend on the input y (float32 [2])",
+    );
+    expect(() => g.gradients(g.sum(x), [g.add(x, 1)])).toThrow("does not depend on tensor 0 of those given");
+    // It depends, though nothing flows back.
+    expect(g.gradients(g.sum(g.stopGradient(x)), [x])).toHaveLength(1);
   });
 
   it("refuse a loss that is not a scalar", () => {

@@ -5,7 +5,7 @@ import path from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { Worker } from "node:worker_threads";
 import { type MessageInitShape, create } from "@bufbuild/protobuf";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { LineageError, RuntimeError } from "../../src/base/errors.js";
 import { Random } from "../../src/base/random.js";
 import {
@@ -399,6 +399,18 @@ describe("bytes that are no model", () => {
     );
   });
 
+  it("shows its dtype, its shape and its first values", async () => {
+    const { inspect } = await import("node:util");
+    const tensor = runtime.createTensor("float32", [2, 4], Float32Array.of(1, 2.5, -3, 4, 5, 6, 7, 8));
+    expect(inspect(tensor)).toBe("float32 [2, 4]: 1, 2.5, -3, 4, 5, 6, …");
+    tensor.dispose();
+    expect(inspect(tensor)).toBe("float32 [2, 4], disposed");
+    using half = runtime.createTensor("float16", [2], Uint16Array.of(0x3c00, 0xc000));
+    expect(inspect(half)).toBe("float16 [2]: 1, -2");
+    using whole = runtime.createTensor("int64", [1], BigInt64Array.of(7n));
+    expect(inspect(whole)).toBe("int64 [1]: 7");
+  });
+
   it("that ask for more memory than there is fail in a sentence", async () => {
     const length = input("length", "float32", ["n", "n"]);
     using program = await compile(runtime, { y: expand(scalar(1), ["n*n*n*n*n*n"]).add(sum(length)) });
@@ -424,7 +436,12 @@ describe("a device", () => {
         );
       }
     }
-    expect(() => createRuntime({ threads: 0 })).toThrow("threads must be a whole number of at least 1");
+    for (const threads of [20_000, 99_999_999, 1.5])
+      expect(() => createRuntime({ threads })).toThrow(/^threads must be a whole number from 1 to \d+, not/);
+    vi.stubEnv("LINEAGE_THREADS", "abc");
+    expect(() => createRuntime()).toThrow(/^LINEAGE_THREADS must be a whole number from 1 to \d+, not "abc"/);
+    vi.unstubAllEnvs();
+    expect(() => createRuntime({ threads: 0 })).toThrow("threads must be a whole number from 1 to");
   });
 });
 

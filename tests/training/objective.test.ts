@@ -140,6 +140,15 @@ describe("an objective of two parts", () => {
     expect(gradients).toHaveLength(16);
   });
 
+  it("counts every part by the only count that a batch has", async () => {
+    const model = new TwoHeads();
+    const { tensors } = cut(0, 4);
+    const alone = await stepOnce(model, [{ tensors, counts: { rows: 4 } }]);
+    const each = await stepOnce(model, [{ tensors, counts: { first: 4, second: 4 } }]);
+    expect(alone.report.parts).toEqual(each.report.parts);
+    expect(alone.gradients).toEqual(each.gradients);
+  });
+
   it("refuses a batch that does not fit it, in one sentence", async () => {
     const model = new TwoHeads();
     const broken = (changes: Partial<Batch["tensors"]>, counts = { first: 1, second: 1 }) =>
@@ -152,7 +161,9 @@ describe("an objective of two parts", () => {
     );
     await expect(broken({ z: { data: new Int32Array(4), shape: [4, 1] } })).rejects.toThrow("Int32Array");
     await expect(broken({ mask: undefined })).rejects.toThrow('the batch has no tensor "mask"');
-    await expect(broken({}, { first: 1 } as never)).rejects.toThrow('the batches count no "second"');
+    await expect(broken({}, { first: 1, third: 1 } as never)).rejects.toThrow(
+      'the batches count no "second"',
+    );
     await expect(broken({}, { first: 0, second: 0 })).rejects.toThrow("no label that counts");
     for (const parameter of [model.first, model.second]) parameter.trainable = false;
     await expect(stepOnce(model, [cut(0, 4)])).rejects.toThrow("every parameter of the model is frozen");

@@ -100,17 +100,25 @@ function appendDevice(api: Api, session: Pointer, device: Device): void {
   }
 }
 
+/** More threads than a machine has only wait for each other; each of a hundred thousand would take a stack. */
+const mostThreads = Math.max(256, 4 * os.availableParallelism());
+
+/** Throws `argument` for a number of threads that is none, naming where it was given. */
+function checkThreads(given: number | undefined): number {
+  const variable = process.env["LINEAGE_THREADS"];
+  const threads = given ?? Number(variable ?? os.availableParallelism());
+  if (Number.isInteger(threads) && threads >= 1 && threads <= mostThreads) return threads;
+  const [name, value] =
+    given === undefined ? ["LINEAGE_THREADS", JSON.stringify(variable)] : ["threads", given];
+  throw new LineageError("argument", `${name} must be a whole number from 1 to ${mostThreads}, not ${value}`);
+}
+
 /**
  * The engine on one device of this machine. Throws `unsupported` where the platform has no engine or the engine not the
  * device, `argument` for a thread count that is none.
  */
-export function createRuntime({
-  device = "cpu",
-  threads = Number(process.env["LINEAGE_THREADS"] ?? os.availableParallelism()),
-}: RuntimeOptions = {}): Runtime {
-  if (!Number.isInteger(threads) || threads < 1) {
-    throw new LineageError("argument", `threads must be a whole number of at least 1, not ${threads}`);
-  }
+export function createRuntime({ device = "cpu", threads: given }: RuntimeOptions = {}): Runtime {
+  const threads = checkThreads(given);
   const loaded = loadEngine(threads);
   if (!loaded.devices.includes(device)) {
     throw new LineageError(

@@ -10,7 +10,7 @@ import {
 } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
 import { formatBytes } from "../../base/memory.js";
-import { checkJoined, checkShape } from "../signature.js";
+import { checkJoined, checkShape, describeTensor } from "../signature.js";
 import type { DeviceTensor } from "../types.js";
 import type { Api, Pointer } from "./api.js";
 import { detach } from "./detach.js";
@@ -219,6 +219,11 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
     }
     checkJoined(shape, this, others);
     return new NativeTensor(this.memory, this.allocation, this.dtype, shape, this.byteOffset);
+  }
+
+  /** What `console.log` shows: dtype, shape and the first values. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return describeTensor(this, this.disposed ? undefined : this.view());
   }
 
   /**
