@@ -94,7 +94,9 @@ describe("the packed library, installed in a folder with spaces and other letter
   });
 
   it("has every source that it was built from, and nothing that an earlier build left", async () => {
-    const sources = (await filesUnder(path.join(root, "src"))).map((file) => file.replace(/\.ts$/, ""));
+    const sources = (await filesUnder(path.join(root, "src"))).flatMap(
+      (file) => /^(.*)\.ts$/.exec(file)?.[1] ?? [],
+    );
     const built = [...packed].flatMap((file) => /^\.\/dist\/src\/(.*)\.js$/.exec(file)?.[1] ?? []);
     expect(built.sort()).toEqual(sources.sort());
   });

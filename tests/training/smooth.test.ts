@@ -47,11 +47,12 @@ it.skipIf(!existsSync(corpus))(
       seed: 1,
     });
     let least = Infinity;
-    for (let step = 1; step <= 20; step++) {
+    for (let step = 1; step <= 30; step++) {
       const { loss } = await trainer.step();
       expect(loss, `step ${step}`).toBeLessThan(least + 0.25);
       least = Math.min(least, loss);
     }
+    // One who knows how frequent each character is, and nothing else, has a loss of 3.31.
     expect(least).toBeLessThan(3.3);
   },
   120_000,
