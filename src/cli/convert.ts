@@ -1,5 +1,8 @@
+import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { Command, Option } from "commander";
+import path from "node:path";
+import { Command } from "commander";
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { input } from "../graph/index.js";
 import { ggufFormats, saveOnnx } from "../formats/index.js";
@@ -12,8 +15,9 @@ import {
   saveGguf,
 } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number } from "./options.js";
-import { colors } from "./terminal.js";
+import { modelFor } from "./model.js";
+import { examples, option, threadsOption } from "./options.js";
+import { colors, print } from "./terminal.js";
 
 interface ConvertCommand {
   readonly format: string;
@@ -37,8 +41,10 @@ const tolerance: Readonly<Record<string, number>> = {
 async function convert(from: string, to: string, command: ConvertCommand): Promise<void> {
   if (from === to)
     throw new LineageError("argument", "the result would replace its source; name another place");
+  checkEnding(to);
+  const place = await modelFor(from);
   const runtime = createRuntime({ threads: command.threads });
-  const source = await loadModel(runtime, from);
+  const source = await loadModel(runtime, place);
   using weights = source.weights;
   let comparison: Comparison;
   let kind: string;
@@ -60,8 +66,8 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
     comparison = await compareModels(source, { ...result, weights: resultWeights });
   }
   const problems = problemsOf(comparison, tolerance[kind]!);
-  if (command.json) process.stdout.write(`${JSON.stringify({ from, to, kind, ...comparison, problems })}\n`);
-  else process.stdout.write(`${describe(comparison, from, to)}\n`);
+  if (command.json) print(`${JSON.stringify({ from, to, kind, ...comparison, problems })}\n`);
+  else print(`${describe(comparison, from, to)}\n`);
   if (problems.length > 0)
     throw new LineageError("checkpoint", `${to} is not what ${from} is: ${problems.join("; ")}`);
 }
@@ -72,6 +78,24 @@ function sameSpecialIds({ specialIds: { source, result } }: NonNullable<Comparis
   const rest = (ids: typeof source) => JSON.stringify({ ...ids, stop: undefined });
   const kept = new Set(ends(result));
   return rest(source) === rest(result) && ends(source).every((id) => kept.has(id));
+}
+
+/** Throws `argument` for an ending that no format has: it would become the name of a folder. */
+function checkEnding(to: string): void {
+  const ending = /\.[A-Za-z][A-Za-z0-9]{0,11}$/.exec(to)?.[0];
+  if (
+    ending === undefined ||
+    ending === ".gguf" ||
+    ending === ".onnx" ||
+    existsSync(path.join(to, "config.json"))
+  )
+    return;
+  throw new LineageError(
+    "argument",
+    ending === ".safetensors"
+      ? `${to}: safetensors are written as a folder with config.json and tokenizer beside them; name a folder`
+      : `${to}: nothing is written with the ending ${ending}; end the name in .gguf or .onnx, or name a folder for safetensors`,
+  );
 }
 
 /** What of a comparison shows that the result is another model. */
@@ -130,15 +154,25 @@ export const convertCommand = new Command("convert")
   .argument("<from>", "a folder of Hugging Face, or a .gguf file")
   .argument("<to>", "a .gguf or .onnx file, or a folder for safetensors")
   .addOption(
-    new Option("--format <name>", "how a GGUF keeps matrices").choices(ggufFormats.writable).default("F16"),
+    option("format", "<name>", "how a GGUF keeps matrices", z.enum(ggufFormats.writable).default("F16")),
   )
   .addOption(
-    new Option("--dtype <name>", "how safetensors keep numbers")
-      .choices(["float32", "float16", "bfloat16"])
-      .default("float32"),
+    option(
+      "dtype",
+      "<name>",
+      "how safetensors keep numbers",
+      z.enum(["float32", "float16", "bfloat16"]).default("float32"),
+    ),
   )
-  .option("--shard-size <mb>", "megabytes of a safetensors file at most", number, 5000)
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(
+    option(
+      "shardSize",
+      "<mb>",
+      "megabytes of a safetensors file at most",
+      z.number().positive().default(5000),
+    ),
+  )
+  .addOption(threadsOption())
   .option("--json", "the comparison as one JSON object")
   .addHelpText(
     "after",

@@ -1,8 +1,8 @@
 import { rm } from "node:fs/promises";
 import { Command } from "commander";
 import { generateText } from "./generate.js";
-import { number } from "./options.js";
-import { colors } from "./terminal.js";
+import { countOption } from "./options.js";
+import { colors, tell } from "./terminal.js";
 import { runTrain } from "./train.js";
 
 /** From nothing to a story: corpus, tokenizer, training, perplexity, text. */
@@ -22,7 +22,7 @@ async function demo({ out, steps }: { out: string; steps: number }): Promise<voi
     { out },
   );
   if (outcome === "interrupted") return;
-  process.stderr.write(`\n${colors.bold("A story by the model:")}\n\n`);
+  tell(`\n${colors.bold("A story by the model:")}\n\n`);
   await generateText({
     model: out,
     prompt: "Once upon a time, there was a",
@@ -30,13 +30,11 @@ async function demo({ out, steps }: { out: string; steps: number }): Promise<voi
     temperature: 0.7,
     seed: 3,
   });
-  process.stderr.write(
-    `\nWrite more: npm run lineage -- generate --model ${out} --prompt "Long ago" --seed 4\n`,
-  );
+  tell(`\nWrite more: npm run lineage -- generate --model ${out} --prompt "Long ago" --seed 4\n`);
 }
 
 export const demoCommand = new Command("demo")
   .description("the whole path in minutes: embedded stories, tokenizer, training, perplexity, a story")
   .option("--out <folder>", "checkpoint folder, replaced", "runs/demo")
-  .option("--steps <n>", "steps to train", number, 1200)
+  .addOption(countOption("steps", "steps to train", 1200))
   .action(demo);

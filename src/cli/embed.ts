@@ -1,11 +1,13 @@
-import { Command, Option } from "commander";
+import { Command } from "commander";
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
 import { Embedder, type Pooling, poolings } from "../search/index.js";
 import { writeNpy } from "../formats/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number } from "./options.js";
-import { Reporter, count } from "./terminal.js";
+import { modelFor } from "./model.js";
+import { countOption, examples, option, threadsOption } from "./options.js";
+import { Reporter, count, print } from "./terminal.js";
 import { type TextSource, readTexts } from "./texts.js";
 
 interface EmbedCommand extends Omit<TextSource, "texts"> {
@@ -26,7 +28,7 @@ async function embedTexts(given: string[], command: EmbedCommand): Promise<void>
   if (out !== undefined && !/\.(npy|jsonl)$/.test(out))
     throw new LineageError("argument", `${out}: vectors are written to .npy or .jsonl files`);
   const report = await Reporter.create(json && out !== undefined);
-  using embedder = await Embedder.load(model, {
+  using embedder = await Embedder.load(await modelFor(model, "used for embedding"), {
     pooling,
     // Commander gives true where --no-normalize is absent: then the model's own modules say.
     normalize: normalize ? undefined : false,
@@ -50,7 +52,7 @@ async function embedTexts(given: string[], command: EmbedCommand): Promise<void>
   const seconds = (performance.now() - started) / 1000;
   const lines = () =>
     vectors.map((vector, place) => `${JSON.stringify({ text: texts[place], vector: [...vector] })}\n`);
-  if (out === undefined) process.stdout.write(lines().join(""));
+  if (out === undefined) print(lines().join(""));
   else if (out.endsWith(".npy")) await writeNpy(out, vectors, embedder.size);
   else await writeAtomically(out, lines());
   if (cut > 0 && !(json && out === undefined)) {
@@ -74,19 +76,28 @@ async function embedTexts(given: string[], command: EmbedCommand): Promise<void>
 export const embedCommand = new Command("embed")
   .description("vectors of texts that lie close where meanings do")
   .argument("[texts...]", "texts; without any, --data or the lines of standard input")
-  .requiredOption("--model <folder>", "an encoder's folder, such as one of sentence-transformers")
+  .requiredOption(
+    "--model <place>",
+    "an encoder: its folder, such as one of sentence-transformers, or a hub's ORG/NAME",
+  )
   .option("--data <file>", "CSV, TSV, JSONL or Parquet, or a .txt of which every line is a text")
   .option("--text-column <name>", "the column of the texts")
   .option("--skip-bad-rows", "leave rows that cannot be read out")
   .option("--encoding <name>", "of the file, where it is not UTF-8")
   .option("--out <file>", "vectors.npy or vectors.jsonl; default: JSON lines to standard output")
   .addOption(
-    new Option("--pooling <kind>", "default: as the model's modules say, else the mean").choices(poolings),
+    option("pooling", "<kind>", "how a text's vector comes about", z.enum(poolings), {
+      usual: "as the model's modules say, else mean",
+    }),
   )
   .option("--no-normalize", "keep the vectors' lengths")
-  .option("--max-length <n>", "tokens that are read of a text", number)
-  .option("--batch <n>", "texts that run together", number, 32)
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(
+    countOption("maxLength", "tokens that are read of a text", undefined, {
+      usual: "as many as the model reads",
+    }),
+  )
+  .addOption(countOption("batch", "texts that run together", 32))
+  .addOption(threadsOption())
   .option("--json", "reports as JSON lines")
   .addHelpText(
     "after",

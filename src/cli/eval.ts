@@ -4,7 +4,8 @@ import { encodeCorpus, textCorpus } from "../data/index.js";
 import { loadModel } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { evaluatePerplexity } from "../training/index.js";
-import { examples, number } from "./options.js";
+import { modelFor } from "./model.js";
+import { countOption, examples, threadsOption } from "./options.js";
 import { Reporter, count } from "./terminal.js";
 
 interface EvaluateCommand {
@@ -15,15 +16,10 @@ interface EvaluateCommand {
   readonly threads?: number;
 }
 
-type CommandOptions = Omit<EvaluateCommand, "model"> & {
-  readonly model?: string;
-  readonly checkpoint?: string;
-};
-
 /** Perplexity of a checkpoint on a text. */
 async function evaluateModel({ model: folder, data, batch, json, threads }: EvaluateCommand): Promise<void> {
   const report = await Reporter.create(json ?? false);
-  const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), folder);
+  const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), await modelFor(folder));
   const tokens = Int32Array.from(encodeCorpus(textCorpus(data), (text) => tokenizer.encode(text)));
   if (tokens.length < 2)
     throw new LineageError("data", `${data} has ${tokens.length} tokens; a loss needs two or more`);
@@ -44,18 +40,13 @@ async function evaluateModel({ model: folder, data, batch, json, threads }: Eval
 
 export const evalCommand = new Command("eval")
   .description("loss and perplexity of a checkpoint on a text")
-  .option("--model <folder>", "what train wrote, or a folder of Hugging Face")
-  .option("--checkpoint <folder>", "the same as --model")
+  .requiredOption("--model <place>", "what train wrote, a folder of Hugging Face, or a hub's ORG/NAME")
   .requiredOption("--data <file>", "UTF-8 text")
-  .option("--batch <n>", "rows evaluated at once", number, 8)
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(countOption("batch", "rows evaluated at once", 8))
+  .addOption(threadsOption())
   .option("--json", "one JSON object")
   .addHelpText(
     "after",
     examples(["lineage eval --model runs/mine --data held-out.txt", "perplexity of a text"]),
   )
-  .action(async ({ checkpoint, model, ...options }: CommandOptions) => {
-    const folder = model ?? checkpoint;
-    if (folder === undefined) throw new LineageError("argument", "eval needs --model FOLDER");
-    await evaluateModel({ ...options, model: folder });
-  });
+  .action(evaluateModel);

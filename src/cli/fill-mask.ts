@@ -1,7 +1,9 @@
 import { Command } from "commander";
 import { MaskFiller } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number } from "./options.js";
+import { modelFor } from "./model.js";
+import { countOption, examples, threadsOption } from "./options.js";
+import { print } from "./terminal.js";
 
 interface FillMaskCommand {
   readonly model: string;
@@ -11,25 +13,27 @@ interface FillMaskCommand {
 }
 
 async function fillMasks(text: string, { model, topK, threads, json }: FillMaskCommand): Promise<void> {
-  using filler = await MaskFiller.load(model, { runtime: createRuntime({ threads }) });
+  using filler = await MaskFiller.load(await modelFor(model, "asked for masked words"), {
+    runtime: createRuntime({ threads }),
+  });
   const masks = await filler.fill(text, { topK });
   if (json) {
-    process.stdout.write(`${JSON.stringify({ text, masks })}\n`);
+    print(`${JSON.stringify({ text, masks })}\n`);
     return;
   }
   for (const [place, fillings] of masks.entries()) {
-    if (masks.length > 1) process.stdout.write(`mask ${place + 1}:\n`);
+    if (masks.length > 1) print(`mask ${place + 1}:\n`);
     for (const { token, probability } of fillings)
-      process.stdout.write(`${(100 * probability).toFixed(1).padStart(5)} %  ${token.trim()}\n`);
+      print(`${(100 * probability).toFixed(1).padStart(5)} %  ${token.trim()}\n`);
   }
 }
 
 export const fillMaskCommand = new Command("fill-mask")
   .description("the most probable words behind the masks of a text")
   .argument("<text>", "text with [MASK] for each missing word")
-  .requiredOption("--model <folder>", "an encoder with its masked language model's head")
-  .option("--top-k <n>", "words for each mask", number, 5)
-  .option("--threads <n>", "threads of the engine", number)
+  .requiredOption("--model <place>", "an encoder with its masked language model's head")
+  .addOption(countOption("topK", "words for each mask", 5))
+  .addOption(threadsOption())
   .option("--json", "one JSON object")
   .addHelpText(
     "after",

@@ -1,16 +1,18 @@
-import { Command, Option } from "commander";
+import { Command } from "commander";
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { taskNames } from "../data/index.js";
 import {
   type FinetuneControl,
   crossValidate,
   finetune,
+  finetuneOptions,
   holdsFolds,
   resumeCrossValidation,
   resumeFinetuning,
 } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number, threshold } from "./options.js";
+import { modelFor } from "./model.js";
+import { examples, libraryOptions, option, threadsOption } from "./options.js";
 import { interruptible, progressObserver } from "./progress.js";
 import { Reporter, colors, duration } from "./terminal.js";
 
@@ -54,7 +56,9 @@ async function runFinetuning({
           if (options[option] === undefined)
             throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
       }
-      const given = { ...options, out } as never;
+      // A model that is not there is told before all data is read.
+      const model = resume ? undefined : await modelFor(String(options["model"]), "fine-tuned");
+      const given = { ...options, ...(model !== undefined && { model }), out } as never;
       if (resume ? holdsFolds(out) : folds !== undefined) {
         const {
           outcome,
@@ -103,53 +107,80 @@ async function runFinetuning({
   }
 }
 
+const of = libraryOptions(finetuneOptions.shape);
+
 export const finetuneCommand = new Command("finetune")
   .description("fine-tune an encoder on your own rows, and keep the best checkpoint")
-  .option("--model <folder>", "an encoder: BERT, RoBERTa, ALBERT, ELECTRA, DeBERTa, XLM, XLNet, …")
+  .optionsGroup("Data:")
+  .addOption(of("task", "<name>", "what is learned"))
+  .addOption(of("data", "<file>", "CSV, TSV, JSONL or Parquet to learn from, or SQuAD's JSON"))
+  .addOption(of("eval", "<file>", "the same to evaluate on", { usual: "a share of --data is held out" }))
+  .addOption(of("validation", "<p>", "share held out where there is no --eval"))
   .addOption(
-    new Option(
-      "--task <name>",
-      "classify a text; pair: classify two; regress to a number; tag words; span: find answers; choice among several",
-    ).choices(taskNames),
+    of("textColumn", "<name>", "column of the text", {
+      usual: "text, sentence, question, …, or the longest",
+    }),
   )
-  .option("--data <file>", "CSV, TSV, JSONL or Parquet to learn from, or SQuAD's JSON")
-  .option("--eval <file>", "the same to evaluate on; default: a tenth of --data is held out")
+  .addOption(of("pairColumn", "<name>", "column of the second text"))
+  .addOption(
+    of("labelColumn", "<name>", "column of the label", { usual: "label, class, score, tags, answers, …" }),
+  )
+  .addOption(of("encoding", "<name>", "of the files, where it is not UTF-8"))
+  .addOption(of("skipUnlabelled", undefined, "leave rows without a label out, and say so"))
+  .addOption(of("skipBadRows", undefined, "leave rows that cannot be read out, and count them"))
+  .addOption(
+    of("maxLength", "<n>", "tokens of a text; longer ones are cut and counted", {
+      usual: "the model's, 512 at most",
+    }),
+  )
+  .addOption(of("stride", "<n>", "tokens that windows over a long context share"))
+  .optionsGroup("Model:")
+  .addOption(of("model", "<place>", "an encoder: its folder, or a hub's ORG/NAME"))
+  .addOption(of("newHead", undefined, "begin a new head even where the checkpoint has one"))
+  .addOption(of("freezeEmbeddings", undefined, "keep the embeddings as they are"))
+  .addOption(of("freezeLayers", "<n>", "keep the embeddings and the first n layers as they are"))
+  .optionsGroup("Training:")
+  .addOption(of("epochs", "<n>", "passes over the rows"))
+  .addOption(of("batch", "<n>", "rows of a step"))
+  .addOption(of("accumulate", "<n>", "batches of a step"))
+  .addOption(of("learningRate", "<x>", "peak of the schedule"))
+  .addOption(of("warmup", "<p>", "share of the steps with a rising learning rate"))
+  .addOption(of("schedule", "<name>", "of the learning rate"))
+  .addOption(of("weightDecay", "<x>", "decay of matrices"))
+  .addOption(of("layerDecay", "<x>", "factor of the learning rate from each layer to the one below"))
+  .addOption(of("clip", "<x>", "limit of the gradient norm"))
+  .addOption(of("classWeights", "<kind>", "balanced: rare classes weigh more"))
+  .addOption(of("seed", "<n>", "everything random follows from it"))
+  .optionsGroup("Evaluation:")
+  .addOption(of("evalEvery", "<n>", "steps between evaluations", { usual: "once an epoch" }))
+  .addOption(
+    of("patience", "<n>", "end after this many evaluations without a better one", { usual: "never" }),
+  )
+  .addOption(
+    of("metric", "<name>", "of the best checkpoint: accuracy, macroF1, f1, matthews, pearson, loss, …", {
+      usual: "as fits the task",
+    }),
+  )
+  .addOption(
+    of(
+      "threshold",
+      "<p>",
+      "probability from which the second of two classes, or any of more, is answered; auto: the best on the held-out rows",
+      { usual: "the most probable class" },
+    ),
+  )
+  .addOption(
+    option(
+      "folds",
+      "<k>",
+      "cross-validation: k runs, each measured on another share of the rows",
+      z.int().min(2),
+    ),
+  )
+  .optionsGroup("Run:")
   .option("--out <folder>", "checkpoint folder", "runs/finetuned")
   .option("--resume", "go on with the run in --out; its own options apply")
-  .option("--text-column <name>", "default: text, sentence, question, … by name, or the longest column")
-  .option("--pair-column <name>", "column of the second text")
-  .option("--label-column <name>", "default: label, class, score, tags, answers, … by name")
-  .option("--encoding <name>", "of the files, where it is not UTF-8")
-  .option("--skip-unlabelled", "leave rows without a label out, and say so")
-  .option("--skip-bad-rows", "leave rows that cannot be read out, and count them")
-  .option("--new-head", "begin a new head even where the checkpoint has one")
-  .option("--epochs <n>", "passes over the rows (default: 3)", number)
-  .option("--batch <n>", "rows of a step (default: 16)", number)
-  .option("--accumulate <n>", "batches of a step", number)
-  .option("--learning-rate <x>", "peak of the schedule (default: 5e-5)", number)
-  .option("--warmup <p>", "share of the steps with a rising learning rate (default: 0.1)", number)
-  .option("--schedule <name>", "linear, cosine or constant")
-  .option("--weight-decay <x>", "decay of matrices", number)
-  .option("--layer-decay <x>", "factor of the learning rate from each layer to the one below", number)
-  .option("--freeze-embeddings", "keep the embeddings as they are")
-  .option("--freeze-layers <n>", "keep the embeddings and the first n layers as they are", number)
-  .addOption(
-    new Option("--class-weights <kind>", "balanced: rare classes weigh more").choices(["none", "balanced"]),
-  )
-  .option(
-    "--threshold <p>",
-    "probability from which the second of two classes, or any of more, is answered; auto: the best on the held-out rows",
-    threshold,
-  )
-  .option("--eval-every <n>", "steps between evaluations; default: once an epoch", number)
-  .option("--patience <n>", "end after this many evaluations without a better one", number)
-  .option("--metric <name>", "of the best checkpoint: accuracy, macroF1, f1, matthews, pearson, loss, …")
-  .option("--validation <p>", "share held out where there is no --eval", number)
-  .option("--folds <k>", "cross-validation: k runs, each measured on another share of the rows", number)
-  .option("--max-length <n>", "tokens of a text; longer ones are cut and counted", number)
-  .option("--stride <n>", "tokens that windows over a long context share", number)
-  .option("--seed <n>", "everything random follows from it", number)
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(threadsOption())
   .option("--json", "one JSON object a line, for programs")
   .addHelpText(
     "after",

@@ -1,5 +1,6 @@
-import { Command, Option } from "commander";
-import { LineageError } from "../base/errors.js";
+import { Command } from "commander";
+import { z } from "zod";
+import { LineageError, messageOf } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import {
   type CacheType,
@@ -15,13 +16,25 @@ import {
 import { type InferenceModel, loadForInference } from "../checkpoints/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { TargetWriter, holdsTargetWriter } from "../tasks/index.js";
-import { deviceOption, examples, list, number, preparedOption, preparedWeights } from "./options.js";
-import { colors } from "./terminal.js";
+import { modelFor } from "./model.js";
+import {
+  countOption,
+  deviceOption,
+  examples,
+  option,
+  preparedOption,
+  preparedWeights,
+  threadsOption,
+} from "./options.js";
+import { interruptible } from "./progress.js";
+import { readInput } from "./texts.js";
+import { colors, print, tell } from "./terminal.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 
 export interface GenerateCommand extends SamplingOptions {
   readonly model: string;
-  readonly prompt: string;
+  /** Without one, or where it is `-`, standard input is read. */
+  readonly prompt?: string;
   readonly maxNewTokens: number;
   readonly seed: number;
   readonly stop?: readonly string[];
@@ -48,7 +61,7 @@ async function makeDrafter(
   speculative: string,
 ): Promise<Drafter> {
   if (speculative === "lookup") return promptLookup();
-  const draft = await loadForInference(runtime, speculative);
+  const draft = await loadForInference(runtime, await modelFor(speculative));
   if (
     draft.model.config.vocabSize !== model.config.vocabSize ||
     draft.tokenizer.vocabSize !== tokenizer.vocabSize
@@ -67,11 +80,17 @@ async function ruleOf({ jsonSchema, regex }: GenerateCommand): Promise<Constrain
   if (jsonSchema === undefined && regex === undefined) return undefined;
   if (jsonSchema !== undefined && regex !== undefined)
     throw new LineageError("argument", "give --json-schema or --regex, not both");
-  return jsonSchema !== undefined ? { jsonSchema: await readJson(jsonSchema) } : { regex: regex! };
+  if (jsonSchema !== undefined) return { jsonSchema: await readJson(jsonSchema) };
+  try {
+    new RegExp(regex!, "u");
+  } catch (error) {
+    throw new LineageError("argument", `--regex: ${messageOf(error)}`, { cause: error });
+  }
+  return { regex: regex! };
 }
 
 /** Writes the text that a UniLM makes of a prompt. Throws `argument` for options that its way of writing does not have. */
-async function writeTarget(command: GenerateCommand): Promise<void> {
+async function writeTarget(command: GenerateCommand, prompt: string): Promise<void> {
   const { speculative, jsonSchema, regex, quantize, stop } = command;
   for (const [option, value] of Object.entries({ speculative, jsonSchema, regex, quantize, stop }))
     if (value !== undefined)
@@ -82,89 +101,149 @@ async function writeTarget(command: GenerateCommand): Promise<void> {
   using writer = await TargetWriter.load(command.model, {
     runtime: createRuntime({ threads: command.threads }),
   });
-  const text = await writer.write(command.prompt, command);
-  process.stdout.write(command.json ? `${JSON.stringify({ prompt: command.prompt, text })}\n` : `${text}\n`);
+  const text = await writer.write(prompt, command);
+  process.stdout.write(command.json ? `${JSON.stringify({ prompt, text })}\n` : `${text}\n`);
 }
 
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
-  if (await holdsTargetWriter(command.model)) return writeTarget(command);
+  if (command.prompt === undefined && process.stdin.isTTY)
+    throw new LineageError("argument", "there is no text: give --prompt TEXT, or send it to standard input");
+  // Everything that can be wrong with what was typed is looked at before a model is loaded.
+  const rule = await ruleOf(command);
+  const place = await modelFor(command.model);
+  const prompt = command.prompt === undefined || command.prompt === "-" ? await readInput() : command.prompt;
+  if (await holdsTargetWriter(place)) return writeTarget({ ...command, model: place }, prompt);
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const notes: string[] = [];
-  const loaded = await loadForInference(runtime, command.model, {
+  const loaded = await loadForInference(runtime, place, {
     quantize: schemeOf(command.quantize),
     fastPrompts: command.fastPrompts,
     prepared: preparedWeights(command.prepared, notes),
   });
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
-  const rule = await ruleOf(command);
-  const controller = new AbortController();
-  process.once("SIGINT", () => {
-    controller.abort();
-  });
+  await interruptible((signal) =>
+    writeAnswer(prompt, command, writeText(loaded, prompt, { ...command, drafter, rule, signal })),
+  );
+  await loaded.kept;
+  for (const note of notes) tell(`${colors.dim(note)}\n`);
+}
+
+/** Prints a text as it comes, then how it came about. */
+async function writeAnswer(
+  prompt: string,
+  command: GenerateCommand,
+  pieces: ReturnType<typeof writeText>,
+): Promise<void> {
   const started = performance.now();
-  const pieces = writeText(loaded, command.prompt, {
-    ...command,
-    drafter,
-    rule,
-    signal: controller.signal,
-  });
   let text = "";
-  if (!command.json) process.stdout.write(command.prompt);
+  if (!command.json) print(prompt);
   for (;;) {
     const next = await pieces.next();
     if (next.done) {
       const { finish, promptTokens, newTokens, promptSeconds, writeSeconds, speculation } = next.value;
       if (command.json) {
         const seconds = (performance.now() - started) / 1000;
-        const result = { prompt: command.prompt, text, ...next.value, seconds };
-        process.stdout.write(`${JSON.stringify(result)}\n`);
+        const result = { prompt, text, ...next.value, seconds };
+        print(`${JSON.stringify(result)}\n`);
         break;
       }
-      process.stdout.write("\n");
+      print("\n");
       const rate = newTokens > 1 ? (newTokens - 1) / writeSeconds : 0;
       const guesses = speculation ? `, ${speculation.accepted} of ${speculation.drafted} guesses taken` : "";
-      process.stderr.write(
+      tell(
         `[${promptTokens} prompt tokens in ${promptSeconds.toFixed(2)} s, ${newTokens} written at ${rate.toFixed(1)} tokens/s${guesses}, ended by ${finish}]\n`,
       );
       break;
     }
     text += next.value;
-    if (!command.json) process.stdout.write(next.value);
+    if (!command.json) print(next.value);
   }
-  await loaded.kept;
-  for (const note of notes) process.stderr.write(`${colors.dim(note)}\n`);
 }
 
 export const generateCommand = new Command("generate")
   .description("continue a prompt")
-  .option(
-    "--model <folder>",
-    "what train wrote, a folder of Hugging Face (GPT-2, LLaMA, Mistral), a UniLM or a .gguf",
+  .optionsGroup("Text:")
+  .addOption(
+    option("prompt", "<text>", "what to continue; - reads standard input", z.string(), {
+      usual: "standard input",
+    }),
   )
-  .option("--checkpoint <folder>", "the same as --model")
-  .option("--prompt <text>", "what to continue", "")
-  .option("--max-new-tokens <n>", "tokens to write at most", number, 200)
-  .option("--temperature <x>", "0 takes the most probable token every time", number, 0.8)
-  .option("--top-k <n>", "keep the k most probable tokens", number)
-  .option("--top-p <p>", "keep the most probable tokens up to this probability", number)
-  .option("--min-p <p>", "keep tokens this probable beside the first", number)
-  .option("--repetition-penalty <x>", "above 1 avoids tokens seen before", number)
-  .option("--frequency-penalty <x>", "subtracted for every time that a token was written", number)
-  .option("--presence-penalty <x>", "subtracted from tokens that were written", number)
-  .option("--stop <text>", "end before this text; may be given again", list)
-  .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
+  .addOption(option("maxNewTokens", "<n>", "tokens to write at most", z.int().nonnegative().default(200)))
+  .addOption(
+    option("stop", "<text>", "end before this text; may be given again", z.string().min(1), { again: true }),
+  )
+  .addOption(option("jsonSchema", "<file>", "write JSON that this schema describes"))
+  .addOption(option("regex", "<pattern>", "write what this expression matches from first to last character"))
+  .optionsGroup("Sampling:")
+  .addOption(
+    option(
+      "temperature",
+      "<x>",
+      "0 takes the most probable token every time",
+      z.number().nonnegative().default(0.8),
+    ),
+  )
+  .addOption(countOption("topK", "keep the n most probable tokens", undefined, { usual: "all" }))
+  .addOption(
+    option(
+      "topP",
+      "<p>",
+      "keep the most probable tokens up to this probability",
+      z.number().positive().max(1),
+      {
+        usual: "1",
+      },
+    ),
+  )
+  .addOption(
+    option(
+      "minP",
+      "<p>",
+      "keep tokens at least this probable beside the most probable",
+      z.number().min(0).max(1),
+      {
+        usual: "0",
+      },
+    ),
+  )
+  .addOption(
+    option("repetitionPenalty", "<x>", "above 1 avoids tokens seen before", z.number().positive(), {
+      usual: "1",
+    }),
+  )
+  .addOption(
+    option("frequencyPenalty", "<x>", "subtracted for every time that a token was written", z.number(), {
+      usual: "0",
+    }),
+  )
+  .addOption(
+    option("presencePenalty", "<x>", "subtracted from tokens that were written", z.number(), { usual: "0" }),
+  )
+  .addOption(option("seed", "<n>", "the same seed writes the same text", z.int().nonnegative().default(0)))
+  .optionsGroup("Model:")
+  .requiredOption(
+    "--model <place>",
+    "what train wrote, a folder of Hugging Face, a .gguf, or a hub's ORG/NAME",
+  )
+  .addOption(
+    option("quantize", "<bits>", "keep matrices in fewer bits", z.enum(["4", "8", "nf4"]), {
+      usual: "as they are",
+    }),
+  )
   .option("--fast-prompts", fastPromptsHelp)
   .addOption(preparedOption())
-  .option("--speculative <drafter>", "lookup, or the folder of a smaller model of the same vocabulary")
-  .option("--json-schema <file>", "write JSON that this schema describes")
-  .option("--regex <pattern>", "write what this expression matches from first to last character")
-  .option("--draft-length <n>", "tokens that a drafter guesses at once", number)
-  .addOption(new Option("--cache <type>", "what keys and values are kept as").choices(cacheTypes))
-  .option("--seed <n>", "the same seed writes the same text", number, 0)
+  .addOption(
+    option("cache", "<type>", "what keys and values are kept as", z.enum(cacheTypes), { usual: "float32" }),
+  )
+  .addOption(
+    option("speculative", "<drafter>", "lookup, or the folder of a smaller model of the same vocabulary"),
+  )
+  .addOption(countOption("draftLength", "tokens that a drafter guesses at once"))
+  .optionsGroup("Run:")
   .addOption(deviceOption())
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(threadsOption())
   .option("--json", "one JSON object with the text and its counts")
   .addHelpText(
     "after",
@@ -172,6 +251,7 @@ export const generateCommand = new Command("generate")
       ['lineage generate --model runs/mine --prompt "Once"', "write, streaming"],
       ['lineage generate --model runs/mine --prompt "Once" --temperature 0', "the most probable text"],
       ['lineage generate --model runs/mine --prompt "Q: why?" --stop "Q:" --json', "for a program"],
+      ['echo "Once" | lineage generate --model runs/mine', "a prompt from standard input"],
       ['lineage generate --model runs/mine --prompt "Once" --speculative lookup', "faster where it repeats"],
       [
         'lineage generate --model chat.gguf --prompt "A cat as JSON: " --json-schema cat.json',
@@ -179,17 +259,4 @@ export const generateCommand = new Command("generate")
       ],
     ),
   )
-  .action(async ({ checkpoint, model, ...options }: CommandOptions) => {
-    const place = model ?? checkpoint;
-    if (place === undefined)
-      throw new LineageError(
-        "argument",
-        "generate needs --model FOLDER: what train wrote, or a published model",
-      );
-    await generateText({ ...options, model: place });
-  });
-
-type CommandOptions = Omit<GenerateCommand, "model"> & {
-  readonly model?: string;
-  readonly checkpoint?: string;
-};
+  .action(generateText);

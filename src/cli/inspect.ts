@@ -7,7 +7,9 @@ import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
 import { GgufFile, SafetensorsFile, openWeightFiles, placeOf, readOnnx } from "../formats/index.js";
 import { TensorProto_DataType } from "../onnx/index.js";
+import { modelFor } from "./model.js";
 import { examples } from "./options.js";
+import { print } from "./terminal.js";
 
 interface TensorRow {
   readonly name: string;
@@ -47,7 +49,7 @@ async function inspect(
       float32Bytes: 4 * parameters,
       types: Object.fromEntries(types),
     };
-    process.stdout.write(`${JSON.stringify({ ...summary, metadata, tensors })}\n`);
+    print(`${JSON.stringify({ ...summary, metadata, tensors })}\n`);
     return;
   }
   const count = (value: number) => value.toLocaleString("en-US");
@@ -67,7 +69,7 @@ async function inspect(
         )
       : []),
   ];
-  process.stdout.write(`${lines.join("\n")}\n`);
+  print(`${lines.join("\n")}\n`);
 }
 
 function shorten(value: unknown): string {
@@ -80,8 +82,8 @@ function shorten(value: unknown): string {
   return text.length > 120 ? `${text.slice(0, 117)}…` : text;
 }
 
-async function read(place: string): Promise<Contents> {
-  if (!existsSync(place)) throw new LineageError("storage", `there is no ${place}`);
+async function read(given: string): Promise<Contents> {
+  const place = existsSync(given) ? given : await modelFor(given);
   if ((await stat(place)).isDirectory()) {
     const files = await openWeightFiles(place);
     const config = path.join(place, "config.json");
@@ -141,7 +143,7 @@ const safetensorsRows = ({ header }: SafetensorsFile): TensorRow[] =>
 
 export const inspectCommand = new Command("inspect")
   .description("show what is in a model's file or folder: sizes, types, metadata, memory needed")
-  .argument("<place>", "a .gguf, .safetensors or .onnx file, or a checkpoint folder")
+  .argument("<place>", "a .gguf, .safetensors or .onnx file, a checkpoint's folder, or a hub's ORG/NAME")
   .option("--tensors", "every tensor")
   .option("--json", "everything as one JSON object")
   .addHelpText(

@@ -5,4 +5,5 @@ import module from "node:module";
 // that load later gain by it, so the program is not imported by a statement.
 (module as typeof module & { enableCompileCache?: () => unknown }).enableCompileCache?.();
 
-await import("./program.js");
+const { runCommand } = await import("./program.js");
+process.exitCode = await runCommand(process.argv.slice(2));

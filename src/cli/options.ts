@@ -1,5 +1,7 @@
 import path from "node:path";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import { z } from "zod";
+import { checkedValue, either } from "../base/check.js";
 import type { PreparedOptions } from "../checkpoints/index.js";
 import { cacheFolder } from "../library/source.js";
 
@@ -10,47 +12,103 @@ export function number(text: string): number {
   return value;
 }
 
-/** A probability, or `auto` for one that is chosen. */
-export function threshold(text: string): number | "auto" {
-  return text === "auto" ? text : number(text);
+type Schema = z.core.$ZodType;
+
+/** A schema without what makes it optional, and the value that stands for a missing one. */
+function opened(schema: Schema): { readonly inner: Schema; readonly fallback: unknown } {
+  let fallback: unknown;
+  let inner = schema;
+  for (;;) {
+    if (inner instanceof z.ZodDefault) fallback ??= inner.def.defaultValue;
+    else if (!(inner instanceof z.ZodOptional)) return { inner, fallback };
+    inner = inner.def.innerType;
+  }
 }
 
-const numeric = (flags: string, description: string): Option =>
-  new Option(flags, description).argParser(number);
+/** The name of an option as it is typed: `--learning-rate` for `learningRate`. */
+export const flagOf = (name: string): string =>
+  `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 
-/** Adds to a command what everything that trains from scratch takes, in the order of its help. */
-export function withTrainingOptions(command: Command): Command {
-  const options = [
-    new Option("--resume", "go on with the run in --out; its own options apply"),
-    numeric("--layers <n>", "layers"),
-    numeric("--hidden <n>", "width of the hidden states"),
-    numeric("--heads <n>", "attention heads"),
-    numeric("--dropout <p>", "probability"),
-    numeric("--batch <n>", "rows of a micro-batch"),
-    numeric("--accumulate <n>", "micro-batches of a step"),
-    numeric("--steps <n>", "steps to train"),
-    numeric("--learning-rate <x>", "peak of the schedule"),
-    numeric("--warmup <n>", "steps of rising learning rate"),
-    numeric("--weight-decay <x>", "decay of matrices"),
-    numeric("--clip <x>", "limit of the gradient norm"),
-    numeric("--eval-every <n>", "steps between evaluations"),
-    numeric("--patience <n>", "end after this many evaluations without a better held-out loss"),
-    numeric("--seed <n>", "everything random follows from it"),
-    numeric("--threads <n>", "threads of the engine"),
-    new Option("--json", "one JSON object a line, for programs"),
-  ];
-  for (const option of options) command.addOption(option);
-  return command;
+/** What was typed, by a schema. Throws `argument` with the option's name as it is typed. */
+function parsed(flag: string, schema: Schema, text: string): unknown {
+  const check = schema as z.ZodType;
+  if (check.safeParse(text).success) return check.parse(text);
+  const number = text.trim() === "" ? NaN : Number(text);
+  return checkedValue(check, Number.isNaN(number) ? text : number, flag);
 }
+
+/** More about an option than its schema says. */
+interface Hints {
+  /** What happens where it is not given, when the schema does not know. */
+  readonly usual?: string;
+  /** It may be given again: all its values. */
+  readonly again?: boolean;
+}
+
+/**
+ * An option that a schema checks before anything is loaded. Its help shows the words that the schema allows and the
+ * default. `value` is what stands for it in the help, such as `<n>`; none for a flag.
+ */
+function described(
+  name: string,
+  value: string | undefined,
+  help: string,
+  schema: Schema,
+  hints: Hints,
+): Option {
+  const { inner, fallback } = opened(schema);
+  const words = inner instanceof z.ZodEnum ? inner.options.map(String) : [];
+  const usual = hints.usual ?? (value === undefined || fallback === undefined ? undefined : String(fallback));
+  const text = `${help}${words.length > 0 ? `: ${either(words)}` : ""}${usual === undefined ? "" : ` (default: ${usual})`}`;
+  const flag = flagOf(name);
+  const option = new Option(value === undefined ? flag : `${flag} ${value}`, text);
+  if (value === undefined) return option;
+  return option.argParser((typed: string, before: unknown) =>
+    hints.again
+      ? [...((before as unknown[] | undefined) ?? []), parsed(flag, inner, typed)]
+      : parsed(flag, inner, typed),
+  );
+}
+
+/** Options whose checks and defaults are the library's: what is not given stays open, and the library fills it in. */
+export const libraryOptions =
+  (shape: Readonly<Record<string, Schema>>) =>
+  (name: string, value: string | undefined, help: string, hints: Hints = {}): Option =>
+    described(name, value, help, shape[name]!, hints);
+
+/** An option of the command line alone, with the schema's default where it is not given. */
+export function option(
+  name: string,
+  value: string | undefined,
+  help: string,
+  schema: Schema = z.string(),
+  hints: Hints = {},
+): Option {
+  const { inner, fallback } = opened(schema);
+  const made = described(name, value, help, inner, hints);
+  return fallback === undefined ? made : made.default(fallback, String(fallback));
+}
+
+const positive = z.int().positive();
+/** A whole number above 0. */
+export const countOption = (name: string, help: string, fallback?: number, hints: Hints = {}): Option =>
+  option(name, "<n>", help, fallback === undefined ? positive : positive.default(fallback), hints);
+
+export const modelOption = (help: string): Option => option("model", "<place>", help);
+export const threadsOption = (): Option =>
+  countOption("threads", "threads of the engine", undefined, {
+    usual: "LINEAGE_THREADS, else one for each core",
+  });
+export const jsonOption = (help: string): Option => option("json", undefined, help);
 
 /** Where the engine runs; a device is compared with the CPU before its first program. */
 export const deviceOption = (): Option =>
-  new Option("--device <name>", "where the engine runs (default: cpu)").choices(["cpu", "webgpu", "cuda"]);
+  option("device", "<name>", "where the engine runs", z.enum(["cpu", "webgpu", "cuda"]), { usual: "cpu" });
 
 export const preparedOption = (): Option =>
   new Option(
     "--no-prepared",
-    `prepare the weights anew: they are else kept in ${path.join(cacheFolder(), "prepared")} for the next start`,
+    "do not cache converted weights (default: they are cached in ~/.cache/lineage/prepared, or under LINEAGE_CACHE)",
   );
 
 /**
@@ -61,9 +119,6 @@ export const preparedWeights = (wanted: boolean | undefined, notes: string[]): P
   wanted
     ? { folder: path.join(cacheFolder(), "prepared"), report: (sentence) => void notes.push(sentence) }
     : undefined;
-
-/** An option that may be given again: all its values. */
-export const list = (text: string, before: string[] = []): string[] => [...before, text];
 
 /** Examples at the end of a command's help, each with what it does. */
 export function examples(...lines: readonly (readonly [command: string, effect: string])[]): string {

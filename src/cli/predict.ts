@@ -1,11 +1,13 @@
 import { Command } from "commander";
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
 import { type Example, examplesOf, isHeaderOf, readTable, taskNames } from "../data/index.js";
 import { type Prediction, Predictor, type PredictorInput } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number } from "./options.js";
-import { Reporter, count } from "./terminal.js";
+import { modelFor } from "./model.js";
+import { countOption, examples, option, threadsOption } from "./options.js";
+import { Reporter, count, print } from "./terminal.js";
 import { readTexts, stdinLines } from "./texts.js";
 
 interface PredictCommand {
@@ -60,11 +62,9 @@ const record = (input: object, { probabilities, ...rest }: Prediction, all: bool
 
 async function predict(given: string[], command: PredictCommand): Promise<void> {
   const { model, data, out, threshold, batch, probabilities = false, json = false } = command;
-  if (threshold !== undefined && !(threshold >= 0 && threshold <= 1))
-    throw new LineageError("argument", `a threshold is a probability from 0 to 1, not ${threshold}`);
   if (out !== undefined && !out.endsWith(".jsonl"))
     throw new LineageError("argument", `${out}: predictions are written to .jsonl files`);
-  using predictor = await Predictor.load(model, {
+  using predictor = await Predictor.load(await modelFor(model, "used for predicting"), {
     maxLength: command.maxLength,
     runtime: createRuntime({ threads: command.threads }),
   });
@@ -84,7 +84,7 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
       );
     for await (const text of stdinLines()) {
       const [prediction] = await predictor.predict([inputOf(predictor, text)], options);
-      process.stdout.write(line({ text }, text, prediction));
+      print(line({ text }, text, prediction));
     }
     return;
   }
@@ -126,7 +126,7 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
         truncatedTexts: cut,
       },
     );
-  if (out === undefined) process.stdout.write(lines.join(""));
+  if (out === undefined) print(lines.join(""));
   else {
     await writeAtomically(out, lines);
     report.say(`${out}: ${count(lines.length)} predictions`, { out, predictions: lines.length });
@@ -169,23 +169,29 @@ async function tableRows(
 export const predictCommand = new Command("predict")
   .description("answer with a fine-tuned encoder: a line, a file or a stream")
   .argument("[texts...]", "texts; without any, --data or the lines of standard input")
-  .requiredOption("--model <folder>", `what finetune wrote, for one of ${taskNames.join(", ")}`)
+  .requiredOption("--model <place>", `what finetune wrote, for one of ${taskNames.join(", ")}`)
   .option("--data <file>", "CSV, TSV, JSONL or Parquet, or a .txt; with labels its metrics are told too")
   .option("--text-column <name>", "column of the texts")
   .option("--pair-column <name>", "column of the second texts")
   .option("--label-column <name>", "column of the labels")
   .option("--skip-bad-rows", "leave rows that cannot be read out")
   .option("--encoding <name>", "of the file, where it is not UTF-8")
-  .option("--out <file>", "predictions.jsonl; default: standard output")
-  .option(
-    "--threshold <p>",
-    "probability from which the second of two classes, or any of more, is answered; default: as fine-tuned",
-    number,
+  .option("--out <file>", "predictions.jsonl (default: standard output)")
+  .addOption(
+    option(
+      "threshold",
+      "<p>",
+      "probability from which the second of two classes, or any of more, is answered",
+      z.number().min(0).max(1),
+      { usual: "as fine-tuned" },
+    ),
   )
   .option("--probabilities", "of all classes")
-  .option("--batch <n>", "rows that run together", number, 32)
-  .option("--max-length <n>", "tokens of a text", number)
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(countOption("batch", "rows that run together", 32))
+  .addOption(
+    countOption("maxLength", "tokens that are read of a text", undefined, { usual: "as fine-tuned" }),
+  )
+  .addOption(threadsOption())
   .option("--json", "JSON lines")
   .addHelpText(
     "after",

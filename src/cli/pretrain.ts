@@ -1,4 +1,4 @@
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import path from "node:path";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
@@ -11,10 +11,10 @@ import type { LanguageCorpus, ParallelCorpus, PretrainingCorpus } from "../objec
 import { trainTokenizer } from "../tokenizers/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { type TrainingResult, adamW, evaluate, runTraining, schedule } from "../training/index.js";
-import { examples, list, number, withTrainingOptions } from "./options.js";
+import { examples, libraryOptions, option } from "./options.js";
 import { progressObserver } from "./progress.js";
 import { count } from "./terminal.js";
-import { type Run, type RunCommand, runInFolder, runShape, tellEnd } from "./training.js";
+import { type Run, type RunCommand, addRunOptions, runInFolder, runShape, tellEnd } from "./training.js";
 import { loadTokenizer, writeTokenizer } from "../formats/index.js";
 
 const pretrainingModels = systemsOfKind("encoder").map(({ name }) => name) as [
@@ -226,26 +226,42 @@ async function readParallel(entry: string, languages: readonly string[]): Promis
   return { languages: numbers, pairs };
 }
 
-export const pretrainCommand = withTrainingOptions(
-  new Command("pretrain")
-    .description("pretrain an encoder from scratch on its own objective")
-    .addOption(new Option("--model <name>", "which system").choices(pretrainingModels))
-    .option(
-      "--data <file>",
-      'UTF-8 text, or language=file for XLM; again for more; or "stories" for the embedded corpus',
-      list,
-    )
-    .option(
-      "--parallel <files>",
-      "translations for XLM, one sentence a line: en=train.en,de=train.de; again for more",
-      list,
-    )
-    .option("--out <folder>", "checkpoint folder", "runs/encoder")
-    .option("--tokenizer <folder>", "take this tokenizer; without it, the system's own kind is trained")
-    .option("--vocab-size <n>", "tokens that the tokenizer learns", number)
-    .option("--context <n>", "tokens of the longest row", number)
-    .option("--validation <p>", "share of the documents that is held out", number),
-)
+const of = libraryOptions(pretrainOptions.shape);
+
+export const pretrainCommand = new Command("pretrain")
+  .description("pretrain an encoder from scratch on its own objective")
+  .optionsGroup("Data:")
+  .addOption(
+    option(
+      "data",
+      "<file>",
+      'UTF-8 text, or language=file for XLM; may be given again; or "stories" for the embedded corpus',
+      z.string(),
+      { again: true },
+    ),
+  )
+  .addOption(
+    option(
+      "parallel",
+      "<files>",
+      "translations for XLM, one sentence a line: en=train.en,de=train.de; may be given again",
+      z.string(),
+      { again: true },
+    ),
+  )
+  .addOption(of("validation", "<p>", "share of the documents that is held out"))
+  .addOption(
+    of("tokenizer", "<folder>", "a tokenizer to take", { usual: "the system's own kind is trained" }),
+  )
+  .addOption(of("vocabSize", "<n>", "tokens that the tokenizer learns"))
+  .optionsGroup("Model:")
+  .addOption(of("model", "<name>", "which system"))
+  .addOption(of("context", "<n>", "tokens of the longest row"))
+  .addOption(of("layers", "<n>", "layers"))
+  .addOption(of("hidden", "<n>", "width of the hidden states"))
+  .addOption(of("heads", "<n>", "attention heads"))
+  .addOption(of("dropout", "<p>", "probability of dropout"));
+addRunOptions(pretrainCommand, of, { usualWarmup: "a tenth of the steps", out: "runs/encoder" })
   .addHelpText(
     "after",
     examples(

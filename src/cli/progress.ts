@@ -1,13 +1,20 @@
 import type { TrainingObserver } from "../training/index.js";
-import { type Reporter, bar, colors, count, duration } from "./terminal.js";
+import { type Reporter, colors, count, duration } from "./terminal.js";
 
-/** Runs something that the first Ctrl-C asks to stop and save; the second one ends the process at once. */
+/** Exit codes of a command that a signal has ended, as shells give them. */
+const codes = { SIGINT: 130, SIGTERM: 143 } as const;
+const signals = ["SIGINT", "SIGTERM"] as const;
+
+/**
+ * Runs something that the first Ctrl-C asks to stop and save; the second one ends the process at once. The command that was
+ * stopped ends with exit code 130.
+ */
 export async function interruptible<T>(body: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
-  const interrupt = () => {
+  const interrupt = (signal: (typeof signals)[number]) => {
+    process.exitCode = codes[signal];
     controller.abort();
   };
-  const signals = ["SIGINT", "SIGTERM"] as const;
   for (const signal of signals) process.once(signal, interrupt);
   try {
     return await body(controller.signal);
@@ -31,8 +38,9 @@ export const progressObserver = (report: Reporter): TrainingObserver => ({
     const rate = Math.round(tokens / seconds);
     const several = Object.keys(parts).length > 1 ? parts : {};
     report.progress(
-      `${bar(step / steps)} step ${step}/${steps}  loss ${colors.bold(loss.toFixed(4))}${listed(several)}  ${count(rate)} tokens/s  ${duration(secondsLeft)} left`,
+      `step ${step}/${steps}  loss ${colors.bold(loss.toFixed(4))}${listed(several)}  ${count(rate)} tokens/s  ${duration(secondsLeft)} left`,
       { step, loss, ...several, tokensPerSecond: rate, secondsLeft: Math.round(secondsLeft) },
+      step / steps,
     );
   },
   evaluated: (step, { loss, ...others }, best) => {

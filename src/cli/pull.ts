@@ -2,8 +2,9 @@ import { Command } from "commander";
 import { formatBytes } from "../base/memory.js";
 import { pullModel } from "../formats/hub.js";
 import { cacheFolder } from "../library/source.js";
+import { hubAccess } from "./model.js";
 import { examples } from "./options.js";
-import { Reporter } from "./terminal.js";
+import { Reporter, print } from "./terminal.js";
 
 interface PullCommand {
   readonly cache: string;
@@ -17,8 +18,7 @@ async function pull(name: string, { json, ...options }: PullCommand): Promise<vo
   try {
     const { folder, commit, files } = await pullModel(name, {
       ...options,
-      hubUrl: process.env["HF_ENDPOINT"],
-      accessToken: process.env["HF_TOKEN"],
+      ...hubAccess(),
       onProgress: (file, done, total) => {
         report.progress(`${file}  ${formatBytes(done)} of ${formatBytes(total)}`, { file, done, total });
       },
@@ -27,7 +27,7 @@ async function pull(name: string, { json, ...options }: PullCommand): Promise<vo
     for (const { path: file, bytes, how } of files)
       report.say(`${how.padEnd(10)} ${file} (${formatBytes(bytes)})`, { file, bytes, how });
     report.say(`${name} at ${commit} is in ${folder}`, { folder, commit });
-    if (!json) process.stdout.write(`${folder}\n`);
+    if (!json) print(`${folder}\n`);
   } finally {
     report.done();
   }

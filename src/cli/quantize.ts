@@ -1,10 +1,12 @@
-import { Command, Option } from "commander";
-import { LineageError } from "../base/errors.js";
+import { Command } from "commander";
+import { z } from "zod";
 import { formatBytes } from "../base/memory.js";
 import { loadForInference, saveQuantized } from "../checkpoints/index.js";
 import type { QuantizationScheme } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number } from "./options.js";
+import { modelFor } from "./model.js";
+import { countOption, examples, option, threadsOption } from "./options.js";
+import { print } from "./terminal.js";
 
 /** Bits as the command line has them. */
 export type QuantizedBits = "4" | "8" | "nf4";
@@ -32,21 +34,23 @@ interface QuantizeCommand {
 
 export const quantizeCommand = new Command("quantize")
   .description("keep a model's matrices in 4 or 8 bits: a folder for generate and chat")
-  .requiredOption("--model <source>", "checkpoint folder, or .gguf file")
+  .requiredOption("--model <place>", "a checkpoint's folder, a .gguf file, or a hub's ORG/NAME")
   .requiredOption("--out <folder>", "where the result goes")
   .addOption(
-    new Option("--bits <bits>", "whole numbers of 4 or 8 bits, or 4-bit NormalFloat")
-      .choices(["4", "8", "nf4"])
-      .default("4"),
+    option("bits", "<bits>", "of a weight; nf4 is 4-bit NormalFloat", z.enum(["4", "8", "nf4"]).default("4")),
   )
-  .option(
-    "--block-size <n>",
-    "columns that share a scale: 16 to 256, or `row` with 8 bits; default 32, for nf4 64",
-    (text) => (text === "row" ? text : number(text)),
+  .addOption(
+    option(
+      "blockSize",
+      "<n>",
+      "columns that share a scale: 16 to 256, or row with 8 bits",
+      z.union([z.literal("row"), z.int().min(16).max(256)]),
+      { usual: "32, for nf4 64" },
+    ),
   )
   .option("--symmetric", "no zero points: blocks around 0")
-  .option("--candidates <n>", "scales tried for each block", number, 16)
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(countOption("candidates", "scales tried for each block", 16))
+  .addOption(threadsOption())
   .option("--json", "one JSON object")
   .addHelpText(
     "after",
@@ -68,20 +72,17 @@ export const quantizeCommand = new Command("quantize")
       threads,
       json,
     }: QuantizeCommand) => {
-      if (!Number.isInteger(candidates) || candidates < 1)
-        throw new LineageError(
-          "argument",
-          `--candidates must be a whole number of at least 1, not ${candidates}`,
-        );
       const started = performance.now();
       const scheme = schemeOf(bits, { blockSize, symmetric, candidates });
-      const loaded = await loadForInference(createRuntime({ threads }), source, { quantize: scheme });
+      const loaded = await loadForInference(createRuntime({ threads }), await modelFor(source), {
+        quantize: scheme,
+      });
       await saveQuantized(out, loaded);
       const seconds = (performance.now() - started) / 1000;
       const { packed, tensors } = loaded.weights.constants;
       const { byteLength } = loaded.weights;
       const counts = { packed: Object.keys(packed).length, inFull: Object.keys(tensors).length };
-      process.stdout.write(
+      print(
         json
           ? `${JSON.stringify({ out, bits, byteLength, ...counts, seconds })}\n`
           : `${out}: ${formatBytes(byteLength)}, ${counts.packed} matrices packed and ${counts.inFull} tensors in full precision, in ${seconds.toFixed(1)} s\n`,

@@ -3,6 +3,7 @@ import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
 import { type BleuTokenizer, bleu, bleuTokenizers, chrf, rouge } from "../metrics/index.js";
 import { examples } from "./options.js";
+import { print } from "./terminal.js";
 
 interface ScoreCommand {
   readonly tokenize: BleuTokenizer;
@@ -39,7 +40,7 @@ async function scoreFiles(file: string, referenceFiles: readonly string[], comma
       rouge: summaries,
       texts: texts.length,
     };
-    process.stdout.write(`${JSON.stringify(result)}\n`);
+    print(`${JSON.stringify(result)}\n`);
     return;
   }
   const { score, precisions, brevityPenalty, hypothesisLength, referenceLength } = words;
@@ -56,7 +57,7 @@ async function scoreFiles(file: string, referenceFiles: readonly string[], comma
         ]
       : []),
   ];
-  process.stdout.write(`${lines.join("\n")}\n`);
+  print(`${lines.join("\n")}\n`);
 }
 
 export const scoreCommand = new Command("score")

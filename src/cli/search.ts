@@ -1,9 +1,10 @@
 import { Command } from "commander";
 import { Embedder, SearchIndex } from "../search/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { examples, number } from "./options.js";
+import { modelFor } from "./model.js";
+import { countOption, examples, threadsOption } from "./options.js";
 import { interruptible } from "./progress.js";
-import { Reporter, bar, count } from "./terminal.js";
+import { Reporter, count, print } from "./terminal.js";
 
 interface SearchCommand {
   readonly model: string;
@@ -17,13 +18,15 @@ interface SearchCommand {
 async function searchFolder(folder: string, query: string, command: SearchCommand): Promise<void> {
   const { model, topK, index: file, cache, threads, json = false } = command;
   const report = await Reporter.create(false);
-  using embedder = await Embedder.load(model, { runtime: createRuntime({ threads }) });
+  using embedder = await Embedder.load(await modelFor(model, "used for embedding"), {
+    runtime: createRuntime({ threads }),
+  });
   const index = await interruptible((signal) =>
     SearchIndex.open(folder, embedder, {
       cache: cache ? file : null,
       signal,
       onProgress: (done, total) => {
-        if (!json) report.progress(`${bar(done / total)} ${count(done)} of ${count(total)} passages`, {});
+        if (!json) report.progress(`${count(done)} of ${count(total)} passages`, {}, done / total);
       },
     }),
   );
@@ -31,7 +34,7 @@ async function searchFolder(folder: string, query: string, command: SearchComman
   const { embedded, removed, files, passages, skipped } = index.report;
   const hits = await index.search(query, { topK });
   if (json) {
-    process.stdout.write(`${JSON.stringify({ query, hits, index: index.report })}\n`);
+    print(`${JSON.stringify({ query, hits, index: index.report })}\n`);
     return;
   }
   report.say(
@@ -40,7 +43,7 @@ async function searchFolder(folder: string, query: string, command: SearchComman
   );
   for (const { file: name, firstLine, lastLine, score, text } of hits) {
     const shown = text.length > 240 ? `${text.slice(0, 240).trimEnd()} …` : text;
-    process.stdout.write(
+    print(
       `\n${name}:${firstLine}${lastLine > firstLine ? `-${lastLine}` : ""}  ${score.toFixed(3)}\n` +
         `${shown.replace(/^/gm, "    ")}\n`,
     );
@@ -51,11 +54,14 @@ export const searchCommand = new Command("search")
   .description("the passages of a folder's text files that are nearest in meaning to a query")
   .argument("<folder>", "folder of text files; hidden ones are left out")
   .argument("<query>", "what to look for, in words")
-  .requiredOption("--model <folder>", "an encoder that embeds sentences, such as all-MiniLM-L6-v2")
-  .option("--top-k <n>", "passages to show", number, 5)
-  .option("--index <file>", "where the vectors are kept; default: .lineage-search.safetensors in the folder")
+  .requiredOption("--model <place>", "an encoder that embeds sentences, such as all-MiniLM-L6-v2")
+  .addOption(countOption("topK", "passages to show", 5))
+  .option(
+    "--index <file>",
+    "where the vectors are cached (default: .lineage-search.safetensors in the folder)",
+  )
   .option("--no-cache", "keep no vectors")
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(threadsOption())
   .option("--json", "one JSON object")
   .addHelpText(
     "after",

@@ -11,9 +11,37 @@ function coloured({ NO_COLOR, FORCE_COLOR, TERM }: NodeJS.ProcessEnv): boolean {
 
 export const colors = picocolors.createColors(coloured(process.env));
 
+/** What a terminal obeys instead of showing it; line feeds and tabs are left. */
+const control = /[^\P{Cc}\t\n]/gu;
+/** The colours and weights of `colors`, which are the only commands that reach a terminal. */
+const ownStyle = /^.\[(?:1|2|22|3[1-69])m/u;
+
+/**
+ * A text as a terminal may have it: names, metadata and what models write can hold characters that move its cursor, change
+ * its title or hide what follows. They are shown as JSON writes them, `\u001b`. The access token of a hub is left out.
+ */
+export function printable(text: string): string {
+  const token = process.env["HF_TOKEN"]?.trim();
+  const safe = token ? text.replaceAll(token, "(HF_TOKEN)") : text;
+  return safe
+    .replace(/\r\n/g, "\n")
+    .replace(control, (character, offset: number, whole: string) =>
+      character === "\u001b" && ownStyle.test(whole.slice(offset, offset + 5))
+        ? character
+        : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+    );
+}
+
+/** Everything that a command prints passes one of these two: answers go to standard output, all else to standard error. */
+export const print = (text: string): void => void process.stdout.write(printable(text));
+export const tell = (text: string): void => void process.stderr.write(printable(text));
+
+/** Milliseconds between two lines of progress where there is no terminal: a log file keeps each of them. */
+const logInterval = 30_000;
+
 /** Where a command reports: a line that renews itself on a terminal, one JSON object a line for programs. */
 export class Reporter {
-  private lastLine = 0;
+  private lastLine = performance.now();
 
   private constructor(
     private readonly json: boolean,
@@ -30,20 +58,23 @@ export class Reporter {
 
   /** A fact worth keeping on the screen. */
   say(message: string, data: Record<string, unknown> = {}): void {
-    if (this.json) process.stdout.write(`${JSON.stringify({ message, ...data })}\n`);
+    if (this.json) print(`${JSON.stringify({ message, ...data })}\n`);
     else {
       this.live?.clear();
-      process.stderr.write(`${message}\n`);
+      tell(`${message}\n`);
     }
   }
 
-  /** The state of something that goes on. Without a terminal it appears every few seconds. */
-  progress(message: string, data: Record<string, unknown>): void {
-    if (this.json) process.stdout.write(`${JSON.stringify(data)}\n`);
-    else if (this.live) this.live(message);
-    else if (performance.now() - this.lastLine > 5000) {
+  /**
+   * The state of something that goes on.
+   * @param share how much of it is done, from 0 to 1: a terminal shows it as a bar
+   */
+  progress(message: string, data: Record<string, unknown>, share?: number): void {
+    if (this.json) print(`${JSON.stringify(data)}\n`);
+    else if (this.live) this.live(printable(share === undefined ? message : `${bar(share)} ${message}`));
+    else if (performance.now() - this.lastLine > logInterval) {
       this.lastLine = performance.now();
-      process.stderr.write(`${message}\n`);
+      tell(`${message}\n`);
     }
   }
 
@@ -62,7 +93,7 @@ export function duration(seconds: number): string {
 }
 
 /** `[████░░░░]` */
-export function bar(fraction: number, width = 24): string {
+function bar(fraction: number, width = 24): string {
   const full = Math.round(Math.min(1, fraction) * width);
   return colors.cyan("█".repeat(full)) + colors.dim("░".repeat(width - full));
 }

@@ -48,3 +48,12 @@ export async function readTexts({
 /** Lines of standard input as they come. */
 export const stdinLines = (): AsyncIterable<string> =>
   createInterface({ input: process.stdin, crlfDelay: Infinity });
+
+/** All of standard input, without the line break at its end. */
+export async function readInput(): Promise<string> {
+  const parts: Buffer[] = [];
+  for await (const part of process.stdin) parts.push(part as Buffer);
+  return Buffer.concat(parts)
+    .toString("utf8")
+    .replace(/\r?\n$/, "");
+}

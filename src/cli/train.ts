@@ -1,12 +1,20 @@
-import { Command, Option } from "commander";
+import { Command, type Option } from "commander";
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { systemsOfKind } from "../models/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
-import { type TrainRequest, type TrainResult, resumeTraining, train } from "../tasks/index.js";
-import { deviceOption, examples, number, withTrainingOptions } from "./options.js";
+import {
+  type TrainRequest,
+  type TrainResult,
+  resumeTraining,
+  smallSizes,
+  train,
+  trainOptions,
+} from "../tasks/index.js";
+import { countOption, deviceOption, examples, libraryOptions, option } from "./options.js";
 import { interruptible, progressObserver } from "./progress.js";
-import { Reporter, bar } from "./terminal.js";
-import { tellEnd } from "./training.js";
+import { Reporter } from "./terminal.js";
+import { addRunOptions, tellEnd } from "./training.js";
 
 interface TrainCommand {
   readonly out: string;
@@ -89,10 +97,8 @@ export async function runTrain(
         },
         onTokenized: (characters: number, total: number) => {
           const share = characters / total;
-          report.progress(`${bar(share)} tokenizing: ${Math.floor(share * 100)}%`, {
-            tokenizedCharacters: characters,
-            characters: total,
-          });
+          const state = { tokenizedCharacters: characters, characters: total };
+          report.progress(`tokenizing: ${Math.floor(share * 100)}%`, state, share);
         },
         observer: progressObserver(report),
       };
@@ -110,30 +116,60 @@ export async function runTrain(
   }
 }
 
-const command = new Command("train")
-  .description("train a model from scratch on a text file")
-  .option("--data <file>", 'UTF-8 text, or "stories" for the embedded corpus')
-  .option("--out <folder>", "checkpoint folder; default: runs/ and the model's name")
-  .option("--model <name>", decoders.map(({ name }) => name).join(", "), "gpt2")
-  .option("--tokenizer <kind>", "bpe, characters, or a folder with a tokenizer", "bpe")
-  .option("--vocab-size <n>", "tokens that bpe learns", number)
-  .option("--context <n>", "tokens that the model sees at once", number)
-  .option("--packing <kind>", "blocks of one long text (default), or documents, none of which sees another")
-  .option("--workers <n>", "worker threads that share the micro-batches of a step", number)
-  .option("--optimizer <name>", "adamw, sgd or adafactor")
-  .option("--schedule <name>", "constant, linear, cosine or inverse-root")
-  .option("--beta2 <x>", "AdamW's memory of squared gradients", number)
-  .option("--validation <p>", "share of the text that is held out", number)
-  .option("--ema <decay>", "evaluate and save the moving average of the weights", number)
-  .addOption(deviceOption());
-for (const [option, { help, flag, owners }] of ownOptions) {
-  // Every trained system takes --dropout in its help; which ones have it is said when it is given.
-  if (option === "dropout") continue;
-  const own = new Option(`--${dashed(option)}${flag ? "" : " <n>"}`, `${owners.join(", ")}: ${help}`);
-  command.addOption(flag ? own : own.argParser(number));
-}
+const of = libraryOptions(trainOptions.shape);
+const size = (name: keyof typeof sizeOptions, help: string): Option =>
+  countOption(name, help, undefined, { usual: String(smallSizes[sizeOptions[name]]) });
 
-export const trainCommand = withTrainingOptions(command)
+export const trainCommand = new Command("train")
+  .description("train a model from scratch on a text file")
+  .optionsGroup("Data:")
+  .addOption(of("data", "<file>", 'UTF-8 text, or "stories" for the embedded corpus'))
+  .addOption(of("validation", "<p>", "share of the text that is held out"))
+  .addOption(
+    of(
+      "tokenizer",
+      "<kind>",
+      "bpe (the system's own, learned from the text), characters, or a folder with a tokenizer",
+    ),
+  )
+  .addOption(of("vocabSize", "<n>", "tokens that bpe learns"))
+  .addOption(
+    of(
+      "packing",
+      "<kind>",
+      "rows are blocks of one long text, or whole documents between which attention never crosses",
+    ),
+  )
+  .optionsGroup("Model:")
+  .addOption(
+    option("model", "<name>", "which system", z.enum(decoders.map(({ name }) => name)).default("gpt2")),
+  )
+  .addOption(size("context", "tokens that the model sees at once"))
+  .addOption(size("layers", "layers"))
+  .addOption(size("hidden", "width of the hidden states"))
+  .addOption(size("heads", "attention heads"));
+for (const [name, { help, flag, owners }] of ownOptions)
+  trainCommand.addOption(
+    flag
+      ? option(name, undefined, `${owners.join(", ")}: ${help}`)
+      : option(name, "<n>", `${owners.join(", ")}: ${help}`, z.number()),
+  );
+addRunOptions(trainCommand, of, {
+  usualWarmup: "a tenth of the steps, 100 at most",
+  usualLearningRate: "1e-3; sgd 0.1, adafactor 1e-2",
+  usualWeightDecay: "0.1; sgd and adafactor 0",
+  out: undefined,
+  more: [
+    of("optimizer", "<name>", "what updates the weights"),
+    of("schedule", "<name>", "of the learning rate"),
+    of("beta2", "<x>", "AdamW's memory of squared gradients"),
+    of("ema", "<decay>", "evaluate and save the moving average of the weights", {
+      usual: "the weights themselves",
+    }),
+  ],
+})
+  .addOption(of("workers", "<n>", "worker threads that share the micro-batches of a step", { usual: "none" }))
+  .addOption(deviceOption())
   .addHelpText(
     "after",
     examples(

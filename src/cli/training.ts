@@ -1,5 +1,7 @@
+import type { Command, Option } from "commander";
 import { z } from "zod";
 import { RunFolder, type TrainingResult } from "../training/index.js";
+import { type libraryOptions, threadsOption } from "./options.js";
 import { interruptible } from "./progress.js";
 import { Reporter, colors } from "./terminal.js";
 
@@ -76,4 +78,47 @@ export function tellEnd(
   if (result.outcome === "stopped early")
     report.say(`stopped early: ${options.patience} evaluations without a better held-out loss`);
   report.say(`${colors.green("done")}: ${path} holds ${made(result.best ?? NaN)}`, { ...result });
+}
+
+/** Adds to a command's options those of how a model is trained and of the run. */
+export function addRunOptions(
+  command: Command,
+  of: ReturnType<typeof libraryOptions>,
+  {
+    usualWarmup,
+    usualLearningRate,
+    usualWeightDecay,
+    out,
+    more = [],
+  }: {
+    readonly usualWarmup: string;
+    readonly usualLearningRate?: string;
+    readonly usualWeightDecay?: string;
+    readonly out: string | undefined;
+    readonly more?: readonly Option[];
+  },
+): Command {
+  command
+    .optionsGroup("Training:")
+    .addOption(of("batch", "<n>", "rows of a micro-batch"))
+    .addOption(of("accumulate", "<n>", "micro-batches of a step"))
+    .addOption(of("steps", "<n>", "steps to train"))
+    .addOption(of("learningRate", "<x>", "peak of the schedule", { usual: usualLearningRate }))
+    .addOption(of("warmup", "<n>", "steps of rising learning rate", { usual: usualWarmup }))
+    .addOption(of("weightDecay", "<x>", "decay of matrices", { usual: usualWeightDecay }))
+    .addOption(of("clip", "<x>", "limit of the gradient norm"));
+  for (const option of more) command.addOption(option);
+  return command
+    .addOption(of("evalEvery", "<n>", "steps between evaluations"))
+    .addOption(
+      of("patience", "<n>", "end after this many evaluations without a better held-out loss", {
+        usual: "never",
+      }),
+    )
+    .addOption(of("seed", "<n>", "everything random follows from it"))
+    .optionsGroup("Run:")
+    .option("--out <folder>", `checkpoint folder (default: ${out ?? "runs/ and the model's name"})`, out)
+    .option("--resume", "go on with the run in --out; its own options apply")
+    .option("--json", "one JSON object a line, for programs")
+    .addOption(threadsOption());
 }

@@ -18,6 +18,7 @@ export {
   train,
   trainObjective,
   trainOptions,
+  smallSizes,
 } from "./train.js";
 export * from "./unilm-generator.js";
 export * from "./target-writer.js";

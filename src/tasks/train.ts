@@ -353,7 +353,8 @@ function packedData(tokens: TokenizedCorpus, tokenizer: Tokenizer, context: numb
   return { training, validation: documentsIn(tokens.validation, endOfTextId, context) };
 }
 
-const smallSizes = { contextLength: 128, hiddenSize: 128, numLayers: 4, numHeads: 4 };
+/** Sizes where nothing is chosen and nothing published. */
+export const smallSizes = { contextLength: 128, hiddenSize: 128, numLayers: 4, numHeads: 4 };
 
 /** What a person chose of a model, small sizes where nothing was, and what a system's own options are for such a model. */
 function sizesOf(system: DecoderSystem, { sizes }: TrainOptions): Readonly<Record<string, unknown>> {

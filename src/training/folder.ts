@@ -3,6 +3,7 @@ import { mkdir } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import type { z } from "zod";
+import { problemsOf } from "../base/check.js";
 import { LineageError } from "../base/errors.js";
 import { readJson, storageError, writeJson } from "../base/files.js";
 import { settleFolder } from "../base/folders.js";
@@ -90,8 +91,7 @@ async function readOptions<Options>(
 export function parseOptions<Options>(schema: z.ZodType<Options>, given: unknown): Options {
   const parsed = schema.safeParse(given);
   if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map(({ path: place, message }) => `${place.join(".")}: ${message}`);
-  throw new LineageError("argument", `the options do not fit: ${problems.join("; ")}`);
+  throw new LineageError("argument", `the options do not fit: ${problemsOf(parsed.error, given)}`);
 }
 
 /** A folder that no other process may use until it is released. */

@@ -1,12 +1,15 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, readdir, rm, truncate, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, readdir, rm, truncate, writeFile } from "node:fs/promises";
 import module from "node:module";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { z } from "zod";
+import { pretrainOptions } from "../../src/cli/pretrain.js";
+import { finetuneOptions, trainOptions } from "../../src/tasks/index.js";
 import { pngOf } from "../../src/training/png.js";
-import { environment, lineage, main } from "../support/cli.js";
+import { environment, lineage, main, spawned } from "../support/cli.js";
 
 let folder = "";
 let text = "";
@@ -25,12 +28,16 @@ const small = [
   "--batch",
   "4",
 ];
+/** Workers run built code, so that a command with them has a process of its own. */
+const runIn = (options: readonly string[]) =>
+  options.includes("--workers") ? (...args: string[]) => Promise.resolve(spawned(args)) : lineage;
+
 beforeAll(async () => {
   folder = await mkdtemp(path.join(os.tmpdir(), "lineage naïve folder "));
   text = path.join(folder, "my text.txt");
   run = path.join(folder, "run é");
   await writeFile(text, "the cat sat on the mat and the dog sat on the log.\n".repeat(60));
-  const trained = lineage(
+  const trained = await lineage(
     "train",
     "--data",
     text,
@@ -49,9 +56,9 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 describe("lineage", () => {
-  it("colours its errors on a terminal or where it is asked to, never against NO_COLOR", () => {
+  it("colours its errors on a terminal or where it is asked to, never against NO_COLOR", async () => {
     const stderr = (extra: NodeJS.ProcessEnv) =>
-      spawnSync(process.execPath, [main, "generate", "--checkpoint", "nowhere"], {
+      spawnSync(process.execPath, [main, "generate", "--model", "nowhere"], {
         encoding: "utf8",
         env: { ...environment, ...extra },
       }).stderr;
@@ -64,7 +71,11 @@ describe("lineage", () => {
     const manifest = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8")) as {
       version: string;
     };
-    expect(lineage("--version")).toMatchObject({ stdout: `${manifest.version}\n`, stderr: "", status: 0 });
+    expect(await lineage("--version")).toMatchObject({
+      stdout: `${manifest.version}\n`,
+      stderr: "",
+      status: 0,
+    });
   });
 
   it("keeps what Node compiled for the next start, where Node can and may", async () => {
@@ -80,30 +91,30 @@ describe("lineage", () => {
     }
   });
 
-  it("teaches: every command has examples", () => {
+  it("teaches: every command has examples", async () => {
     for (const command of [[], ["train"], ["generate"], ["eval"], ["export"]]) {
-      const { stdout, status } = lineage(...command, "--help");
+      const { stdout, status } = await lineage(...command, "--help");
       expect(status).toBe(0);
       expect(stdout, command.join()).toMatch(/Examples:\n {2}lineage /);
     }
   });
 
-  it("knows each command of its help by its name", () => {
+  it("knows each command of its help by its name", async () => {
     const names = Array.from(
-      lineage("--help").stdout.matchAll(/^ {2}([a-z-]+) \[options\]/gm),
+      (await lineage("--help")).stdout.matchAll(/^ {2}([a-z-]+) \[options\]/gm),
       ([, name]) => name!,
     );
-    expect(names).toHaveLength(16);
+    expect(names).toHaveLength(19);
     for (const name of names)
-      expect(lineage(name, "--help").stdout).toMatch(new RegExp(`^Usage: lineage ${name} `));
+      expect((await lineage(name, "--help")).stdout).toMatch(new RegExp(`^Usage: lineage ${name} `));
   });
 
-  it("answers what is no command with the nearest one, and not with what every object has", () => {
-    expect(lineage("trian")).toMatchObject({
+  it("answers what is no command with the nearest one, and not with what every object has", async () => {
+    expect(await lineage("trian")).toMatchObject({
       stderr: "error: unknown command 'trian'\n(Did you mean train?)\n",
       status: 1,
     });
-    expect(lineage("constructor")).toMatchObject({
+    expect(await lineage("constructor")).toMatchObject({
       stderr: "error: unknown command 'constructor'\n",
       status: 1,
     });
@@ -132,36 +143,81 @@ describe("lineage", () => {
     if (png) expect((await readFile(path.join(run, "loss.png"))).equals(png)).toBe(true);
   });
 
-  it("writes the same text for the same seed, and counts it", () => {
-    const write = () =>
+  it("writes the same text for the same seed, and counts it", async () => {
+    const write = async () =>
       JSON.parse(
-        lineage("generate", "--checkpoint", run, "--prompt", "the ", "--max-new-tokens", "10", "--json")
+        (await lineage("generate", "--model", run, "--prompt", "the ", "--max-new-tokens", "10", "--json"))
           .stdout,
       ) as Record<string, unknown>;
-    const first = write();
+    const first = await write();
     expect(first).toMatchObject({ prompt: "the ", promptTokens: 4, newTokens: 10, finish: "length" });
-    expect(write()["text"]).toBe(first["text"]);
+    expect((await write())["text"]).toBe(first["text"]);
   });
 
-  it("writes the same most probable text when it guesses ahead, and counts the guesses", () => {
-    const write = (...more: string[]) =>
+  it("continues what standard input gives it", () => {
+    for (const more of [[], ["--prompt", "-"]]) {
+      const args = ["generate", "--model", run, ...more, "--max-new-tokens", "2", "--json"];
+      const { stdout } = spawned(args, { input: "the cat\n" });
+      expect(JSON.parse(stdout)).toMatchObject({ prompt: "the cat", promptTokens: 7, newTokens: 2 });
+    }
+  });
+
+  it("lets no character reach a terminal that it would obey, nor the token of a hub", async () => {
+    const { stderr } = await lineage("generate", "--model", "no\u001b[2Jwhere\u009b", "--prompt", "a");
+    expect(stderr).toContain("no\\u001b[2Jwhere\\u009b");
+    expect(stderr).not.toMatch(/[^\P{Cc}\n]/u);
+    const env = { HF_TOKEN: "hf_secret\nsecond" };
+    const pulled = spawned(["pull", "some/model"], { env });
+    expect(pulled.stderr).toMatch(/^error: HF_TOKEN holds /);
+    expect(pulled.stderr).not.toContain("hf_secret");
+  });
+
+  it("shows and removes pulled models", async () => {
+    const cache = path.join(folder, "cache");
+    await mkdir(path.join(cache, "org--name"), { recursive: true });
+    await writeFile(path.join(cache, "org--name", ".lineage-pull.json"), '{"name":"org/name"}');
+    expect((await lineage("list", "--cache", cache)).stdout).toMatch(/^org\/name /);
+    expect((await lineage("rm", "org/nmae", "--cache", cache)).stderr).toContain("did you mean org/name?");
+    expect((await lineage("rm", "org/name", "--cache", cache)).status).toBe(0);
+    expect(await readdir(cache)).toEqual([]);
+  });
+
+  it("shows the default of every option that has one", async () => {
+    for (const [command, schema] of [
+      ["train", trainOptions],
+      ["finetune", finetuneOptions],
+      ["pretrain", pretrainOptions],
+    ] as const) {
+      const help = (await lineage(command, "--help")).stdout.replace(/\s+/g, " ");
+      for (const [name, field] of Object.entries(schema.shape)) {
+        const flag = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} <`;
+        if (!(field instanceof z.ZodDefault) || !help.includes(flag)) continue;
+        expect(help.slice(help.indexOf(flag), help.indexOf(flag) + 250)).toContain("(default: ");
+      }
+    }
+  });
+
+  it("writes the same most probable text when it guesses ahead, and counts the guesses", async () => {
+    const write = async (...more: string[]) =>
       JSON.parse(
-        lineage(
-          "generate",
-          "--model",
-          run,
-          "--prompt",
-          "the cat sat",
-          "--temperature",
-          "0",
-          "--json",
-          ...more,
+        (
+          await lineage(
+            "generate",
+            "--model",
+            run,
+            "--prompt",
+            "the cat sat",
+            "--temperature",
+            "0",
+            "--json",
+            ...more,
+          )
         ).stdout,
       ) as { text: string; speculation?: { drafted: number; accepted: number } };
-    const plain = write();
+    const plain = await write();
     expect(plain.speculation).toBeUndefined();
     for (const drafter of ["lookup", run]) {
-      const guessed = write("--speculative", drafter);
+      const guessed = await write("--speculative", drafter);
       expect(guessed.text).toBe(plain.text);
       expect(guessed.speculation!.drafted).toBeGreaterThan(0);
     }
@@ -170,9 +226,9 @@ describe("lineage", () => {
   it.each([
     ["llama", ["--key-value-heads", "1"]],
     ["mistral", ["--window", "5"]],
-  ])("trains a %s that generate reads", (model, more) => {
+  ])("trains a %s that generate reads", async (model, more) => {
     const out = path.join(folder, model);
-    const trained = lineage(
+    const trained = await lineage(
       ...["train", "--model", model, "--data", text, "--out", out, ...small, ...more],
       ...["--steps", "40", "--eval-every", "40", "--learning-rate", "0.01", "--json"],
     );
@@ -182,19 +238,19 @@ describe("lineage", () => {
       .split("\n")
       .flatMap((line) => (JSON.parse(line) as { loss?: number }).loss ?? []);
     expect(losses.at(-1)!).toBeLessThan(losses[0]! - 0.5);
-    const { stdout } = lineage("generate", "--model", out, "--prompt", "the", "--json");
+    const { stdout } = await lineage("generate", "--model", out, "--prompt", "the", "--json");
     expect(JSON.parse(stdout)).toMatchObject({ promptTokens: 3, finish: "context" });
   });
 
-  it("tells the perplexity of a text", () => {
-    const { stdout, status } = lineage("eval", "--checkpoint", run, "--data", text, "--json");
+  it("tells the perplexity of a text", async () => {
+    const { stdout, status } = await lineage("eval", "--model", run, "--data", text, "--json");
     expect(status).toBe(0);
     expect((JSON.parse(stdout) as { perplexity: number }).perplexity).toBeLessThan(20);
   });
 
   it.each(["sgd", "adafactor"])("trains with %s, and resumes it", async (optimizer) => {
     const out = path.join(folder, optimizer);
-    const { stdout, status } = lineage(
+    const { stdout, status } = await lineage(
       ...["train", "--data", text, "--out", out, ...small, "--steps", "30", "--eval-every", "10"],
       ...["--optimizer", optimizer, "--json"],
     );
@@ -213,7 +269,7 @@ describe("lineage", () => {
     const memory = records.find((record) => record["memory"])!["memory"] as Record<string, number>;
     const moments = { sgd: 1, adafactor: 0.2 }[optimizer]!;
     expect(memory["optimizer"]! / memory["weights"]!).toBeLessThanOrEqual(moments);
-    expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+    expect((await lineage("train", "--resume", "--out", out)).status).toBe(0);
   });
 
   it("packs documents that do not see one another, in every architecture, and resumes", async () => {
@@ -230,7 +286,7 @@ describe("lineage", () => {
     ] as const) {
       const out = path.join(folder, `packed ${model} ${more.length}`);
       const sizes = ["--vocab-size", "270", "--layers", "1", "--hidden", "32", "--heads", "2"];
-      const { stdout, stderr, status } = lineage(
+      const { stdout, stderr, status } = await runIn(more)(
         ...[
           "train",
           "--data",
@@ -253,7 +309,7 @@ describe("lineage", () => {
       // What is guessed blindly costs log(270).
       expect(best).toBeLessThan(Math.log(270) - 1);
       losses.push(best);
-      expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+      expect((await lineage("train", "--resume", "--out", out)).status).toBe(0);
     }
     expect(losses[1]! / losses[0]!).toBeCloseTo(1, 4);
   });
@@ -262,9 +318,9 @@ describe("lineage", () => {
     const losses = async (name: string, ...args: string[]) => {
       const out = path.join(folder, name);
       const steps = ["--steps", "6", "--eval-every", "6", "--seed", "5"];
-      expect(lineage("train", "--data", text, "--out", out, ...small, ...args, ...steps).stderr).not.toMatch(
-        "error",
-      );
+      expect(
+        (await runIn(args)("train", "--data", text, "--out", out, ...small, ...args, ...steps)).stderr,
+      ).not.toMatch("error");
       return (await readFile(path.join(out, "metrics.jsonl"), "utf8"))
         .trim()
         .split("\n")
@@ -299,7 +355,7 @@ describe("lineage", () => {
       "--json",
     ];
     const whole = path.join(folder, "whole");
-    expect(lineage("train", "--out", whole, ...args).status).toBe(0);
+    expect((await lineage("train", "--out", whole, ...args)).status).toBe(0);
     const out = path.join(folder, "interrupted");
     const child = spawn(process.execPath, [main, "train", "--out", out, ...args], { env: environment });
     let seen = "";
@@ -311,46 +367,46 @@ describe("lineage", () => {
       });
       child.on("exit", resolve);
     });
-    expect(code).toBe(0);
+    expect(code).toBe(130);
     expect((await losses(out)).length).toBeLessThan(400);
-    expect(lineage("train", "--resume", "--out", out, "--json").status).toBe(0);
+    expect((await lineage("train", "--resume", "--out", out, "--json")).status).toBe(0);
     expect(await losses(out)).toEqual(await losses(whole));
   });
 });
 
 describe("lineage refuses in one sentence, with a non-zero exit:", () => {
-  const refused = (args: string[], message: string | RegExp) => {
-    const { stderr, status } = lineage(...args);
+  const refused = async (args: string[], message: string | RegExp) => {
+    const { stderr, status } = await lineage(...args);
     expect(stderr).toMatch(message);
     expect(stderr.trim().split("\n").at(-1)).toMatch(/^error: /);
     expect(stderr).not.toMatch(/\n\s+at /);
     expect(status).toBe(1);
   };
 
-  it("a checkpoint that is not there", () => {
-    refused(
-      ["generate", "--checkpoint", path.join(folder, "nowhere")],
-      "nowhere: there is no such file or folder",
+  it("a checkpoint that is not there", async () => {
+    await refused(
+      ["generate", "--model", path.join(folder, "nowhere"), "--prompt", "a"],
+      /there is no .*nowhere; a model is a folder/,
     );
   });
 
   it("a damaged checkpoint", async () => {
     const broken = path.join(folder, "broken");
-    lineage("train", "--data", text, "--out", broken, ...small, "--steps", "2", "--json");
+    await lineage("train", "--data", text, "--out", broken, ...small, "--steps", "2", "--json");
     await truncate(path.join(broken, "model.safetensors"), 5000);
-    refused(
-      ["generate", "--checkpoint", broken, "--prompt", "a"],
+    await refused(
+      ["generate", "--model", broken, "--prompt", "a"],
       /model\.safetensors: .*(cut short|outside the file)/,
     );
   });
 
   it("a tokenizer that is too large for the model", async () => {
     const broken = path.join(folder, "other tokenizer");
-    lineage("train", "--data", text, "--out", broken, ...small, "--steps", "2", "--json");
+    await lineage("train", "--data", text, "--out", broken, ...small, "--steps", "2", "--json");
     const file = path.join(broken, "config.json");
     await writeFile(file, (await readFile(file, "utf8")).replace(/"vocab_size": \d+/, '"vocab_size": 5'));
-    refused(
-      ["generate", "--checkpoint", broken, "--prompt", "a"],
+    await refused(
+      ["generate", "--model", broken, "--prompt", "a"],
       /the tokenizer of .* has \d+ tokens, but the model has embeddings for 5/,
     );
   });
@@ -358,44 +414,47 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
   it("an empty corpus, and one shorter than the context", async () => {
     const file = path.join(folder, "empty.txt");
     await writeFile(file, " \n");
-    refused(
+    await refused(
       ["train", "--data", file, "--out", path.join(folder, "e")],
       "is empty: there is nothing to learn from",
     );
     await writeFile(file, "too short");
-    refused(
+    await refused(
       ["train", "--data", file, "--out", path.join(folder, "f"), ...small],
       /which make 0 rows of 16 tokens/,
     );
   });
 
-  it("a prompt longer than the context", () => {
-    refused(
-      ["generate", "--checkpoint", run, "--prompt", "the cat sat on the mat and the dog"],
+  it("a prompt longer than the context", async () => {
+    await refused(
+      ["generate", "--model", run, "--prompt", "the cat sat on the mat and the dog"],
       "the prompt has 34 tokens, but the context holds 16",
     );
   });
 
-  it("a second run in the same folder", () => {
-    refused(
+  it("a second run in the same folder", async () => {
+    await refused(
       ["train", "--data", text, "--out", run],
       "already holds a training run; continue it with --resume",
     );
   });
 
-  it("a model that generate was not given, and parts that an architecture does not have", () => {
-    expect(lineage("generate").stderr).toMatch(/^error: generate needs --model FOLDER/);
-    const refused = (...more: string[]) =>
-      lineage("train", "--data", text, "--out", path.join(folder, "refused"), ...small, ...more).stderr;
-    expect(refused("--window", "4")).toContain("GPT-2 has no --window: mistral has it");
-    expect(refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no --dropout");
-    expect(refused("--model", "bert")).toContain("model");
+  it("a model that generate was not given, and parts that an architecture does not have", async () => {
+    expect((await lineage("generate")).stderr).toMatch(
+      /^error: required option '--model <place>' not specified/,
+    );
+    const refused = async (...more: string[]) =>
+      (await lineage("train", "--data", text, "--out", path.join(folder, "refused"), ...small, ...more))
+        .stderr;
+    expect(await refused("--window", "4")).toContain("GPT-2 has no --window: mistral has it");
+    expect(await refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no --dropout");
+    expect(await refused("--model", "bert")).toContain('--model must be gpt2, llama, mistral or qwen2, not "bert"');
   });
 
-  it("to pack a text that is one document, or by a tokenizer that ends none", () => {
+  it("to pack a text that is one document, or by a tokenizer that ends none", async () => {
     const pack = ["train", "--data", text, "--out", path.join(folder, "one"), "--packing", "documents"];
-    refused(pack, "is one document; write <|endoftext|> between documents to pack them");
-    refused(
+    await refused(pack, "is one document; write <|endoftext|> between documents to pack them");
+    await refused(
       [...pack, "--tokenizer", "characters"],
       "a token that ends one, which this tokenizer does not have",
     );
@@ -415,24 +474,24 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
       });
     });
     try {
-      refused(["train", "--data", text, "--out", out], "another process is training in");
+      await refused(["train", "--data", text, "--out", out], /another process .*is training in/);
     } finally {
       child.kill("SIGINT");
     }
-    expect(await ended).toBe(0);
+    expect(await ended).toBe(130);
   });
 
   it("a text that is not UTF-8", async () => {
     const file = path.join(folder, "latin1.txt");
     await writeFile(file, Buffer.from([0x63, 0x61, 0x66, 0xe9, 0x0a]));
-    refused(["train", "--data", file, "--out", path.join(folder, "h")], "the text is not UTF-8");
-    refused(["eval", "--model", run, "--data", file], "the text is not UTF-8");
+    await refused(["train", "--data", file, "--out", path.join(folder, "h")], "the text is not UTF-8");
+    await refused(["eval", "--model", run, "--data", file], "the text is not UTF-8");
   });
 
-  it("a model that does not fit into memory, before anything is loaded", () => {
+  it("a model that does not fit into memory, before anything is loaded", async () => {
     const huge = ["--hidden", "65536", "--heads", "64", "--layers", "80"];
     const out = path.join(folder, "huge");
-    refused(
+    await refused(
       ["train", "--data", text, "--out", out, ...small, ...huge],
       /GPT-2 and a batch of 4 x 16 tokens need [\d.]+ TB of memory, but [\d.]+ [GM]B are free; use a smaller batch/,
     );
@@ -442,13 +501,13 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     const out = path.join(folder, "diverging");
     const args = ["--data", text, "--out", out, ...small, "--eval-every", "1", "--warmup", "0"];
     const steep = ["--steps", "40", "--optimizer", "sgd", "--learning-rate", "1e18", "--clip", "1e30"];
-    refused(
+    await refused(
       ["train", ...args, ...steep],
       /step \d+: .*loss is (NaN|Infinity)(.|\n)*(keeps the checkpoint of step \d+|nothing had been saved)/,
     );
     expect(existsSync(path.join(out, "metrics.jsonl"))).toBe(true);
     if (existsSync(path.join(out, "model.safetensors")))
-      expect(lineage("eval", "--model", out, "--data", text).status).toBe(0);
+      expect((await lineage("eval", "--model", out, "--data", text)).status).toBe(0);
   });
 
   it("a disk that is full, with what was written before as it was", async () => {
@@ -458,7 +517,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
         encoding: "utf8",
         env: environment,
       });
-    const first = lineage(
+    const first = await lineage(
       "train",
       "--data",
       text,
@@ -481,33 +540,68 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     );
     expect(status).toBe(1);
     expect(state.equals(await readFile(path.join(out, "training.safetensors")))).toBe(true);
-    expect(lineage("eval", "--model", out, "--data", text).status).toBe(0);
+    expect((await lineage("eval", "--model", out, "--data", text)).status).toBe(0);
     expect((await readdir(out)).filter((name) => name.endsWith(".tmp"))).toEqual([]);
-    expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+    expect((await lineage("train", "--resume", "--out", out)).status).toBe(0);
   });
 
   it("a run to resume that is not there, or is damaged", async () => {
-    refused(["train", "--resume", "--out", path.join(folder, "none")], "there is nothing to resume in");
+    await refused(["train", "--resume", "--out", path.join(folder, "none")], "there is nothing to resume in");
     const out = path.join(folder, "damaged run");
-    lineage("train", "--data", text, "--out", out, ...small, "--steps", "2", "--json");
+    await lineage("train", "--data", text, "--out", out, ...small, "--steps", "2", "--json");
     await truncate(path.join(out, "tokens", "training.bin"), 7);
-    refused(["train", "--resume", "--out", out], /training\.bin has 7 bytes, but its \d+ tokens take/);
+    await refused(["train", "--resume", "--out", out], /training\.bin has 7 bytes, but its \d+ tokens take/);
     await rm(path.join(out, "tokens"), { recursive: true });
-    expect(lineage("train", "--resume", "--out", out).status).toBe(0);
+    expect((await lineage("train", "--resume", "--out", out)).status).toBe(0);
     await truncate(path.join(out, "training.safetensors"), 3000);
-    refused(["train", "--resume", "--out", out], /training\.safetensors: /);
+    await refused(["train", "--resume", "--out", out], /training\.safetensors: /);
     await rm(path.join(out, "tokenizer.json"));
-    refused(["train", "--resume", "--out", out], "has no tokenizer");
+    await refused(["train", "--resume", "--out", out], "has no tokenizer");
   });
 
-  it("options out of range", () => {
-    refused(
-      ["train", "--data", text, "--out", path.join(folder, "g"), "--layers", "0"],
-      "--layers is 0: it must be a whole number of at least 1",
+  it("a value before anything is loaded, by the option's name as it is typed", async () => {
+    const generate = ["generate", "--model", path.join(folder, "nowhere"), "--prompt", "a"];
+    await refused(
+      [...generate, "--temperature", "-1"],
+      /^error: --temperature must be at least 0, not -1\n$/,
     );
-    refused(
-      ["generate", "--checkpoint", run, "--prompt", "a", "--top-p", "2"],
-      /topP must lie in \(0, 1\], not 2/,
+    await refused(
+      [...generate, "--max-new-tokens", "1.5"],
+      "--max-new-tokens must be a whole number, not 1.5",
+    );
+    await refused([...generate, "--regex", "("], "--regex: Invalid regular expression");
+    await refused(["train", "--learning-rate", "fast"], '--learning-rate must be a number, not "fast"');
+    await refused(["train", "--model", "gtp2"], "did you mean gpt2?");
+  });
+
+  it("a place where there is no model, with what is near it", async () => {
+    await refused(
+      ["generate", "--model", `${run}x`, "--prompt", "a"],
+      `there is no ${run}x; did you mean ${run}?`,
+    );
+    await refused(
+      ["generate", "--model", text, "--prompt", "a"],
+      "is neither a checkpoint folder nor a GGUF file",
+    );
+    await refused(["generate", "--model", folder, "--prompt", "a"], "it has no config.json; did you mean ");
+    const gguf = path.join(folder, "some.gguf");
+    await writeFile(gguf, "GGUF and more than eight bytes");
+    await refused(["embed", "--model", gguf, "a"], "is a GGUF file, which cannot be used for embedding");
+  });
+
+  it("an ending that no format has", async () => {
+    await refused(["convert", run, path.join(folder, "out.bin")], "nothing is written with the ending .bin");
+    expect(existsSync(path.join(folder, "out.bin"))).toBe(false);
+  });
+
+  it("options out of range", async () => {
+    await refused(
+      ["train", "--data", text, "--out", path.join(folder, "g"), "--layers", "0"],
+      "--layers must be above 0, not 0",
+    );
+    await refused(
+      ["generate", "--model", run, "--prompt", "a", "--top-p", "2"],
+      /^error: --top-p must be at most 1, not 2/,
     );
   });
 });

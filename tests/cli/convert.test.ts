@@ -42,8 +42,8 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-const convert = (...args: string[]) => {
-  const { stdout, stderr, status } = lineage("convert", ...args, "--threads", "1", "--json");
+const convert = async (...args: string[]) => {
+  const { stdout, stderr, status } = await lineage("convert", ...args, "--threads", "1", "--json");
   expect(stderr).toBe("");
   expect(status).toBe(0);
   return JSON.parse(stdout) as {
@@ -60,16 +60,16 @@ describe("convert", () => {
     ["F16", 1e-5],
     ["Q8_0", 1e-3],
     ["Q4_0", 0.5],
-  ])("writes a GGUF in %s and shows that it is the same model", (format, limit) => {
-    const result = convert(folder, at(`${format}.gguf`), "--format", format);
+  ])("writes a GGUF in %s and shows that it is the same model", async (format, limit) => {
+    const result = await convert(folder, at(`${format}.gguf`), "--format", format);
     expect(result.problems).toEqual([]);
     expect(result.meanDivergence).toBeLessThan(limit);
     expect(result.files!.specialIds.result.stop).toEqual([0, 5]);
   });
 
   it("comes back from a GGUF as safetensors, in shards of 16-bit floats", async () => {
-    convert(folder, at("again.gguf"), "--format", "F32");
-    const result = convert(at("again.gguf"), at("bf16"), "--dtype", "bfloat16", "--shard-size", "0.06");
+    await convert(folder, at("again.gguf"), "--format", "F32");
+    const result = await convert(at("again.gguf"), at("bf16"), "--dtype", "bfloat16", "--shard-size", "0.06");
     expect(result.meanDivergence).toBeLessThan(1e-3);
     const files = await openWeightFiles(at("bf16"));
     expect(files.length).toBeGreaterThan(1);
@@ -82,15 +82,15 @@ describe("convert", () => {
     const numbers = Object.values(weights.tensors).reduce((sum, { size }) => sum + size, 0);
     expect(index.metadata.total_size).toBe(2 * numbers);
     // A later save in one file takes the place of the shards.
-    convert(folder, at("bf16"), "--dtype", "float16");
+    await convert(folder, at("bf16"), "--dtype", "float16");
     expect(existsSync(at("bf16/model.safetensors.index.json"))).toBe(false);
     expect((await openWeightFiles(at("bf16"))).map(({ path: file }) => path.basename(file))).toEqual([
       "model.safetensors",
     ]);
   });
 
-  it("writes an ONNX whose own numbers give the same distributions", () => {
-    const result = convert(folder, at("model.onnx"));
+  it("writes an ONNX whose own numbers give the same distributions", async () => {
+    const result = await convert(folder, at("model.onnx"));
     expect(result.meanDivergence).toBeLessThan(1e-8);
     expect(result.tokens).toBeGreaterThan(50);
   });
@@ -120,38 +120,38 @@ describe("convert", () => {
       config,
     );
     await saveModel(at("ends"), { ...loaded, weights, tokenizer: named, stopIds: [0] });
-    const result = convert(at("ends"), at("ends.gguf"), "--format", "F32");
+    const result = await convert(at("ends"), at("ends.gguf"), "--format", "F32");
     expect(result.problems).toEqual([]);
     expect(result.files!.specialIds.result.stop).toEqual([0, id]);
   });
 
-  it("says what differs, for a person", () => {
-    const { stdout } = lineage("convert", folder, at("read.gguf"), "--threads", "1");
+  it("says what differs, for a person", async () => {
+    const { stdout } = await lineage("convert", folder, at("read.gguf"), "--threads", "1");
     expect(stdout).toContain("tied to the output: the same");
     expect(stdout).toContain("chat template  the same");
   });
 
   it("ends with one sentence where it cannot", async () => {
-    expect(lineage("convert", folder, folder).stderr).toContain("would replace its source");
-    expect(lineage("convert", at("absent.gguf"), at("x")).stderr).toMatch(
-      /^error: cannot read .*absent\.gguf: there is no such file/,
+    expect((await lineage("convert", folder, folder)).stderr).toContain("would replace its source");
+    expect((await lineage("convert", at("absent.gguf"), at("x"))).stderr).toMatch(
+      /^error: there is no .*absent\.gguf; /,
     );
     await writeFile(at("broken.gguf"), "GGUF but not really, and long enough");
-    expect(lineage("convert", at("broken.gguf"), at("x")).stderr).toMatch(/^error: .*broken\.gguf: /);
+    expect((await lineage("convert", at("broken.gguf"), at("x"))).stderr).toMatch(/^error: .*broken\.gguf: /);
     expect(await readdir(folder)).not.toContain("x");
   });
 });
 
 describe("inspect", () => {
-  it("counts the same numbers in every format of one model", () => {
-    const inspect = (place: string) =>
-      JSON.parse(lineage("inspect", place, "--json").stdout) as { parameters: number; kind: string };
-    const { parameters } = inspect(folder);
+  it("counts the same numbers in every format of one model", async () => {
+    const inspect = async (place: string) =>
+      JSON.parse((await lineage("inspect", place, "--json")).stdout) as { parameters: number; kind: string };
+    const { parameters } = await inspect(folder);
     expect(parameters).toBeGreaterThan(50_000);
-    expect(inspect(at("model.safetensors")).parameters).toBe(parameters);
-    convert(folder, at("counted.gguf"), "--format", "Q8_0");
-    expect(inspect(at("counted.gguf"))).toMatchObject({ parameters, kind: "GGUF, version 3" });
-    expect(lineage("inspect", at("counted.gguf")).stdout).toContain('general.architecture = "llama"');
-    expect(lineage("inspect", at("config.json")).stderr).toContain("is neither .gguf");
+    expect((await inspect(at("model.safetensors"))).parameters).toBe(parameters);
+    await convert(folder, at("counted.gguf"), "--format", "Q8_0");
+    expect(await inspect(at("counted.gguf"))).toMatchObject({ parameters, kind: "GGUF, version 3" });
+    expect((await lineage("inspect", at("counted.gguf"))).stdout).toContain('general.architecture = "llama"');
+    expect((await lineage("inspect", at("config.json"))).stderr).toContain("is neither .gguf");
   });
 });

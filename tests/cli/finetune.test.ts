@@ -26,7 +26,7 @@ beforeAll(async () => {
   ]);
   await writeFile(place("train.tsv"), `${rows.join("\n")}\n`);
   await writeFile(place("dev.csv"), "sentence,label\na good film,kind\nthe bad song,unkind\n");
-  const { status, stdout, stderr } = lineage(
+  const { status, stdout, stderr } = await lineage(
     ...["finetune", "--model", model, "--task", "classify", "--data", place("train.tsv")],
     ...["--eval", place("dev.csv"), "--out", run, ...fast, "--json"],
   );
@@ -61,9 +61,9 @@ describe("lineage finetune --folds", () => {
       interrupted = true;
       child.kill("SIGINT");
     });
-    expect(await new Promise((resolve) => child.on("exit", resolve))).toBe(0);
+    expect(await new Promise((resolve) => child.on("exit", resolve))).toBe(130);
     expect(records(written).at(-1)).toMatchObject({ outcome: "interrupted", done: 1, folds: 3 });
-    const { status, stdout } = lineage("finetune", "--resume", "--out", out, "--json");
+    const { status, stdout } = await lineage("finetune", "--resume", "--out", out, "--json");
     expect(status).toBe(0);
     const messages = records(stdout).map(({ message }) => message);
     expect(messages).toContain("going on after fold 1 of 3");
@@ -75,19 +75,34 @@ describe("lineage finetune --folds", () => {
 });
 
 describe("lineage predict", () => {
-  it("answers a line, with all probabilities where they are asked for", () => {
-    const { stdout } = lineage("predict", "--model", run, "the food was bad", "--json", "--probabilities");
+  it("answers a line, with all probabilities where they are asked for", async () => {
+    const { stdout } = await lineage(
+      "predict",
+      "--model",
+      run,
+      "the food was bad",
+      "--json",
+      "--probabilities",
+    );
     expect(records(stdout)).toMatchObject([
       { text: "the food was bad", label: "unkind", probabilities: { kind: expect.any(Number) as number } },
     ]);
-    expect(lineage("predict", "--model", run, "the food was bad").stdout).toMatch(
+    expect((await lineage("predict", "--model", run, "the food was bad")).stdout).toMatch(
       /^unkind\t0\.\d{4}\tthe food was bad\n$/,
     );
   });
 
   it("answers a file, and says how right it was where the file has labels", async () => {
     const out = place("answers.jsonl");
-    const { stderr, status } = lineage("predict", "--model", run, "--data", place("dev.csv"), "--out", out);
+    const { stderr, status } = await lineage(
+      "predict",
+      "--model",
+      run,
+      "--data",
+      place("dev.csv"),
+      "--out",
+      out,
+    );
     expect(status).toBe(0);
     expect(stderr).toContain("2 labelled rows: ");
     expect(stderr).toContain("accuracy 1.0000");
@@ -117,25 +132,27 @@ describe("lineage predict", () => {
 describe("lineage embed, search and fill-mask", () => {
   it("write vectors for NumPy and as JSON lines", async () => {
     const out = place("vectors.npy");
-    expect(lineage("embed", "--model", model, "--data", place("train.tsv"), "--out", out).status).toBe(0);
+    expect(
+      (await lineage("embed", "--model", model, "--data", place("train.tsv"), "--out", out)).status,
+    ).toBe(0);
     const bytes = await readFile(out);
     expect(bytes.subarray(1, 6).toString()).toBe("NUMPY");
     expect(bytes.readUInt16LE(8) % 64).toBe(54);
     expect(bytes.toString("latin1")).toContain("'shape': (32, 32)");
     expect(bytes.length).toBe(10 + bytes.readUInt16LE(8) + 4 * 32 * 32);
-    const [line] = records(lineage("embed", "--model", model, "a film").stdout);
+    const [line] = records((await lineage("embed", "--model", model, "a film")).stdout);
     expect(line!["vector"]).toHaveLength(32);
   });
 
   it("find a passage", async () => {
     await mkdir(place("notes"));
     await writeFile(path.join(place("notes"), "a.txt"), "the red dog\n\nthe old song\n");
-    const { stdout } = lineage("search", place("notes"), "the old song", "--model", model, "--json");
+    const { stdout } = await lineage("search", place("notes"), "the old song", "--model", model, "--json");
     expect(records(stdout)[0]).toMatchObject({ hits: [{ file: "a.txt" }], index: { files: 1 } });
   });
 
-  it("guess a word", () => {
-    const { stdout } = lineage(
+  it("guess a word", async () => {
+    const { stdout } = await lineage(
       "fill-mask",
       "the [MASK] was good",
       "--model",
@@ -149,8 +166,8 @@ describe("lineage embed, search and fill-mask", () => {
 });
 
 describe("lineage finetune refuses in one sentence:", () => {
-  const refused = (args: string[], message: string | RegExp) => {
-    const { stderr, status } = lineage(...args);
+  const refused = async (args: string[], message: string | RegExp) => {
+    const { stderr, status } = await lineage(...args);
     expect(stderr.trim().split("\n").at(-1)).toMatch(/^error: /);
     expect(stderr).toMatch(message);
     expect(status).toBe(1);
@@ -160,10 +177,10 @@ describe("lineage finetune refuses in one sentence:", () => {
     ...more,
   ];
 
-  it("what is missing", () => {
-    refused(["finetune", "--model", model], "finetune needs --task, such as --task classify");
-    refused(start(place("nowhere.csv")), "there is no such file");
-    refused(
+  it("what is missing", async () => {
+    await refused(["finetune", "--model", model], "finetune needs --task, such as --task classify");
+    await refused(start(place("nowhere.csv")), "there is no such file");
+    await refused(
       start(place("dev.csv"), "--label-column", "mark"),
       'has no column named "mark"; it has sentence, label',
     );
@@ -171,14 +188,14 @@ describe("lineage finetune refuses in one sentence:", () => {
 
   it("broken quoting, with the row", async () => {
     await writeFile(place("broken.csv"), 'text,label\na,kind\n"b,unkind\n');
-    refused(start(place("broken.csv")), "row 3 opens a quote that is never closed");
+    await refused(start(place("broken.csv")), "row 3 opens a quote that is never closed");
   });
 
-  it("a second run in the same folder, and a model without a head to predict with", () => {
-    refused(
+  it("a second run in the same folder, and a model without a head to predict with", async () => {
+    await refused(
       ["finetune", "--model", model, "--task", "classify", "--data", place("train.tsv"), "--out", run],
       "already holds a training run",
     );
-    refused(["predict", "--model", model, "a film"], "is not fine-tuned for a task");
+    await refused(["predict", "--model", model, "a film"], "is not fine-tuned for a task");
   });
 });

@@ -25,8 +25,8 @@ writeFileSync(at("b.en"), sentences.join("\n"));
 writeFileSync(at("b.ne"), sentences.map((sentence) => [...sentence].reverse().join("")).join("\n"));
 
 describe("lineage pretrain", () => {
-  it("pretrains XLM on two languages and their translations, for programs", () => {
-    const { status, stdout, stderr } = lineage(
+  it("pretrains XLM on two languages and their translations, for programs", async () => {
+    const { status, stdout, stderr } = await lineage(
       ...["pretrain", "--model", "xlm", "--out", at("xlm"), "--json", ...small],
       ...["--data", `en=${at("a.en")}`, "--data", `ne=${at("a.ne")}`],
       ...["--parallel", `en=${at("b.en")},ne=${at("b.ne")}`],
@@ -44,8 +44,8 @@ describe("lineage pretrain", () => {
       expect(existsSync(path.join(at("xlm"), file)), file).toBe(true);
   });
 
-  it("tells the parts of ELECTRA's loss apart, in training and on held-out text", () => {
-    const { status, stdout, stderr } = lineage(
+  it("tells the parts of ELECTRA's loss apart, in training and on held-out text", async () => {
+    const { status, stdout, stderr } = await lineage(
       ...["pretrain", "--model", "electra", "--out", at("electra"), "--json", ...small, "--data", at("a.en")],
       ...["--steps", "2", "--eval-every", "2", "--vocab-size", "400"],
     );
@@ -73,8 +73,8 @@ describe("lineage pretrain", () => {
     ],
     [["--model", "xlm", "--data", `en=${at("a.en")}`, "--data", at("a.ne")], "has no language"],
     [["--model", "bert", "--data", at("a.en"), "--layers", "0"], "layers"],
-  ])("says what is wrong with %j", (options, message) => {
-    const { status, stderr } = lineage("pretrain", "--out", at("wrong"), ...options);
+  ])("says what is wrong with %j", async (options, message) => {
+    const { status, stderr } = await lineage("pretrain", "--out", at("wrong"), ...options);
     expect(stderr).toMatch(/^error: /);
     expect(stderr).toContain(message);
     expect(status).toBe(1);

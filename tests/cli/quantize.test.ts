@@ -41,9 +41,9 @@ afterAll(() => {
 const args = ["--prompt", "the cat", "--max-new-tokens", "8", "--temperature", "0", "--json"];
 
 describe("lineage quantize", () => {
-  it("writes a folder that generates what packing at load does", () => {
+  it("writes a folder that generates what packing at load does", async () => {
     const out = path.join(folder, "packed");
-    const made = lineage(
+    const made = await lineage(
       "quantize",
       "--model",
       source,
@@ -59,14 +59,24 @@ describe("lineage quantize", () => {
     const result = JSON.parse(made.stdout) as { packed: number; inFull: number };
     // Embeddings, head and seven matrices; two norms of the block and the last.
     expect(result).toMatchObject({ packed: 9, inFull: 3 });
-    const text = (...more: string[]): unknown =>
-      (JSON.parse(lineage("generate", ...more, ...args).stdout) as { text: unknown }).text;
-    expect(text("--model", out)).toBe(text("--model", source, "--quantize", "8"));
+    const text = async (...more: string[]): Promise<unknown> =>
+      (JSON.parse((await lineage("generate", ...more, ...args)).stdout) as { text: unknown }).text;
+    expect(await text("--model", out)).toBe(await text("--model", source, "--quantize", "8"));
   });
 
-  it("gives whole rows one scale where it is asked to, and reads prompts with such a copy", () => {
+  it("gives whole rows one scale where it is asked to, and reads prompts with such a copy", async () => {
     const out = path.join(folder, "rows");
-    const made = lineage("quantize", "--model", source, "--out", out, "--bits", "8", "--block-size", "row");
+    const made = await lineage(
+      "quantize",
+      "--model",
+      source,
+      "--out",
+      out,
+      "--bits",
+      "8",
+      "--block-size",
+      "row",
+    );
     expect(made.stderr).toBe("");
     const { quantization_config: config } = JSON.parse(
       readFileSync(path.join(out, "config.json"), "utf8"),
@@ -77,26 +87,27 @@ describe("lineage quantize", () => {
     expect(config.tensors["model.embed_tokens.weight"]).toMatchObject({ kind: "blocks" });
     // Longer than what a step more for the last token would cost.
     const prompt = ["--prompt", "the cat sat on the mat ".repeat(2), ...args.slice(2)];
-    const answer = (...more: string[]): unknown => JSON.parse(lineage("generate", ...more, ...prompt).stdout);
-    const plain = answer("--model", source, "--quantize", "4");
+    const answer = async (...more: string[]): Promise<unknown> =>
+      JSON.parse((await lineage("generate", ...more, ...prompt)).stdout);
+    const plain = await answer("--model", source, "--quantize", "4");
     const { promptTokens } = plain as { promptTokens: number };
     expect(promptTokens).toBeGreaterThan(16);
     for (const more of [
       ["--model", source, "--quantize", "4", "--fast-prompts"],
       ["--model", out],
     ])
-      expect(answer(...more)).toMatchObject({ promptTokens, newTokens: 8 });
+      expect(await answer(...more)).toMatchObject({ promptTokens, newTokens: 8 });
   });
 
-  it("says what it cannot do in one sentence", () => {
+  it("says what it cannot do in one sentence", async () => {
     const out = path.join(folder, "none");
     const tries = [
-      [["--bits", "5"], "Allowed choices are 4, 8, nf4"],
+      [["--bits", "5"], "--bits must be 4, 8 or nf4, not 5"],
       [["--bits", "4", "--block-size", "row"], "rows with one scale have 8 bits, not 4"],
-      [["--candidates", "0"], "--candidates must be a whole number of at least 1"],
+      [["--candidates", "0"], "--candidates must be above 0, not 0"],
     ] as const;
     for (const [more, sentence] of tries) {
-      const { status, stderr } = lineage("quantize", "--model", source, "--out", out, ...more);
+      const { status, stderr } = await lineage("quantize", "--model", source, "--out", out, ...more);
       expect(status).toBe(1);
       expect(stderr).toContain(sentence);
     }

@@ -24,7 +24,7 @@ async function filesOf(...texts: string[]): Promise<string[]> {
 
 it("score reads texts line by line, whatever ends a line", async () => {
   const files = await filesOf("the cat sat on the mat\r\na dog\r\n", "the cat sat on a mat\na dog barks");
-  const { stdout, status } = lineage("score", ...files, "--json");
+  const { stdout, status } = await lineage("score", ...files, "--json");
   expect(status).toBe(0);
   const result = JSON.parse(stdout) as { bleu: { score: number }; texts: number };
   expect(result.texts).toBe(2);
@@ -35,7 +35,7 @@ it("score reads texts line by line, whatever ends a line", async () => {
 
 it("score names the files of unequal length with their lines", async () => {
   const [file, reference] = await filesOf("one\ntwo\n", "one\ntwo\nthree\n");
-  const { stderr, status } = lineage("score", file!, reference!);
+  const { stderr, status } = await lineage("score", file!, reference!);
   expect(status).toBe(1);
   expect(stderr).toContain(`${file} has 2 lines, but ${reference} has 3`);
 });

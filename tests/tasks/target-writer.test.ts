@@ -47,9 +47,9 @@ it("a UniLM's folder writes what follows from a text, the same by the command", 
     "shorten it",
   );
   const given = ["--model", folder, "--prompt", "the dog was good", "--max-new-tokens", "5"];
-  const { stdout, status } = lineage("generate", ...given);
+  const { stdout, status } = await lineage("generate", ...given);
   expect([status, stdout.trim()]).toEqual([0, text.trim()]);
-  expect(lineage("generate", ...given, "--regex", "a*").stderr).toContain("leave regex out");
+  expect((await lineage("generate", ...given, "--regex", "a*")).stderr).toContain("leave regex out");
 });
 
 it("another encoder is none", async () => {
