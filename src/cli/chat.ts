@@ -1,8 +1,15 @@
-import { createInterface } from "node:readline";
+import { type Interface, createInterface } from "node:readline";
 import { Command, Option } from "commander";
 import { LineageError } from "../base/errors.js";
-import { readText, writeJson } from "../base/files.js";
-import { type AnswerReport, Chat, Decoder, type SamplingOptions, endOfText } from "../generation/index.js";
+import { readJson, readText, writeJson } from "../base/files.js";
+import {
+  type AnswerReport,
+  Chat,
+  Decoder,
+  type SamplingOptions,
+  checkSampling,
+  endOfText,
+} from "../generation/index.js";
 import { loadForInference } from "../checkpoints/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { deviceOption, examples, number, preparedOption, preparedWeights } from "./options.js";
@@ -24,13 +31,55 @@ interface ChatCommand extends SamplingOptions {
   readonly json?: boolean;
 }
 
-const help = `/help           this list
-/reset          begin anew
-/system TEXT    begin anew with this system message
-/save FILE      write the conversation as JSON
-/exit           leave; so does the end of the input
-Ctrl-C          stop the answer; again, leave
+const help = `/help             this list
+/reset            begin anew
+/system TEXT      begin anew with this system message
+/regenerate       write the last answer anew, with another seed
+/set NAME VALUE   change temperature, top-k, top-p, min-p, repetition-penalty or seed; alone, show them
+/save FILE        write the conversation as JSON
+/load FILE        go on with a conversation that was saved
+/exit             leave; so does the end of the input
+"""               begins a message of several lines, and ends it; pasted lines are one message
+Ctrl-C            stop the answer; again, leave
 `;
+
+/** What `/set` can change, by the names of the options. */
+const settings = {
+  temperature: "temperature",
+  "top-k": "topK",
+  "top-p": "topP",
+  "min-p": "minP",
+  "repetition-penalty": "repetitionPenalty",
+  seed: "seed",
+} as const;
+
+/**
+ * Messages from lines: those between `"""` are one, and so are those that were pasted.
+ * @param isPasted whether more of a pasted text follows the line, asked as the line comes
+ */
+async function* messagesOf(lines: Interface, isPasted: () => boolean): AsyncGenerator<string> {
+  const pasted: boolean[] = [];
+  lines.on("line", () => void pasted.push(isPasted()));
+  let held: string[] = [];
+  let quoted = false;
+  for await (const line of lines) {
+    const more = pasted.shift()!;
+    let text = line;
+    if (!quoted && held.length === 0 && text.startsWith('"""')) {
+      quoted = true;
+      text = text.slice(3);
+    }
+    const ends = quoted && text.endsWith('"""');
+    if (ends) text = text.slice(0, -3);
+    held.push(text);
+    if (ends) quoted = false;
+    if (quoted || more) continue;
+    // What stands alone on the line of a mark is no line of the message.
+    yield held.join("\n").replace(/^\n|\n$/g, "");
+    held = [];
+  }
+  if (held.length > 0) yield held.join("\n").replace(/^\n|\n$/g, "");
+}
 
 /** What is worth knowing about an answer, as one line. */
 function summary(report: AnswerReport): string {
@@ -72,6 +121,16 @@ async function chat(command: ChatCommand): Promise<void> {
     input: process.stdin,
     ...(terminal && { output: process.stderr, prompt: colors.bold("> ") }),
   });
+  let pasting = false;
+  if (terminal) {
+    // The terminal then says where a pasted text begins and ends.
+    process.stderr.write("\x1b[?2004h");
+    process.stdin.on("keypress", (_text: unknown, key?: { readonly name?: string }) => {
+      if (key?.name === "paste-start") pasting = true;
+      else if (key?.name === "paste-end") pasting = false;
+    });
+  }
+  let sampling: SamplingOptions & { readonly seed: number } = command;
   let answering: AbortController | undefined;
   /** Ctrl-C since the last message: the first one stops, the second one leaves. */
   let interrupts = 0;
@@ -94,10 +153,13 @@ async function chat(command: ChatCommand): Promise<void> {
     ),
   );
 
-  const answer = async (content: string): Promise<void> => {
+  /** @param content undefined writes the last answer anew */
+  const answer = async (content?: string): Promise<void> => {
     answering = new AbortController();
     try {
-      const pieces = conversation.answer(content, { ...command, signal: answering.signal });
+      const options = { ...sampling, signal: answering.signal };
+      const pieces =
+        content === undefined ? conversation.regenerate(options) : conversation.answer(content, options);
       let text = "";
       for (;;) {
         const next = await pieces.next();
@@ -115,11 +177,36 @@ async function chat(command: ChatCommand): Promise<void> {
       }
     } catch (error) {
       // A message that does not fit ends itself, not the conversation.
-      if (!(error instanceof LineageError && error.code === "length")) throw error;
+      if (!(error instanceof LineageError && ["length", "argument"].includes(error.code))) throw error;
       if (json) process.stdout.write(`${JSON.stringify({ error: error.message, code: error.code })}\n`);
       else say(error.message);
     } finally {
       answering = undefined;
+    }
+  };
+
+  const set = (rest: string): void => {
+    const [name = "", text = ""] = rest.split(/\s+/);
+    if (rest === "") {
+      for (const [option, key] of Object.entries(settings)) say(`${option} ${sampling[key] ?? "off"}`);
+      return;
+    }
+    const key = Object.hasOwn(settings, name) ? settings[name as keyof typeof settings] : undefined;
+    const value = Number(text);
+    if (!key || text === "" || Number.isNaN(value)) {
+      say(`/set takes one of ${Object.keys(settings).join(", ")} and a number: /set temperature 0.5`);
+      return;
+    }
+    const changed = { ...sampling, [key]: value };
+    try {
+      checkSampling(changed);
+      if (!Number.isSafeInteger(changed.seed))
+        throw new LineageError("argument", "the seed is a whole number");
+      sampling = changed;
+      say(`${name} is ${value}`);
+    } catch (error) {
+      if (!(error instanceof LineageError)) throw error;
+      say(error.message);
     }
   };
 
@@ -139,25 +226,40 @@ async function chat(command: ChatCommand): Promise<void> {
     } else if (name === "save" && rest !== "") {
       await writeJson(rest, conversation.messages);
       say(`wrote ${conversation.messages.length} messages to ${rest}`);
-    } else if (name === "save") say("/save needs a file: /save talk.json");
+    } else if (name === "load" && rest !== "") {
+      try {
+        conversation.load(await readJson(rest));
+        say(`${conversation.messages.length} messages from ${rest}`);
+      } catch (error) {
+        if (!(error instanceof LineageError)) throw error;
+        say(error.message);
+      }
+    } else if (name === "save" || name === "load") say(`/${name} needs a file: /${name} talk.json`);
+    else if (name === "regenerate") {
+      sampling = { ...sampling, seed: sampling.seed + 1 };
+      await answer();
+    } else if (name === "set") set(rest);
     else say(`there is no command /${name}; /help lists them`);
     return true;
   };
 
   try {
     if (terminal) lines.prompt();
-    for await (const line of lines) {
+    for await (const message of messagesOf(lines, () => pasting)) {
       if (leave()) break;
       interrupts = 0;
-      if (line.startsWith("/")) {
-        if (!(await obey(line))) break;
-      } else if (line.trim() !== "") await answer(line);
+      if (/^\/[^\n]*$/.test(message)) {
+        if (!(await obey(message))) break;
+      } else if (message.trim() !== "") await answer(message);
       if (leave()) break;
       if (terminal) lines.prompt();
     }
   } finally {
     process.removeListener("SIGINT", interrupt);
+    if (terminal) process.stderr.write("\x1b[?2004l");
     lines.close();
+    // As programs end that a signal ended.
+    if (leave()) process.exitCode = 130;
   }
   await loaded.kept;
   for (const note of notes) say(colors.dim(note));

@@ -60,6 +60,36 @@ export class Chat {
     if (system !== undefined) this.messages.push({ role: "system", content: system });
   }
 
+  /** Goes on with a conversation of before. Throws `data` for what is none. */
+  load(messages: unknown): void {
+    const valid =
+      Array.isArray(messages) &&
+      messages.every(
+        (message: unknown) =>
+          typeof message === "object" &&
+          message !== null &&
+          "role" in message &&
+          ["system", "user", "assistant", "tool"].includes(message.role as string) &&
+          "content" in message &&
+          typeof message.content === "string",
+      );
+    if (!valid)
+      throw new LineageError(
+        "data",
+        'this is no conversation: it must be a list of {"role": "user", "content": "…"}, with the roles system, user, assistant and tool',
+      );
+    this.messages.splice(0, this.messages.length, ...(messages as ChatMessage[]));
+  }
+
+  /** Writes the last answer anew: with the same seed the same one. Throws `argument` where there is none. */
+  regenerate(sampling: Parameters<Chat["answer"]>[1] = {}): AsyncGenerator<string, AnswerReport> {
+    const last = this.messages.findLastIndex(({ role }) => role === "user");
+    if (last < 0) throw new LineageError("argument", "there is no answer yet that could be written anew");
+    const { content } = this.messages[last]!;
+    this.messages.length = last;
+    return this.answer(content, sampling);
+  }
+
   /**
    * Adds a message and writes the answer to it, in pieces of whole characters. An answer that is cut off, by its length or
    * the signal, stays in the conversation as far as it came. Throws `length` for a message that fits no context.

@@ -88,6 +88,52 @@ describe("lineage chat", () => {
     ]);
   });
 
+  it("takes messages of several lines, saves and loads, writes anew and changes settings", async () => {
+    const file = path.join(folder, "lines.json");
+    const { child, ended } = talk(["--max-new-tokens", "5", "--json"], () => undefined);
+    const input = [
+      '"""the cat',
+      "/sat",
+      'on"""',
+      '"""',
+      "the mat",
+      "",
+      "the user",
+      '"""',
+      `/save ${file}`,
+      "/set temperature 2",
+      "/set seed 5",
+      "/regenerate",
+      "/regenerate",
+      "/set top-p 7",
+      "/set nothing 1",
+      "/set",
+      `/load ${file}`,
+      "/load nowhere.json",
+      "the end",
+      `/save ${file}`,
+    ];
+    child.stdin.end(`${input.join("\n")}\n`);
+    const { code, stdout, stderr } = await ended;
+    expect(code).toBe(0);
+    const answers = records(stdout).map(({ content }) => content);
+    expect(answers).toHaveLength(5);
+    expect(new Set(answers.slice(1, 4)).size).toBe(3);
+    const messages = JSON.parse(await readFile(file, "utf8")) as { role: string; content: string }[];
+    expect(messages.filter(({ role }) => role === "user").map(({ content }) => content)).toEqual([
+      "the cat\n/sat\non",
+      "the mat\n\nthe user",
+      "the end",
+    ]);
+    // What was loaded is what was saved before the answers were written anew.
+    expect(messages.map(({ content }) => content)).toContain(answers[1]);
+    expect(stderr).toContain("temperature is 2");
+    expect(stderr).toContain("seed 7");
+    expect(stderr).toContain("/set takes one of temperature");
+    expect(stderr).toContain("4 messages from");
+    expect(stderr).toContain("nowhere.json");
+  });
+
   it("gives one JSON object for each message, for one that does not fit too, and nothing else", async () => {
     const { child, ended } = talk(["--max-new-tokens", "5", "--context", "64", "--json"], () => undefined);
     child.stdin.end(`the cat\n/reset\n${"the cat sat on the mat ".repeat(40)}\nthe mat\n`);
@@ -130,7 +176,7 @@ describe("lineage chat", () => {
     );
     child.stdin.write("the cat\n");
     const { code, stderr } = await ended;
-    expect(code).toBe(0);
+    expect(code).toBe(130);
     expect(interrupted).toBe(4);
     expect(stderr.match(/written at .*, stopped; Ctrl-C again leaves/g)).toHaveLength(2);
   });
@@ -143,7 +189,7 @@ describe("lineage chat", () => {
       else return;
       sent++;
     });
-    expect((await ended).code).toBe(0);
+    expect((await ended).code).toBe(130);
     expect(sent).toBe(2);
   });
 });
