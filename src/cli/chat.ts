@@ -12,9 +12,10 @@ import {
 } from "../generation/index.js";
 import { loadForInference } from "../checkpoints/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
+import { modelFor } from "./model.js";
 import { deviceOption, examples, number, preparedOption, preparedWeights } from "./options.js";
 import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
-import { colors } from "./terminal.js";
+import { colors, print, tell } from "./terminal.js";
 
 interface ChatCommand extends SamplingOptions {
   readonly model: string;
@@ -98,11 +99,11 @@ function summary(report: AnswerReport): string {
 
 async function chat(command: ChatCommand): Promise<void> {
   const { json = false } = command;
-  const say = (text: string): void => void process.stderr.write(`${text}\n`);
+  const say = (text: string): void => tell(`${text}\n`);
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const started = performance.now();
   const notes: string[] = [];
-  const loaded = await loadForInference(runtime, command.model, {
+  const loaded = await loadForInference(runtime, await modelFor(command.model), {
     quantize: schemeOf(command.quantize),
     fastPrompts: command.fastPrompts,
     prepared: preparedWeights(command.prepared, notes),
@@ -165,12 +166,12 @@ async function chat(command: ChatCommand): Promise<void> {
         const next = await pieces.next();
         if (!next.done) {
           text += next.value;
-          if (!json) process.stdout.write(next.value);
+          if (!json) print(next.value);
         } else if (json) {
-          process.stdout.write(`${JSON.stringify({ role: "assistant", content: text, ...next.value })}\n`);
+          print(`${JSON.stringify({ role: "assistant", content: text, ...next.value })}\n`);
           return;
         } else {
-          process.stdout.write("\n");
+          print("\n");
           say(colors.dim(summary(next.value)));
           return;
         }
@@ -178,7 +179,7 @@ async function chat(command: ChatCommand): Promise<void> {
     } catch (error) {
       // A message that does not fit ends itself, not the conversation.
       if (!(error instanceof LineageError && ["length", "argument"].includes(error.code))) throw error;
-      if (json) process.stdout.write(`${JSON.stringify({ error: error.message, code: error.code })}\n`);
+      if (json) print(`${JSON.stringify({ error: error.message, code: error.code })}\n`);
       else say(error.message);
     } finally {
       answering = undefined;
@@ -214,7 +215,7 @@ async function chat(command: ChatCommand): Promise<void> {
   const obey = async (line: string): Promise<boolean> => {
     const [, name, rest = ""] = /^\/(\S*)\s*(.*)$/s.exec(line)!;
     if (name === "exit" || name === "quit") return false;
-    if (name === "help") process.stderr.write(help);
+    if (name === "help") tell(help);
     else if (name === "reset") {
       conversation.reset();
       say("begun anew");

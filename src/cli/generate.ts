@@ -102,7 +102,7 @@ async function writeTarget(command: GenerateCommand, prompt: string): Promise<vo
     runtime: createRuntime({ threads: command.threads }),
   });
   const text = await writer.write(prompt, command);
-  process.stdout.write(command.json ? `${JSON.stringify({ prompt, text })}\n` : `${text}\n`);
+  print(command.json ? `${JSON.stringify({ prompt, text })}\n` : `${text}\n`);
 }
 
 /** Writes a prompt and its continuation to standard output as it comes. */
