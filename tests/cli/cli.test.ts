@@ -448,7 +448,9 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
         .stderr;
     expect(await refused("--window", "4")).toContain("GPT-2 has no --window: mistral has it");
     expect(await refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no --dropout");
-    expect(await refused("--model", "bert")).toContain('--model must be gpt2, llama, mistral or qwen2, not "bert"');
+    expect(await refused("--model", "bert")).toContain(
+      '--model must be gpt2, llama, mistral or qwen2, not "bert"',
+    );
   });
 
   it("to pack a text that is one document, or by a tokenizer that ends none", async () => {
