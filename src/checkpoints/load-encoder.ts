@@ -119,6 +119,7 @@ async function readConfig(folder: string): Promise<unknown> {
 
 async function readTokenizer(folder: string, config: EncoderConfig): Promise<Tokenizer> {
   const tokenizer = await loadTokenizer(folder);
+  for (const warning of tokenizer.warnings) emitWarning(warning);
   if (tokenizer.vocabSize > config.vocabSize)
     throw new LineageError(
       "tokenizer",

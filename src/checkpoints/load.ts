@@ -66,6 +66,7 @@ export async function readCheckpoint(
   requireLayers(configFile, system, config, await countTensors(folder));
   const model = system.create(config);
   const tokenizer = await loadTokenizer(folder);
+  for (const warning of tokenizer.warnings) warn(warning);
   if (tokenizer.vocabSize > model.config.vocabSize) {
     throw new LineageError(
       "tokenizer",

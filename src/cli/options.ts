@@ -103,7 +103,7 @@ export const jsonOption = (help: string): Option => option("json", undefined, he
 
 /** Where the engine runs; a device is compared with the CPU before its first program. */
 export const deviceOption = (): Option =>
-  option("device", "<name>", "where the engine runs", z.enum(["cpu", "webgpu", "cuda"]), { usual: "cpu" });
+  option("device", "<name>", "where the engine runs", z.enum(["cpu", "cuda"]), { usual: "cpu" });
 
 export const preparedOption = (): Option =>
   new Option(

@@ -21,9 +21,9 @@ import { Allocation, type Memory, NativeTensor } from "./tensor.js";
 
 const optimizationLevels = { none: 0, basic: 1, extended: 2, all: 99 } as const;
 
+// The WebGPU provider of ONNX Runtime 1.30 ends the process at its first run (seen with a software Vulkan driver); a page has it.
 const providers: Readonly<Record<string, Device>> = {
   CPUExecutionProvider: "cpu",
-  WebGpuExecutionProvider: "webgpu",
   CUDAExecutionProvider: "cuda",
 };
 
@@ -81,14 +81,12 @@ function availableDevices(api: Api, library: string): Device[] {
 function appendDevice(api: Api, session: Pointer, device: Device): void {
   if (device === "cpu") return;
   try {
-    if (device === "cuda") {
-      const options = api.out("CreateCUDAProviderOptions");
-      try {
-        api.call("SessionOptionsAppendExecutionProvider_CUDA_V2", session, options);
-      } finally {
-        api.release("ReleaseCUDAProviderOptions", options);
-      }
-    } else api.call("SessionOptionsAppendExecutionProvider", session, "WebGPU", null, null, 0);
+    const options = api.out("CreateCUDAProviderOptions");
+    try {
+      api.call("SessionOptionsAppendExecutionProvider_CUDA_V2", session, options);
+    } finally {
+      api.release("ReleaseCUDAProviderOptions", options);
+    }
   } catch (error) {
     throw new LineageError(
       "unsupported",
@@ -123,10 +121,12 @@ export function createRuntime({ device = "cpu", threads: given }: RuntimeOptions
   if (!loaded.devices.includes(device)) {
     throw new LineageError(
       "unsupported",
-      `this build of ONNX Runtime ${loaded.api.version} has no device ${device}; it has ${loaded.devices.join(", ")}` +
+      `ONNX Runtime ${loaded.api.version} has no device ${device} here; it has ${loaded.devices.join(", ")}` +
         (device === "cuda"
           ? " (npm install onnxruntime-node: its install script fetches the CUDA libraries)"
-          : ""),
+          : device === "webgpu"
+            ? " (WebGPU is for pages: lineage/browser)"
+            : ""),
     );
   }
   if (device !== "cpu") {
