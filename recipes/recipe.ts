@@ -29,23 +29,57 @@ export function recipeOptions<Own extends OwnOptions>(
   name: string,
   own: Own = {} as Own,
 ): RecipeOptions & OwnValues<Own> {
-  const { values } = parseArgs({
-    options: {
-      data: { type: "string", default: "../shared/data" },
-      out: { type: "string", default: `runs/${name}` },
-      smoke: { type: "boolean", default: false },
-      scale: { type: "string", default: "1" },
-      threads: { type: "string" },
-      ...own,
-    },
+  const { values } = parsed({
+    data: { type: "string" },
+    out: { type: "string", default: `runs/${name}` },
+    smoke: { type: "boolean", default: false },
+    scale: { type: "string", default: "1" },
+    threads: { type: "string" },
+    help: { type: "boolean", default: false },
+    ...own,
   });
+  const given = values["data"];
+  if (typeof given === "string" && given !== "stories" && !existsSync(given))
+    refuse(`there is no ${given}; name the folder of the data, or leave --data out for the embedded stories`);
   const { out, scale, threads } = values as { out: string; scale: string; threads?: string };
+  for (const [option, value] of Object.entries({ scale, threads }))
+    if (value !== undefined && !(Number(value) > 0))
+      refuse(`--${option} must be a number above 0, not ${value}`);
   mkdirSync(out, { recursive: true });
   return {
     ...values,
+    data: given ?? "../shared/data",
     threads: threads === undefined ? undefined : Number(threads),
     scale: Number(scale),
   } as RecipeOptions & OwnValues<Own>;
+}
+
+function parsed(options: OwnOptions) {
+  try {
+    const result = parseArgs({ options });
+    if (!result.values["help"]) return result;
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    return refuse(error.message);
+  }
+  console.log(`${usage(options)}
+  --data FOLDER  the real data; default: ../shared/data where it is, else the embedded stories (--data stories)
+  --out FOLDER   what the recipe writes: models, a table, a plot
+  --scale X      factor of the numbers of steps; 1 takes some minutes on two cores
+  --threads N    of the engine; default: all cores
+  --smoke        seconds: everything runs, nothing is learned`);
+  process.exit(0);
+}
+
+const usage = (options: OwnOptions): string =>
+  `node ${path.relative(".", process.argv[1]!)} ${Object.entries(options)
+    .filter(([option]) => option !== "help")
+    .map(([option, { type }]) => `[--${option}${type === "string" ? " X" : ""}]`)
+    .join(" ")}`;
+
+function refuse(sentence: string): never {
+  console.error(`error: ${sentence}`);
+  process.exit(1);
 }
 
 /** The plays of Tiny Shakespeare, or the embedded stories where the data folder has them not. */

@@ -24,8 +24,7 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
   ])("%s", { timeout: 240_000 }, async (name, picture, rows) => {
     const out = await mkdtemp(path.join(os.tmpdir(), "lineage-recipe-"));
     try {
-      const none = path.join(out, "no data here");
-      const run = spawnSync(process.execPath, [recipe(name), "--smoke", "--data", none, "--out", out], {
+      const run = spawnSync(process.execPath, [recipe(name), "--smoke", "--data", "stories", "--out", out], {
         encoding: "utf8",
       });
       expect(run.stderr).not.toMatch(/Error/);
@@ -37,4 +36,16 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
       await rm(out, { recursive: true });
     }
   });
+});
+
+it("a recipe says what it takes, and refuses data that are not there", () => {
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [recipe("gpt2"), ...args], { encoding: "utf8" });
+  expect(run("--help")).toMatchObject({ status: 0, stdout: expect.stringContaining("--scale X") });
+  for (const [args, message] of [
+    [["--data", "/no/such/folder"], "error: there is no /no/such/folder"],
+    [["--nonsense"], "error: Unknown option '--nonsense'"],
+    [["--scale", "much"], "error: --scale must be a number above 0, not much"],
+  ] as const)
+    expect(run(...args)).toMatchObject({ status: 1, stderr: expect.stringContaining(message) });
 });
