@@ -11,7 +11,7 @@ export default defineConfig({
     hookTimeout: 120_000,
     coverage: {
       provider: "v8",
-      include: ["src/**"],
+      include: ["src/**/*.ts"],
       exclude: ["src/runtime/web*.ts"],
       reporter: ["text-summary", "json-summary"],
     },

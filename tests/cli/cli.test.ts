@@ -309,7 +309,7 @@ describe("lineage", () => {
       // What is guessed blindly costs log(270).
       expect(best).toBeLessThan(Math.log(270) - 1);
       losses.push(best);
-      expect((await lineage("train", "--resume", "--out", out)).status).toBe(0);
+      expect((await runIn(more)("train", "--resume", "--out", out)).status).toBe(0);
     }
     expect(losses[1]! / losses[0]!).toBeCloseTo(1, 4);
   });
