@@ -68,32 +68,46 @@ export class BucketedSource<T> implements BatchSource {
   }
 
   private shuffled(epoch = this.epoch): number[][] {
-    const { batchSize, maxTokens = Infinity, seed, lengthOf, otherLengthOf = () => 0 } = this.options;
+    const { batchSize, seed } = this.options;
     const random = new Random(seed).fork(`epoch ${epoch}`);
     const places = [...random.permutation(this.items.length)];
     const batches: number[][] = [];
     const poolSize = poolBatches * batchSize;
-    for (let start = 0; start < places.length; start += poolSize) {
-      const pool = places
-        .slice(start, start + poolSize)
-        .map((place) => {
-          const item = this.items[place]!;
-          return { place, length: lengthOf(item), other: otherLengthOf(item) };
-        })
-        .sort((a, b) => a.length - b.length || a.other - b.other || a.place - b.place);
-      let batch: number[] = [];
-      for (const { place, length } of pool) {
-        // The pool is in order of length: this row is the longest so far.
-        if (batch.length === batchSize || (batch.length > 0 && (batch.length + 1) * length > maxTokens)) {
-          batches.push(batch);
-          batch = [];
-        }
-        batch.push(place);
-      }
-      batches.push(batch);
-    }
+    for (let start = 0; start < places.length; start += poolSize)
+      batches.push(...batchesWithin(this.items, this.options, places.slice(start, start + poolSize)));
     return random.shuffle(batches);
   }
+}
+
+/**
+ * Places of `items` in order of length, in batches within the limits: rows, and rows times the longest of them.
+ * @param places which of them; default all
+ */
+export function batchesWithin<T>(
+  items: readonly T[],
+  {
+    batchSize,
+    maxTokens = Infinity,
+    lengthOf,
+    otherLengthOf = () => 0,
+  }: Pick<BucketOptions<T>, "batchSize" | "maxTokens" | "lengthOf" | "otherLengthOf">,
+  places: readonly number[] = items.map((_, place) => place),
+): number[][] {
+  const ordered = places
+    .map((place) => ({ place, length: lengthOf(items[place]!), other: otherLengthOf(items[place]!) }))
+    .sort((a, b) => a.length - b.length || a.other - b.other || a.place - b.place);
+  const batches: number[][] = [];
+  let batch: number[] = [];
+  for (const { place, length } of ordered) {
+    // In order of length, this row is the longest so far.
+    if (batch.length === batchSize || (batch.length > 0 && (batch.length + 1) * length > maxTokens)) {
+      batches.push(batch);
+      batch = [];
+    }
+    batch.push(place);
+  }
+  if (batch.length > 0) batches.push(batch);
+  return batches;
 }
 
 /** All places of `items`, the longest first, in runs of at most `batchSize`: how to compute on rows whose order does not matter. */

@@ -70,8 +70,7 @@ export async function readTable(file: string, options: TableOptions = {}): Promi
     );
   }
   if (format === "parquet") return readParquet(file);
-  const bytes = await readBytes(file);
-  const text = decode(file, packed ? await unpack(file, bytes) : bytes, options.encoding);
+  const text = await readTextFile(file, options.encoding);
   const table =
     format === "jsonl" ? parseJsonLines(file, text) : await parseDelimited(file, text, format, options);
   if (table.bad.length > 0 && !options.skipBadRows)
@@ -87,11 +86,17 @@ export async function readTable(file: string, options: TableOptions = {}): Promi
 }
 
 /** `row 3 has 3 cells, …`; of several rows their count, and the first of them. */
-export function describeBadRows(bad: readonly BadRow[], count: number): string {
-  const shown = bad.slice(0, 5).map(({ number, reason }) => `row ${number} ${reason}`);
-  if (bad.length === 1) return `${shown[0]!} (--skip-bad-rows leaves such rows out)`;
+export function describeBadRows(bad: readonly BadRow[], count: number, unit: "row" | "line" = "row"): string {
+  const shown = bad.slice(0, 5).map(({ number, reason }) => `${unit} ${number} ${reason}`);
+  if (bad.length === 1) return `${shown[0]!} (--skip-bad-rows leaves such ${unit}s out)`;
   const more = bad.length > 5 ? [`and ${bad.length - 5} more`] : [];
-  return `${bad.length} of ${count} rows cannot be used (--skip-bad-rows leaves them out):\n  ${[...shown, ...more].join("\n  ")}`;
+  return `${bad.length} of ${count} ${unit}s cannot be used (--skip-bad-rows leaves them out):\n  ${[...shown, ...more].join("\n  ")}`;
+}
+
+/** The text of a file, which may be packed (`.gz`). Throws FormatError naming the line whose bytes are not of the encoding. */
+export async function readTextFile(file: string, encoding?: string): Promise<string> {
+  const bytes = await readBytes(file);
+  return decode(file, /\.gz$/i.test(file) ? await unpack(file, bytes) : bytes, encoding);
 }
 
 /** The most that a packed file may hold. */

@@ -32,6 +32,7 @@ import {
   zerosInit,
 } from "../nn/index.js";
 import { MixtureSource } from "../data/example-source.js";
+import { mixingRates } from "../data/mixing.js";
 import {
   type Document,
   type LanguageText,
@@ -43,7 +44,6 @@ import {
   encodeDocuments,
   fullSentences,
   inverseRootFrequency,
-  languageProbabilities,
   languageRow,
   maskRow,
   maskedBatch,
@@ -476,8 +476,9 @@ function pretrainXlm(options: PretrainingOptions): Pretraining {
       },
     );
   const languages = training.languages.map((_, language) => monolingual(language));
-  const probabilities = languageProbabilities(
+  const probabilities = mixingRates(
     training.languages.map(({ documents }) => documents.reduce((sum, { length }) => sum + length, 0)),
+    { exponent: 0.7 },
   );
   const translations = (training.parallel ?? []).length > 0 ? [translation()] : [];
   const parts = [...languages, ...translations];

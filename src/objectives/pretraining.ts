@@ -43,6 +43,8 @@ export interface PretrainingOptions extends PretrainingSizes {
   readonly heldOut: PretrainingCorpus;
   readonly batchSize: number;
   readonly seed: number;
+  /** Power of the languages' shares of the text by which they are sampled. Default: the system's. */
+  readonly exponent?: number | undefined;
 }
 
 /** A network that pretraining leaves, in a folder of its own. */

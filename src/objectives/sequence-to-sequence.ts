@@ -5,6 +5,8 @@ import type { Objective } from "../training/objective.js";
 export interface SequenceToSequenceOptions {
   /** Share of the target spread evenly over the vocabulary. Vaswani et al. 2017, section 5.4: 0.1. Default 0. */
   readonly labelSmoothing?: number;
+  /** Whether batches say where the tokens of the decoder stand, as MASS's do: `decoderPositionIds` `[batch, target]`. */
+  readonly positions?: boolean;
   readonly batchSize?: Dim;
   readonly sourceLength?: Dim;
   readonly targetLength?: Dim;
@@ -19,6 +21,7 @@ export function sequenceToSequenceObjective(
   model: EncoderDecoder,
   {
     labelSmoothing = 0,
+    positions = false,
     batchSize = "batch",
     sourceLength = "source",
     targetLength = "target",
@@ -33,12 +36,17 @@ export function sequenceToSequenceObjective(
       attentionMask: { dtype: "bool", shape: source },
       decoderInputIds: { dtype: "int32", shape: target },
       labels: { dtype: "int32", shape: target },
+      ...(positions && { decoderPositionIds: { dtype: "int32", shape: target } }),
     },
-    losses: ({ inputIds, attentionMask, decoderInputIds, labels }, context) => ({
+    losses: ({ inputIds, attentionMask, decoderInputIds, labels, decoderPositionIds }, context) => ({
       tokens: sum(
-        model.losses({ inputIds: inputIds!, attentionMask }, decoderInputIds!, labels!, context, {
-          labelSmoothing: context.random ? labelSmoothing : 0,
-        }),
+        model.losses(
+          { inputIds: inputIds!, attentionMask },
+          decoderInputIds!,
+          labels!,
+          { ...context, positionIds: decoderPositionIds },
+          { labelSmoothing: context.random ? labelSmoothing : 0 },
+        ),
       ),
     }),
   };

@@ -1,21 +1,7 @@
-import { LineageError } from "../base/errors.js";
 import type { Random } from "../base/random.js";
 import type { PretrainingRow } from "./rows.js";
 
 // Lample & Conneau 2019, "Cross-lingual Language Model Pretraining".
-
-/**
- * How often each language is sampled, section 3.1: by its share of the sentences to the power `alpha`, which raises rare
- * languages. 1 keeps the shares, 0 makes all alike. Published: 0.5 for the vocabulary, 0.7 for batches.
- */
-export function languageProbabilities(sentences: readonly number[], alpha = 0.7): number[] {
-  if (sentences.length === 0 || sentences.some((count) => !(count > 0)))
-    throw new LineageError("data", "every language needs a sentence or more to be sampled from");
-  const total = sentences.reduce((sum, count) => sum + count, 0);
-  const powers = sentences.map((count) => (count / total) ** alpha);
-  const sum = powers.reduce((a, b) => a + b, 0);
-  return powers.map((power) => power / sum);
-}
 
 /** A sentence and the number of its language. */
 export interface LanguageText {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { pairBatch, pairSource } from "../../src/data/index.js";
+import { pairBatch, pairSource, pairsOnce } from "../../src/data/index.js";
 
 const texts = fc.array(fc.integer({ min: 5, max: 90 }), { minLength: 1, maxLength: 40 });
 const pairs = fc.array(fc.record({ source: texts, target: texts }), { minLength: 1, maxLength: 60 });
@@ -22,6 +22,19 @@ describe("pairBatch", () => {
     });
     expect(counts).toEqual({ tokens: 4 });
   });
+
+  it("lets a pair say what the decoder reads, and where that stands", () => {
+    const { tensors } = pairBatch(
+      [
+        { source: [7, 3, 3, 8], target: [5, 6], decoder: { ids: [7, 5], positions: [1, 2] } },
+        { source: [7], target: [9, 4, 2] },
+      ],
+      { padId: 0, startId: 1 },
+    );
+    expect(tensors["decoderInputIds"]!.data).toEqual(Int32Array.from([7, 5, 0, 1, 9, 4]));
+    expect(tensors["decoderPositionIds"]!.data).toEqual(Int32Array.from([1, 2, 0, 0, 1, 2]));
+    expect(tensors["labels"]!.data).toEqual(Int32Array.from([5, 6, -100, 9, 4, 2]));
+  });
 });
 
 describe("pairSource", () => {
@@ -42,6 +55,16 @@ describe("pairSource", () => {
         }
         expect(seen).toBe(rows.length);
         expect(targets).toBe(rows.reduce((sum, { target }) => sum + target.length, 0));
+      }),
+    );
+  });
+
+  it("gives held-out pairs once each", () => {
+    fc.assert(
+      fc.property(pairs, (rows) => {
+        const batches = [...pairsOnce(rows, { maxTokens: 90, padId: 0, startId: 1 })];
+        const total = batches.reduce((sum, { counts }) => sum + counts["tokens"]!, 0);
+        expect(total).toBe(rows.reduce((sum, { target }) => sum + target.length, 0));
       }),
     );
   });

@@ -8,7 +8,6 @@ import {
   unilmMixture,
   unilmRow,
   unilmVisible,
-  languageProbabilities,
   translationRow,
   maskRow,
   maskedBatch,
@@ -105,15 +104,6 @@ describe("translation rows", () => {
         ).languageIds![0]!,
     );
     expect(Math.abs(firsts.reduce((sum, value) => sum + value, 0) / 400 - 0.5)).toBeLessThan(0.1);
-  });
-
-  it("sample languages by their share to a power", () => {
-    const shares = languageProbabilities([900, 100], 0.5);
-    expect(shares[0]! / shares[1]!).toBeCloseTo(3, 10);
-    expect(shares[0]! + shares[1]!).toBeCloseTo(1, 12);
-    expect(languageProbabilities([30, 10], 1)).toEqual([0.75, 0.25]);
-    expect(languageProbabilities([30, 10], 0)).toEqual([0.5, 0.5]);
-    expect(() => languageProbabilities([3, 0])).toThrow("every language needs a sentence");
   });
 });
 
