@@ -14,7 +14,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { compile, input } from "../src/graph/index.js";
 import { saveOnnx } from "../src/formats/index.js";
-import { bert, bertConfig, bertForMaskedLm, bertSizes, encoderConfigJson } from "../src/models/index.js";
+import { bert, bertConfig, bertForMaskedLm, bertSizes, configJson } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { type MaskedRow, maskedBatch, maskTokens, maskedLmObjective } from "../src/objectives/index.js";
 import { Random } from "../src/base/random.js";
@@ -176,7 +176,7 @@ async function classify(batches: number[][]): Promise<void> {
     await saveOnnx(path.join(folder, "model.onnx"), { logits }, { weights });
     await writeFile(
       path.join(folder, "config.json"),
-      JSON.stringify(encoderConfigJson(bert, { config }, "classify")),
+      JSON.stringify(configJson(bert, config, { head: "classify" })),
     );
     const { AutoModelForSequenceClassification, Tensor, env } = await import("@huggingface/transformers");
     env.allowRemoteModels = false;

@@ -253,8 +253,8 @@ async function sourceFor(engine: string, form: string): Promise<string | undefin
   if (!existsSync(path.join(folder, "config.json"))) {
     const loaded = await loadForInference(createRuntime(), gguf, { quantize: scheme });
     if (engine === "lineage") {
-      const { saveQuantized } = await import("../src/checkpoints/index.js");
-      await saveQuantized(folder, loaded);
+      const { saveModel } = await import("../src/checkpoints/index.js");
+      await saveModel(folder, loaded);
     } else await exportForTransformersJs(folder, loaded);
     loaded.weights.dispose();
   }

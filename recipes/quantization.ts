@@ -77,7 +77,7 @@ if (options.model === undefined && !existsSync(path.join(source, "model.safetens
   });
 }
 
-const { model, weights, tokenizer } = await loadModel(runtime, source);
+const { model, weights, tokenizer } = await loadModel(runtime, source, { kind: "decoder" });
 // Stories far from the seeds that the embedded corpus is made of.
 const text = options.text
   ? await readText(options.text)

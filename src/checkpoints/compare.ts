@@ -5,9 +5,9 @@ import { readOnnx } from "../formats/index.js";
 import { type WeightSet, namedParameters } from "../nn/index.js";
 import { encodeModel } from "../onnx/index.js";
 import type { Runtime } from "../runtime/types.js";
-import type { LoadedModel } from "./loaded.js";
+import type { DecoderCheckpoint } from "./checkpoint.js";
 
-type RunnableModel = LoadedModel<WeightSet>;
+type RunnableModel = DecoderCheckpoint<WeightSet>;
 
 /** What of one model another one has kept. */
 export interface Comparison {

@@ -20,10 +20,11 @@ import {
   writeGguf,
 } from "../formats/index.js";
 import { type DecoderSystem, type GgufLayout, type SystemConfig, systemsOfKind } from "../models/index.js";
-import { type Parameter, Weights, namedParameters } from "../nn/index.js";
+import { type Parameter, type WeightSet, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { requireLayers } from "./counts.js";
-import type { LoadOptions, LoadedModel } from "./loaded.js";
+import type { DecoderCheckpoint, LoadOptions } from "./checkpoint.js";
+import { fullValues } from "./stored.js";
 
 /** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
 const unused = /^(rope_freqs|output)\.weight$/;
@@ -95,7 +96,7 @@ function placeOf(name: string, { gguf }: KnownSystem, config: SystemConfig): Ggu
 }
 
 /** A GGUF's model without its numbers, and where they lie. */
-interface OpenedGguf extends Omit<LoadedModel, "weights"> {
+interface OpenedGguf extends Omit<DecoderCheckpoint, "weights"> {
   readonly gguf: GgufFile;
   readonly parameters: ReadonlyMap<string, Parameter>;
   readonly places: ReadonlyMap<string, GgufPlace>;
@@ -138,7 +139,7 @@ export async function loadGguf(
   runtime: Runtime,
   file: string,
   options: LoadOptions = {},
-): Promise<LoadedModel> {
+): Promise<DecoderCheckpoint> {
   const { gguf, system, model, tokenizer, stopIds, parameters, places } = await openGguf(file, options);
   const size = [...parameters.values()].reduce((sum, parameter) => sum + parameter.size, 0);
   requireMemory(4 * size, `the weights of ${file} in float32`, "take a smaller model, or a quantised one");
@@ -166,7 +167,7 @@ export interface SaveGgufOptions {
 /** Writes a GGUF that llama.cpp loads. Throws `unsupported` for a model or tokenizer that llama.cpp has no words for. */
 export async function saveGguf(
   file: string,
-  { system, model, weights, tokenizer, stopIds }: LoadedModel,
+  { system, model, weights, tokenizer, stopIds }: DecoderCheckpoint<WeightSet>,
   { format = "F16", name = path.basename(file, ".gguf") }: SaveGgufOptions = {},
 ): Promise<void> {
   if (!ggufFormat(format).quantize)
@@ -183,7 +184,7 @@ export async function saveGguf(
       name: place.name,
       format: ggufFormat(tensorFormat(place, shape, format)),
       shape: place.transposed ? [...shape].reverse() : shape,
-      values: () => rearrange(weights.get(parameter).view(), shape, place, "toGguf"),
+      values: () => rearrange(fullValues(weights, parameter), shape, place, "toGguf"),
     });
   }
   await writeGguf(file, metadata, tensors);

@@ -1,10 +1,11 @@
+export * from "./checkpoint.js";
 export * from "./compare.js";
-export { replaceModel } from "./folder.js";
+export { readConfig, replaceModel } from "./folder.js";
 export { type SaveGgufOptions, loadGguf, saveGguf } from "./gguf.js";
 export * from "./inference.js";
-export * from "./load-encoder.js";
+export { encoderForTask, encoderModelTypes, loadEncoderForTask, type TaskOptions } from "./load-encoder.js";
 export * from "./load.js";
-export * from "./loaded.js";
 export * from "./onnx.js";
 export type { PreparedOptions } from "./prepared.js";
 export * from "./save-pretrained.js";
+export * from "./save.js";

@@ -2,7 +2,6 @@ import path from "node:path";
 import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
-import { writeJson } from "../base/files.js";
 import { requireMemory } from "../base/memory.js";
 import { multipliesBytes } from "../base/processor.js";
 import { emitWarning } from "../base/warnings.js";
@@ -16,8 +15,6 @@ import {
   rearrange,
   rearrangeRows,
   SafetensorsFile,
-  writeSafetensors,
-  openWeightFiles,
   placeTensors,
 } from "../formats/index.js";
 import { type CausalLm, type Parameter, namedParameters } from "../nn/index.js";
@@ -44,26 +41,21 @@ import {
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
-import { decoderConfigJson } from "../models/index.js";
-import { replaceModel } from "./folder.js";
+import { decoderOf } from "../models/index.js";
+import type { DecoderCheckpoint, LoadOptions } from "./checkpoint.js";
+import { readFolder } from "./folder.js";
 import { openGguf } from "./gguf.js";
-import type { LoadOptions, LoadedModel } from "./loaded.js";
 import {
   type PackedEntry,
   type PartReader,
-  entryOf,
-  inPackedOrder,
   mappedPart,
   packedEntry,
-  partsOf,
-  storedPart,
   weightFromParts,
 } from "./packed-file.js";
 import { type PreparedOptions, PreparedWeights, keepPrepared, preparedFile } from "./prepared.js";
-import { readCheckpoint, saveTokenizer } from "./load.js";
 
 /** A model that is only run: its weights lie in their files' memory or in fewer bits, and do not train. */
-export interface InferenceModel extends LoadedModel<ModelWeights> {
+export interface InferenceCheckpoint extends DecoderCheckpoint<ModelWeights> {
   /** Settles when what was made of the weights is kept for the next load, or cannot be; it never rejects. */
   readonly kept?: Promise<void> | undefined;
 }
@@ -97,14 +89,14 @@ interface Source {
 
 /**
  * Reads a `.gguf` file or a checkpoint folder for inference. Weights in full and half precision are mapped into memory and
- * not copied; blocks of a GGUF in Q8_0, Q4_0 and Q4_1 and of a folder that `saveQuantized` wrote are taken as they are.
+ * not copied; blocks of a GGUF in Q8_0, Q4_0 and Q4_1 and of a quantised folder that `saveModel` wrote are taken as they are.
  * A GGUF's other blocks become 8-bit ones. Throws where something is missing or does not fit.
  */
 export async function loadForInference(
   runtime: Runtime,
   source: string,
   options: InferenceOptions = {},
-): Promise<InferenceModel> {
+): Promise<InferenceCheckpoint> {
   return (await modelPlace(source)) === "gguf"
     ? inferenceFromGguf(runtime, source, options)
     : inferenceFromFolder(runtime, source, options);
@@ -119,7 +111,7 @@ async function assemble(
   sourceOf: SourceOf,
   files: ReadonlyMap<string, FileMapping>,
   { quantize, fastPrompts: wanted = false, prepared, warn = emitWarning }: InferenceOptions,
-): Promise<Pick<InferenceModel, "weights" | "kept">> {
+): Promise<Pick<InferenceCheckpoint, "weights" | "kept">> {
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
   const prompt: Record<string, RowWeight> = {};
@@ -310,7 +302,7 @@ async function inferenceFromGguf(
   runtime: Runtime,
   file: string,
   options: InferenceOptions,
-): Promise<InferenceModel> {
+): Promise<InferenceCheckpoint> {
   const { gguf, system, model, tokenizer, stopIds, places } = await openGguf(file, options);
   const parts = new Set([...gguf.tensors.values()].map((tensor) => tensor.file));
   const mappings = new Map([...parts].map((part) => [part, runtime.mapFile(part)]));
@@ -393,10 +385,11 @@ async function inferenceFromFolder(
   runtime: Runtime,
   folder: string,
   options: InferenceOptions,
-): Promise<InferenceModel> {
-  const { json, system, model, tokenizer, stopIds } = await readCheckpoint(folder, options);
+): Promise<InferenceCheckpoint> {
+  const found = await readFolder(folder, (json) => decoderOf(json, options.systems), options);
+  const { json, system, config, files, tokenizer, stopIds } = found;
+  const model = system.create(config);
   const entries = packedEntries(path.join(folder, "config.json"), json);
-  const files = await openWeightFiles(folder);
   const parameters = namedParameters(model);
   const plain = [...parameters].filter(([name]) => !Object.hasOwn(entries, name));
   const places = placeTensors(
@@ -494,31 +487,4 @@ function packedSource(
     },
     packed: () => weightFromParts(runtime, name, entry, layout, part),
   };
-}
-
-/**
- * Writes a folder that `loadForInference` reads: the tensors of every packed weight in `model.safetensors`, and how they
- * are packed in `config.json`. Throws `unsupported` for weights in half precision, which need no folder of their own.
- */
-export async function saveQuantized(
-  folder: string,
-  { system, model, weights, tokenizer, stopIds }: InferenceModel,
-): Promise<void> {
-  const { tensors, packed } = weights.constants;
-  const entries: Record<string, PackedEntry> = {};
-  const parts = Object.entries(tensors).map(([name, tensor]) => storedPart(name, tensor));
-  for (const [name, weight] of Object.entries(packed)) {
-    if (weight.kind === "half")
-      throw new LineageError("unsupported", `${name} is in half precision; quantise it to save it`);
-    entries[name] = entryOf(weight);
-    parts.push(...partsOf(name, weight));
-  }
-  await replaceModel(folder, async (staging) => {
-    await writeJson(path.join(staging, "config.json"), {
-      ...decoderConfigJson(system, model),
-      quantization_config: { quant_method: "lineage", tensors: entries },
-    });
-    await saveTokenizer(staging, tokenizer, stopIds);
-    await writeSafetensors(path.join(staging, "model.safetensors"), inPackedOrder(parts));
-  });
 }

@@ -1,39 +1,11 @@
-import { existsSync } from "node:fs";
-import path from "node:path";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { readJson, writeJson } from "../base/files.js";
-import { settleFolder } from "../base/folders.js";
-import {
-  modelPlace,
-  loadTokenizer,
-  loadWeights,
-  writeTokenizer,
-  openWeightFiles,
-  type SafetensorsFile,
-  saveWeights,
-} from "../formats/index.js";
-import { Tokenizer } from "../tokenizers/index.js";
-import {
-  type Encoder,
-  type EncoderConfig,
-  EncoderWithHead,
-  type HeadName,
-  type Weights,
-  namedParameters,
-} from "../nn/index.js";
+import { type SafetensorsFile, loadWeights } from "../formats/index.js";
+import { type EncoderSystem, encoderOf, headOfConfig, systemsOfKind } from "../models/index.js";
+import { type EncoderWithHead, type HeadName, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
-import { emitWarning } from "../base/warnings.js";
-import { replaceModel } from "./folder.js";
-import {
-  type EncoderSystem,
-  encoderConfigJson,
-  encoderOf,
-  headOfConfig,
-  systemsOfKind,
-} from "../models/index.js";
-import { requireLayers } from "./counts.js";
-import type { LoadOptions } from "./loaded.js";
+import type { EncoderCheckpoint, HeadCheckpoint, LoadOptions } from "./checkpoint.js";
+import { readFolder, requireOriginal } from "./folder.js";
 
 /** How each head is called in messages. */
 const headWords: Readonly<Record<HeadName, string>> = {
@@ -47,7 +19,7 @@ const headWords: Readonly<Record<HeadName, string>> = {
 /** Whether a head has an output for each class. */
 const countsClasses = (head: HeadName): boolean => head === "classify" || head === "tag";
 
-/** `model_type`s that `loadEncoder` knows. */
+/** `model_type`s of encoders. */
 export const encoderModelTypes: readonly string[] = [
   ...new Set(systemsOfKind("encoder").map(({ type }) => type)),
 ];
@@ -57,27 +29,6 @@ export const encoderForTask = (json: unknown, head: HeadName, numLabels = 2): En
   const system = encoderOf(json);
   return system.heads[head].create(system.config.read(json), countsClasses(head) ? numLabels : 2);
 };
-
-export interface LoadedEncoder {
-  readonly system: EncoderSystem;
-  readonly encoder: Encoder;
-  readonly weights: Weights;
-  readonly tokenizer: Tokenizer;
-}
-
-export interface LoadedTask {
-  readonly system: EncoderSystem;
-  readonly model: EncoderWithHead;
-  readonly weights: Weights;
-  readonly tokenizer: Tokenizer;
-  readonly head: HeadName;
-  /** Names of the classes, where the checkpoint has names for them. */
-  readonly labels: readonly string[] | undefined;
-  /** Parameters that the checkpoint does not have, which begin at random. */
-  readonly fresh: readonly string[];
-  /** What is new, as a sentence for a person; undefined where nothing is. */
-  readonly statement: string | undefined;
-}
 
 export interface TaskOptions extends LoadOptions {
   /** Classes to tell apart; 1 for a number. Default: as many as the checkpoint's head has, else two. */
@@ -104,30 +55,6 @@ function classNamesOf(json: unknown): string[] | undefined {
     : undefined;
 }
 
-async function readConfig(folder: string): Promise<unknown> {
-  if ((await modelPlace(folder)) === "gguf")
-    throw new LineageError(
-      "unsupported",
-      `${folder} is a GGUF file; encoders are loaded from checkpoint folders, in which they can be fine-tuned, too`,
-    );
-  await settleFolder(folder);
-  const file = path.join(folder, "config.json");
-  if (!existsSync(file))
-    throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
-  return readJson(file);
-}
-
-async function readTokenizer(folder: string, config: EncoderConfig): Promise<Tokenizer> {
-  const tokenizer = await loadTokenizer(folder);
-  for (const warning of tokenizer.warnings) emitWarning(warning);
-  if (tokenizer.vocabSize > config.vocabSize)
-    throw new LineageError(
-      "tokenizer",
-      `the tokenizer of ${folder} has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${config.vocabSize}`,
-    );
-  return tokenizer;
-}
-
 /** Names under which published files may hold a parameter of an encoder, besides its own. */
 function aliases(prefix: string, name: string): readonly string[] {
   const start = `${prefix}.`;
@@ -146,28 +73,25 @@ const stored = (files: readonly SafetensorsFile[], names: readonly string[]) =>
     .find((entry) => entry !== undefined);
 
 /**
- * Reads an encoder's folder without any head: `config.json`, `model.safetensors` (names with or without the family's
- * prefix) and the tokenizer. It has a pooler where the checkpoint has one. Throws where a file is missing or they do not fit.
+ * Reads an encoder's folder without any head. Its tensors' names may have the family's prefix or not; it has a pooler where
+ * the checkpoint has one.
  */
 export async function loadEncoder(
   runtime: Runtime,
   folder: string,
-  { warn = emitWarning, systems = [] }: LoadOptions = {},
-): Promise<LoadedEncoder> {
-  const json = await readConfig(folder);
-  const system = encoderOf(json, systems);
+  options: LoadOptions = {},
+): Promise<EncoderCheckpoint> {
+  const found = await readFolder(folder, (json) => encoderOf(json, options.systems), options);
+  const { json, system, config, files, tokenizer } = found;
+  requireOriginal(folder, json);
   const { prefix } = system;
-  const config = system.config.read(json, warn);
-  const files = await openWeightFiles(folder);
-  requireLayers(path.join(folder, "config.json"), system, config, countTensors(files));
   const full = system.create(config, { pooler: true });
   const pooler = [...namedParameters(full).keys()]
     .filter((name) => name.startsWith("pooler."))
     .every((name) => stored(files, aliases(prefix, name)));
-  const encoder = pooler ? full : system.create(config, { pooler: false });
-  const tokenizer = await readTokenizer(folder, encoder.config);
-  const weights = await loadWeights(runtime, encoder, folder, { aliases: (name) => aliases(prefix, name) });
-  return { system, encoder, weights, tokenizer };
+  const model = pooler ? full : system.create(config, { pooler: false });
+  const weights = await loadWeights(runtime, model, folder, { aliases: (name) => aliases(prefix, name) });
+  return { system, model, weights, tokenizer };
 }
 
 /**
@@ -179,14 +103,12 @@ export async function loadEncoderForTask(
   runtime: Runtime,
   folder: string,
   head: HeadName,
-  { numLabels, newHead = "if missing", seed = 0, warn = emitWarning, systems = [] }: TaskOptions = {},
-): Promise<LoadedTask> {
-  const json = await readConfig(folder);
-  const system = encoderOf(json, systems);
+  { numLabels, newHead = "if missing", seed = 0, ...options }: TaskOptions = {},
+): Promise<HeadCheckpoint> {
+  const found = await readFolder(folder, (json) => encoderOf(json, options.systems), options);
+  const { json, system, config, files, tokenizer } = found;
+  requireOriginal(folder, json);
   const { prefix } = system;
-  const config = system.config.read(json, warn);
-  const files = await openWeightFiles(folder);
-  requireLayers(path.join(folder, "config.json"), system, config, countTensors(files));
   const authors = head === "fill-mask" ? system.authorsMaskedLm?.(config) : undefined;
   const build = (classes: number): EncoderWithHead =>
     authors && storesAll(files, authors, prefix)
@@ -215,7 +137,6 @@ export async function loadEncoderForTask(
       "checkpoint",
       `${folder} ${none}; fine-tune it first (it lacks ${fresh.join(", ")})`,
     );
-  const tokenizer = await readTokenizer(folder, model.encoder.config);
   const begins = new Set(fresh);
   const weights = await loadWeights(runtime, model, folder, {
     aliases: (name) => (begins.has(name) ? [] : aliases(prefix, name)),
@@ -241,9 +162,6 @@ export async function loadEncoderForTask(
 const storesAll = (files: readonly SafetensorsFile[], model: EncoderWithHead, prefix: string): boolean =>
   [...namedParameters(model).keys()].every((name) => stored(files, aliases(prefix, name)));
 
-const countTensors = (files: readonly SafetensorsFile[]): number =>
-  files.reduce((count, { header }) => count + header.tensors.size, 0);
-
 /** How many classes the checkpoint's head tells apart; undefined where it has none of the kind. */
 function classesStored(
   files: readonly SafetensorsFile[],
@@ -252,20 +170,4 @@ function classesStored(
 ): number | undefined {
   const { output } = heads[head];
   return output === undefined ? undefined : stored(files, aliases(prefix, `${output}.weight`))?.shape[0];
-}
-
-/** Writes what `loadEncoder`, `loadEncoderForTask` and Hugging Face transformers read. */
-export async function saveEncoder(
-  folder: string,
-  saved: LoadedEncoder | Pick<LoadedTask, "system" | "model" | "weights" | "tokenizer" | "head" | "labels">,
-): Promise<void> {
-  const json =
-    "encoder" in saved
-      ? encoderConfigJson(saved.system, saved.encoder)
-      : encoderConfigJson(saved.system, saved.model.encoder, saved.head, saved.labels);
-  await replaceModel(folder, async (staging) => {
-    await writeJson(path.join(staging, "config.json"), json);
-    await writeTokenizer(saved.tokenizer, staging);
-    await saveWeights(path.join(staging, "model.safetensors"), saved.weights);
-  });
 }

@@ -4,8 +4,8 @@ import { writeJson } from "../base/files.js";
 import { type CausalModel, decoderOutputs } from "../generation/index.js";
 import { saveOnnx, type SaveOnnxOptions, writeTokenizer } from "../formats/index.js";
 import type { WeightSet } from "../nn/index.js";
-import { decoderConfigJson } from "../models/index.js";
-import type { LoadedModel } from "./loaded.js";
+import { configJson } from "../models/index.js";
+import type { DecoderCheckpoint } from "./checkpoint.js";
 import { replaceModel } from "./folder.js";
 
 /** Writes `decoderOutputs` of a model with its weights, as `saveOnnx` does. */
@@ -22,7 +22,7 @@ export const saveDecoderOnnx = (
  */
 export async function exportForTransformersJs(
   folder: string,
-  { system, model, weights, tokenizer }: LoadedModel<WeightSet>,
+  { system, model, weights, tokenizer }: DecoderCheckpoint<WeightSet>,
 ): Promise<void> {
   await replaceModel(folder, async (staging) => {
     const onnx = path.join(staging, "onnx");
@@ -30,7 +30,7 @@ export async function exportForTransformersJs(
     await saveDecoderOnnx(path.join(onnx, "model.onnx"), model, weights);
     await writeTokenizer(tokenizer, staging);
     await writeJson(path.join(staging, "config.json"), {
-      ...decoderConfigJson(system, model),
+      ...configJson(system, model.config),
       "transformers.js_config": { use_external_data_format: true },
     });
   });

@@ -8,7 +8,7 @@ import type { PretrainedNetwork } from "../objectives/index.js";
 import { replaceModel } from "./folder.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 
-/** Writes the networks that pretraining leaves: what `loadEncoder` and Hugging Face transformers read. */
+/** Writes the networks that pretraining leaves: what `loadModel` and Hugging Face transformers read. */
 export async function savePretrained(
   folder: string,
   networks: readonly PretrainedNetwork[],

@@ -44,7 +44,7 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   checkEnding(to);
   const place = await modelFor(from);
   const runtime = createRuntime({ threads: command.threads });
-  const source = await loadModel(runtime, place);
+  const source = await loadModel(runtime, place, { kind: "decoder" });
   using weights = source.weights;
   let comparison: Comparison;
   let kind: string;
@@ -61,7 +61,7 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
       await mkdir(to, { recursive: true });
       await saveModel(to, source, { dtype: command.dtype, shardBytes: command.shardSize * 1e6 });
     }
-    const result = await loadModel(runtime, to);
+    const result = await loadModel(runtime, to, { kind: "decoder" });
     using resultWeights = result.weights;
     comparison = await compareModels(source, { ...result, weights: resultWeights });
   }

@@ -19,7 +19,9 @@ interface EvaluateCommand {
 /** Perplexity of a checkpoint on a text. */
 async function evaluateModel({ model: folder, data, batch, json, threads }: EvaluateCommand): Promise<void> {
   const report = await Reporter.create(json ?? false);
-  const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), await modelFor(folder));
+  const { model, weights, tokenizer } = await loadModel(createRuntime({ threads }), await modelFor(folder), {
+    kind: "decoder",
+  });
   const tokens = Int32Array.from(encodeCorpus(textCorpus(data), (text) => tokenizer.encode(text)));
   if (tokens.length < 2)
     throw new LineageError("data", `${data} has ${tokens.length} tokens; a loss needs two or more`);

@@ -9,7 +9,7 @@ import { tell } from "./terminal.js";
 
 /** Writes a checkpoint as ONNX: a folder for transformers.js, or the forward pass alone as one file. */
 async function exportOnnx({ model: place, out }: { model: string; out: string }): Promise<void> {
-  const loaded = await loadModel(createRuntime(), await modelFor(place));
+  const loaded = await loadModel(createRuntime(), await modelFor(place), { kind: "decoder" });
   if (!out.endsWith(".onnx")) {
     await exportForTransformersJs(out, loaded);
     tell(`wrote ${out} for transformers.js\n`);

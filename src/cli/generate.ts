@@ -13,7 +13,7 @@ import {
   promptLookup,
   writeText,
 } from "../generation/index.js";
-import { type InferenceModel, loadForInference } from "../checkpoints/index.js";
+import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { TargetWriter, holdsTargetWriter } from "../tasks/index.js";
 import { modelFor } from "./model.js";
@@ -57,7 +57,7 @@ export interface GenerateCommand extends SamplingOptions {
 /** Who guesses the next tokens for `--speculative`. Throws `tokenizer` for a model of another vocabulary. */
 async function makeDrafter(
   runtime: Runtime,
-  { model, tokenizer }: InferenceModel,
+  { model, tokenizer }: InferenceCheckpoint,
   speculative: string,
 ): Promise<Drafter> {
   if (speculative === "lookup") return promptLookup();

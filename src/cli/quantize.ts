@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { formatBytes } from "../base/memory.js";
-import { loadForInference, saveQuantized } from "../checkpoints/index.js";
+import { loadForInference, saveModel } from "../checkpoints/index.js";
 import type { QuantizationScheme } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
@@ -77,7 +77,7 @@ export const quantizeCommand = new Command("quantize")
       const loaded = await loadForInference(createRuntime({ threads }), await modelFor(source), {
         quantize: scheme,
       });
-      await saveQuantized(out, loaded);
+      await saveModel(out, loaded);
       const seconds = (performance.now() - started) / 1000;
       const { packed, tensors } = loaded.weights.constants;
       const { byteLength } = loaded.weights;

@@ -33,7 +33,7 @@ export type SafetensorsDType =
 
 /** By dtype, how numbers become float32 ones. Those of the other dtypes are no weights. */
 export const floatReaders: Partial<
-  Record<SafetensorsDType, (bytes: Uint8Array<ArrayBuffer>, target: Float32Array) => void>
+  Record<SafetensorsDType, (bytes: Uint8Array, target: Float32Array) => void>
 > = {
   float64: (bytes, target) => {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -58,7 +58,7 @@ export const floatReaders: Partial<
 };
 
 /** 16-bit words of bytes that may lie at any address. */
-const wordsOf = (bytes: Uint8Array<ArrayBuffer>): Uint16Array =>
+const wordsOf = (bytes: Uint8Array): Uint16Array =>
   bytes.byteOffset % 2 === 0
     ? new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)
     : new Uint16Array(bytes.slice().buffer);

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
-import { bytesPerElement } from "../base/dtype.js";
+import { bytesPerElement, elementCount } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { replaceFiles, settleFolder } from "../base/folders.js";
@@ -25,10 +25,6 @@ export const tensorsToSave = (weights: Pick<Weights, "tensors">, prefix = ""): T
     return { name: prefix + name, dtype: "float32", shape: tensor.shape, bytes };
   });
 
-/** Writes a model's weights under their published names. */
-export const saveWeights = (file: string, weights: Weights): Promise<void> =>
-  writeSafetensors(file, tensorsToSave(weights));
-
 export interface SaveWeightsOptions {
   /** Default float32. */
   readonly dtype?: "float32" | "float16" | "bfloat16";
@@ -38,15 +34,14 @@ export interface SaveWeightsOptions {
 
 const narrow = { float16: float16Bits, bfloat16: bfloat16Bits } as const;
 
-/** Writes a model's weights into a checkpoint folder: `model.safetensors`, or shards and their index. */
+/** Writes tensors of floats into a checkpoint folder: `model.safetensors`, or shards and their index. */
 export async function saveWeightFiles(
   folder: string,
-  weights: Pick<Weights, "tensors">,
+  tensors: readonly TensorToSave[],
   { dtype = "float32", shardBytes = 5e9 }: SaveWeightsOptions = {},
 ): Promise<void> {
-  const tensors = tensorsToSave(weights);
   const shards: TensorToSave[][] = [];
-  const size = ({ bytes }: TensorToSave) => (bytes.byteLength / 4) * bytesPerElement(dtype);
+  const size = ({ shape }: TensorToSave) => elementCount(shape) * bytesPerElement(dtype);
   let room = 0;
   for (const tensor of tensors) {
     if (size(tensor) > room || shards.length === 0) {
@@ -57,10 +52,11 @@ export async function saveWeightFiles(
     room -= size(tensor);
   }
   const converted = (tensor: TensorToSave): TensorToSave => {
-    if (dtype === "float32") return tensor;
-    const { bytes } = tensor;
-    const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-    return { ...tensor, dtype, bytes: new Uint8Array(Uint16Array.from(values, narrow[dtype]).buffer) };
+    if (tensor.dtype === dtype) return tensor;
+    const values = new Float32Array(elementCount(tensor.shape));
+    floatReaders[tensor.dtype]!(tensor.bytes, values);
+    const { buffer } = dtype === "float32" ? values : Uint16Array.from(values, narrow[dtype]);
+    return { ...tensor, dtype, bytes: new Uint8Array(buffer) };
   };
   const number = (value: number) => String(value).padStart(5, "0");
   const names = shards.map((_, shard) =>

@@ -1,8 +1,12 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
-import { readJson } from "../base/files.js";
-import { type InferenceOptions, type LoadOptions, loadForInference } from "../checkpoints/index.js";
+import {
+  type InferenceOptions,
+  type LoadOptions,
+  loadForInference,
+  readConfig,
+} from "../checkpoints/index.js";
 import type { TaskName } from "../data/index.js";
 import { headOfConfig, systemOf } from "../models/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
@@ -112,10 +116,7 @@ async function kindOf(
 }> {
   const decoder = { kind: "decoder", hasHead: false, description: "a decoder" } as const;
   if (place.endsWith(".gguf")) return decoder;
-  const file = path.join(place, "config.json");
-  if (!existsSync(file))
-    throw new LineageError("checkpoint", `${place} is not a checkpoint: it has no config.json`);
-  const json = await readJson(file);
+  const json = await readConfig(place);
   const system = systemOf(json, systems);
   if (system.kind === "decoder") return decoder;
   if (system.kind === "encoder-decoder")

@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import type { InferenceModel } from "../checkpoints/index.js";
+import type { InferenceCheckpoint } from "../checkpoints/index.js";
 import type { TaskName } from "../data/index.js";
 import {
   type CacheType,
@@ -134,7 +134,7 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
   /** @param slots texts that are written side by side; others wait */
   constructor(
     source: string,
-    private readonly loaded: InferenceModel,
+    private readonly loaded: InferenceCheckpoint,
     private readonly slots: number,
   ) {
     super(source);

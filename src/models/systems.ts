@@ -1,6 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import type { ConfigJson } from "../nn/index.js";
-import { type EncoderConfig, type HeadName, headClasses, headNames } from "../nn/index.js";
+import { type ConfigJson, type ConfigTable, type HeadName, headClasses, headNames } from "../nn/index.js";
 import { albert } from "./albert.js";
 import { bert } from "./bert.js";
 import { debertaV3 } from "./deberta-v2.js";
@@ -11,7 +10,14 @@ import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
 import { qwen2 } from "./qwen2.js";
 import { roberta } from "./roberta.js";
-import type { DecoderSystem, EncoderSystem, System, SystemConfig, SystemKind } from "./system.js";
+import type {
+  DecoderSystem,
+  EncoderDecoderSystem,
+  EncoderSystem,
+  System,
+  SystemConfig,
+  SystemKind,
+} from "./system.js";
 import { unilm } from "./unilm.js";
 import { xlm } from "./xlm.js";
 import { xlnet } from "./xlnet.js";
@@ -76,11 +82,9 @@ export const decoderOf = (json: unknown, own: readonly System[] = []): DecoderSy
 export const encoderOf = (json: unknown, own: readonly System[] = []): EncoderSystem =>
   systemAmong(json, systemsOfKind("encoder", own), "encoders");
 
-/** The `config.json` that describes a decoder to Hugging Face transformers. */
-export const decoderConfigJson = (
-  { className, config }: DecoderSystem,
-  model: { readonly config: SystemConfig },
-): Record<string, unknown> => ({ architectures: [className], ...config.write(model.config) });
+/** The encoder-decoder that a `config.json` is of. Throws `config` where it is none. */
+export const encoderDecoderOf = (json: unknown, own: readonly System[] = []): EncoderDecoderSystem =>
+  systemAmong(json, systemsOfKind("encoder-decoder", own), "encoder-decoders");
 
 /** Transformers' class of an encoder with a head. */
 const classOfHead = (system: EncoderSystem, head: HeadName): string =>
@@ -95,17 +99,31 @@ export function headOfConfig(system: EncoderSystem, json: unknown): HeadName | u
   );
 }
 
-/** The `config.json` that describes an encoder, or one with a head, to Hugging Face transformers. */
-export const encoderConfigJson = (
-  system: EncoderSystem,
-  encoder: { readonly config: SystemConfig & EncoderConfig },
-  head?: HeadName,
-  labels?: readonly string[],
-): Record<string, unknown> => ({
-  architectures: [head ? classOfHead(system, head) : `${system.className}Model`],
-  ...system.config.write(encoder.config),
-  ...(labels && {
-    id2label: Object.fromEntries(labels.map((label, id) => [id, label])),
-    label2id: Object.fromEntries(labels.map((label, id) => [label, id])),
-  }),
-});
+/**
+ * The `config.json` that describes a model to Hugging Face transformers.
+ * @param head the head of an encoder, and the names of its classes
+ */
+export function configJson(
+  system: System,
+  config: SystemConfig,
+  {
+    head,
+    labels,
+  }: { readonly head?: HeadName | undefined; readonly labels?: readonly string[] | undefined } = {},
+): Record<string, unknown> {
+  const table: ConfigTable<SystemConfig> = system.config;
+  return {
+    architectures: [
+      system.kind !== "encoder"
+        ? system.className
+        : head
+          ? classOfHead(system, head)
+          : `${system.className}Model`,
+    ],
+    ...table.write(config),
+    ...(labels && {
+      id2label: Object.fromEntries(labels.map((label, id) => [id, label])),
+      label2id: Object.fromEntries(labels.map((label, id) => [label, id])),
+    }),
+  };
+}

@@ -43,6 +43,10 @@ export class EncoderWithHead<E extends Encoder = Encoder, H extends Head<unknown
     super();
   }
 
+  get config(): E["config"] {
+    return this.encoder.config;
+  }
+
   override get partNames(): Readonly<Record<string, string>> {
     return this.mounts as unknown as Readonly<Record<string, string>>;
   }

@@ -7,7 +7,7 @@ import { batchesByLength, padRows, paddingOf } from "../data/index.js";
 import { type Tensor, constant, div, linear, maximum, sigmoid, sqrt, square, sum } from "../graph/index.js";
 import type { Encoding } from "../tokenizers/index.js";
 import { EncoderProgram } from "../tasks/index.js";
-import { type LoadedEncoder, loadEncoder } from "../checkpoints/index.js";
+import { type EncoderCheckpoint, loadModel } from "../checkpoints/index.js";
 import { activations } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -57,7 +57,7 @@ interface Recipe {
  */
 export class Embedder implements Disposable {
   private constructor(
-    private readonly loaded: LoadedEncoder,
+    private readonly loaded: EncoderCheckpoint,
     private readonly program: EncoderProgram<"vector">,
     private readonly recipe: Recipe,
     private readonly prompts: Pick<SentenceModules, "prompts" | "defaultPrompt">,
@@ -71,9 +71,12 @@ export class Embedder implements Disposable {
   static async load(folder: string, options: EmbedderOptions = {}): Promise<Embedder> {
     const warn = options.warn ?? emitWarning;
     const own = await readModules(folder, warn);
-    const loaded = await loadEncoder(options.runtime ?? createRuntime(), own.encoder, { warn });
+    const loaded = await loadModel(options.runtime ?? createRuntime(), own.encoder, {
+      kind: "encoder",
+      warn,
+    });
     try {
-      const { contextLength, hiddenSize } = loaded.encoder.config;
+      const { contextLength, hiddenSize } = loaded.model.config;
       const maxLength = options.maxLength ?? Math.min(own.maxLength ?? tokenizerLimit(loaded), contextLength);
       if (!(Number.isInteger(maxLength) && maxLength >= 3 && maxLength <= contextLength)) {
         throw new LineageError(
@@ -88,8 +91,8 @@ export class Embedder implements Disposable {
         lowercase: own.lowercase,
       };
       const size = vectorSize(folder, recipe, own.width ?? hiddenSize, hiddenSize);
-      const program = await EncoderProgram.create(loaded.encoder, loaded.weights, (inputs) => {
-        const hidden = loaded.encoder.encode(inputs);
+      const program = await EncoderProgram.create(loaded.model, loaded.weights, (inputs) => {
+        const hidden = loaded.model.encode(inputs);
         const vector = pooled(hidden, inputs.attentionMask!, recipe.poolings);
         return { vector: recipe.modules.reduce(applied, vector) };
       });
@@ -131,7 +134,7 @@ export class Embedder implements Disposable {
       if (encoding.truncated > 0) onTruncated?.(place, encoding.truncated);
       return encoding;
     });
-    const padding = paddingOf(this.loaded.tokenizer, this.loaded.encoder.config.padTokenId);
+    const padding = paddingOf(this.loaded.tokenizer, this.loaded.model.config.padTokenId);
     const vectors = Array<Float32Array>(texts.length);
     let done = 0;
     for (const places of batchesByLength(rows, { batchSize, lengthOf: ({ ids }) => ids.length })) {
@@ -159,7 +162,7 @@ export class Embedder implements Disposable {
 }
 
 /** Tokens that the tokenizer's files allow; without limit where they say none. */
-const tokenizerLimit = ({ tokenizer }: LoadedEncoder): number => {
+const tokenizerLimit = ({ tokenizer }: EncoderCheckpoint): number => {
   const limit = tokenizer.config["model_max_length"];
   return typeof limit === "number" && limit >= 1 ? Math.floor(limit) : Infinity;
 };

@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { EncoderProgram } from "./encoder-program.js";
 import { padRows, paddingOf } from "../data/index.js";
-import { type LoadedTask, loadEncoderForTask } from "../checkpoints/index.js";
+import { type HeadCheckpoint, loadEncoderForTask } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 
@@ -15,7 +15,7 @@ export interface Filling {
 /** Guesses the words behind masks with an encoder's masked language model. */
 export class MaskFiller implements Disposable {
   private constructor(
-    private readonly loaded: LoadedTask,
+    private readonly loaded: HeadCheckpoint,
     private readonly program: EncoderProgram<"probabilities">,
     private readonly maskId: number,
   ) {}

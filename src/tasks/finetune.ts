@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { BucketedSource, type Example } from "../data/index.js";
-import { type LoadedTask, loadEncoderForTask, replaceModel, saveEncoder } from "../checkpoints/index.js";
+import { type HeadCheckpoint, loadEncoderForTask, replaceModel, saveModel } from "../checkpoints/index.js";
 import type { EncoderWithHead } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -113,7 +113,7 @@ async function loadModelFor(
   task: Task,
   labels: readonly string[],
   file: string,
-): Promise<LoadedTask> {
+): Promise<HeadCheckpoint> {
   const loaded = await loadEncoderForTask(runtime, options.model, task.head, {
     numLabels: task.numLabels(labels),
     newHead: options.newHead ? "always" : "if missing",
@@ -155,7 +155,7 @@ interface Prepared {
   readonly options: FinetuneOptions;
   readonly task: Task;
   readonly data: FinetuneData;
-  readonly loaded: LoadedTask;
+  readonly loaded: HeadCheckpoint;
   readonly context: TaskContext;
   readonly items: readonly Item[];
   readonly heldItems: readonly Item[];
@@ -244,7 +244,7 @@ async function save(
     // One label, of whatever name, is how transformers knows that the answer is a number.
     const labels = options.task === "regress" ? ["LABEL_0"] : loaded.labels;
     await replaceModel(out, async (staging) => {
-      await saveEncoder(staging, { ...loaded, labels, head: task.head });
+      await saveModel(staging, { ...loaded, labels, head: task.head });
       await writeSettings(staging, { task: options.task, maxLength, stride, threshold });
     });
   } finally {
@@ -256,7 +256,10 @@ async function save(
  * Makes the last layer answer in the labels' own scale, as whoever loads the checkpoint expects; the function returned
  * undoes it, for training goes on in the other one.
  */
-function foldScale({ system, weights }: LoadedTask, scale: { mean: number; deviation: number }): () => void {
+function foldScale(
+  { system, weights }: HeadCheckpoint,
+  scale: { mean: number; deviation: number },
+): () => void {
   const { output } = system.heads.classify;
   const [weight, bias] = ["weight", "bias"].map((part) => weights.get(`${output}.${part}`).view()) as [
     Float32Array,

@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import type { LoadedTask } from "../checkpoints/index.js";
+import type { HeadCheckpoint } from "../checkpoints/index.js";
 import { namedParameters } from "../nn/index.js";
 import type { FinetuneOptions } from "./finetune-options.js";
 
@@ -9,7 +9,7 @@ type LayerOptions = Pick<FinetuneOptions, "layerDecay" | "freezeEmbeddings" | "f
  * Throws `argument` for layers that a model does not have, and for a choice among layers where all of them have the same
  * parameters.
  */
-function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model }: LoadedTask): void {
+function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model }: HeadCheckpoint): void {
   const { config } = model.encoder;
   const { numLayers } = config;
   if (freezeLayers > numLayers)
@@ -27,7 +27,7 @@ function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model
 }
 
 /** Keeps the parameters that the options name as they are. */
-export function freeze(options: LayerOptions, loaded: LoadedTask): void {
+export function freeze(options: LayerOptions, loaded: HeadCheckpoint): void {
   checkLayers(options, loaded);
   const { system, model, fresh } = loaded;
   const { freezeEmbeddings, freezeLayers } = options;
@@ -38,7 +38,7 @@ export function freeze(options: LayerOptions, loaded: LoadedTask): void {
 
 /** Factor of a parameter's learning rate: `layerDecay` once for each layer above it. */
 export const learningRateFactor =
-  ({ layerDecay }: LayerOptions, { system, model }: LoadedTask) =>
+  ({ layerDecay }: LayerOptions, { system, model }: HeadCheckpoint) =>
   (name: string): number => {
     const { config } = model.encoder;
     return layerDecay ** (config.numLayers + 1 - system.depth(name, config));

@@ -1,5 +1,5 @@
 import type { Example, TaskName } from "../data/index.js";
-import { type LoadedTask, loadEncoderForTask } from "../checkpoints/index.js";
+import { type HeadCheckpoint, loadEncoderForTask } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type AnswerOptions, Answerer } from "./answers.js";
@@ -29,7 +29,7 @@ export type PredictorInput = string | Omit<Example, "row" | "label">;
 export class Predictor implements Disposable {
   private constructor(
     readonly task: TaskName,
-    private readonly loaded: LoadedTask,
+    private readonly loaded: HeadCheckpoint,
     private readonly context: TaskContext,
     private readonly answerer: Answerer,
     /** Probability that decides unless it is told otherwise, as fine-tuning chose it. */
@@ -107,7 +107,7 @@ export class Predictor implements Disposable {
 }
 
 /** Names for classes that nobody named, as transformers has them. */
-function numbered({ system, head, weights }: LoadedTask): string[] {
+function numbered({ system, head, weights }: HeadCheckpoint): string[] {
   const { output } = system.heads[head];
   const classes = output === undefined ? 0 : weights.get(`${output}.weight`).shape[0]!;
   return Array.from({ length: classes }, (_, id) => `LABEL_${id}`);

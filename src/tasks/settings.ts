@@ -4,7 +4,7 @@ import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { type TaskName, taskNames, paddingOf } from "../data/index.js";
-import type { LoadedTask } from "../checkpoints/index.js";
+import type { HeadCheckpoint } from "../checkpoints/index.js";
 import { encoderOf, headOfConfig } from "../models/index.js";
 import type { TaskContext } from "./task.js";
 import { tasks } from "./tasks.js";
@@ -60,7 +60,7 @@ export async function readSettings(
 
 /** A loaded model's context for a task. Throws `argument` for a length that the model does not know. */
 export function contextOf(
-  { tokenizer, model, labels }: Pick<LoadedTask, "tokenizer" | "model" | "labels">,
+  { tokenizer, model, labels }: Pick<HeadCheckpoint, "tokenizer" | "model" | "labels">,
   task: TaskName,
   { maxLength, stride = 64 }: { maxLength?: number; stride?: number },
   more: Partial<TaskContext> = {},

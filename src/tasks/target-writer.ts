@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
-import { type LoadedTask, loadEncoderForTask } from "../checkpoints/index.js";
+import { type HeadCheckpoint, loadEncoderForTask } from "../checkpoints/index.js";
 import { unilm } from "../models/index.js";
 import { vocabularyOf, wordPieceTokens } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
@@ -22,7 +22,7 @@ export async function holdsTargetWriter(folder: string): Promise<boolean> {
 /** Writes the text that follows from another, word after word the likeliest, with a UniLM. */
 export class TargetWriter implements Disposable {
   private constructor(
-    private readonly loaded: LoadedTask,
+    private readonly loaded: HeadCheckpoint,
     private readonly generator: UnilmGenerator,
   ) {}
 

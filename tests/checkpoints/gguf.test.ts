@@ -16,7 +16,7 @@ import {
   mistralConfig,
   systems,
 } from "../../src/models/index.js";
-import { type LoadedModel, loadGguf, saveGguf } from "../../src/checkpoints/index.js";
+import { type DecoderCheckpoint, loadGguf, saveGguf } from "../../src/checkpoints/index.js";
 import { type CausalLm, Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { LlamaCppModel, divergence, llamaCppFolder } from "../../bench/llama-cpp.js";
@@ -76,7 +76,10 @@ afterAll(async () => {
 });
 
 /** Logits after every prefix of `ids`, from a decoder of our own. */
-async function ourLogits({ model, weights }: LoadedModel, ids: readonly number[]): Promise<Float32Array[]> {
+async function ourLogits(
+  { model, weights }: DecoderCheckpoint,
+  ids: readonly number[],
+): Promise<Float32Array[]> {
   using decoder = await Decoder.create({ model, weights, capacity: ids.length + 1 });
   const slot = decoder.open();
   const rows: Float32Array[] = [];
@@ -85,7 +88,7 @@ async function ourLogits({ model, weights }: LoadedModel, ids: readonly number[]
 }
 
 async function greedy(
-  { model, weights }: LoadedModel,
+  { model, weights }: DecoderCheckpoint,
   ids: readonly number[],
   count: number,
 ): Promise<number[]> {

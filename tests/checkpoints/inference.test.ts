@@ -10,10 +10,9 @@ import { characterTokenizer } from "../../src/tokenizers/index.js";
 import { writeSafetensors } from "../../src/formats/index.js";
 import { Gpt2, gpt2Config, Llama, llamaConfig, systems } from "../../src/models/index.js";
 import {
-  type InferenceModel,
+  type InferenceCheckpoint,
   type InferenceOptions,
   loadForInference,
-  saveQuantized,
   loadModel,
   saveModel,
 } from "../../src/checkpoints/index.js";
@@ -57,7 +56,7 @@ const own = <T extends Disposable>(item: T): T => {
   owned.push(item);
   return item;
 };
-const load = async (place: string, options?: InferenceOptions): Promise<InferenceModel> => {
+const load = async (place: string, options?: InferenceOptions): Promise<InferenceCheckpoint> => {
   const loaded = await loadForInference(runtime, place, options);
   own(loaded.weights);
   return loaded;
@@ -135,7 +134,7 @@ describe.each(["llama", "gpt2"] as const)("a %s for inference", (name) => {
     "computes in %j what the rounded weights give in full, also through a folder",
     async (scheme) => {
       const { place, weights, model } = await saved(name);
-      const quantized: InferenceModel = {
+      const quantized: InferenceCheckpoint = {
         system: systems[name],
         model,
         tokenizer,
@@ -149,7 +148,7 @@ describe.each(["llama", "gpt2"] as const)("a %s for inference", (name) => {
       expect(relativeError(direct[0]!, prompt!)).toBeLessThan(0.05);
       expect(relativeError(direct[1]!, step!)).toBeLessThan(0.05);
       const target = `${place}-quantized`;
-      await saveQuantized(target, quantized);
+      await saveModel(target, quantized);
       const again = await load(target);
       expect(await logitsOf(again.model, again.weights)).toEqual(direct);
       const atLoad = await load(place, { quantize: scheme });
@@ -163,7 +162,7 @@ describe.each(["llama", "gpt2"] as const)("a %s for inference", (name) => {
     async () => {
       const { place, model } = await saved(name);
       const prompt = Array.from({ length: 24 }, (_, i) => (7 * i) % vocabSize);
-      const logits = async ({ weights }: InferenceModel): Promise<Float32Array[]> => {
+      const logits = async ({ weights }: InferenceCheckpoint): Promise<Float32Array[]> => {
         using decoder = await Decoder.create({ model, weights, capacity: 32, prefillChunk: 10 });
         const slot = decoder.open();
         const first = (await decoder.read(slot, prompt)).slice();
@@ -239,7 +238,7 @@ describe("matrices that one input is multiplied by", () => {
   const names = ["q_proj", "k_proj", "v_proj"].map((name) => `${attention}.${name}.weight`);
 
   /** Rows of what queries, keys and values are as one matrix; undefined where they do not lie side by side. */
-  function joinedRows({ weights }: InferenceModel): number[] {
+  function joinedRows({ weights }: InferenceCheckpoint): number[] {
     const blocks = names.map((name) => weights.constants.packed[name] as BlockWeight);
     const rows = blocks.reduce((sum, weight) => sum + weight.rows, 0);
     return (["values", "scales", "zeroPoints"] as const).map((part) => {
@@ -254,7 +253,7 @@ describe("matrices that one input is multiplied by", () => {
     using atLoad = (await loadForInference(runtime, place, { quantize: { bits: 4 } })).weights;
     const quantized = { system: systems.llama, model: models.llama, tokenizer, weights: atLoad };
     expect(joinedRows(quantized)).toEqual([512, 512, 512]);
-    await saveQuantized(`${place}-joined`, quantized);
+    await saveModel(`${place}-joined`, quantized);
     const again = await load(`${place}-joined`);
     expect(joinedRows(again)).toEqual([512, 512, 512]);
     again.weights.dispose();
@@ -265,7 +264,7 @@ describe("a quantised folder", () => {
   async function quantizedFolder(): Promise<string> {
     const { place, weights, model } = await saved("llama");
     const target = `${place}-damaged`;
-    await saveQuantized(target, {
+    await saveModel(target, {
       system: systems.llama,
       model,
       tokenizer,

@@ -3,15 +3,15 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { compile, input } from "../../src/graph/index.js";
-import { SafetensorsFile, writeTokenizer, saveWeights, writeSafetensors } from "../../src/formats/index.js";
+import { SafetensorsFile, tensorsToSave, writeTokenizer, writeSafetensors } from "../../src/formats/index.js";
 import { characterTokenizer } from "../../src/tokenizers/index.js";
 import { EncoderProgram } from "../../src/tasks/index.js";
 import {
   encoderForTask,
   encoderModelTypes,
-  loadEncoder,
+  loadModel,
   loadEncoderForTask,
-  saveEncoder,
+  saveModel,
 } from "../../src/checkpoints/index.js";
 import { bert, bertForPretraining, bertTable, encoderOf } from "../../src/models/index.js";
 import { type HeadName, Weights, headNames, namedParameters } from "../../src/nn/index.js";
@@ -40,7 +40,7 @@ async function checkpoint(head: HeadName, labels?: readonly string[]): Promise<s
   const folder = await scratch();
   const model = encoderForTask(json, head, 3);
   using weights = weightsOf(model, await recordedHead(head));
-  await saveEncoder(folder, { system: bert, model, weights, tokenizer, head, labels });
+  await saveModel(folder, { system: bert, model, weights, tokenizer, head, labels });
   return folder;
 }
 
@@ -53,7 +53,7 @@ describe("An encoder's folder", () => {
     using weights = loaded.weights;
     const { weights: written } = await recordedHead(head);
     for (const name of namedParameters(loaded.model).keys()) same(weights, written, name);
-    expect(loaded).toMatchObject({ fresh: [], statement: undefined, labels: undefined });
+    expect(loaded).toMatchObject({ fresh: [], statement: undefined });
   });
 
   it("says which classes its head tells apart, and refuses other numbers of them", async () => {
@@ -117,7 +117,7 @@ describe("An encoder's folder", () => {
         renamed.push({ name: old.slice("bert.".length), dtype: "float32" as const, shape, bytes });
     }
     await writeSafetensors(path.join(folder, "model.safetensors"), renamed);
-    const { encoder, weights } = await loadEncoder(runtime, folder);
+    const { model: encoder, weights } = await loadModel(runtime, folder, { kind: "encoder" });
     const task = await recorded("bert/maskedLm.safetensors");
     for (const name of namedParameters(encoder).keys())
       expect(Array.from(weights.get(name).view())).toEqual(
@@ -130,11 +130,11 @@ describe("An encoder's folder", () => {
     const folder = await scratch();
     const model = bertForPretraining(bertTable.read(json));
     using weights = weightsOf(model, await recorded("bert/pretraining.safetensors"));
-    await saveWeights(path.join(folder, "model.safetensors"), weights);
+    await writeSafetensors(path.join(folder, "model.safetensors"), tensorsToSave(weights));
     await writeFile(path.join(folder, "config.json"), JSON.stringify(json));
     await writeTokenizer(tokenizer, folder);
-    const loaded = await loadEncoder(runtime, folder);
-    expect([...namedParameters(loaded.encoder).keys()].slice(-2)).toEqual([
+    const loaded = await loadModel(runtime, folder, { kind: "encoder" });
+    expect([...namedParameters(loaded.model).keys()].slice(-2)).toEqual([
       "pooler.dense.weight",
       "pooler.dense.bias",
     ]);
@@ -211,16 +211,20 @@ describe("An encoder's folder", () => {
     const config = path.join(folder, "config.json");
     const written = JSON.parse(await readFile(config, "utf8")) as Record<string, unknown>;
     await writeFile(config, JSON.stringify({ ...written, model_type: "gpt2" }));
-    await expect(loadEncoder(runtime, folder)).rejects.toThrow(
+    await expect(loadModel(runtime, folder, { kind: "encoder" })).rejects.toThrow(
       `the encoders here are ${encoderModelTypes.join(", ")}`,
     );
     await writeFile(config, JSON.stringify({ ...written, num_hidden_layers: 3 }));
-    await expect(loadEncoder(runtime, folder)).rejects.toThrow(
+    await expect(loadModel(runtime, folder, { kind: "encoder" })).rejects.toThrow(
       "has no tensor encoder.layer.2.attention.self.query.weight",
     );
     await writeFile(config, JSON.stringify({ ...written, vocab_size: 4 }));
-    await expect(loadEncoder(runtime, folder)).rejects.toThrow("the model has embeddings for 4");
-    await expect(loadEncoder(runtime, await scratch())).rejects.toThrow("it has no config.json");
+    await expect(loadModel(runtime, folder, { kind: "encoder" })).rejects.toThrow(
+      "the model has embeddings for 4",
+    );
+    await expect(loadModel(runtime, await scratch(), { kind: "encoder" })).rejects.toThrow(
+      "it has no config.json",
+    );
   });
 });
 
@@ -237,9 +241,9 @@ describe("counts of a config.json that its tensors do not bear out", () => {
     const system = encoderOf(small);
     const model = encoderForTask(small, "fill-mask");
     using weights = Weights.initialize(runtime, model, 1);
-    await saveEncoder(folder, { system, model, weights, tokenizer, head: "fill-mask", labels: undefined });
+    await saveModel(folder, { system, model, weights, tokenizer, head: "fill-mask" });
     await writeFile(path.join(folder, "config.json"), JSON.stringify({ ...small, ...entries }));
-    await expect(loadEncoder(runtime, folder)).rejects.toThrow(message);
+    await expect(loadModel(runtime, folder, { kind: "encoder" })).rejects.toThrow(message);
     await expect(loadEncoderForTask(runtime, folder, "classify")).rejects.toThrow(message);
   });
 });
@@ -251,7 +255,7 @@ describe.each(encoderModelTypes)("A %s", (type) => {
     const system = encoderOf(small);
     const model = encoderForTask(small, head, 3);
     using weights = Weights.initialize(runtime, model, 1);
-    await saveEncoder(folder, { system, model, weights, tokenizer, head, labels: undefined });
+    await saveModel(folder, { system, model, weights, tokenizer, head });
     const loaded = await loadEncoderForTask(runtime, folder, head, { newHead: "never" });
     using again = loaded.weights;
     expect(Array.from(again.flat.view())).toEqual(Array.from(weights.flat.view()));
@@ -261,7 +265,7 @@ describe.each(encoderModelTypes)("A %s", (type) => {
 const minilm = process.env["LINEAGE_MINILM"];
 describe("all-MiniLM-L6-v2", () => {
   it.skipIf(!minilm)("has transformers' hidden states (LINEAGE_MINILM names its folder)", async () => {
-    const { encoder, weights } = await loadEncoder(runtime, minilm!);
+    const { model: encoder, weights } = await loadModel(runtime, minilm!, { kind: "encoder" });
     using held = weights;
     const task = await recorded("minilm.safetensors");
     const [ids, mask] = ["input_ids", "attention_mask"].map((name) => task.inputs.get(name)!);

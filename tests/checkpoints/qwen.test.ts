@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { LlamaCppModel, divergence, llamaCppFolder } from "../../bench/llama-cpp.js";
-import { type InferenceModel, loadForInference } from "../../src/checkpoints/index.js";
+import { type InferenceCheckpoint, loadForInference } from "../../src/checkpoints/index.js";
 import { Decoder, generate } from "../../src/generation/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { type ChatMessage, ChatTemplate } from "../../src/tokenizers/index.js";
@@ -17,7 +17,7 @@ const weather = {
 };
 
 describe.skipIf(!file)("Qwen2.5-Coder-0.5B-Instruct in Q4_K_M (needs its GGUF in LINEAGE_QWEN)", () => {
-  let loaded: InferenceModel;
+  let loaded: InferenceCheckpoint;
   let template: ChatTemplate;
   beforeAll(async () => {
     loaded = await loadForInference(createRuntime({ threads: 1 }), file!);

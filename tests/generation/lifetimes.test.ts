@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { saveModel, saveQuantized } from "../../src/checkpoints/index.js";
+import { saveModel } from "../../src/checkpoints/index.js";
 import { Decoder, generate, generateText } from "../../src/generation/index.js";
 import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
@@ -34,7 +34,7 @@ describe("use after dispose is a typed error, in a process that goes on", () => 
     // Weights in full precision lie in the memory of their file, which goes with them.
     await saveModel(path.join(folder, "plain"), { ...loaded, weights });
     using quantized = await quantizeWeights(model, weights, { bits: 4 });
-    await saveQuantized(path.join(folder, "packed"), { ...loaded, weights: quantized });
+    await saveModel(path.join(folder, "packed"), { ...loaded, weights: quantized });
   });
   afterAll(() => {
     rmSync(folder, { recursive: true });

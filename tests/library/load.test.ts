@@ -51,7 +51,7 @@ const greedy = { temperature: 0, maxNewTokens: 12 };
 describe("a loaded decoder", () => {
   it("writes what the decoder writes token by token, also two texts at once", async () => {
     const runtime = createRuntime();
-    const { model, weights, tokenizer } = await loadModel(runtime, place("llama"));
+    const { model, weights, tokenizer } = await loadModel(runtime, place("llama"), { kind: "decoder" });
     expect(model.config).toMatchObject({ hiddenSize: 32, contextLength: 64, tieEmbeddings: true });
     const expected: string[] = [];
     const prompts = ["the cat", "the dog sat on"];

@@ -100,7 +100,7 @@ it("a system outside src trains, saves, loads, generates and converts to GGUF", 
   for await (const piece of model.generate("one two", greedy)) text += piece;
   expect(text).toMatch(/^ three four/);
 
-  const loaded = await loadModel(runtime, out, { systems: [own] });
+  const loaded = await loadModel(runtime, out, { kind: "decoder", systems: [own] });
   using weights = loaded.weights;
   const gguf = path.join(folder, "own.gguf");
   await saveGguf(gguf, loaded, { format: "F32" });

@@ -5,7 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { z } from "zod";
 import { stories, documentsOf, splitDocuments } from "../../src/data/index.js";
 import { trainTokenizer, trainWordPiece } from "../../src/tokenizers/index.js";
-import { loadEncoder, loadEncoderForTask, savePretrained } from "../../src/checkpoints/index.js";
+import { loadModel, loadEncoderForTask, savePretrained } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import {
   type Pretraining,
@@ -128,7 +128,7 @@ describe.each(pretrainingModels)("pretraining %s", (model) => {
     expect(before[words]!).toBeGreaterThan(5.8);
     expect(after[words]!).toBeLessThan(before[words]! - 0.4);
 
-    const encoder = await loadEncoder(runtime, folder);
+    const encoder = await loadModel(runtime, folder, { kind: "encoder" });
     expect(encoder.tokenizer.encode("The cat sat.")).toEqual(tokenizers.get(model)!.encode("The cat sat."));
     const classifier = await loadEncoderForTask(runtime, folder, "classify");
     const isEncoder = (name: string) => /embed|layer|attention|ffn|encoder/.test(name);

@@ -1,5 +1,5 @@
 import { trainWordPiece } from "../../src/tokenizers/index.js";
-import { encoderForTask, saveEncoder } from "../../src/checkpoints/index.js";
+import { encoderForTask, saveModel } from "../../src/checkpoints/index.js";
 import { bert, bertConfig, bertTable } from "../../src/models/index.js";
 import { type HeadName, Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -32,5 +32,5 @@ export async function writeTinyBert(
   const model = encoderForTask(bertTable.write(config), head, numLabels);
   using runtime = createRuntime();
   using weights = Weights.initialize(runtime, model, 7);
-  await saveEncoder(folder, { system: bert, model, weights, tokenizer, head, labels: undefined });
+  await saveModel(folder, { system: bert, model, weights, tokenizer, head });
 }

@@ -7,7 +7,7 @@ import { Embedder, cosineSimilarity } from "../../src/search/index.js";
 import { Predictor, finetune, EncoderProgram } from "../../src/tasks/index.js";
 import { padRows } from "../../src/data/index.js";
 import { trainUnigram, trainWordPiece } from "../../src/tokenizers/index.js";
-import { encoderForTask, encoderModelTypes, loadEncoder, saveEncoder } from "../../src/checkpoints/index.js";
+import { encoderForTask, encoderModelTypes, loadModel, saveModel } from "../../src/checkpoints/index.js";
 import { encoderOf } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -86,13 +86,12 @@ async function writeModel(type: string): Promise<string> {
   await mkdir(place);
   using runtime = createRuntime();
   using weights = Weights.initialize(runtime, model, 5);
-  await saveEncoder(place, {
+  await saveModel(place, {
     system: encoderOf(config),
     model,
     weights,
     tokenizer,
     head: "fill-mask",
-    labels: undefined,
   });
   return place;
 }
@@ -146,7 +145,9 @@ describe.each(encoderModelTypes)("%s", (type) => {
 
   it("says how many tokens it reads when a program is given more", async () => {
     using runtime = createRuntime();
-    const { encoder, weights } = await loadEncoder(runtime, path.join(folder, type));
+    const { model: encoder, weights } = await loadModel(runtime, path.join(folder, type), {
+      kind: "encoder",
+    });
     using program = await EncoderProgram.create(encoder, weights, (inputs) => ({
       hidden: encoder.encode(inputs),
     }));

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { saveEncoder } from "../../src/checkpoints/index.js";
+import { saveModel } from "../../src/checkpoints/index.js";
 import { unilm, unilmConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -24,13 +24,12 @@ beforeAll(async () => {
   const model = unilm.heads["fill-mask"].create(config, 2);
   using runtime = createRuntime();
   using weights = Weights.initialize(runtime, model, 7);
-  await saveEncoder(folder, {
+  await saveModel(folder, {
     system: unilm,
     model,
     weights,
     tokenizer,
     head: "fill-mask",
-    labels: undefined,
   });
 });
 afterAll(() => rm(root, { recursive: true }));

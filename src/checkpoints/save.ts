@@ -1,0 +1,90 @@
+import path from "node:path";
+import { LineageError } from "../base/errors.js";
+import { writeJson } from "../base/files.js";
+import {
+  type SaveWeightsOptions,
+  type TensorToSave,
+  saveWeightFiles,
+  writeSafetensors,
+  writeTokenizer,
+} from "../formats/index.js";
+import type { QuantizedWeight } from "../graph/index.js";
+import { type System, type SystemConfig, configJson } from "../models/index.js";
+import { type Module, type WeightSet, namedParameters } from "../nn/index.js";
+import type { Tokenizer } from "../tokenizers/index.js";
+import type { Checkpoint, HeadCheckpoint } from "./checkpoint.js";
+import { replaceModel } from "./folder.js";
+import { entryOf, inPackedOrder, partsOf } from "./packed-file.js";
+import { storedWeight } from "./stored.js";
+
+/** A checkpoint of any kind, with a head or without. */
+export type CheckpointToSave = Checkpoint<System, WeightSet, Module & { readonly config: SystemConfig }> &
+  Partial<Pick<HeadCheckpoint, "head" | "labels">>;
+
+/**
+ * Writes what `loadModel`, and Hugging Face transformers, read: a model that was there is replaced as a whole. Frozen
+ * weights are written with those that learn. Where some are quantised they stay so, and the folder is for
+ * `loadForInference`. Throws `argument` for a parameter without values, and for quantised weights that are to be written in
+ * another dtype or in shards.
+ */
+export async function saveModel(
+  folder: string,
+  { system, model, weights, tokenizer, stopIds, head, labels }: CheckpointToSave,
+  options: SaveWeightsOptions = {},
+): Promise<void> {
+  const { tensors, quantized } = storedWeights(model, weights);
+  const [first] = Object.keys(quantized);
+  if (first !== undefined && (options.dtype ?? options.shardBytes) !== undefined)
+    throw new LineageError(
+      "argument",
+      `${first} is quantised, and quantised weights are written as they are, into one file; save the original model`,
+    );
+  const json = configJson(system, model.config, { head, labels });
+  await replaceModel(folder, async (staging) => {
+    const config = path.join(staging, "config.json");
+    await writeTokenizer(tokenizer, staging);
+    if (stopIds && system.kind !== "encoder") await writeStopIds(staging, tokenizer, stopIds);
+    if (first === undefined) {
+      await writeJson(config, { ...json, torch_dtype: options.dtype ?? "float32" });
+      await saveWeightFiles(staging, tensors, options);
+      return;
+    }
+    const entries = Object.entries(quantized);
+    await writeJson(config, {
+      ...json,
+      quantization_config: {
+        quant_method: "lineage",
+        tensors: Object.fromEntries(entries.map(([name, weight]) => [name, entryOf(weight)])),
+      },
+    });
+    const parts = entries.flatMap(([name, weight]) => partsOf(name, weight));
+    await writeSafetensors(path.join(staging, "model.safetensors"), inPackedOrder([...tensors, ...parts]));
+  });
+}
+
+/** The values of every parameter: in full or half precision, or quantised. */
+function storedWeights(
+  model: Module,
+  weights: WeightSet,
+): { readonly tensors: TensorToSave[]; readonly quantized: Readonly<Record<string, QuantizedWeight>> } {
+  const tensors: TensorToSave[] = [];
+  const quantized: Record<string, QuantizedWeight> = {};
+  // Matrices come first, so that those that multiply the same input lie side by side in the file.
+  const parameters = [...namedParameters(model)].sort(
+    ([, a], [, b]) => Number(a.shape.length < 2) - Number(b.shape.length < 2),
+  );
+  for (const [name] of parameters) {
+    const stored = storedWeight(weights, name);
+    if ("tensor" in stored) tensors.push(stored.tensor);
+    else quantized[name] = stored.quantized;
+  }
+  return { tensors, quantized };
+}
+
+/** Writes the ends of a text beside a model. */
+const writeStopIds = (folder: string, tokenizer: Tokenizer, stopIds: readonly number[]): Promise<void> =>
+  writeJson(path.join(folder, "generation_config.json"), {
+    bos_token_id: tokenizer.bosId,
+    eos_token_id: stopIds.length === 1 ? stopIds[0] : stopIds,
+    pad_token_id: tokenizer.padId,
+  });
