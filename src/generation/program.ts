@@ -8,6 +8,7 @@ import {
   constantBytes,
   gather,
   input,
+  observing,
 } from "../graph/index.js";
 import { type WeightSet, namedParameters } from "../nn/index.js";
 import type { Program } from "../runtime/types.js";
@@ -57,16 +58,18 @@ export async function compileDecoder(
     ...shared,
   }));
   const present: { key: Tensor; value: Tensor }[] = [];
-  const states: Tensor[] = [];
-  const hidden = model.hiddenStates(inputIds, positionIds, {
-    cache: {
-      layers,
-      present,
-      states,
-      length: input("length", "int64", ["batch"]),
-      slots: cache.inPlace ? cache.cells : undefined,
-    },
-  });
+  const { result: hidden, observations } = observing(() =>
+    model.hiddenStates(inputIds, positionIds, {
+      cache: {
+        layers,
+        present,
+        length: input("length", "int64", ["batch"]),
+        slots: cache.inPlace ? cache.cells : undefined,
+      },
+    }),
+  );
+  // The first is what the first layer reads.
+  const [, ...states] = observations.filter(({ kind }) => kind === "hidden").map(({ tensor }) => tensor);
   const logits = model.logits(gather(hidden.reshape([-1, hidden.shape[2]!]), lastRows));
   const outputs: Record<string, Tensor> = {};
   present.forEach(({ key, value }, layer) => {

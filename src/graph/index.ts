@@ -12,6 +12,7 @@ export {
 } from "./dims.js";
 export { type DerivativeContext, type Node, type OpDefinition, type TensorSpec, defineOp } from "./op.js";
 export { type Scope, currentScope, withScope } from "./scope.js";
+export { type Observation, type ObservationKind, observe, observing } from "./observe.js";
 export { type GradientOptions, checkpoint, gradients } from "./autodiff.js";
 export { type LowerOptions, Lowering, decompositionOf, lower, toOnnx } from "./lower.js";
 export { compile } from "./compile.js";

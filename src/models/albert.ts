@@ -25,6 +25,7 @@ import {
   headOn,
   normalInit,
   tokenHeads,
+  throughLayers,
 } from "../nn/index.js";
 import {
   type Document,
@@ -155,10 +156,11 @@ class AlbertLayers extends Module {
 
   override forward(x: Tensor, context: ForwardContext): Tensor {
     const { numLayers, numGroups } = this.config;
-    let h = this.projection.forward(x);
-    for (let layer = 0; layer < numLayers; layer++)
-      h = this.groups[Math.floor((layer * numGroups) / numLayers)]!.forward(h, context);
-    return h;
+    const layers = Array.from(
+      { length: numLayers },
+      (_, layer) => this.groups[Math.floor((layer * numGroups) / numLayers)]!,
+    );
+    return throughLayers(layers, this.projection.forward(x), context);
   }
 }
 

@@ -19,6 +19,7 @@ import {
   normalInit,
   residualInit,
   splitHeads,
+  throughLayers,
 } from "../nn/index.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
 
@@ -250,13 +251,9 @@ class Gpt2Transformer extends Module {
     const positions = positionIds
       ? this.positionEmbedding.forward(positionIds)
       : this.positionEmbedding.rows(0, inputIds.dim(1));
-    let x = this.tokenEmbedding.forward(inputIds).add(positions);
-    x = this.embeddingDropout.forward(x, context.random);
-    for (const block of this.blocks) {
-      x = block.forward(x, context);
-      context.cache?.states?.push(x);
-    }
-    return this.finalNorm.forward(x);
+    const summed = this.tokenEmbedding.forward(inputIds).add(positions);
+    const x = this.embeddingDropout.forward(summed, context.random);
+    return throughLayers(this.blocks, x, context, (h) => this.finalNorm.forward(h));
   }
 }
 

@@ -26,6 +26,7 @@ import {
   ropeScalingField,
   ropeThetaField,
   rotaryTables,
+  throughLayers,
 } from "../nn/index.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
 
@@ -215,12 +216,9 @@ export class LlamaTransformer extends Module {
   override forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor {
     const positions = positionIds ?? unsqueeze(range(inputIds.dim(1), "int64"), 0);
     const rotary = rotaryTables(this.config, positions, context.cache);
-    let x = this.tokenEmbedding.forward(inputIds);
-    for (const block of this.blocks) {
-      x = block.forward(x, { ...context, rotary });
-      context.cache?.states?.push(x);
-    }
-    return this.finalNorm.forward(x);
+    return throughLayers(this.blocks, this.tokenEmbedding.forward(inputIds), { ...context, rotary }, (h) =>
+      this.finalNorm.forward(h),
+    );
   }
 }
 

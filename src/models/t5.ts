@@ -21,6 +21,7 @@ import {
   mergeHeads,
   normalInit,
   splitHeads,
+  throughLayers,
 } from "../nn/index.js";
 import { publishedSize } from "./system.js";
 
@@ -313,8 +314,9 @@ class T5Stack extends Module {
       bias: relative!.between(length, length),
       causal: this.part === "decoder",
     };
-    const states = this.blocks.reduce((h, block) => block.forward(h, stack), this.dropout.forward(x, random));
-    return this.dropout.forward(this.finalNorm.forward(states), random);
+    return throughLayers(this.blocks, this.dropout.forward(x, random), stack, (h) =>
+      this.dropout.forward(this.finalNorm.forward(h), random),
+    );
   }
 }
 

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { type Tensor, cast, linear, linearTokenLosses, unsqueeze } from "../graph/index.js";
+import { type Tensor, cast, linear, linearTokenLosses, observe, unsqueeze } from "../graph/index.js";
 import {
   ChoiceHead,
   type Choices,
@@ -296,12 +296,15 @@ export class Xlm extends Encoder {
     const inner = { ...context, attentionMask: attentionMaskOf(inputs) };
     let x = this.embed(inputs, context);
     this.attentions.forEach((attention, layer) => {
+      observe("hidden", x);
       const attended = this.dropout.forward(attention.forward(x, inner), context.random);
       const h = this.attentionNorms[layer]!.forward(x.add(attended));
       const fed = this.dropout.forward(this.feedForwards[layer]!.forward(h), context.random);
       x = this.outputNorms[layer]!.forward(h.add(fed));
     });
-    return attentionMask?.rank === 2 ? x.mul(unsqueeze(cast(attentionMask, x.dtype), 2)) : x;
+    if (attentionMask?.rank === 2) x = x.mul(unsqueeze(cast(attentionMask, x.dtype), 2));
+    observe("hidden", x);
+    return x;
   }
 
   private embed({ inputIds, positionIds, languageIds }: XlmInputs, { random }: ForwardContext): Tensor {

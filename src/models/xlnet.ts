@@ -21,6 +21,7 @@ import {
   logicalNot,
   logicalOr,
   matmul,
+  observe,
   ones,
   range,
   sin,
@@ -368,10 +369,12 @@ export class Xlnet extends Encoder {
     const relation = this.contentRelation(inputIds, tokenTypeIds, mask, memory, context);
     let content = this.dropout.forward(this.token.forward(inputIds), context.random);
     const left = this.layers.map((layer, index) => {
+      observe("hidden", content);
       const next = this.keep(content, memory?.[index]);
       content = layer.forward(content, withMemory(content, memory?.[index]), relation, context);
       return next;
     });
+    observe("hidden", content);
     return { hidden: this.dropout.forward(content, context.random), memory: left };
   }
 
@@ -396,12 +399,14 @@ export class Xlnet extends Encoder {
       context.random,
     );
     const left = this.layers.map((layer, index) => {
+      for (const stream of [g, h]) observe("hidden", stream);
       const next = this.keep(h, memory?.[index]);
       const seen = withMemory(h, memory?.[index]);
       g = layer.forward(g, seen, query, context);
       h = layer.forward(h, seen, content, context);
       return next;
     });
+    for (const stream of [g, h]) observe("hidden", stream);
     return { hidden: this.dropout.forward(g, context.random), memory: left };
   }
 

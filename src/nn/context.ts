@@ -17,8 +17,6 @@ export interface CacheContext {
   readonly layers: readonly KeyValueCache[];
   /** Filled by the attention layers, by layer. */
   readonly present: { key: Tensor; value: Tensor }[];
-  /** Filled by the model where it is there: the states after each layer, from which all that follows is computed. */
-  readonly states?: Tensor[] | undefined;
   /** Int64 `[batch]`: tokens of each row once its whole prompt is in; the pass may see a part of it. */
   readonly length?: Tensor | undefined;
   /** Slots of the caches, where every token's slot is its position; undefined where tokens may move. */

@@ -7,6 +7,7 @@ import {
   constant,
   matmul,
   multiplyDims,
+  observe,
   subtractDims,
   transpose,
 } from "../graph/index.js";
@@ -388,7 +389,9 @@ export abstract class DisentangledEncoder extends Encoder {
   private run(inputs: EncoderInputs, context: ForwardContext): { states: Tensor[]; within: RelativeContext } {
     const x = this.embeddings.forward(inputs, context);
     const within = this.layers.contextFor(x, { ...context, attentionMask: attentionMaskOf(inputs) });
-    return { states: this.layers.forward(x, realTokens(inputs), within), within };
+    const states = this.layers.forward(x, realTokens(inputs), within);
+    for (const state of states) observe("hidden", state);
+    return { states, within };
   }
 }
 

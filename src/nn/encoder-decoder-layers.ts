@@ -24,6 +24,7 @@ import {
   splitHeads,
 } from "./layers.js";
 import { Module, Parameter } from "./module.js";
+import { throughLayers } from "./stack.js";
 
 // The encoder and the decoder of Vaswani et al. 2017, section 3, as the Transformer, BART, mBART and MASS share them: with
 // the norms behind or before each sub-layer, sinusoidal or learned positions, and a norm of the embeddings or none.
@@ -316,8 +317,7 @@ export class EncoderDecoderStack extends Module {
     const scaled = this.config.scaleEmbeddings ? tokens.mul(Math.sqrt(this.config.hiddenSize)) : tokens;
     const summed = scaled.add(this.positionsOf(tokens, context.positionIds));
     const embedded = this.dropout.forward(this.embeddingNorm?.forward(summed) ?? summed, random);
-    const states = this.layers.reduce((h, layer) => layer.forward(h, context), embedded);
-    return this.finalNorm?.forward(states) ?? states;
+    return throughLayers(this.layers, embedded, context, (h) => this.finalNorm?.forward(h) ?? h);
   }
 
   private positionsOf(tokens: Tensor, positionIds: Tensor | undefined): Tensor {

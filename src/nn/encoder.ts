@@ -12,6 +12,7 @@ import {
   splitHeads,
 } from "./layers.js";
 import { Module } from "./module.js";
+import { throughLayers } from "./stack.js";
 
 /** What every encoder takes. */
 export interface EncoderInputs {
@@ -227,7 +228,7 @@ export class EncoderLayers extends Module {
   }
 
   override forward(x: Tensor, context: ForwardContext): Tensor {
-    return this.layers.reduce((h, layer) => layer.forward(h, context), x);
+    return throughLayers(this.layers, x, context);
   }
 }
 

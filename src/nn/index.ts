@@ -14,4 +14,5 @@ export * from "./layers.js";
 export * from "./module.js";
 export * from "./relative-bias.js";
 export * from "./rotary.js";
+export * from "./stack.js";
 export * from "./weights.js";

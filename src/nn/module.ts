@@ -1,6 +1,6 @@
 import type { DType } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
-import { type Dim, type Tensor, currentScope, input, withScope } from "../graph/index.js";
+import { type Dim, Tensor, currentScope, input, observe, withScope } from "../graph/index.js";
 import type { Initializer } from "./initializers.js";
 
 /** A trainable tensor of a module. Its numbers live outside the graph, in `Weights`. */
@@ -58,7 +58,11 @@ export abstract class Module {
         // The outermost module tells the others their places, so that an error of the first pass knows where it was.
         if (!currentScope())
           for (const [module, path] of places(this)) if (module.path === "") module.path = path;
-        return withScope(this, () => forward.apply(this, inputs as never));
+        return withScope(this, () => {
+          const output: unknown = forward.apply(this, inputs as never);
+          if (output instanceof Tensor) observe("output", output);
+          return output;
+        });
       },
     });
   }

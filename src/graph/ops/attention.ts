@@ -1,5 +1,6 @@
 import { ShapeError } from "../../base/errors.js";
 import { type Dim, equalShapes, formatShape, multiplyDims } from "../dims.js";
+import { observe } from "../observe.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { add, cast, greaterEqual, less, logicalAnd, mul, neg, sub, where } from "./elementwise.js";
@@ -99,8 +100,12 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
     );
   }
   if (options.mask) scores = add(scores, maskBias(inGroups(options.mask), scores.dtype));
-  const probabilities = dropout(softmax(scores), options.dropout ?? 0, options.random);
-  const result = matmul(probabilities, values);
+  const probabilities = softmax(scores);
+  observe(
+    "attention",
+    grouped ? reshape(probabilities, [batch!, numHeads, queryLength!, keyLength!]) : probabilities,
+  );
+  const result = matmul(dropout(probabilities, options.dropout ?? 0, options.random), values);
   return grouped ? reshape(result, [batch!, numHeads, queryLength!, value.shape[3]!]) : result;
 }
 
