@@ -8,6 +8,7 @@ import type {
   Encoder,
   EncoderConfig,
   EncoderDecoder,
+  EncoderDecoderConfig,
   EncoderWithHead,
   HeadDefinition,
   HeadName,
@@ -55,9 +56,13 @@ interface Definition<C> {
   holds?(json: ConfigJson): boolean;
   /** Tensors that published files hold besides the parameters: buffers, copies of tied weights. */
   readonly unused?: RegExp;
+  /** Names under which published files may hold a parameter, the likeliest first. Default: its own. */
+  aliases?(parameter: string): readonly string[];
+  /** Whether published files may do without a parameter, which then has its first values. Default: none. */
+  optional?(parameter: string): boolean;
   /**
    * Where a parameter stands: 0 for the embeddings, 1 to `numLayers` for the layers, `numLayers + 1` for what follows them.
-   * Layers that share it count by the last of them.
+   * Layers that share it count by the last of them. An encoder-decoder's decoder layers follow those of its encoder.
    */
   depth(parameter: string, config: NoInfer<C>): number;
   /** How many layers have parameters of their own, each of which a file must have tensors for. Default: `numLayers`. */
@@ -138,17 +143,19 @@ export interface EncoderDefinition<
 
 /** An encoder-decoder: it writes a text about a text. */
 export interface EncoderDecoderDefinition<
-  C extends SystemConfig,
+  C extends SystemConfig & EncoderDecoderConfig,
   M extends EncoderDecoder,
-  P = unknown,
 > extends Definition<C> {
   readonly kind: "encoder-decoder";
   /** Transformers' class: `T5ForConditionalGeneration`. */
   readonly className: string;
   create(config: C): M;
   /** The id that a written text begins with. */
-  startId(config: C): number;
-  readonly pretraining?: P;
+  startId(config: NoInfer<C>): number;
+  /** The system's own pretraining, where it has one. */
+  readonly pretraining?: PretrainingRecipe;
+  /** Where llama.cpp knows it. */
+  readonly gguf?: GgufLayout<NoInfer<C>>;
 }
 
 // ---- Systems ------------------------------------------------------------------------------------------------------
@@ -170,10 +177,9 @@ export type EncoderSystem<
   E extends Encoder = Encoder,
 > = Named & EncoderDefinition<C, E>;
 export type EncoderDecoderSystem<
-  C extends SystemConfig = SystemConfig,
+  C extends SystemConfig & EncoderDecoderConfig = SystemConfig & EncoderDecoderConfig,
   M extends EncoderDecoder = EncoderDecoder,
-  P = unknown,
-> = Named & EncoderDecoderDefinition<C, M, P>;
+> = Named & EncoderDecoderDefinition<C, M>;
 
 /** A system of any kind. */
 export type System = DecoderSystem | EncoderSystem | EncoderDecoderSystem;
@@ -194,9 +200,9 @@ export function defineSystem<C extends SystemConfig, M extends CausalLm>(
 export function defineSystem<C extends SystemConfig & EncoderConfig, E extends Encoder>(
   definition: EncoderDefinition<C, E> & OptionsOf<NoInfer<C>>,
 ): EncoderSystem<C, E>;
-export function defineSystem<C extends SystemConfig, M extends EncoderDecoder, P>(
-  definition: EncoderDecoderDefinition<C, M, P> & OptionsOf<NoInfer<C>>,
-): EncoderDecoderSystem<C, M, P>;
+export function defineSystem<C extends SystemConfig & EncoderDecoderConfig, M extends EncoderDecoder>(
+  definition: EncoderDecoderDefinition<C, M> & OptionsOf<NoInfer<C>>,
+): EncoderDecoderSystem<C, M>;
 export function defineSystem<C, D extends Definition<C>>(definition: D): D & Named {
   const { type, title } = definition.config;
   return { ...definition, type, title, name: definition.name ?? type };
@@ -210,6 +216,61 @@ export const depthByName =
     if (number !== undefined) return Number(number) + 1;
     return embeddings.test(parameter) ? 0 : numLayers + 1;
   };
+
+/** Where an encoder-decoder's parameters stand. @param of `encoder` and `decoder` have the number of the layer as their first group */
+export const encoderDecoderDepth =
+  (of: { readonly embeddings: RegExp; readonly encoder: RegExp; readonly decoder: RegExp }) =>
+  (
+    parameter: string,
+    { numLayers, numDecoderLayers }: { readonly numLayers: number; readonly numDecoderLayers: number },
+  ): number => {
+    if (of.embeddings.test(parameter)) return 0;
+    const encoder = of.encoder.exec(parameter);
+    // The encoder's last norm belongs to its last layer: the decoder's layers come after it.
+    if (encoder) return encoder[1] === undefined ? numLayers : Number(encoder[1]) + 1;
+    const decoder = of.decoder.exec(parameter);
+    return numLayers + (decoder ? Number(decoder[1]) : numDecoderLayers) + 1;
+  };
+
+/** What the definitions of encoder-decoders have in common. */
+export const encoderDecoder = {
+  kind: "encoder-decoder",
+  startId: ({ decoderStartTokenId }: { readonly decoderStartTokenId: number }) => decoderStartTokenId,
+  ownLayers: ({
+    numLayers,
+    numDecoderLayers,
+  }: {
+    readonly numLayers: number;
+    readonly numDecoderLayers: number;
+  }) => numLayers + numDecoderLayers,
+  options: {
+    dropout: { field: "dropout", help: "probability of dropout" },
+    decoderLayers: { field: "numDecoderLayers", help: "layers of the decoder" },
+  },
+} as const;
+
+/** What the definitions of the systems over `SharedEncoderDecoder` have in common: names as transformers has them. */
+export const sharedEncoderDecoder = {
+  ...encoderDecoder,
+  options: {
+    ...encoderDecoder.options,
+    ffn: { field: "intermediateSize", help: "width of the feed-forward layers" },
+  },
+  /** Copies of the shared embeddings; sinusoids, which are computed; what fairseq's files say of their version. */
+  unused:
+    /^(model\.(encoder|decoder)\.(embed_tokens\.weight|embed_positions\.(weight|_float_tensor)|version)|lm_head\.weight)$/,
+  aliases: (name: string) =>
+    name === "model.shared.weight"
+      ? [name, "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"]
+      : [name],
+  /** Many files are written without a bias of the logits: it is zero then. */
+  optional: (name: string) => name === "final_logits_bias",
+  depth: encoderDecoderDepth({
+    embeddings: /^model\.(shared|(encoder|decoder)\.(embed_positions|layernorm_embedding))\./,
+    encoder: /^model\.encoder\.(?:layers\.(\d+)\.)?/,
+    decoder: /^model\.decoder\.layers\.(\d+)\./,
+  }),
+} as const;
 
 /** A published size: its number of parameters, and what makes its configuration. */
 export const publishedSize =

@@ -1,13 +1,17 @@
 import { LineageError } from "../base/errors.js";
 import { type ConfigJson, type ConfigTable, type HeadName, headClasses, headNames } from "../nn/index.js";
 import { albert } from "./albert.js";
+import { bart } from "./bart.js";
 import { bert } from "./bert.js";
 import { debertaV3 } from "./deberta-v2.js";
 import { deberta } from "./deberta.js";
 import { electra } from "./electra.js";
 import { gpt2 } from "./gpt2.js";
 import { llama } from "./llama.js";
+import { mass } from "./mass.js";
+import { mbart } from "./mbart.js";
 import { mistral } from "./mistral.js";
+import { mt5 } from "./mt5.js";
 import { qwen2 } from "./qwen2.js";
 import { roberta } from "./roberta.js";
 import type {
@@ -18,6 +22,8 @@ import type {
   SystemConfig,
   SystemKind,
 } from "./system.js";
+import { t5 } from "./t5.js";
+import { transformer } from "./transformer.js";
 import { unilm } from "./unilm.js";
 import { xlm } from "./xlm.js";
 import { xlnet } from "./xlnet.js";
@@ -37,6 +43,12 @@ export const systems = {
   unilm,
   xlm,
   xlnet,
+  bart,
+  mass,
+  mbart,
+  mt5,
+  t5,
+  transformer,
 } as const;
 
 /** Names of the systems of a kind. */
@@ -59,13 +71,21 @@ function systemAmong<S extends System>(json: unknown, candidates: readonly S[], 
   const type = entries["model_type"];
   const ofType = candidates.filter((one) => one.type === type);
   const found = ofType.find((one) => one.holds?.(entries)) ?? ofType.find((one) => one.holds === undefined);
-  if (!found)
-    throw new LineageError(
-      "config",
-      `model_type is ${JSON.stringify(type)}, but the ${kind} here are ${[...new Set(candidates.map((one) => one.type))].join(", ")}`,
-    );
-  return found;
+  if (found) return found;
+  const other = all.find((one) => one.type === type);
+  const said = other ? ` (${other.title}, ${kindWords[other.kind]})` : "";
+  throw new LineageError(
+    "config",
+    `${type === undefined ? "there is no model_type" : `model_type is ${JSON.stringify(type)}${said}`}, but the ${kind} here are ${[...new Set(candidates.map((one) => one.type))].join(", ")}`,
+  );
 }
+
+/** How a person calls a model of each kind. */
+export const kindWords: Readonly<Record<SystemKind, string>> = {
+  decoder: "a decoder",
+  encoder: "an encoder",
+  "encoder-decoder": "an encoder-decoder",
+};
 
 /**
  * The system that a `config.json` is of. Throws `config` where there is none such.

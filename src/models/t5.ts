@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { LineageError } from "../base/errors.js";
 import { type Tensor, attention } from "../graph/index.js";
 import {
   type ActivationName,
@@ -15,38 +16,51 @@ import {
   RelativeBias,
   activations,
   attentionMaskOf,
+  checkTokenIds,
   configEntries,
   configTable,
   entry,
   mergeHeads,
   normalInit,
+  reasons,
   splitHeads,
   throughLayers,
 } from "../nn/index.js";
-import { publishedSize } from "./system.js";
+import { defineSystem, encoderDecoder, encoderDecoderDepth, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-const { size, epsilon, flag, positive, dropout } = configEntries;
+const { size, epsilon, flag, positive, dropout, tokenId } = configEntries;
 
 /** What the feed-forward layer computes, in the words of `config.json`. */
 const feedForwardNames = ["relu", "gated-gelu", "gated-silu", "gelu", "gelu_new", "silu"] as const;
 type FeedForwardName = (typeof feedForwardNames)[number];
 
-const fields = {
-  vocabSize: entry("vocab_size", size, { absent: 32_128 }),
+/** What a T5 has where nobody says. */
+interface T5Defaults {
+  readonly vocabSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly feedForward: FeedForwardName;
+  readonly tieEmbeddings: boolean;
+}
+
+/** The fields of T5 and mT5. @param absent what a `config.json` without the entry means, as transformers has it */
+export const t5Fields = (absent: T5Defaults) => ({
+  vocabSize: entry("vocab_size", size, { absent: absent.vocabSize }),
   /** Length that the model was trained with; its relative positions know no end. */
   contextLength: entry("n_positions", size, { absent: 512 }),
   hiddenSize: entry("d_model", size, { absent: 512 }),
   /** Channels of a head. All heads together may be wider than `hiddenSize`. */
   headSize: entry("d_kv", size, { absent: 64 }),
-  intermediateSize: entry("d_ff", size, { absent: 2048 }),
+  intermediateSize: entry("d_ff", size, { absent: absent.intermediateSize }),
   /** Layers of the encoder. */
-  numLayers: entry("num_layers", size, { absent: 6 }),
+  numLayers: entry("num_layers", size, { absent: absent.numLayers }),
   numDecoderLayers: entry("num_decoder_layers", size, {
     absent: ({ numLayers }: { numLayers: number }) => numLayers,
   }),
-  numHeads: entry("num_heads", size, { absent: 8 }),
+  numHeads: entry("num_heads", size, { absent: absent.numHeads }),
   /** Learned biases of each head for distances between two tokens. */
   relativeBuckets: entry("relative_attention_num_buckets", size, { absent: 32 }),
   /** Distance from which on all share a bucket. */
@@ -55,26 +69,63 @@ const fields = {
   rmsNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-6 }),
   /** Factor of all first weights. */
   initializerFactor: entry("initializer_factor", positive, { absent: 1 }),
-  feedForward: entry("feed_forward_proj", z.enum(feedForwardNames), { absent: "relu" }),
-  /** Whether the output embeddings are the token embeddings; the states are then scaled by 1 / sqrt(hiddenSize). */
-  tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
-  /** What a written text begins with, too. */
-  padTokenId: entry("pad_token_id", z.int().nonnegative(), { absent: 0 }),
-};
+  feedForward: entry("feed_forward_proj", z.enum(feedForwardNames), { absent: absent.feedForward }),
+  /** Whether the output embeddings are the token embeddings. transformers 5 writes so, whatever its tensors say. */
+  tieEmbeddings: entry("tie_word_embeddings", flag, { absent: absent.tieEmbeddings }),
+  /** Whether the states are scaled by 1 / sqrt(hiddenSize) before they meet the output embeddings. */
+  scaleOutputs: entry("scale_decoder_outputs", flag, {
+    absent: ({ tieEmbeddings }: { tieEmbeddings: boolean }) => tieEmbeddings,
+  }),
+  padTokenId: entry("pad_token_id", tokenId, { absent: 0 }),
+  /** What the decoder reads before a text. */
+  decoderStartTokenId: entry("decoder_start_token_id", tokenId, {
+    absent: ({ padTokenId }: { padTokenId: number }) => padTokenId,
+  }),
+});
 
-const others = {
+/** What else T5's and mT5's `config.json` say. */
+export const t5Entries = {
   fixed: { is_encoder_decoder: true },
   withoutEffect: {
-    dense_act_fn: "feed_forward_proj says it",
-    is_gated_act: "feed_forward_proj says it",
+    ...reasons("feed_forward_proj says it", ["dense_act_fn", "is_gated_act"]),
     classifier_dropout: "belongs to a head that is not loaded",
+    output_past: "chooses what a call gives back",
   },
 };
 
+/** Throws `config` unless the numbers fit together. */
+export function checkT5(config: {
+  readonly vocabSize: number;
+  readonly relativeBuckets: number;
+  readonly relativeMaxDistance: number;
+  readonly padTokenId: number;
+  readonly decoderStartTokenId: number;
+}): void {
+  const { relativeBuckets, relativeMaxDistance } = config;
+  // Half of the buckets, or a quarter in both directions, are for one distance each; the others for what is farther.
+  if (relativeBuckets < 4 || relativeMaxDistance <= relativeBuckets / 2 || relativeMaxDistance > 2 ** 20)
+    throw new LineageError(
+      "config",
+      `relative_attention_num_buckets is ${relativeBuckets} and relative_attention_max_distance ${relativeMaxDistance}; there must be 4 buckets or more, and a distance above half of them and of 2^20 at most`,
+    );
+  checkTokenIds(config, config.vocabSize);
+}
+
 /** T5, Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer"; T5 1.1. */
-export const t5Table = configTable({ type: "t5", title: "T5", fields, ...others });
-/** mT5, Xue et al. 2021, "mT5: A massively multilingual pre-trained text-to-text transformer": T5 1.1 in 101 languages. */
-export const mt5Table = configTable({ type: "mt5", title: "mT5", fields, ...others });
+export const t5Table = configTable({
+  type: "t5",
+  title: "T5",
+  fields: t5Fields({
+    vocabSize: 32_128,
+    intermediateSize: 2048,
+    numLayers: 6,
+    numHeads: 8,
+    feedForward: "relu",
+    tieEmbeddings: true,
+  }),
+  ...t5Entries,
+  check: checkT5,
+});
 
 export type T5Config = ConfigOf<typeof t5Table>;
 
@@ -362,7 +413,7 @@ export class T5 extends EncoderDecoder {
   }
 
   protected override scaled(hiddenStates: Tensor): Tensor {
-    return this.head ? hiddenStates : hiddenStates.mul(this.config.hiddenSize ** -0.5);
+    return this.config.scaleOutputs ? hiddenStates.mul(this.config.hiddenSize ** -0.5) : hiddenStates;
   }
 
   protected override get outputEmbeddings(): Tensor {
@@ -370,9 +421,13 @@ export class T5 extends EncoderDecoder {
   }
 }
 
+// ---- Sizes --------------------------------------------------------------------------------------------------------
+
 const published = publishedSize(t5Table);
-const gatedAndFree = { feedForward: "gated-gelu", tieEmbeddings: false } as const;
-const v11 = {
+/** T5 1.1: gated GELU, and output embeddings of its own. */
+export const gatedAndFree = { feedForward: "gated-gelu", tieEmbeddings: false } as const;
+/** The sizes of T5 1.1, which mT5 took over. */
+export const t5v11 = {
   small: { hiddenSize: 512, intermediateSize: 1024, numLayers: 8, numHeads: 6 },
   base: { hiddenSize: 768, intermediateSize: 2048, numLayers: 12, numHeads: 12 },
   large: { hiddenSize: 1024, intermediateSize: 2816, numLayers: 24, numHeads: 16 },
@@ -409,21 +464,40 @@ export const t5Sizes = {
     numLayers: 24,
     numHeads: 128,
   }),
-  "t5-v1_1-small": published(76_961_152, { ...v11.small, ...gatedAndFree }),
-  "t5-v1_1-base": published(247_577_856, { ...v11.base, ...gatedAndFree }),
-  "t5-v1_1-large": published(783_150_080, { ...v11.large, ...gatedAndFree }),
-  "t5-v1_1-xl": published(2_849_757_184, { ...v11.xl, ...gatedAndFree }),
-  "t5-v1_1-xxl": published(11_135_332_352, { ...v11.xxl, ...gatedAndFree }),
+  "t5-v1_1-small": published(76_961_152, { ...t5v11.small, ...gatedAndFree }),
+  "t5-v1_1-base": published(247_577_856, { ...t5v11.base, ...gatedAndFree }),
+  "t5-v1_1-large": published(783_150_080, { ...t5v11.large, ...gatedAndFree }),
+  "t5-v1_1-xl": published(2_849_757_184, { ...t5v11.xl, ...gatedAndFree }),
+  "t5-v1_1-xxl": published(11_135_332_352, { ...t5v11.xxl, ...gatedAndFree }),
 } as const;
 
-const multilingual = { ...gatedAndFree, vocabSize: 250_112 } as const;
-const publishedMt5 = publishedSize(mt5Table);
+// ---- Definition ---------------------------------------------------------------------------------------------------
 
-/** The published sizes of mT5, table 1 of its paper. */
-export const mt5Sizes = {
-  "mt5-small": publishedMt5(300_176_768, { ...v11.small, ...multilingual }),
-  "mt5-base": publishedMt5(582_401_280, { ...v11.base, ...multilingual }),
-  "mt5-large": publishedMt5(1_229_581_312, { ...v11.large, ...multilingual }),
-  "mt5-xl": publishedMt5(3_742_619_648, { ...v11.xl, ...multilingual }),
-  "mt5-xxl": publishedMt5(12_921_057_280, { ...v11.xxl, ...multilingual }),
+/** What T5 and mT5 have in common. */
+export const t5Definition = {
+  ...encoderDecoder,
+  options: {
+    ...encoderDecoder.options,
+    ffn: { field: "intermediateSize", help: "width of the feed-forward layers" },
+  },
+  create: (config: T5Config) => new T5(config),
+  /** Copies of the shared embeddings, and a table of positions between two texts that old files hold and nothing reads. */
+  unused:
+    /^((encoder|decoder)\.embed_tokens|lm_head|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias)\.weight$/,
+  aliases: (name: string) =>
+    name === "shared.weight" ? [name, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"] : [name],
+  depth: encoderDecoderDepth({
+    embeddings: /^shared\./,
+    encoder: /^encoder\.(?:block\.(\d+)\.)?/,
+    decoder: /^decoder\.block\.(\d+)\./,
+  }),
+  tokenizer: { kind: "unigram", style: "t5", sentinels: 100 },
 } as const;
+
+/** T5 as the rest of the library knows it. */
+export const t5 = defineSystem({
+  ...t5Definition,
+  className: "T5ForConditionalGeneration",
+  config: t5Table,
+  sizes: t5Sizes,
+});

@@ -50,6 +50,8 @@ export interface EncoderDecoderNetworkConfig {
   /** Standard deviation of the first weights. */
   readonly initializerRange: number;
   readonly padTokenId: number;
+  /** What the decoder reads before a text. */
+  readonly decoderStartTokenId: number;
 }
 
 /** What a system of this family decides once. */

@@ -12,7 +12,10 @@ export interface EncoderDecoderConfig {
   /** Layers of the encoder. */
   readonly numLayers: number;
   readonly numHeads: number;
+  readonly numDecoderLayers: number;
   readonly padTokenId: number;
+  /** What the decoder reads before a text. */
+  readonly decoderStartTokenId: number;
 }
 
 /** What the decoder is told besides the text so far. */

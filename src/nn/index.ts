@@ -5,6 +5,7 @@ export * from "./config-table.js";
 export * from "./config.js";
 export * from "./context.js";
 export * from "./disentangled.js";
+export * from "./encoder-decoder-config.js";
 export * from "./encoder-decoder-layers.js";
 export * from "./encoder-decoder.js";
 export * from "./encoder.js";

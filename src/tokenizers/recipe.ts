@@ -9,7 +9,13 @@ export type TokenizerRecipe =
   | { readonly kind: "byte-level BPE" }
   | { readonly kind: "WordPiece" }
   | { readonly kind: "encoder BPE"; readonly style: EncoderBpeStyle }
-  | { readonly kind: "unigram"; readonly style: UnigramStyle; readonly lowercase?: boolean };
+  | {
+      readonly kind: "unigram";
+      readonly style: UnigramStyle;
+      readonly lowercase?: boolean;
+      /** Tokens that stand for hidden spans. Default none. */
+      readonly sentinels?: number;
+    };
 
 /** Learns the tokenizer of a recipe. */
 export function trainTokenizer(
@@ -29,6 +35,7 @@ export function trainTokenizer(
         vocabSize,
         style: recipe.style,
         ...(recipe.lowercase !== undefined && { lowercase: recipe.lowercase }),
+        ...(recipe.sentinels !== undefined && { sentinels: recipe.sentinels }),
       });
   }
 }

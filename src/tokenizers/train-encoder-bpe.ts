@@ -4,7 +4,7 @@ import type { Tokenizer } from "./tokenizer.js";
 import { learnByteLevelBpe } from "./train-byte-level-bpe.js";
 
 /** Whose special tokens a byte-level BPE has, and where it puts them. */
-export type EncoderBpeStyle = "roberta" | "deberta" | "xlm";
+export type EncoderBpeStyle = "roberta" | "deberta" | "xlm" | "transformer";
 
 export interface EncoderBpeOptions {
   /** Tokens of the vocabulary, the 256 bytes and the special ones included. */
@@ -15,13 +15,13 @@ export interface EncoderBpeOptions {
 interface Style {
   /** In the order of their ids, from 0. */
   readonly special: readonly string[];
-  readonly first: string;
+  readonly first?: string;
   readonly separator: string;
   /** Separators between two texts. */
   readonly between: 1 | 2;
   readonly padding: string;
   readonly unknown: string;
-  readonly mask: string;
+  readonly mask?: string;
 }
 
 const styles: Readonly<Record<EncoderBpeStyle, Style>> = {
@@ -52,11 +52,19 @@ const styles: Readonly<Record<EncoderBpeStyle, Style>> = {
     unknown: "<unk>",
     mask: "<special1>",
   },
+  transformer: {
+    special: ["<pad>", "</s>", "<unk>"],
+    separator: "</s>",
+    between: 1,
+    padding: "<pad>",
+    unknown: "<unk>",
+  },
 };
 
 /**
- * Trains a byte-level BPE with an encoder's special tokens first: `<s> a </s></s> b </s>` as RoBERTa has them, `[CLS] a
- * [SEP] b [SEP]` as DeBERTa, `</s> a </s></s> b </s>` as XLM, whose languages share one vocabulary. Throws `data` for an
+ * Trains a byte-level BPE with a system's special tokens first: `<s> a </s></s> b </s>` as RoBERTa has them, `[CLS] a
+ * [SEP] b [SEP]` as DeBERTa, `</s> a </s></s> b </s>` as XLM, whose languages share one vocabulary, `a </s>` as the Transformer, whose
+ * two sides do. Throws `data` for an
  * empty text.
  */
 export function trainEncoderBpe(
@@ -68,25 +76,24 @@ export function trainEncoderBpe(
   const vocabulary = new Map([...new Set([...special, ...tokens])].map((token, id) => [token, id]));
   const named = (token: string) => [token, vocabulary.get(token)!] as const;
   const separators = Array.from({ length: between }, () => separator);
+  const opening = first === undefined ? [] : [first];
   const typeOfPair = style === "deberta" ? 1 : 0;
   return byteLevelTokenizer({
     vocabulary,
     merges,
     special,
     postProcessor: template(
-      [first, "A", separator],
-      [first, "A", ...separators, ["B", typeOfPair], [separator, typeOfPair]],
-      [...new Set([first, separator])].map(named),
+      [...opening, "A", separator],
+      [...opening, "A", ...separators, ["B", typeOfPair], [separator, typeOfPair]],
+      [...new Set([...opening, separator])].map(named),
     ),
     config: {
       tokenizer_class: "PreTrainedTokenizerFast",
-      bos_token: first,
+      ...(first !== undefined && { bos_token: first, cls_token: first, sep_token: separator }),
       eos_token: separator,
-      cls_token: first,
-      sep_token: separator,
       pad_token: padding,
       unk_token: unknown,
-      mask_token: mask,
+      ...(mask !== undefined && { mask_token: mask }),
     },
   });
 }

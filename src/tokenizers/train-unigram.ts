@@ -4,13 +4,15 @@ import { Tokenizer } from "./tokenizer.js";
 import { countWords } from "./train-bpe.js";
 
 /** Whose special tokens a Unigram tokenizer has, and where it puts them. */
-export type UnigramStyle = "albert" | "xlnet" | "t5";
+export type UnigramStyle = "albert" | "xlnet" | "t5" | "mbart";
 
 export interface UnigramOptions {
   /** Tokens of the vocabulary, the special ones and the characters included. */
   readonly vocabSize: number;
-  /** Default `albert`: `[CLS] a [SEP] b [SEP]`. `xlnet` ends with `<sep> <cls>`, `t5` with `</s>`. */
+  /** Default `albert`: `[CLS] a [SEP] b [SEP]`. `xlnet` ends with `<sep> <cls>`, `t5` and `mbart` with `</s>`. */
   readonly style?: UnigramStyle;
+  /** Tokens `<extra_id_0>` and so on that stand for hidden spans; they come last, the first of them at the end. Default none. */
+  readonly sentinels?: number;
   /** Default: as the style was published: ALBERT's is lower case, the others keep case. */
   readonly lowercase?: boolean;
   /** Share of all characters that get a piece; words with a rarer one teach nothing. Default 0.9995, as SentencePiece. */
@@ -36,6 +38,7 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
   const {
     vocabSize,
     style = "albert",
+    sentinels = 0,
     lowercase = style === "albert",
     characterCoverage = 0.9995,
     maxPieceLength = 16,
@@ -44,11 +47,12 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
   const counts = countWords(documents, (document) => segmentsOf(document, lowercase));
   if (counts.size === 0) throw new LineageError("data", "there is no text to train a tokenizer on");
   const characters = coveredCharacters(counts, characterCoverage);
-  const wanted = vocabSize - special.length;
+  const spans = Array.from({ length: sentinels }, (_, index) => `<extra_id_${sentinels - 1 - index}>`);
+  const wanted = vocabSize - special.length - sentinels;
   if (wanted < characters.size) {
     throw new LineageError(
       "argument",
-      `a vocabulary of ${vocabSize} tokens cannot hold ${special.length} special tokens and the ${characters.size} characters of this text; ` +
+      `a vocabulary of ${vocabSize} tokens cannot hold ${special.length + sentinels} special tokens and the ${characters.size} characters of this text; ` +
         `make it larger, or characterCoverage smaller`,
     );
   }
@@ -63,14 +67,18 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
     if (model.alive <= desired || !model.prune(desired)) break;
   }
   const pieces = model.finalPieces(wanted, characters);
-  const vocab: [string, number][] = [...special.map((token): [string, number] => [token, 0]), ...pieces];
+  const withoutScore = (token: string): [string, number] => [token, 0];
+  const vocab = [...special.map(withoutScore), ...pieces, ...spans.map(withoutScore)];
   const idOf = (token: string) => special.indexOf(token);
   return new Tokenizer(
     {
       version: "1.0",
       truncation: null,
       padding: null,
-      added_tokens: special.map((token) => addedToken(idOf(token), token)),
+      added_tokens: [
+        ...special.map((token) => addedToken(idOf(token), token)),
+        ...spans.map((token, index) => addedToken(vocab.length - sentinels + index, token)),
+      ],
       normalizer: {
         type: "Sequence",
         normalizers: [
@@ -85,7 +93,12 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
       decoder: { type: "Metaspace", replacement: space, prepend_scheme: "always", split: true },
       model: { type: "Unigram", unk_id: idOf(unknown), vocab, byte_fallback: false },
     },
-    { ...config, do_lower_case: lowercase, model_max_length: 512 },
+    {
+      ...config,
+      ...(style === "t5" && { extra_ids: sentinels, additional_special_tokens: [...spans].reverse() }),
+      do_lower_case: lowercase,
+      model_max_length: 512,
+    },
   );
 }
 
@@ -141,6 +154,21 @@ const styles: Readonly<Record<UnigramStyle, Style>> = {
     unknown: "<unk>",
     postProcessor: (idOf) => template(["A", "</s>"], ["A", "</s>", "B", "</s>"], [["</s>", idOf("</s>")]]),
     config: { tokenizer_class: "T5Tokenizer", eos_token: "</s>", pad_token: "<pad>", unk_token: "<unk>" },
+  },
+  mbart: {
+    special: ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    unknown: "<unk>",
+    postProcessor: (idOf) => template(["A", "</s>"], ["A", "B", "</s>"], [["</s>", idOf("</s>")]]),
+    config: {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      bos_token: "<s>",
+      eos_token: "</s>",
+      cls_token: "<s>",
+      sep_token: "</s>",
+      pad_token: "<pad>",
+      unk_token: "<unk>",
+      mask_token: "<mask>",
+    },
   },
 };
 

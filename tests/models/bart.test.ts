@@ -3,11 +3,12 @@ import {
   Bart,
   MBart,
   Transformer,
-  bartSizes,
+  bart,
   bartTable,
-  mbartSizes,
+  mass,
+  mbart,
   mbartTable,
-  transformerSizes,
+  transformer,
   transformerTable,
 } from "../../src/models/index.js";
 import { countParameters, sinusoidalTable } from "../../src/nn/index.js";
@@ -20,22 +21,16 @@ agreesWithTransformers("marian-tiny", transformerTable, (config) => new Transfor
 
 it("the published sizes have as many parameters as transformers' models", () => {
   const { parameters } = new Reference(".").json("bart-sizes.json") as { parameters: Record<string, number> };
-  const counted = {
-    ...Object.fromEntries(
-      Object.entries(bartSizes).map(([name, size]) => [name, { ...size, model: new Bart(size.config) }]),
-    ),
-    ...Object.fromEntries(
-      Object.entries(mbartSizes).map(([name, size]) => [name, { ...size, model: new MBart(size.config) }]),
-    ),
-    ...Object.fromEntries(
-      Object.entries(transformerSizes).map(([name, size]) => [
+  const sizes = new Map(
+    [bart, mbart, mass, transformer].flatMap((system) =>
+      Object.entries(system.sizes).map(([name, { config, parameters: stated }]) => [
         name,
-        { ...size, model: new Transformer(size.config) },
+        { stated, model: system.create(config) },
       ]),
     ),
-  };
-  expect(Object.keys(counted).sort()).toEqual(Object.keys(parameters).sort());
-  for (const [name, { parameters: stated, model }] of Object.entries(counted)) {
+  );
+  expect([...sizes.keys()].sort()).toEqual(Object.keys(parameters).sort());
+  for (const [name, { stated, model }] of sizes) {
     expect(stated, name).toBe(parameters[name]);
     // The bias of the logits is kept with the weights and does not learn.
     expect(countParameters(model) - model.config.vocabSize, name).toBe(stated);

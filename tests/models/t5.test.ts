@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { compile, input, sum } from "../../src/graph/index.js";
-import { T5, mt5Sizes, mt5Table, t5Sizes, t5Table } from "../../src/models/index.js";
+import { T5, mt5, mt5Sizes, mt5Table, t5, t5Sizes, t5Table } from "../../src/models/index.js";
 import { Weights, countParameters, relativeBucket } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { Reference } from "../support/reference.js";
@@ -20,6 +20,33 @@ it("the published sizes have as many parameters as transformers' T5 and mT5", ()
     expect(stated, name).toBe(parameters[name]);
     expect(countParameters(new T5(config)), name).toBe(stated);
   }
+});
+
+describe("what transformers 5 writes", () => {
+  it("tells scaled states from tied embeddings", () => {
+    const read = (entries: object) => t5.config.read({ model_type: "t5", ...entries });
+    expect(read({}).scaleOutputs).toBe(true);
+    expect(read({ tie_word_embeddings: false }).scaleOutputs).toBe(false);
+    expect(read({ tie_word_embeddings: true, scale_decoder_outputs: false })).toMatchObject({
+      tieEmbeddings: true,
+      scaleOutputs: false,
+    });
+  });
+
+  it("never scales the states of an mT5", () => {
+    const read = (entries: object) =>
+      mt5.config.read({ model_type: "mt5", tie_word_embeddings: true, ...entries }).scaleOutputs;
+    expect(read({ transformers_version: "4.57.6" })).toBe(true);
+    expect(read({ transformers_version: "5.24.0" })).toBe(false);
+    const tied = mt5.config.read({ tie_word_embeddings: true, transformers_version: "5.24.0" });
+    expect(mt5.config.read(mt5.config.write(tied))).toEqual(tied);
+  });
+
+  it("is an mT5 of its own sizes where a file says none", () => {
+    expect(mt5.config.read({ model_type: "mt5" })).toEqual({
+      ...mt5Sizes["mt5-small"].config,
+    });
+  });
 });
 
 describe("relativeBucket", () => {

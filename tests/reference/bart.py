@@ -45,7 +45,16 @@ def sizes() -> dict:
             encoder_ffn_dim=3072, decoder_ffn_dim=3072,
         ),
         "bart-large": lambda: bart(),
+        # The published MASS has the network of a BART.
+        "mass-base-uncased": lambda: bart(
+            vocab_size=30522, max_position_embeddings=512, d_model=768, encoder_layers=6, decoder_layers=6,
+            encoder_attention_heads=12, decoder_attention_heads=12, encoder_ffn_dim=3072, decoder_ffn_dim=3072,
+        ),
+        "mass-middle-uncased": lambda: bart(
+            vocab_size=30522, max_position_embeddings=512, d_model=1024, encoder_layers=6, decoder_layers=6,
+        ),
         "mbart-large-cc25": lambda: MBartForConditionalGeneration(MBartConfig(vocab_size=250027)),
+        "mbart-large-50": lambda: MBartForConditionalGeneration(MBartConfig(vocab_size=250054)),
         "transformer-base": lambda: marian(512, 8),
         "transformer-big": lambda: marian(1024, 16),
     }

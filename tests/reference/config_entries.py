@@ -1,5 +1,5 @@
 """
-The entries that transformers writes into the config.json of each encoder and decoder: those of its configuration class, with the values
+The entries that transformers writes into the config.json of each system: those of its configuration class, with the values
 that it has by default. Run once with each of the versions that count:
 
     python config_entries.py            # 4.57.6, as in requirements.txt
@@ -15,6 +15,7 @@ from common import VALUES
 
 TYPES = ["albert", "bert", "deberta", "deberta-v2", "electra", "roberta", "xlm", "xlnet"]
 TYPES += ["gpt2", "llama", "mistral", "qwen2"]
+TYPES += ["bart", "marian", "mbart", "mt5", "t5"]
 
 
 def entries(model_type: str) -> dict:
