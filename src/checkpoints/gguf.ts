@@ -27,7 +27,7 @@ import type { DecoderCheckpoint, LoadOptions } from "./checkpoint.js";
 import { fullValues } from "./stored.js";
 
 /** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
-const unused = /^(rope_freqs|output)\.weight$/;
+const unused = /^(rope_freqs|rope_factors_(long|short)|output)\.weight$/;
 
 type KnownSystem = DecoderSystem & { readonly gguf: GgufLayout<SystemConfig> };
 const isKnown = (system: DecoderSystem): system is KnownSystem => system.gguf !== undefined;
@@ -76,6 +76,7 @@ const keysOf = ({ gguf }: KnownSystem): ReadonlySet<string> =>
   new Set([
     ...Object.values(gguf.metadata).flatMap(({ key, also = [] }) => [key, ...also]),
     ...(gguf.read ? ropeKeys : []),
+    ...(gguf.withoutEffect ?? []),
   ]);
 
 /** Where llama.cpp keeps a parameter. Throws `unsupported` for one that it has no name for. */

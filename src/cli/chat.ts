@@ -11,6 +11,7 @@ import {
   endOfText,
 } from "../generation/index.js";
 import { loadForInference } from "../checkpoints/index.js";
+import { scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
 import { deviceOption, examples, number, preparedOption, preparedWeights } from "./options.js";
@@ -109,7 +110,7 @@ async function chat(command: ChatCommand): Promise<void> {
     prepared: preparedWeights(command.prepared, notes),
   });
   const { model, weights, tokenizer } = loaded;
-  const capacity = Math.min(model.config.contextLength, command.context);
+  const capacity = Math.min(scaledContext(model.config), command.context);
   using decoder = await Decoder.create({ model, weights, capacity });
   const conversation = new Chat(decoder, tokenizer, {
     stopIds: loaded.stopIds ?? endOfText(tokenizer),

@@ -14,6 +14,7 @@ import {
   writeText,
 } from "../generation/index.js";
 import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
+import { scaledContext } from "../nn/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { TargetWriter, holdsTargetWriter } from "../tasks/index.js";
 import { modelFor } from "./model.js";
@@ -71,7 +72,7 @@ async function makeDrafter(
       `the draft model ${speculative} has ${draft.tokenizer.vocabSize} tokens, but the model has ${tokenizer.vocabSize}: they must share one vocabulary`,
     );
   }
-  const capacity = Math.min(draft.model.config.contextLength, model.config.contextLength);
+  const capacity = Math.min(scaledContext(draft.model.config), scaledContext(model.config));
   return modelDrafter(await Decoder.create({ ...draft, capacity }));
 }
 

@@ -2,7 +2,7 @@ import { bytesPerElement } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { Random } from "../base/random.js";
-import type { WeightSet } from "../nn/index.js";
+import { type WeightSet, cacheWindow, rotaryReach, scaledContext } from "../nn/index.js";
 import type { RunOptions } from "../runtime/types.js";
 import { type CacheType, KeyValueBuffers } from "./cache.js";
 import type { CausalModel } from "./model.js";
@@ -15,7 +15,10 @@ export interface DecoderOptions {
   readonly weights: WeightSet;
   /** Sequences that are continued side by side. Default 1. */
   readonly slots?: number | undefined;
-  /** Tokens that a slot can hold, prompt and continuation; at most the model's context, which is the default. */
+  /**
+   * Tokens that a slot can hold, prompt and continuation; at most the model's context, which with a scaling of positions is
+   * longer than `contextLength`. Default `contextLength`.
+   */
   readonly capacity?: number | undefined;
   /** Tokens of a prompt that one run takes: what bounds the memory of long prompts. Default 512. */
   readonly prefillChunk?: number | undefined;
@@ -47,7 +50,8 @@ export interface DecoderOptions {
  * in another order. In float32 the difference stays there; with weights in 4 and 8 bits, whose products round their input, it
  * may grow until two nearly equal tokens change places. So a conversation that goes on from answers in the cache may differ
  * from one that reads them anew. With a second form of the weights for prompts (`promptConstants`), so may what the two forms
- * have read.
+ * have read. Where the angles of positions depend on a text's length (dynamic scaling, LongRoPE), as in transformers each token
+ * is turned by the text that was there when it was read, and only a beginning that was turned alike is kept for a prompt.
  */
 export class Decoder implements Disposable {
   /** Row `i` of the buffers is described by `rows[i]`. */
@@ -69,6 +73,8 @@ export class Decoder implements Disposable {
       readonly chunk: number;
       readonly window: number;
       readonly vocabSize: number;
+      /** Texts of these two lengths are turned by the same angles where it gives the same number. */
+      readonly reachOf: (length: number) => number;
     },
   ) {
     this.rows = Array.from({ length: limits.slots }, (_, place) => new Row(place));
@@ -80,18 +86,16 @@ export class Decoder implements Disposable {
    */
   static async create(options: DecoderOptions): Promise<Decoder> {
     const { model, weights, slots = 1, prefillChunk = 512, cacheType = "float32", parts } = options;
-    const { contextLength, numLayers, vocabSize, slidingWindow: window = Infinity } = model.config;
+    const { contextLength, numLayers, vocabSize } = model.config;
+    const window = cacheWindow(model.config) ?? Infinity;
+    const most = scaledContext(model.config);
     const { capacity = contextLength } = options;
     for (const [name, value] of Object.entries({ slots, capacity, prefillChunk, parts: parts ?? 1 })) {
       if (!Number.isInteger(value) || value < 1)
         throw new LineageError("argument", `${name} must be a whole number of at least 1, not ${value}`);
     }
-    if (capacity > contextLength) {
-      throw new LineageError(
-        "length",
-        `${capacity} tokens do not fit the model's context of ${contextLength}`,
-      );
-    }
+    if (capacity > most)
+      throw new LineageError("length", `${capacity} tokens do not fit the model's context of ${most}`);
     const cells = Math.min(capacity, window - 1 + prefillChunk);
     const shape = model.cacheShape(slots, cells) as [number, number, number, number];
     requireMemory(
@@ -108,7 +112,15 @@ export class Decoder implements Disposable {
     );
     const caches = new KeyValueBuffers(weights.runtime, numLayers, shape, cacheType);
     const runs = new Runs(programs, weights, caches, vocabSize);
-    return new Decoder(runs, caches, { slots, capacity, cells, chunk: prefillChunk, window, vocabSize });
+    return new Decoder(runs, caches, {
+      slots,
+      capacity,
+      cells,
+      chunk: prefillChunk,
+      window,
+      vocabSize,
+      reachOf: (length) => rotaryReach(model.config, length),
+    });
   }
 
   /** Sequences that are continued side by side. */
@@ -139,7 +151,7 @@ export class Decoder implements Disposable {
     this.checkAlive();
     const free = this.rows
       .filter(({ slot }) => !slot)
-      .map((row) => ({ row, common: row.common(prompt) }))
+      .map((row) => ({ row, common: row.common(prompt, this.limits.reachOf(prompt.length)) }))
       .sort((a, b) => b.common - a.common || a.row.closedAt - b.row.closedAt);
     if (free.length === 0)
       throw new LineageError(
@@ -242,7 +254,7 @@ export class Decoder implements Disposable {
       await this.runs.step(first, rows.length, feed, options);
       return slots.map((slot, index) => {
         const row = rows[index]!;
-        row.tokens.push(tokens[index]!);
+        row.add(tokens[index]!, this.limits.reachOf(row.tokens.length + 1));
         return slot.keep([feed.logits[row.place - first]!])[0]!;
       });
     });
@@ -266,7 +278,13 @@ export class Decoder implements Disposable {
           `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
         );
       const all = [...row.tokens, ...tokens];
-      return slot.keep(await this.feed(row, all, all.length, tokens.length, false, options));
+      if (this.limits.reachOf(held + 1) === this.limits.reachOf(all.length))
+        return slot.keep(await this.feed(row, all, all.length, tokens.length, false, options));
+      // Each token is turned by the text up to itself, as in steps.
+      const rows: Float32Array[] = [];
+      for (let end = held + 1; end <= all.length; end++)
+        rows.push((await this.feed(row, all.slice(0, end), end, 1, false, options))[0]!.slice());
+      return slot.keep(rows);
     });
   }
 
@@ -282,11 +300,7 @@ export class Decoder implements Disposable {
   /** Makes slot `i` hold what `sources[i]` held, all at once: the beams that go on. */
   async copy(slots: readonly Slot[], sources: readonly Slot[]): Promise<void> {
     await this.exclusive(() => {
-      const before = sources.map(({ row: { tokens, start, prompt } }) => ({
-        tokens: [...tokens],
-        start,
-        prompt,
-      }));
+      const before = sources.map(({ row }) => row.content);
       const moves = slots.map(({ row }, index) => ({
         row: row.place,
         source: sources[index]!.row.place,
@@ -332,17 +346,18 @@ export class Decoder implements Disposable {
 
   /** Makes a row hold as much of a prompt's beginning as any row has; the number of tokens. */
   private reuse(row: Row, prompt: readonly number[]): number {
-    const { window } = this.limits;
+    const { window, reachOf } = this.limits;
+    const reach = reachOf(prompt.length);
     let [source, most] = [row, 0];
     for (const other of [row, ...this.rows]) {
-      const common = other.common(prompt);
+      const common = other.common(prompt, reach);
       const whole = common === prompt.length && other.prompt?.length === common;
       // A last token alone would be added up otherwise than with others before it.
       const kept = whole ? common : Math.min(common, Math.max(0, prompt.length - 2));
       if (kept > most && other.holds(kept, window)) [source, most] = [other, kept];
     }
     this.caches.copy(source.place, row.place, most - source.start);
-    row.become(source, most);
+    row.become(source.content, most);
     return most;
   }
 
@@ -405,7 +420,7 @@ export class Decoder implements Disposable {
       feed.length[0] = BigInt(tokens.length);
       await this.runs.read(row.place, feed, reader, options);
       this.checkAlive();
-      for (const token of part) row.tokens.push(token);
+      for (const token of part) row.add(token, this.limits.reachOf(tokens.length));
       logits = feed.logits;
     }
     return logits;

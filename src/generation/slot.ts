@@ -1,13 +1,22 @@
 import { LineageError } from "../base/errors.js";
 
+interface RowContent {
+  readonly tokens: readonly number[];
+  readonly reaches: readonly number[];
+  readonly start: number;
+  readonly prompt: { readonly length: number; readonly logits: Float32Array } | undefined;
+}
+
 /** What one row of the caches holds. It stays when its slot is closed, for the next prompt that begins like it. */
 export class Row {
   /** The tokens whose keys and values have been computed. */
   readonly tokens: number[] = [];
+  /** By what reach the position of each token was turned; see `rotaryReach`. */
+  private readonly reaches: number[] = [];
   /** Position of the token in the first cell; above 0 once a sliding window has moved on. */
   start = 0;
   /** Logits after the first `length` tokens, where these were a whole prompt. */
-  prompt: { readonly length: number; readonly logits: Float32Array } | undefined;
+  prompt: RowContent["prompt"];
   slot: Slot | undefined;
   /** When its slot was closed, counted in closings. */
   closedAt = 0;
@@ -16,6 +25,12 @@ export class Row {
     /** Which row of the buffers it is now. */
     public place: number,
   ) {}
+
+  /** What it holds, as it is now. */
+  get content(): RowContent {
+    const { tokens, reaches, start, prompt } = this;
+    return { tokens: [...tokens], reaches: [...reaches], start, prompt };
+  }
 
   /** Cells in use. */
   get used(): number {
@@ -27,26 +42,31 @@ export class Row {
     return this.start === 0 || length - this.start >= window - 1;
   }
 
-  /** Tokens at the beginning that `ids` has as well. */
-  common(ids: readonly number[]): number {
+  add(token: number, reach: number): void {
+    this.tokens.push(token);
+    this.reaches.push(reach);
+  }
+
+  /** Tokens at the beginning that `ids` has as well, and that were turned by `reach`. */
+  common(ids: readonly number[], reach: number): number {
     const limit = Math.min(this.tokens.length, ids.length);
     let count = 0;
-    while (count < limit && this.tokens[count] === ids[count]) count++;
+    while (count < limit && this.tokens[count] === ids[count] && this.reaches[count] === reach) count++;
     return count;
   }
 
   truncate(length: number): void {
-    this.tokens.length = length;
+    this.tokens.length = this.reaches.length = length;
     if (length === 0) this.start = 0;
     if (this.prompt && this.prompt.length > length) this.prompt = undefined;
   }
 
   /** Takes over the first `length` tokens of another row, whose keys and values are its own already. */
-  become(other: Pick<Row, "tokens" | "start" | "prompt">, length: number): void {
-    const { start, prompt } = other;
-    const tokens = other.tokens.slice(0, length);
-    this.tokens.length = 0;
-    for (const token of tokens) this.tokens.push(token);
+  become({ tokens, reaches, start, prompt }: RowContent, length: number): void {
+    const taken = tokens.slice(0, length);
+    const turned = reaches.slice(0, length);
+    this.tokens.length = this.reaches.length = 0;
+    for (const [index, token] of taken.entries()) this.add(token, turned[index]!);
     this.start = length > 0 ? start : 0;
     this.prompt = prompt && prompt.length <= length ? prompt : undefined;
   }

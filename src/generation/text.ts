@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { StreamDecoder, type Tokenizer, beginSequence } from "../tokenizers/index.js";
-import type { WeightSet } from "../nn/index.js";
+import { type WeightSet, scaledContext } from "../nn/index.js";
 import type { CacheType } from "./cache.js";
 import { ConstraintCompiler, type ConstraintRule } from "./constraint.js";
 import { Decoder } from "./decoder.js";
@@ -224,12 +224,12 @@ export async function* writeText(
   { rule, cache, maxNewTokens = 200, ...options }: WriteOptions = {},
 ): AsyncGenerator<string, TextReport> {
   checkGeneration({ ...options, maxNewTokens });
-  const { contextLength, vocabSize } = model.config;
+  const { vocabSize } = model.config;
   const ids = promptIds(tokenizer, prompt);
   using decoder = await Decoder.create({
     model,
     weights,
-    capacity: Math.min(contextLength, ids.length + Math.max(1, maxNewTokens)),
+    capacity: Math.min(scaledContext(model.config), ids.length + Math.max(1, maxNewTokens)),
     cacheType: cache,
   });
   using compiler = rule && (await ConstraintCompiler.create(tokenizer, { vocabSize, stopIds }));

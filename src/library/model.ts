@@ -12,6 +12,7 @@ import {
   promptIds,
 } from "../generation/index.js";
 import type { SystemKind } from "../models/index.js";
+import { scaledContext } from "../nn/index.js";
 import type { EmbedOptions, Embedder } from "../search/index.js";
 import type { AnswerOptions, Prediction, Predictor, PredictorInput } from "../tasks/index.js";
 import { type ChatMessage, ChatTemplate } from "../tokenizers/index.js";
@@ -165,7 +166,7 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     this.requireOpen();
     const { model, tokenizer } = this.loaded;
     const ids = typeof prompt === "string" ? promptIds(tokenizer, prompt) : prompt;
-    const capacity = Math.min(model.config.contextLength, ids.length + Math.max(1, maxNewTokens));
+    const capacity = Math.min(scaledContext(model.config), ids.length + Math.max(1, maxNewTokens));
     const shared = await (cache === undefined ? this.take(capacity) : this.make(capacity, cache));
     try {
       using constraint = rule && (await (await this.compile()).compile(rule));
@@ -187,10 +188,9 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
         this.shared.texts++;
         return this.shared;
       }
-      const { contextLength } = this.loaded.model.config;
       const room = Math.max(leastCapacity, 2 ** Math.ceil(Math.log2(capacity)));
       const before = this.shared;
-      this.shared = await this.make(Math.min(contextLength, room));
+      this.shared = await this.make(Math.min(scaledContext(this.loaded.model.config), room));
       if (before) this.release(before);
       return this.shared;
     });

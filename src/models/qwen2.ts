@@ -1,23 +1,81 @@
+import { z } from "zod";
+import { LineageError } from "../base/errors.js";
 import {
   CausalLm,
   type Choices,
   type ConfigOf,
+  type Field,
+  type LayerType,
   Linear,
   checkGroupedHeads,
   configEntries,
   configTable,
   entry,
   headSizeField,
+  layerTypes,
   normalInit,
   ropeScalingField,
   ropeThetaField,
 } from "../nn/index.js";
+import { ropeScalingToGguf } from "../formats/gguf/rope.js";
 import { LlamaTransformer, llamaGguf } from "./llama.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
 const { size, dropout, epsilon, flag, positive } = configEntries;
+
+/** The window is used where `use_sliding_window` says so. */
+const slidingWindowField: Field<number | undefined> = {
+  entries: ["use_sliding_window", "sliding_window"],
+  schema: size.optional(),
+  read: (json) => {
+    const used = entry("use_sliding_window", flag, { absent: false }).read(json, undefined);
+    const window = entry("sliding_window", size.optional(), { absent: 4096, null: undefined });
+    return used ? window.read(json, undefined) : undefined;
+  },
+  write: (value) => ({ use_sliding_window: value !== undefined, sliding_window: value ?? null }),
+  published: () => undefined,
+};
+
+const types = z.array(z.enum(layerTypes));
+
+/** Layers from `max_window_layers` on have the window, unless `layer_types` says it of each. */
+const layerTypesField: Field<
+  readonly LayerType[] | undefined,
+  { readonly numLayers: number; readonly slidingWindow?: number | undefined }
+> = {
+  entries: ["layer_types", "max_window_layers"],
+  schema: types.optional(),
+  read: (json, { numLayers, slidingWindow }) => {
+    const given = entry("layer_types", types.optional(), { absent: undefined }).read(json, undefined);
+    const first = entry("max_window_layers", z.int().nonnegative(), { absent: 28 }).read(json, undefined);
+    if (given && given.length !== numLayers)
+      throw new LineageError("config", `layer_types has ${given.length} layers, not ${numLayers}`);
+    if (slidingWindow !== undefined)
+      return (
+        given ??
+        Array.from({ length: numLayers }, (_, layer) =>
+          layer < first ? "full_attention" : "sliding_attention",
+        )
+      );
+    if (given?.includes("sliding_attention"))
+      throw new LineageError(
+        "config",
+        "layer_types has layers with a window, but use_sliding_window and sliding_window give none",
+      );
+    return undefined;
+  },
+  write: (value, config) => {
+    const { numLayers, slidingWindow } = config as { numLayers: number; slidingWindow?: number };
+    if (slidingWindow === undefined) return {};
+    const all = value ?? Array.from({ length: numLayers }, () => "sliding_attention" as const);
+    // For readers of before `layer_types`.
+    const first = all.indexOf("sliding_attention");
+    return { layer_types: all, max_window_layers: first < 0 ? numLayers : first };
+  },
+  published: () => undefined,
+};
 
 /** Qwen2, Yang et al. 2024, "Qwen2 Technical Report", and Qwen2.5: LLaMA's block with biases on queries, keys and values. */
 export const qwen2Table = configTable({
@@ -41,6 +99,10 @@ export const qwen2Table = configTable({
       published: ({ numHeads }: { numHeads: number }) => (numHeads % 2 === 0 ? 2 : numHeads),
     }),
     headSize: headSizeField,
+    /** Keys that a query of a layer with a window looks back on, itself included; undefined where no layer has one. */
+    slidingWindow: slidingWindowField,
+    /** Which layers have the window. Default: all. */
+    layerTypes: layerTypesField,
     rmsNormEpsilon: entry("rms_norm_eps", epsilon, { absent: 1e-6 }),
     /** Base of the rotary wavelengths. */
     ropeTheta: ropeThetaField,
@@ -52,13 +114,10 @@ export const qwen2Table = configTable({
     /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
     initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
   },
-  fixed: { hidden_act: "silu", use_sliding_window: false },
+  fixed: { hidden_act: "silu" },
   only: { hidden_act: ["swish"] },
   withoutEffect: {
     is_decoder: "it is one",
-    sliding_window: "no layer has a window where use_sliding_window is false",
-    max_window_layers: "no layer has a window where use_sliding_window is false",
-    layer_types: "all are full attention where use_sliding_window is false",
     use_mrope: "it is for models of pictures",
   },
   check: checkGroupedHeads,
@@ -136,6 +195,24 @@ export const qwen2 = defineSystem({
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,
   depth: depthByName(/^model\.embed_tokens\./, /^model\.layers\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },
-  // llama.cpp leaves the pairs of this architecture half a head apart, as they are published.
-  gguf: { ...llamaGguf, architecture: "qwen2" },
+  // llama.cpp leaves the pairs of this architecture half a head apart, as they are published, and computes it without windows.
+  gguf: {
+    ...llamaGguf,
+    architecture: "qwen2",
+    withoutEffect: ["attention.sliding_window"],
+    write: (config) => {
+      const { slidingWindow = Infinity, contextLength } = config;
+      if (slidingWindow < contextLength && config.layerTypes?.includes("sliding_attention") !== false)
+        throw new LineageError(
+          "unsupported",
+          `llama.cpp computes Qwen2 without a window, but layers of this model look back on ${slidingWindow} of ${contextLength} tokens`,
+        );
+      if (config.ropeScaling?.kind === "llama3" || config.ropeScaling?.kind === "longrope")
+        throw new LineageError(
+          "unsupported",
+          `llama.cpp does not scale Qwen2's positions by ${config.ropeScaling.kind}`,
+        );
+      return ropeScalingToGguf(config);
+    },
+  },
 });

@@ -101,6 +101,8 @@ export interface GgufLayout<C> {
    * Default: none.
    */
   rotaryHeads?(module: string, config: C): number | undefined;
+  /** Keys behind the architecture's name that llama.cpp does not read for it. */
+  readonly withoutEffect?: readonly string[];
   /** Fields that more than an entry tells. Throws `unsupported` for a file that lineage does not compute. */
   read?(file: GgufFile, fields: C): Promise<Partial<C>>;
   /** What more than entries says. Throws `unsupported` for a configuration that llama.cpp has no words for. */

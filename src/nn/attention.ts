@@ -6,6 +6,27 @@ import type { ForwardContext } from "./context.js";
 import { normalInit, residualInit } from "./initializers.js";
 import { Linear, mergeHeads, splitHeads } from "./layers.js";
 import { Module } from "./module.js";
+import { type RotaryConfig, checkRotaryScaling } from "./rotary.js";
+
+/** What a layer attends to, by transformers' words: every key before, or those in the window. */
+export const layerTypes = ["full_attention", "sliding_attention"] as const;
+export type LayerType = (typeof layerTypes)[number];
+
+interface WindowConfig {
+  readonly slidingWindow?: number | undefined;
+  readonly layerTypes?: readonly LayerType[] | undefined;
+}
+
+/** Keys that a query of a layer looks back on, itself included; undefined for all. */
+export const layerWindow = (
+  { slidingWindow, layerTypes: types }: WindowConfig,
+  layer: number,
+): number | undefined =>
+  types === undefined || types[layer] === "sliding_attention" ? slidingWindow : undefined;
+
+/** Keys that a cache has to keep for some layer; undefined for all. */
+export const cacheWindow = ({ slidingWindow, layerTypes: types = [] }: WindowConfig): number | undefined =>
+  types.includes("full_attention") ? undefined : slidingWindow;
 
 export interface GroupedQueryAttentionConfig {
   readonly hiddenSize: number;
@@ -15,6 +36,8 @@ export interface GroupedQueryAttentionConfig {
   readonly headSize: number;
   /** Keys that a query looks back on, itself included; undefined for all. */
   readonly slidingWindow?: number | undefined;
+  /** Which layers have the window. Default: all. */
+  readonly layerTypes?: readonly LayerType[] | undefined;
   /** Probability of dropout of the attention probabilities. Default 0. */
   readonly attentionDropout?: number | undefined;
   /** Whether queries, keys and values have biases. Default: they have none. */
@@ -43,7 +66,9 @@ export function checkGroupedHeads({
   numHeads,
   numKeyValueHeads,
   headSize,
-}: Omit<GroupedQueryAttentionConfig, "numLayers" | "initializerRange">): void {
+  ropeScaling,
+}: Omit<GroupedQueryAttentionConfig, "numLayers" | "initializerRange"> &
+  Pick<RotaryConfig, "ropeScaling">): void {
   if (!Number.isInteger(headSize))
     throw new LineageError("config", `hiddenSize ${hiddenSize} does not divide into ${numHeads} heads`);
   if (headSize % 2 !== 0)
@@ -56,6 +81,7 @@ export function checkGroupedHeads({
       "config",
       `${numHeads} heads do not divide among ${numKeyValueHeads} key-value heads`,
     );
+  checkRotaryScaling({ headSize, ropeScaling });
 }
 
 /** What an attention layer with rotary positions needs besides its input. */
@@ -104,7 +130,7 @@ export class GroupedQueryAttention extends Module {
   }
 
   private attend(query: Tensor, key: Tensor, value: Tensor, context: RotaryContext): Tensor {
-    const { numHeads, numKeyValueHeads, slidingWindow, attentionDropout } = this.config;
+    const { numHeads, numKeyValueHeads, attentionDropout } = this.config;
     const { attentionMask, rotary: tables, random } = context;
     const turned = (x: Tensor): Tensor => rotary(x, tables.cosine, tables.sine);
     const mixed = attention(
@@ -113,7 +139,7 @@ export class GroupedQueryAttention extends Module {
       splitHeads(value, numKeyValueHeads),
       {
         causal: true,
-        window: slidingWindow,
+        window: layerWindow(this.config, this.layer),
         ...(attentionDropout && { dropout: attentionDropout, random }),
         ...(attentionMask && { mask: attentionMask }),
       },
@@ -122,11 +148,11 @@ export class GroupedQueryAttention extends Module {
   }
 
   private attendCached(query: Tensor, key: Tensor, value: Tensor, context: RotaryContext): Tensor {
-    const { numHeads, numKeyValueHeads, slidingWindow } = this.config;
+    const { numHeads, numKeyValueHeads } = this.config;
     const step = cachedAttention(query, key, value, context.cache!.layers[this.layer]!, {
       numHeads,
       numKeyValueHeads,
-      window: slidingWindow,
+      window: layerWindow(this.config, this.layer),
       rotary: context.rotary,
     });
     context.cache!.present[this.layer] = step;

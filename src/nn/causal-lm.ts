@@ -2,6 +2,8 @@ import { type Dim, type Tensor, cachedHeadSize, linearTokenLosses, matmul } from
 import type { ForwardContext } from "./context.js";
 import type { Embedding, Linear } from "./layers.js";
 import { Module } from "./module.js";
+import type { LayerType } from "./attention.js";
+import type { RotaryScaling } from "./rotary.js";
 
 /** What is common to the configurations of decoders. */
 export interface CausalLmConfig {
@@ -17,6 +19,10 @@ export interface CausalLmConfig {
   readonly headSize?: number | undefined;
   /** Keys that a query looks back on, itself included; undefined for all. */
   readonly slidingWindow?: number | undefined;
+  /** Which layers have the window. Default: all. */
+  readonly layerTypes?: readonly LayerType[] | undefined;
+  /** How positions reach beyond `contextLength`. */
+  readonly ropeScaling?: RotaryScaling | undefined;
 }
 
 /** The network below the language-modelling head: embeddings, blocks, final norm. */

@@ -17,8 +17,8 @@ export interface Field<T, in Needs = unknown> {
   readonly entries: readonly string[];
   /** What a value must be. */
   readonly schema: z.ZodType<T>;
-  /** From a `config.json`. Throws `config` saying which entry is wrong. */
-  read(json: ConfigJson, earlier: Needs): T;
+  /** From a `config.json`. Throws `config` saying which entry is wrong; warns of parts of it that nobody here knows. */
+  read(json: ConfigJson, earlier: Needs, warn?: Warn): T;
   /** The entries that say a value of a configuration. */
   write(value: T, config: Needs): ConfigJson;
   /** The choice for a new model; absent where a person has to make it. */
@@ -225,7 +225,7 @@ export class ConfigTable<C> {
     const config: Record<string, unknown> = {};
     for (const [name, field] of this.fields) {
       try {
-        config[name] = field.read(entries, config);
+        config[name] = field.read(entries, config, warn);
       } catch (error) {
         if (!(error instanceof LineageError)) throw error;
         wrong.push(error.message);

@@ -81,6 +81,8 @@ export const ropeKeys: readonly string[] = [
   "rope.scaling.factor",
   "rope.scaling.original_context_length",
   "rope.scaling.attn_factor",
+  "rope.scaling.yarn_ext_factor",
+  "rope.scaling.yarn_attn_factor",
   "rope.scaling.yarn_beta_fast",
   "rope.scaling.yarn_beta_slow",
 ];

@@ -1,4 +1,4 @@
-import { LineageError } from "../../base/errors.js";
+import { FormatError, LineageError } from "../../base/errors.js";
 import { type RotaryConfig, type RotaryScaling, rotaryFrequencies } from "../../nn/index.js";
 import type { GgufFile, GgufValue } from "./file.js";
 import { decimal } from "./model.js";
@@ -11,6 +11,8 @@ export interface GgufRope {
 }
 
 const frequencyFactors = "rope_freqs.weight";
+/** Of LongRoPE. */
+const [shortFactors, longFactors] = ["rope_factors_short.weight", "rope_factors_long.weight"] as const;
 
 /** By what a scaling divides each rotary frequency. */
 function divisors(config: RotaryConfig): Float32Array {
@@ -45,15 +47,37 @@ export async function ropeScalingOfGguf(
       return undefined;
     case "linear":
       return factor === 0 || factor === 1 ? undefined : { kind: "linear", factor };
+    case "longrope": {
+      if (factor > 1) return unsupported("positions are scaled by longrope and by a factor besides");
+      const missing = [shortFactors, longFactors].find((name) => !gguf.tensors.has(name));
+      if (missing !== undefined)
+        throw new FormatError(
+          gguf.path,
+          `positions are scaled by longrope, but there is no tensor ${missing}`,
+        );
+      const [short, long] = await Promise.all([gguf.readValues(shortFactors), gguf.readValues(longFactors)]);
+      return {
+        kind: "longrope",
+        shortFactors: Array.from(short, decimal),
+        longFactors: Array.from(long, decimal),
+        originalContextLength: number("scaling.original_context_length") ?? config.contextLength,
+        attentionFactor: number("scaling.attn_factor") ?? 1,
+      };
+    }
     case "yarn": {
       if (factor === 0) return unsupported("positions are scaled by yarn without a factor");
+      if ((number("scaling.yarn_ext_factor") ?? 1) !== 1)
+        return unsupported("positions are scaled by yarn with an extrapolation of its own");
       return {
         kind: "yarn",
         factor,
         originalContextLength: number("scaling.original_context_length") ?? config.contextLength,
         betaFast: number("scaling.yarn_beta_fast") ?? 32,
         betaSlow: number("scaling.yarn_beta_slow") ?? 1,
-        attentionFactor: yarnMagnitude(factor) * (number("scaling.attn_factor") ?? 1),
+        attentionFactor:
+          yarnMagnitude(factor) *
+          (number("scaling.attn_factor") ?? 1) *
+          (number("scaling.yarn_attn_factor") ?? 1),
         truncate: true,
       };
     }
@@ -106,6 +130,18 @@ export function ropeScalingToGguf(config: RotaryConfig): GgufRope {
       };
     case "llama3":
       return { metadata: {}, vectors: { [frequencyFactors]: divisors(config) } };
+    case "longrope":
+      return {
+        metadata: {
+          "rope.scaling.type": text("longrope"),
+          "rope.scaling.original_context_length": whole(scaling.originalContextLength),
+          "rope.scaling.attn_factor": float(scaling.attentionFactor),
+        },
+        vectors: {
+          [shortFactors]: Float32Array.from(scaling.shortFactors),
+          [longFactors]: Float32Array.from(scaling.longFactors),
+        },
+      };
     case "yarn": {
       if (!scaling.truncate)
         throw new LineageError(
