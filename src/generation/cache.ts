@@ -112,10 +112,11 @@ export class KeyValueBuffers implements Disposable {
    * What one step of an int8 cache has to be worth for each channel of each layer's keys and values, by layer and part,
    * `[heads * headSize]`: from the largest values in the first `count` cells of a row, with a margin for what is yet to
    * come. A pair of channels that a rotary position turns into each other counts by its length.
+   * @param ownSize channels of a head without those that fill it up
    */
-  scales(row: number, count: number): Record<string, Float32Array> {
+  scales(row: number, count: number, ownSize = this.headSize): Record<string, Float32Array> {
     const { heads, headSize } = this;
-    const half = headSize / 2;
+    const half = ownSize / 2;
     return Object.fromEntries(
       Object.entries(this.tensors).map(([name, tensor]) => {
         const view = tensor.view() as Float32Array;
@@ -123,7 +124,7 @@ export class KeyValueBuffers implements Disposable {
         for (let head = 0; head < heads; head++) {
           for (let cell = 0; cell < count; cell++) {
             const base = this.place(row, head) + cell * headSize;
-            for (let channel = 0; channel < headSize; channel++) {
+            for (let channel = 0; channel < ownSize; channel++) {
               const value = name.endsWith("key")
                 ? Math.hypot(view[base + (channel % half)]!, view[base + (channel % half) + half]!)
                 : Math.abs(view[base + channel]!);

@@ -314,8 +314,8 @@ export class Decoder implements Disposable {
   }
 
   /** @internal The scales that an int8 cache of what a slot holds would need. */
-  scales({ row }: Slot): CacheScales {
-    return this.caches.scales(row.place, row.used);
+  scales({ row }: Slot, headSize?: number): CacheScales {
+    return this.caches.scales(row.place, row.used, headSize);
   }
 
   /** Throws `argument` and `length` for a prompt that no slot can hold. */
@@ -478,5 +478,5 @@ async function measureScales(
   using decoder = await Decoder.create({ model, weights, capacity: tokens.length });
   const slot = decoder.open();
   await decoder.read(slot, tokens);
-  return decoder.scales(slot);
+  return decoder.scales(slot, model.config.headSize);
 }

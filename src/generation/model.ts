@@ -7,6 +7,8 @@ export interface CausalModel extends Module {
     readonly vocabSize: number;
     readonly contextLength: number;
     readonly numLayers: number;
+    /** Channels of a head, where the cache may have more. */
+    readonly headSize?: number | undefined;
     /** Keys that a query looks back on, itself included; undefined for all. */
     readonly slidingWindow?: number | undefined;
     /** Which layers have the window, by transformers' words for them. Default: all. */

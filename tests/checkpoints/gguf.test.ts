@@ -14,6 +14,9 @@ import {
   llamaConfig,
   Mistral,
   mistralConfig,
+  Qwen2,
+  type Qwen2Config,
+  qwen2Config,
   systems,
 } from "../../src/models/index.js";
 import { type DecoderCheckpoint, loadGguf, saveGguf } from "../../src/checkpoints/index.js";
@@ -51,6 +54,22 @@ const models: Readonly<Record<string, () => CausalLm>> = {
           lowFrequencyFactor: 1,
           highFrequencyFactor: 4,
           originalContextLength: 8192,
+        },
+      }),
+    ),
+  // llama.cpp chooses the factors by the tokens that it allots, which are fewer than the original context here.
+  "LLaMA with LongRoPE": () =>
+    new Llama(
+      llamaConfig({
+        ...sizes,
+        intermediateSize: 96,
+        initializerRange: 0.2,
+        ropeScaling: {
+          kind: "longrope",
+          shortFactors: [1, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6],
+          longFactors: [1, 1.5, 2, 2.5, 3, 3.5, 4, 5],
+          originalContextLength: 1024,
+          attentionFactor: 1.3,
         },
       }),
     ),
@@ -234,6 +253,13 @@ describe("entries of a GGUF's metadata", () => {
     expect(await open({ "llama.logit_scale": float(1), "llama.attention.scale": float(0) })).toEqual([]);
   });
 
+  it("that scale positions by LongRoPE need its factors", async () => {
+    const type: GgufValue = { type: "string", value: "longrope" };
+    await expect(open({ "llama.rope.scaling.type": type })).rejects.toThrow(
+      "no tensor rope_factors_short.weight",
+    );
+  });
+
   it("that nobody knows are named in a warning", async () => {
     const warnings = await open({
       "llama.future.gate": float(2),
@@ -241,6 +267,45 @@ describe("entries of a GGUF's metadata", () => {
     });
     expect(warnings).toEqual([expect.stringContaining("llama.future.gate")]);
     expect(warnings[0]).not.toContain("general.url");
+  });
+});
+
+describe("Qwen2 with a window, which llama.cpp computes without one", () => {
+  const window = { slidingWindow: 16, layerTypes: ["full_attention", "sliding_attention"] } as const;
+  const file = () => path.join(folder, "qwen2.gguf");
+  const save = async (choices: Partial<Qwen2Config>, system: DecoderSystem = systems.qwen2) => {
+    const model = new Qwen2(qwen2Config({ ...sizes, intermediateSize: 96, numKeyValueHeads: 2, ...choices }));
+    using weights = Weights.initialize(runtime, model, 1);
+    await saveGguf(file(), { system, model, weights, tokenizer });
+  };
+
+  it("is refused where the window is shorter than the context, and written where it changes nothing", async () => {
+    await expect(save(window)).rejects.toThrow("llama.cpp computes Qwen2 without a window");
+    await save({ ...window, slidingWindow: 128 });
+    const { weights, model } = await loadGguf(runtime, file());
+    weights.dispose();
+    expect(model.config.slidingWindow).toBeUndefined();
+  });
+
+  it("is read without one", async () => {
+    const { write } = systems.qwen2.gguf!;
+    const entry: GgufValue = { type: "uint32", value: 16 };
+    await save(
+      {},
+      {
+        ...systems.qwen2,
+        gguf: {
+          ...systems.qwen2.gguf!,
+          write: (config) => {
+            const { metadata, vectors } = write!(config);
+            return { metadata: { ...metadata, "attention.sliding_window": entry }, vectors };
+          },
+        },
+      },
+    );
+    const { weights, model } = await loadGguf(runtime, file());
+    weights.dispose();
+    expect(model.config.slidingWindow).toBeUndefined();
   });
 });
 

@@ -2,7 +2,16 @@ import { describe, expect, it } from "vitest";
 import { compile, input } from "../../src/graph/index.js";
 import { type CacheType, Decoder, type DecoderOptions, generate } from "../../src/generation/index.js";
 import { loadWeights } from "../../src/formats/index.js";
-import { Llama, llamaConfig, Mistral, mistralConfig, systems } from "../../src/models/index.js";
+import { KeyValueBuffers } from "../../src/generation/cache.js";
+import {
+  Llama,
+  llamaConfig,
+  Mistral,
+  mistralConfig,
+  Qwen2,
+  qwen2Config,
+  systems,
+} from "../../src/models/index.js";
 import { type CausalLm, Weights, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { Reference, relativeError } from "../support/reference.js";
@@ -23,6 +32,10 @@ const models = {
     llamaConfig({ ...sizes, contextLength: 96, ropeScaling: { kind: "dynamic", factor: 2 } }),
   ),
   mistral: new Mistral(mistralConfig({ ...sizes, slidingWindow: 6 })),
+  "a window in one of two layers": new Qwen2(
+    qwen2Config({ ...sizes, slidingWindow: 6, layerTypes: ["full_attention", "sliding_attention"] }),
+  ),
+  "heads that the cache fills up": new Llama(llamaConfig({ ...sizes, headSize: 6 })),
   // Heads of 16 channels, whose positions the engine's attention turns itself where tokens stay in their slots.
   "llama with wide heads": new Llama(llamaConfig({ ...sizes, numHeads: 2, numKeyValueHeads: 1 })),
   "mistral with wide heads": new Mistral(
@@ -340,4 +353,20 @@ describe("what a decoder cannot do is said before it begins", () => {
       "a slot of the decoder was used after it was closed",
     );
   });
+});
+
+it("chooses the scales of an int8 cache by the pairs of a head, not by what fills it up", () => {
+  // Heads of 6 channels in a cache of 8: channels i and i + 3 are turned into each other.
+  using buffers = new KeyValueBuffers(runtime, 1, [1, 1, 2, 8], "float32");
+  const { "0.key": key, "0.value": value } = buffers.window(0, 1);
+  const cells = [
+    [3, 0, 1, 4, 0, 0, 0, 0],
+    [0, 5, 0, 0, 12, 2, 0, 0],
+  ];
+  for (const tensor of [key!, value!]) (tensor.view() as Float32Array).set(cells.flat());
+  const scales = buffers.scales(0, 2, 6);
+  const steps = (name: string) =>
+    Array.from(scales[name]!, (scale) => Math.round((scale / 1.25) * 127 * 100) / 100);
+  expect(steps("0.key")).toEqual([5, 13, 2, 5, 13, 2, 0, 0]);
+  expect(steps("0.value")).toEqual([3, 5, 1, 4, 12, 2, 0, 0]);
 });

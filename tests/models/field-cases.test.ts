@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { loadWeights } from "../../src/formats/index.js";
-import { Decoder } from "../../src/generation/index.js";
+import { Decoder, generate } from "../../src/generation/index.js";
 import { compile, input } from "../../src/graph/index.js";
 import { decoderOf } from "../../src/models/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -14,13 +14,21 @@ describe.each([
   ["llama-rope-parameters-llama3", "transformers 5's rope_parameters with LLaMA-3's scaling"],
   ["llama-rope-parameters-theta", "transformers 5's rope_parameters with a base"],
   ["llama-biases", "attention_bias and mlp_bias"],
+  ["mistral-sliding-window", "a window, in one pass and past the end of the cache"],
   ["mistral-null-kv-heads", "num_key_value_heads null"],
   ["gpt2-inverse-layer-scale", "scale_attn_by_inverse_layer_idx"],
 ])("%s: %s", (name) => {
   const reference = new Reference(`cases/${name}`);
-  const { ids, last_logits: wanted } = reference.json("expected.json") as {
+  const {
+    ids,
+    last_logits: wanted,
+    greedy_prompt: prompt,
+    greedy = [],
+  } = reference.json("expected.json") as {
     ids: number[];
     last_logits: number[];
+    greedy_prompt?: number[];
+    greedy?: number[];
   };
   const json = reference.json("config.json");
   const system = decoderOf(json);
@@ -45,5 +53,14 @@ describe.each([
     await decoder.read(slot, ids.slice(0, -1));
     const rows = await decoder.extend(slot, ids.slice(-1));
     expect(relativeError(rows.at(-1)!, expected)).toBeLessThan(1e-5);
+  });
+
+  it.runIf(prompt)("gives the ids of the reference", async () => {
+    using weights = await loadWeights(runtime, model, reference.path(), unused ? { unused } : {});
+    using decoder = await Decoder.create({ model, weights, prefillChunk: 4 });
+    const found: number[] = [];
+    for await (const { id } of generate(decoder, [prompt!], { temperature: 0, maxNewTokens: greedy.length }))
+      if (id !== undefined) found.push(id);
+    expect(found).toEqual(greedy);
   });
 });

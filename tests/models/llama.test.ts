@@ -34,6 +34,7 @@ describe.each([
   ["llama-tiny", (json: unknown) => new Llama(systems.llama.config.read(json))],
   ["llama-grouped-tiny", (json: unknown) => new Llama(systems.llama.config.read(json))],
   ["qwen2-tiny", (json: unknown) => new Qwen2(systems.qwen2.config.read(json))],
+  ["qwen2-window-tiny", (json: unknown) => new Qwen2(systems.qwen2.config.read(json))],
   ["mistral-tiny", (json: unknown) => new Mistral(systems.mistral.config.read(json))],
 ])("%s agrees with Hugging Face transformers on random weights", (name, create) => {
   const reference = new Reference(name);
@@ -201,5 +202,44 @@ describe("a configuration that contradicts itself is refused in words", () => {
     expect(() => config.read({ ...json, rope_scaling: { rope_type: "linear", factor: 0.5 } })).toThrow(
       "factor",
     );
+  });
+});
+
+describe("Qwen2's layers with a window", () => {
+  const { config } = systems.qwen2;
+  const json = {
+    ...config.write(config.create({ hiddenSize: 32, numLayers: 3, numHeads: 4, numKeyValueHeads: 2 })),
+    use_sliding_window: true,
+    sliding_window: 5,
+  };
+  it("are those from max_window_layers on, or what layer_types says, as in transformers", () => {
+    const full = "full_attention";
+    const sliding = "sliding_attention";
+    expect(config.read({ ...json, max_window_layers: 1 })).toMatchObject({
+      slidingWindow: 5,
+      layerTypes: [full, sliding, sliding],
+    });
+    // The entry's own default is 28.
+    expect(config.read(json).layerTypes).toEqual([full, full, full]);
+    const mixed = [sliding, full, sliding];
+    expect(config.read({ ...json, max_window_layers: 1, layer_types: mixed }).layerTypes).toEqual(mixed);
+    const none = { ...json, use_sliding_window: false };
+    expect(config.read(none).slidingWindow).toBeUndefined();
+    expect(config.read({ ...json, sliding_window: null }).slidingWindow).toBeUndefined();
+    expect(() => config.read({ ...none, layer_types: mixed })).toThrow("give none");
+    expect(() => config.read({ ...json, layer_types: [full] })).toThrow("layer_types has 1 layers, not 3");
+  });
+
+  it("are written so that they are read again", () => {
+    const read = config.read({
+      ...json,
+      layer_types: ["full_attention", "sliding_attention", "full_attention"],
+    });
+    expect(config.read(config.write(read))).toEqual(read);
+    expect(config.write(read)).toMatchObject({
+      use_sliding_window: true,
+      sliding_window: 5,
+      max_window_layers: 1,
+    });
   });
 });

@@ -25,6 +25,10 @@ MODELS = {
     "mistral-tiny": lambda: MistralForCausalLM(MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=5)),
     # Biases on queries, keys and values.
     "qwen2-tiny": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_key_value_heads=2, tie_word_embeddings=True)),
+    # The first layer sees all, the second a window of 5.
+    "qwen2-window-tiny": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SHAPE, num_key_value_heads=2, use_sliding_window=True, sliding_window=5, max_window_layers=1)
+    ),
 }
 # The pretrained context is 16 tokens and the sequence has 40, so that every scaling has something to do.
 SCALINGS = {

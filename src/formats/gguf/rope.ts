@@ -61,7 +61,7 @@ export async function ropeScalingOfGguf(
         shortFactors: Array.from(short, decimal),
         longFactors: Array.from(long, decimal),
         originalContextLength: number("scaling.original_context_length") ?? config.contextLength,
-        attentionFactor: number("scaling.attn_factor") ?? 1,
+        attentionFactor: decimal(number("scaling.attn_factor") ?? 1),
       };
     }
     case "yarn": {
