@@ -296,7 +296,7 @@ describe("Qwen2 with a window, which llama.cpp computes without one", () => {
         ...systems.qwen2,
         gguf: {
           ...systems.qwen2.gguf!,
-          write: (config) => {
+          write: (config: Qwen2Config) => {
             const { metadata, vectors } = write!(config);
             return { metadata: { ...metadata, "attention.sliding_window": entry }, vectors };
           },
