@@ -151,6 +151,8 @@ export class LlamaCppModel implements Disposable {
   readonly vocabSize: number;
   /** Tokens of each sequence. */
   private readonly positions: number[];
+  /** The sequence of each token of a batch; kept, since llama.cpp reads it by an address that the collector does not see. */
+  private sequences = new Int32Array(0);
 
   private constructor(
     private readonly model: unknown,
@@ -243,8 +245,9 @@ export class LlamaCppModel implements Disposable {
 
   private decode(tokens: readonly { id: number; sequence: number; wanted: boolean }[]): void {
     const { positions } = this;
-    const sequences = Int32Array.from(tokens, ({ sequence }) => sequence);
-    const start = koffi.address(sequences) as bigint;
+    this.sequences = new Int32Array(new ArrayBuffer(4 * tokens.length));
+    this.sequences.set(tokens.map(({ sequence }) => sequence));
+    const start = koffi.address(this.sequences) as bigint;
     const status = library().llama("int32_t llama_decode(void *context, LlamaBatch batch)")(this.context, {
       count: tokens.length,
       tokens: Int32Array.from(tokens, ({ id }) => id),
