@@ -13,6 +13,8 @@ import {
   parseSentencePiece,
   sentencePieceDefinition,
   template,
+  wordBpeTokenizer,
+  wordEnd,
   wordPieceTokenizer,
 } from "../tokenizers/index.js";
 
@@ -123,7 +125,6 @@ async function loadByteLevel(
   mergesFile: string,
   config: TokenizerConfig,
 ): Promise<Tokenizer> {
-  const kind = String(config["tokenizer_class"] ?? "GPT2Tokenizer").replace(/Fast$/, "");
   const vocabulary = idsByToken(vocabularyFile, await readJson(vocabularyFile));
   const merges = linesOf(await readText(mergesFile)).filter((line, index) => {
     if (line === "" || line.startsWith("#version")) return false;
@@ -135,11 +136,17 @@ async function loadByteLevel(
     return true;
   });
   const given = { vocabulary, merges, config };
+  const wordEnds = merges.some((merge) => merge.endsWith(wordEnd));
+  const kind = String(
+    config["tokenizer_class"] ?? (wordEnds ? await classByModel(vocabularyFile) : "GPT2Tokenizer"),
+  ).replace(/Fast$/, "");
   switch (kind) {
     case "GPT2Tokenizer":
     case "CodeGenTokenizer":
     case "PreTrainedTokenizer":
       return byteLevelTokenizer(prefixed(given, config));
+    case "OpenAIGPTTokenizer":
+      return wordBpeTokenizer({ ...given, special: [withNames(config, { unk_token: "<unk>" }).unk_token] });
     case "Qwen2Tokenizer":
       return byteLevelTokenizer({
         ...given,
@@ -165,6 +172,13 @@ async function loadByteLevel(
         `${vocabularyFile} is of a ${kind}, which lineage cannot read without a tokenizer.json`,
       );
   }
+}
+
+/** The class of a tokenizer whose merges mark the ends of words, by the model beside it, where no file names the class. */
+async function classByModel(vocabularyFile: string): Promise<string> {
+  const file = path.join(path.dirname(vocabularyFile), "config.json");
+  const json = existsSync(file) ? ((await readJson(file)) as { model_type?: unknown } | null) : null;
+  return json?.model_type === "openai-gpt" ? "OpenAIGPTTokenizer" : "tokenizer of words without a name";
 }
 
 type ByteLevelParts = Parameters<typeof byteLevelTokenizer>[0];

@@ -1,5 +1,5 @@
 import { LineageError } from "../base/errors.js";
-import { type KeyValueCache, type Tensor, attention, cachedAttention } from "../graph/index.js";
+import type { Tensor } from "../graph/index.js";
 import {
   CausalLm,
   type Choices,
@@ -7,18 +7,17 @@ import {
   Dropout,
   Embedding,
   type ForwardContext,
+  GptAttention,
+  GptFeedForward,
   LayerNorm,
   Linear,
   Module,
-  activations,
   checkHeads,
   configEntries,
   configTable,
   entry,
-  mergeHeads,
   normalInit,
   residualInit,
-  splitHeads,
   throughLayers,
 } from "../nn/index.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
@@ -91,108 +90,11 @@ export const gpt2Sizes = {
 
 // ---- Parts --------------------------------------------------------------------------------------------------------
 
-/** Causal self-attention; `[batch, sequence, hiddenSize]` in and out. */
-class Gpt2Attention extends Module {
-  static override readonly names = { queryKeyValue: "c_attn", output: "c_proj" };
-  readonly queryKeyValue: Linear;
-  readonly output: Linear;
-  private readonly residualDropout: Dropout;
-
-  constructor(
-    private readonly config: Gpt2Config,
-    private readonly layer: number,
-  ) {
-    super();
-    const { hiddenSize, initializerRange } = config;
-    this.queryKeyValue = new Linear(hiddenSize, 3 * hiddenSize, {
-      layout: "in,out",
-      initializer: normalInit(initializerRange),
-    });
-    this.output = new Linear(hiddenSize, hiddenSize, { layout: "in,out", initializer: residualInit(config) });
-    this.residualDropout = new Dropout(config.dropout);
-  }
-
-  override forward(x: Tensor, context: ForwardContext): Tensor {
-    const [query, key, value] = this.queryKeyValue.forward(x).split(3) as [Tensor, Tensor, Tensor];
-    const mixed = context.cache
-      ? this.attendCached(query, key, value, context.cache.layers[this.layer]!, context)
-      : this.attend(query, key, value, context);
-    return this.residualDropout.forward(this.output.forward(mixed), context.random);
-  }
-
-  private attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    { attentionMask, random }: ForwardContext,
-  ): Tensor {
-    const { numHeads, attentionDropout } = this.config;
-    const [q, k, v] = [query, key, value].map((part) => splitHeads(part, numHeads)) as [
-      Tensor,
-      Tensor,
-      Tensor,
-    ];
-    return mergeHeads(
-      attention(q, k, v, {
-        causal: true,
-        mask: attentionMask,
-        dropout: attentionDropout,
-        random,
-        scale: this.scale,
-      }),
-    );
-  }
-
-  private attendCached(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cache: KeyValueCache,
-    context: ForwardContext,
-  ): Tensor {
-    const { numHeads } = this.config;
-    const step = cachedAttention(query, key, value, cache, {
-      numHeads,
-      numKeyValueHeads: numHeads,
-      scale: this.scale,
-    });
-    context.cache!.present[this.layer] = step;
-    return step.output;
-  }
-
-  /** Factor of the scores. */
-  private get scale(): number {
-    const { hiddenSize, numHeads, scaleAttention, scaleByLayer } = this.config;
-    return (scaleAttention ? (hiddenSize / numHeads) ** -0.5 : 1) / (scaleByLayer ? this.layer + 1 : 1);
-  }
-}
-
-/** Feed-forward layer; `[batch, sequence, hiddenSize]` in and out. */
-class Gpt2FeedForward extends Module {
-  static override readonly names = { up: "c_fc", down: "c_proj" };
-  readonly up: Linear;
-  readonly down: Linear;
-  private readonly residualDropout: Dropout;
-
-  constructor(private readonly config: Gpt2Config) {
-    super();
-    const { hiddenSize, intermediateSize, initializerRange } = config;
-    this.up = new Linear(hiddenSize, intermediateSize, {
-      layout: "in,out",
-      initializer: normalInit(initializerRange),
-    });
-    this.down = new Linear(intermediateSize, hiddenSize, {
-      layout: "in,out",
-      initializer: residualInit(config),
-    });
-    this.residualDropout = new Dropout(config.dropout);
-  }
-
-  override forward(x: Tensor, { random }: ForwardContext): Tensor {
-    const hidden = activations[this.config.activation](this.up.forward(x));
-    return this.residualDropout.forward(this.down.forward(hidden), random);
-  }
-}
+/** Factor of the attention scores in a layer. */
+const scoreScale = (
+  { hiddenSize, numHeads, scaleAttention, scaleByLayer }: Gpt2Config,
+  layer: number,
+): number => (scaleAttention ? (hiddenSize / numHeads) ** -0.5 : 1) / (scaleByLayer ? layer + 1 : 1);
 
 /** A pre-norm block; `[batch, sequence, hiddenSize]` in and out. */
 class Gpt2Block extends Module {
@@ -203,16 +105,17 @@ class Gpt2Block extends Module {
     feedForward: "mlp",
   };
   readonly attentionNorm: LayerNorm;
-  readonly attention: Gpt2Attention;
+  readonly attention: GptAttention;
   readonly feedForwardNorm: LayerNorm;
-  readonly feedForward: Gpt2FeedForward;
+  readonly feedForward: GptFeedForward;
 
   constructor(config: Gpt2Config, layer: number) {
     super();
+    const residual = residualInit(config);
     this.attentionNorm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.attention = new Gpt2Attention(config, layer);
+    this.attention = new GptAttention(config, layer, { residual, scale: scoreScale(config, layer) });
     this.feedForwardNorm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.feedForward = new Gpt2FeedForward(config);
+    this.feedForward = new GptFeedForward(config, config.activation, residual);
   }
 
   override forward(x: Tensor, context: ForwardContext): Tensor {

@@ -4,6 +4,7 @@ export * from "./bert.js";
 export * from "./deberta-v2.js";
 export * from "./deberta.js";
 export * from "./electra.js";
+export * from "./gpt1.js";
 export * from "./gpt2.js";
 export * from "./llama.js";
 export * from "./mass.js";

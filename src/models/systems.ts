@@ -6,6 +6,7 @@ import { bert } from "./bert.js";
 import { debertaV3 } from "./deberta-v2.js";
 import { deberta } from "./deberta.js";
 import { electra } from "./electra.js";
+import { gpt1 } from "./gpt1.js";
 import { gpt2 } from "./gpt2.js";
 import { llama } from "./llama.js";
 import { mass } from "./mass.js";
@@ -30,6 +31,7 @@ import { xlnet } from "./xlnet.js";
 
 /** The systems that there are, by name. */
 export const systems = {
+  gpt1,
   gpt2,
   llama,
   mistral,

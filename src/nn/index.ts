@@ -9,6 +9,7 @@ export * from "./encoder-decoder-config.js";
 export * from "./encoder-decoder-layers.js";
 export * from "./encoder-decoder.js";
 export * from "./encoder.js";
+export * from "./gpt.js";
 export * from "./heads.js";
 export * from "./initializers.js";
 export * from "./layers.js";

@@ -62,6 +62,42 @@ export function byteLevelTokenizer({
   );
 }
 
+/** What GPT-1's tokens that end a word end with. */
+export const wordEnd = "</w>";
+
+/** GPT-1's tokenizer, Radford et al. 2018: merges within words as BERT cuts them, lower-cased, each ended by `</w>`. */
+export function wordBpeTokenizer({
+  vocabulary,
+  merges,
+  special = ["<unk>"],
+  config = {},
+}: Pick<ByteLevelOptions, "vocabulary" | "merges" | "special" | "config">): Tokenizer {
+  return new Tokenizer(
+    {
+      version: "1.0",
+      added_tokens: special
+        .filter((token) => vocabulary.has(token))
+        .map((token) => addedToken(vocabulary.get(token)!, token)),
+      normalizer: bertNormalizer({ lowercase: true }),
+      pre_tokenizer: { type: "BertPreTokenizer" },
+      post_processor: null,
+      decoder: { type: "BPEDecoder", suffix: wordEnd },
+      model: {
+        type: "BPE",
+        dropout: null,
+        unk_token: "<unk>",
+        continuing_subword_prefix: "",
+        end_of_word_suffix: wordEnd,
+        fuse_unk: false,
+        byte_fallback: false,
+        vocab: Object.fromEntries(vocabulary),
+        merges: [...merges],
+      },
+    },
+    { unk_token: "<unk>", ...config },
+  );
+}
+
 /** BERT's special tokens. */
 export const bertSpecialTokens = {
   pad_token: "[PAD]",

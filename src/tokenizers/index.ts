@@ -11,4 +11,5 @@ export { type TokenizerConfig, type TokenizerDefinition, checkConfig } from "./t
 export { trainByteLevelBpe } from "./train-byte-level-bpe.js";
 export { type EncoderBpeOptions, type EncoderBpeStyle, trainEncoderBpe } from "./train-encoder-bpe.js";
 export { type UnigramOptions, type UnigramStyle, trainUnigram } from "./train-unigram.js";
+export { type WordBpeOptions, trainWordBpe } from "./train-word-bpe.js";
 export { type WordPieceOptions, trainWordPiece } from "./train-wordpiece.js";

@@ -2,11 +2,13 @@ import type { Tokenizer } from "./tokenizer.js";
 import { trainByteLevelBpe } from "./train-byte-level-bpe.js";
 import { type EncoderBpeStyle, trainEncoderBpe } from "./train-encoder-bpe.js";
 import { type UnigramStyle, trainUnigram } from "./train-unigram.js";
+import { trainWordBpe } from "./train-word-bpe.js";
 import { trainWordPiece } from "./train-wordpiece.js";
 
 /** Which tokenizer a system has, and how it is learned from text. */
 export type TokenizerRecipe =
   | { readonly kind: "byte-level BPE" }
+  | { readonly kind: "word BPE" }
   | { readonly kind: "WordPiece" }
   | { readonly kind: "encoder BPE"; readonly style: EncoderBpeStyle }
   | {
@@ -26,6 +28,8 @@ export function trainTokenizer(
   switch (recipe.kind) {
     case "byte-level BPE":
       return trainByteLevelBpe(texts, { vocabSize });
+    case "word BPE":
+      return trainWordBpe(texts, { vocabSize });
     case "WordPiece":
       return trainWordPiece(texts, { vocabSize });
     case "encoder BPE":

@@ -1,11 +1,8 @@
 import { LineageError } from "../base/errors.js";
-import { Entries, Reading } from "./entries.js";
-import { bertNormalizer, bertSpecialTokens, wordPieceTokenizer } from "./from-vocabulary.js";
-import { createNormalizer } from "./normalizers.js";
-import { createPreTokenizer } from "./pre-tokenizers.js";
+import { bertSpecialTokens, wordPieceTokenizer } from "./from-vocabulary.js";
 import type { Tokenizer } from "./tokenizer.js";
-import { TracedText } from "./traced-text.js";
 import { countWords, learnMerges } from "./train-bpe.js";
+import { bertWords, mostFrequentCharacters } from "./words.js";
 
 export interface WordPieceOptions {
   /** Tokens of the vocabulary, the special ones and the characters included. */
@@ -57,22 +54,4 @@ export function trainWordPiece(
     lowercase,
     config: { tokenizer_class: "BertTokenizer", do_lower_case: lowercase, model_max_length: 512 },
   });
-}
-
-/** The cut into words by which the tokenizer will run. */
-function bertWords(lowercase: boolean): (document: string) => string[] {
-  const reading = new Reading("the trainer");
-  const normalize = createNormalizer(new Entries(bertNormalizer({ lowercase }), "normalizer", reading), {
-    sentencePiece: false,
-  });
-  const cut = createPreTokenizer(new Entries({ type: "BertPreTokenizer" }, "pre_tokenizer", reading));
-  return (document) => cut(normalize(TracedText.of(document, false))).map(({ text }) => text);
-}
-
-function mostFrequentCharacters(counts: ReadonlyMap<string, number>, limit: number): Set<string> {
-  const frequency = new Map<string, number>();
-  for (const [word, count] of counts)
-    for (const character of word) frequency.set(character, (frequency.get(character) ?? 0) + count);
-  const ranked = [...frequency].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1));
-  return new Set(ranked.slice(0, limit).map(([character]) => character));
 }

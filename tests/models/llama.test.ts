@@ -1,7 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { tokenBatch } from "../../src/data/index.js";
-import { Decoder, generate } from "../../src/generation/index.js";
-import { compile, input, sum } from "../../src/graph/index.js";
+import { compile, input } from "../../src/graph/index.js";
 import { loadWeights } from "../../src/formats/index.js";
 import {
   Llama,
@@ -16,17 +14,8 @@ import {
 } from "../../src/models/index.js";
 import { Weights, countParameters, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { TrainingStep } from "../../src/training/index.js";
-import { nextTokenObjective } from "../../src/objectives/index.js";
 import { Reference, relativeError } from "../support/reference.js";
-
-interface Values {
-  inputIds: number[][];
-  labels: number[][];
-  loss: number;
-  prompt: number[];
-  greedy: number[];
-}
+import { agreesWithReference } from "./decoders.js";
 
 const runtime = createRuntime();
 
@@ -37,56 +26,7 @@ describe.each([
   ["qwen2-window-tiny", (json: unknown) => new Qwen2(systems.qwen2.config.read(json))],
   ["mistral-tiny", (json: unknown) => new Mistral(systems.mistral.config.read(json))],
 ])("%s agrees with Hugging Face transformers on random weights", (name, create) => {
-  const reference = new Reference(name);
-  const values = reference.json("values.json") as Values;
-  const model = create(reference.json("config.json"));
-  const load = () => loadWeights(runtime, model, reference.path());
-  const batch = {
-    inputIds: Int32Array.from(values.inputIds.flat()),
-    labels: Int32Array.from(values.labels.flat()),
-  };
-  const counted = values.labels.flat().filter((label) => label !== -100).length;
-
-  it.each([true, false])("in its logits and loss (fused operators: %s)", async (fused) => {
-    using weights = await load();
-    const ids = input("inputIds", "int32", [2, 16]);
-    const labels = input("labels", "int32", [2, 16]);
-    using program = await compile(
-      runtime,
-      { logits: model.forward(ids), loss: sum(model.losses(ids, labels)) },
-      { fused },
-    );
-    const results = await program.run({
-      ...weights.tensors,
-      inputIds: runtime.createTensor("int32", [2, 16], batch.inputIds),
-      labels: runtime.createTensor("int32", [2, 16], batch.labels),
-    });
-    const wanted = (await reference.tensors("logits.safetensors")).get("logits")!;
-    expect(relativeError((await results["logits"]!.read()) as Float32Array, wanted)).toBeLessThan(1e-5);
-    expect(Number((await results["loss"]!.read())[0]) / counted).toBeCloseTo(values.loss, 4);
-  });
-
-  it("in the gradient of every parameter", async () => {
-    using weights = await load();
-    using found = weights.like();
-    using step = await TrainingStep.create(nextTokenObjective(model), weights, found);
-    await step.run(tokenBatch(batch.inputIds, batch.labels, [2, 16]));
-    const wanted = await reference.tensors("gradients.safetensors");
-    expect([...wanted.keys()].sort()).toEqual([...namedParameters(model).keys()].sort());
-    for (const [parameter, gradient] of wanted) {
-      expect(relativeError(found.get(parameter).view(), gradient), parameter).toBeLessThan(1e-4);
-    }
-  });
-
-  it("in the ids that it generates", async () => {
-    using weights = await load();
-    using decoder = await Decoder.create({ model, weights, capacity: 64 });
-    const ids: number[] = [];
-    for await (const { id } of generate(decoder, [values.prompt], { temperature: 0, maxNewTokens: 48 })) {
-      if (id !== undefined) ids.push(id);
-    }
-    expect(ids).toEqual(values.greedy);
-  });
+  agreesWithReference(name, create);
 });
 
 describe("every scaling of rotary positions gives transformers' logits beyond the context", () => {
