@@ -100,7 +100,7 @@ function bareWeights(
 }
 
 describe("Attention and hidden states are transformers' output_attentions and output_hidden_states", () => {
-  it.each(["gpt2-tiny", "llama-tiny", "llama-grouped-tiny", "mistral-tiny", "qwen2-tiny"])(
+  it.each(["gpt1-tiny", "gpt2-tiny", "llama-tiny", "llama-grouped-tiny", "mistral-tiny", "qwen2-tiny"])(
     "of a decoder, one row padded: %s",
     async (name) => {
       const reference = new Reference(name);

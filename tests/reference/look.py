@@ -24,7 +24,7 @@ ENCODERS = {
     "xlm": ("translation", "transformer."),
     "xlnet": ("token", "transformer."),
 }
-DECODERS = ("gpt2-tiny", "llama-tiny", "llama-grouped-tiny", "mistral-tiny", "qwen2-tiny")
+DECODERS = ("gpt1-tiny", "gpt2-tiny", "llama-tiny", "llama-grouped-tiny", "mistral-tiny", "qwen2-tiny")
 ENCODER_DECODERS = ("t5-tiny", "mt5-tiny", "bart-tiny", "mbart-tiny", "marian-tiny")
 BOTH = dict(output_attentions=True, output_hidden_states=True)
 
