@@ -1,5 +1,6 @@
 import { type Interface, createInterface } from "node:readline";
 import { Command, Option } from "commander";
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readJson, readText, writeJson } from "../base/files.js";
 import {
@@ -13,18 +14,27 @@ import {
 import { loadForInference } from "../checkpoints/index.js";
 import { scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
+import { historyFile, historySize, keepHistory, readHistory } from "./history.js";
+import { type ModelCommand, addModelOptions, addSamplingOptions } from "./inference.js";
 import { modelFor } from "./model.js";
-import { deviceOption, examples, number, preparedOption, preparedWeights } from "./options.js";
-import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
+import {
+  countOption,
+  deviceOption,
+  examples,
+  option,
+  preparedWeights,
+  threadsOption,
+  requiredOption,
+} from "./options.js";
+import { schemeOf } from "./quantize.js";
 import { colors, print, tell } from "./terminal.js";
 
-interface ChatCommand extends SamplingOptions {
+interface ChatCommand extends SamplingOptions, ModelCommand {
   readonly model: string;
   readonly system?: string;
   readonly template?: string;
-  readonly quantize?: QuantizedBits;
-  readonly fastPrompts?: boolean;
-  readonly prepared: boolean;
+  /** Whether typed lines are kept for the next session. */
+  readonly history: boolean;
   readonly context: number;
   readonly maxNewTokens?: number;
   readonly seed: number;
@@ -34,15 +44,15 @@ interface ChatCommand extends SamplingOptions {
 }
 
 const help = `/help             this list
-/reset            begin anew
-/system TEXT      begin anew with this system message
-/regenerate       write the last answer anew, with another seed
-/set NAME VALUE   change temperature, top-k, top-p, min-p, repetition-penalty or seed; alone, show them
-/save FILE        write the conversation as JSON
-/load FILE        go on with a conversation that was saved
-/exit             leave; so does the end of the input
-"""               begins a message of several lines, and ends it; pasted lines are one message
-Ctrl-C            stop the answer; again, leave
+/reset            start over, with the same system message
+/system TEXT      start over with this system message; without TEXT, with none
+/regenerate       replace the last answer by another one (the next seed)
+/set NAME VALUE   change temperature, top-k, top-p, min-p, repetition-penalty or seed; /set alone shows them
+/save FILE        save the conversation as JSON
+/load FILE        continue a saved conversation
+/exit             leave (or Ctrl-D)
+"""               starts a message of several lines and ends it; pasted lines are one message
+Ctrl-C            stop the answer; press it again to leave
 `;
 
 /** What `/set` can change, by the names of the options. */
@@ -89,13 +99,24 @@ function summary(report: AnswerReport): string {
   const ends: Partial<Record<AnswerReport["finish"], string>> = {
     length: ", cut off at --max-new-tokens",
     context: ", cut off: the context is full",
-    aborted: ", stopped; Ctrl-C again leaves",
+    aborted: ", stopped; press Ctrl-C again to leave",
   };
   const forgotten =
     report.forgotten > 0
-      ? `the context is full: the ${report.forgotten} oldest messages are forgotten; `
+      ? `the context is full, so the ${report.forgotten} oldest messages were dropped; `
       : "";
-  return `[${forgotten}${report.promptTokens} prompt tokens, ${report.reusedTokens} of them reused, first token after ${report.promptSeconds.toFixed(2)} s; ${report.newTokens} written at ${rate.toFixed(1)} tokens/s${ends[report.finish] ?? ""}]`;
+  return `[${forgotten}${report.promptTokens} prompt tokens (${report.reusedTokens} from the cache), first token after ${report.promptSeconds.toFixed(2)} s; ${report.newTokens} tokens written at ${rate.toFixed(1)} tokens/s${ends[report.finish] ?? ""}]`;
+}
+
+/** The history of earlier sessions; undefined, with a word, where its file cannot be read. */
+async function earlierLines(say: (text: string) => void): Promise<string[] | undefined> {
+  try {
+    return await readHistory(historyFile());
+  } catch (error) {
+    if (!(error instanceof LineageError)) throw error;
+    say(`${error.message}; this session starts without a history`);
+    return undefined;
+  }
 }
 
 async function chat(command: ChatCommand): Promise<void> {
@@ -119,10 +140,15 @@ async function chat(command: ChatCommand): Promise<void> {
     template: command.template === undefined ? undefined : await readText(command.template),
   });
   const terminal = process.stdin.isTTY && !json;
+  const kept = terminal && command.history ? await earlierLines(say) : undefined;
   const lines = createInterface({
     input: process.stdin,
-    ...(terminal && { output: process.stderr, prompt: colors.bold("> ") }),
+    ...(terminal && { output: process.stderr, prompt: colors.bold("> "), historySize, history: kept ?? [] }),
   });
+  if (kept)
+    keepHistory(lines, historyFile(), ({ message }) => {
+      say(`${message}; what you type is not kept`);
+    });
   let pasting = false;
   if (terminal) {
     // The terminal then says where a pasted text begins and ends.
@@ -142,7 +168,7 @@ async function chat(command: ChatCommand): Promise<void> {
     answering?.abort();
     if (leave()) lines.close();
     else if (!answering) {
-      say("nothing to stop; /exit or Ctrl-C again leaves");
+      say("nothing to stop; /exit, or Ctrl-C again, to leave");
       if (terminal) lines.prompt();
     }
   };
@@ -155,7 +181,7 @@ async function chat(command: ChatCommand): Promise<void> {
     ),
   );
 
-  /** @param content undefined writes the last answer anew */
+  /** @param content undefined replaces the last answer */
   const answer = async (content?: string): Promise<void> => {
     answering = new AbortController();
     try {
@@ -196,14 +222,16 @@ async function chat(command: ChatCommand): Promise<void> {
     const key = Object.hasOwn(settings, name) ? settings[name as keyof typeof settings] : undefined;
     const value = Number(text);
     if (!key || text === "" || Number.isNaN(value)) {
-      say(`/set takes one of ${Object.keys(settings).join(", ")} and a number: /set temperature 0.5`);
+      say(
+        `/set needs a name (${Object.keys(settings).join(", ")}) and a number, such as /set temperature 0.5`,
+      );
       return;
     }
     const changed = { ...sampling, [key]: value };
     try {
-      checkSampling(changed);
+      checkSampling(changed, (option) => (option === key ? name : option));
       if (!Number.isSafeInteger(changed.seed))
-        throw new LineageError("argument", "the seed is a whole number");
+        throw new LineageError("argument", `seed must be a whole number, not ${text}`);
       sampling = changed;
       say(`${name} is ${value}`);
     } catch (error) {
@@ -212,53 +240,58 @@ async function chat(command: ChatCommand): Promise<void> {
     }
   };
 
-  /** Whether the conversation goes on. */
-  const obey = async (line: string): Promise<boolean> => {
-    const [, name, rest = ""] = /^\/(\S*)\s*(.*)$/s.exec(line)!;
-    if (name === "exit" || name === "quit") return false;
+  const obey = async (name: string, rest: string): Promise<void> => {
     if (name === "help") tell(help);
     else if (name === "reset") {
       conversation.reset();
-      say("begun anew");
+      say("started over");
     } else if (name === "system") {
-      conversation.reset(rest === "" ? undefined : rest);
-      say(
-        rest === "" ? "begun anew, without a system message of yours" : "begun anew with this system message",
-      );
+      conversation.reset(rest === "" ? null : rest);
+      say(rest === "" ? "started over without a system message" : "started over with this system message");
     } else if (name === "save" && rest !== "") {
       await writeJson(rest, conversation.messages);
-      say(`wrote ${conversation.messages.length} messages to ${rest}`);
+      say(`saved ${conversation.messages.length} messages to ${rest}`);
     } else if (name === "load" && rest !== "") {
-      try {
-        conversation.load(await readJson(rest));
-        say(`${conversation.messages.length} messages from ${rest}`);
-      } catch (error) {
-        if (!(error instanceof LineageError)) throw error;
-        say(error.message);
-      }
+      conversation.load(await readJson(rest));
+      say(`loaded ${conversation.messages.length} messages from ${rest}`);
     } else if (name === "save" || name === "load") say(`/${name} needs a file: /${name} talk.json`);
     else if (name === "regenerate") {
+      if (sampling.temperature === 0)
+        say("temperature is 0, so the answer stays the same; /set temperature 0.7");
       sampling = { ...sampling, seed: sampling.seed + 1 };
       await answer();
     } else if (name === "set") set(rest);
     else say(`there is no command /${name}; /help lists them`);
-    return true;
   };
 
+  /** Whether a command ended the conversation, and with it its line. */
+  let left = false;
   try {
     if (terminal) lines.prompt();
     for await (const message of messagesOf(lines, () => pasting)) {
       if (leave()) break;
       interrupts = 0;
-      if (/^\/[^\n]*$/.test(message)) {
-        if (!(await obey(message))) break;
+      const [, name, rest] = /^\/(\S*)[^\S\n]*(.*)$/.exec(message) ?? [];
+      if (name === "exit" || name === "quit") {
+        left = true;
+        break;
+      }
+      if (name !== undefined) {
+        try {
+          await obey(name, rest!.trim());
+        } catch (error) {
+          // A file that cannot be read or written does not end the conversation.
+          if (!(error instanceof LineageError) || error.code === "internal") throw error;
+          say(error.message);
+        }
       } else if (message.trim() !== "") await answer(message);
       if (leave()) break;
       if (terminal) lines.prompt();
     }
   } finally {
     process.removeListener("SIGINT", interrupt);
-    if (terminal) process.stderr.write("\x1b[?2004l");
+    // The shell's own prompt begins a line.
+    if (terminal) process.stderr.write(`\x1b[?2004l${left ? "" : "\n"}`);
     lines.close();
     // As programs end that a signal ended.
     if (leave()) process.exitCode = 130;
@@ -268,28 +301,32 @@ async function chat(command: ChatCommand): Promise<void> {
 }
 
 export const chatCommand = new Command("chat")
-  .description("talk with a model in the terminal, by its own chat template")
-  .requiredOption("--model <place>", "a .gguf file, or a folder of Hugging Face with a chat template")
-  .option("--system <text>", "system message; default what the template says")
-  .option("--template <file>", "Jinja instead of the model's own template")
-  .option(
-    "--context <n>",
-    "tokens that the conversation may hold; the oldest exchanges go first",
-    number,
-    4096,
+  .description("talk with a model in the terminal; uses the model's own chat template")
+  .optionsGroup("Conversation:")
+  .addOption(option("system", "<text>", "system message", z.string(), { usual: "the chat template's" }))
+  .addOption(
+    option("template", "<file>", "a chat template in Jinja", z.string(), { usual: "the model's own" }),
   )
-  .option("--max-new-tokens <n>", "tokens of an answer; so many are kept free", number)
-  .option("--temperature <x>", "0 takes the most probable token every time", number, 0.7)
-  .option("--top-k <n>", "keep the k most probable tokens", number)
-  .option("--top-p <p>", "keep the most probable tokens up to this probability", number, 0.9)
-  .option("--min-p <p>", "keep tokens this probable beside the first", number)
-  .option("--repetition-penalty <x>", "above 1 avoids tokens seen before", number)
-  .option("--seed <n>", "the same seed gives the same answers", number, 0)
-  .addOption(new Option("--quantize <bits>", "keep matrices in fewer bits").choices(["4", "8", "nf4"]))
-  .option("--fast-prompts", fastPromptsHelp)
-  .addOption(preparedOption())
+  .addOption(
+    countOption("context", "most tokens of a conversation; beyond, the oldest messages are dropped", 4096),
+  )
+  .addOption(
+    countOption("maxNewTokens", "most tokens of an answer", undefined, { usual: "a quarter of --context" }),
+  )
+  .addOption(
+    new Option(
+      "--no-history",
+      `do not keep typed lines for the next session (default: they are kept in ${historyFile()})`,
+    ),
+  )
+  .optionsGroup("Model:")
+  .addOption(
+    requiredOption("model", "<place>", "a .gguf file, a folder with a chat template, or ORG/NAME on the hub"),
+  );
+addSamplingOptions(addModelOptions(chatCommand), { temperature: 0.7, topP: 0.9 })
+  .optionsGroup("Run:")
   .addOption(deviceOption())
-  .option("--threads <n>", "threads of the engine", number)
+  .addOption(threadsOption())
   .option("--json", "one JSON object for each answer; each line of the input is a message or a command")
   .addHelpText(
     "after",

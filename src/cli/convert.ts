@@ -40,7 +40,7 @@ const tolerance: Readonly<Record<string, number>> = {
 
 async function convert(from: string, to: string, command: ConvertCommand): Promise<void> {
   if (from === to)
-    throw new LineageError("argument", "the result would replace its source; name another place");
+    throw new LineageError("argument", "source and result are the same place; name another one");
   checkEnding(to);
   const place = await modelFor(from);
   const runtime = createRuntime({ threads: command.threads });
@@ -69,7 +69,7 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   if (command.json) print(`${JSON.stringify({ from, to, kind, ...comparison, problems })}\n`);
   else print(`${describe(comparison, from, to)}\n`);
   if (problems.length > 0)
-    throw new LineageError("checkpoint", `${to} is not what ${from} is: ${problems.join("; ")}`);
+    throw new LineageError("checkpoint", `${to} differs from ${from}: ${problems.join("; ")}`);
 }
 
 /** Whether the special tokens are the same ones. A GGUF ends besides at every token whose name says so. */
@@ -93,8 +93,8 @@ function checkEnding(to: string): void {
   throw new LineageError(
     "argument",
     ending === ".safetensors"
-      ? `${to}: safetensors are written as a folder with config.json and tokenizer beside them; name a folder`
-      : `${to}: nothing is written with the ending ${ending}; end the name in .gguf or .onnx, or name a folder for safetensors`,
+      ? `${to}: safetensors are written into a folder, with config.json and the tokenizer; name a folder`
+      : `${to}: convert does not write ${ending} files; end the name in .gguf or .onnx, or name a folder for safetensors`,
   );
 }
 
@@ -103,14 +103,14 @@ function problemsOf({ meanDivergence, files }: Comparison, allowed: number): str
   const problems: string[] = [];
   if (!(meanDivergence <= allowed))
     problems.push(
-      `its distributions diverge by ${meanDivergence.toExponential(1)} nats, more than rounding does`,
+      `its predictions diverge by ${meanDivergence.toExponential(1)} nats, more than rounding can explain`,
     );
   if (!files) return problems;
-  if (files.tied.source !== files.tied.result) problems.push("its output embeddings are tied otherwise");
-  if (files.differentTokens > 0) problems.push(`${files.differentTokens} ids stand for other tokens`);
-  if (!files.sameCut) problems.push("it cuts texts into other tokens");
-  if (!sameSpecialIds(files)) problems.push("its special tokens are others");
-  if (files.sameTemplate === false) problems.push("its chat template is another");
+  if (files.tied.source !== files.tied.result) problems.push("its output embeddings are tied in another way");
+  if (files.differentTokens > 0) problems.push(`${files.differentTokens} token ids differ`);
+  if (!files.sameCut) problems.push("it cuts texts into different tokens");
+  if (!sameSpecialIds(files)) problems.push("its special tokens differ");
+  if (files.sameTemplate === false) problems.push("its chat template differs");
   return problems;
 }
 
@@ -118,8 +118,8 @@ function describe(comparison: Comparison, from: string, to: string): string {
   const { tokens, files } = comparison;
   const lines: [string, string][] = [
     [
-      "distributions",
-      `divergence ${comparison.meanDivergence.toExponential(1)} nats on average, ${comparison.largestDivergence.toExponential(1)} at most; the same most probable token after ${comparison.sameFirst} of ${tokens}`,
+      "predictions",
+      `divergence ${comparison.meanDivergence.toExponential(1)} nats on average, ${comparison.largestDivergence.toExponential(1)} at most; same most probable token after ${comparison.sameFirst} of ${tokens}`,
     ],
   ];
   if (files) {
@@ -150,17 +150,17 @@ function describe(comparison: Comparison, from: string, to: string): string {
 }
 
 export const convertCommand = new Command("convert")
-  .description("write a model in another format, and compare the result with its source")
-  .argument("<from>", "a folder of Hugging Face, or a .gguf file")
-  .argument("<to>", "a .gguf or .onnx file, or a folder for safetensors")
+  .description("convert a model to another format, and compare the result with its source")
+  .argument("<from>", "a folder, a .gguf file, or ORG/NAME on the hub")
+  .argument("<to>", "a file ending in .gguf or .onnx, or a folder for safetensors")
   .addOption(
-    option("format", "<name>", "how a GGUF keeps matrices", z.enum(ggufFormats.writable).default("F16")),
+    option("format", "<name>", "format of matrices in a GGUF", z.enum(ggufFormats.writable).default("F16")),
   )
   .addOption(
     option(
       "dtype",
       "<name>",
-      "how safetensors keep numbers",
+      "type of numbers in safetensors",
       z.enum(["float32", "float16", "bfloat16"]).default("float32"),
     ),
   )
@@ -168,12 +168,12 @@ export const convertCommand = new Command("convert")
     option(
       "shardSize",
       "<mb>",
-      "megabytes of a safetensors file at most",
+      "largest size of one safetensors file, in MB",
       z.number().positive().default(5000),
     ),
   )
   .addOption(threadsOption())
-  .option("--json", "the comparison as one JSON object")
+  .option("--json", "the comparison, as one JSON object")
   .addHelpText(
     "after",
     examples(

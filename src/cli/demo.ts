@@ -1,7 +1,8 @@
 import { rm } from "node:fs/promises";
 import { Command } from "commander";
+import { z } from "zod";
 import { generateText } from "./generate.js";
-import { countOption } from "./options.js";
+import { countOption, examples, option } from "./options.js";
 import { colors, tell } from "./terminal.js";
 import { runTrain } from "./train.js";
 
@@ -30,11 +31,12 @@ async function demo({ out, steps }: { out: string; steps: number }): Promise<voi
     temperature: 0.7,
     seed: 3,
   });
-  tell(`\nWrite more: npm run lineage -- generate --model ${out} --prompt "Long ago" --seed 4\n`);
+  tell(`\nWrite another one: lineage generate --model ${out} --prompt "Long ago" --seed 4\n`);
 }
 
 export const demoCommand = new Command("demo")
-  .description("the whole path in minutes: embedded stories, tokenizer, training, perplexity, a story")
-  .option("--out <folder>", "checkpoint folder, replaced", "runs/demo")
+  .description("train a small GPT-2 on the embedded stories and let it write one (about three minutes)")
+  .addOption(option("out", "<folder>", "checkpoint folder; it is replaced", z.string().default("runs/demo")))
+  .addHelpText("after", examples(["lineage demo --steps 200", "a shorter run; the story is worse"]))
   .addOption(countOption("steps", "steps to train", 1200))
   .action(demo);

@@ -6,7 +6,7 @@ import { Embedder, type Pooling, poolings } from "../search/index.js";
 import { writeNpy } from "../formats/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
-import { countOption, examples, option, threadsOption } from "./options.js";
+import { countOption, examples, option, threadsOption, requiredOption } from "./options.js";
 import { Reporter, count, print } from "./terminal.js";
 import { type TextSource, readTexts } from "./texts.js";
 
@@ -26,7 +26,7 @@ async function embedTexts(given: string[], command: EmbedCommand): Promise<void>
   const texts = await readTexts({ ...command, texts: given });
   if (texts.length === 0) throw new LineageError("data", "there is no text to embed");
   if (out !== undefined && !/\.(npy|jsonl)$/.test(out))
-    throw new LineageError("argument", `${out}: vectors are written to .npy or .jsonl files`);
+    throw new LineageError("argument", `--out must end in .npy or .jsonl, not ${JSON.stringify(out)}`);
   const report = await Reporter.create(json && out !== undefined);
   using embedder = await Embedder.load(await modelFor(model, "used for embedding"), {
     pooling,
@@ -57,7 +57,7 @@ async function embedTexts(given: string[], command: EmbedCommand): Promise<void>
   else await writeAtomically(out, lines());
   if (cut > 0 && !(json && out === undefined)) {
     report.say(
-      `${count(cut)} of the texts ${cut === 1 ? "was" : "were"} cut to ${embedder.maxLength} tokens; ${count(lost)} tokens were left out`,
+      `${count(cut)} ${cut === 1 ? "text was" : "texts were"} cut to ${embedder.maxLength} tokens (${count(lost)} tokens left out)`,
       { truncatedTexts: cut, truncatedTokens: lost },
     );
   }
@@ -74,37 +74,55 @@ async function embedTexts(given: string[], command: EmbedCommand): Promise<void>
 }
 
 export const embedCommand = new Command("embed")
-  .description("vectors of texts that lie close where meanings do")
-  .argument("[texts...]", "texts; without any, --data or the lines of standard input")
-  .requiredOption(
-    "--model <place>",
-    "an encoder: its folder, such as one of sentence-transformers, or a hub's ORG/NAME",
-  )
-  .option("--data <file>", "CSV, TSV, JSONL or Parquet, or a .txt of which every line is a text")
-  .option("--text-column <name>", "the column of the texts")
-  .option("--skip-bad-rows", "leave rows that cannot be read out")
-  .option("--encoding <name>", "of the file, where it is not UTF-8")
-  .option("--out <file>", "vectors.npy or vectors.jsonl; default: JSON lines to standard output")
+  .description("turn texts into vectors; similar meanings get similar vectors")
+  .argument("[texts...]", "texts (default: --data, else the lines of standard input)")
+  .optionsGroup("Model:")
   .addOption(
-    option("pooling", "<kind>", "how a text's vector comes about", z.enum(poolings), {
-      usual: "as the model's modules say, else mean",
+    requiredOption(
+      "model",
+      "<place>",
+      "an encoder: folder (such as one of sentence-transformers), or ORG/NAME on the hub",
+    ),
+  )
+  .addOption(
+    option("pooling", "<kind>", "how the states of the tokens become one vector", z.enum(poolings), {
+      usual: "the model's own, else mean",
     }),
   )
-  .option("--no-normalize", "keep the vectors' lengths")
+  .option("--no-normalize", "do not scale vectors to length 1 (default: the model's own)")
   .addOption(
-    countOption("maxLength", "tokens that are read of a text", undefined, {
+    countOption("maxLength", "most tokens of a text; longer texts are cut", undefined, {
       usual: "as many as the model reads",
     }),
   )
-  .addOption(countOption("batch", "texts that run together", 32))
+  .optionsGroup("Data:")
+  .option(
+    "--data <file>",
+    "CSV, TSV, JSONL or Parquet, or a .txt with one text a line (default: standard input)",
+  )
+  .option("--text-column <name>", "column of the texts (default: text, sentence, …, or the longest)")
+  .option("--skip-bad-rows", "leave out rows that cannot be read")
+  .option("--encoding <name>", "text encoding of the file (default: UTF-8)")
+  .optionsGroup("Run:")
+  .option("--out <file>", "a .npy or .jsonl file (default: JSON lines on standard output)")
+  .addOption(countOption("batch", "texts in a batch", 32))
   .addOption(threadsOption())
-  .option("--json", "reports as JSON lines")
+  .option("--json", "messages as JSON lines, for programs")
   .addHelpText(
     "after",
     examples(
-      ['lineage embed --model all-MiniLM-L6-v2 "A cat sits." "There is a cat."', "two vectors as JSON lines"],
-      ["lineage embed --model all-MiniLM-L6-v2 --data reviews.csv --out reviews.npy", "a column, for NumPy"],
-      ["cat notes.txt | lineage embed --model all-MiniLM-L6-v2 --out notes.jsonl", "every line of a stream"],
+      [
+        'lineage embed --model all-MiniLM-L6-v2 "A cat sits." "There is a cat."',
+        "two vectors, as JSON lines",
+      ],
+      [
+        "lineage embed --model all-MiniLM-L6-v2 --data reviews.csv --out reviews.npy",
+        "a column of a table, for NumPy",
+      ],
+      [
+        "cat notes.txt | lineage embed --model all-MiniLM-L6-v2 --out notes.jsonl",
+        "one vector for each line",
+      ],
     ),
   )
   .action(embedTexts);

@@ -5,7 +5,7 @@ import { loadModel } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { evaluatePerplexity } from "../training/index.js";
 import { modelFor } from "./model.js";
-import { countOption, examples, threadsOption } from "./options.js";
+import { countOption, examples, threadsOption, requiredOption } from "./options.js";
 import { Reporter, count } from "./terminal.js";
 
 interface EvaluateCommand {
@@ -24,14 +24,14 @@ async function evaluateModel({ model: folder, data, batch, json, threads }: Eval
   });
   const tokens = Int32Array.from(encodeCorpus(textCorpus(data), (text) => tokenizer.encode(text)));
   if (tokens.length < 2)
-    throw new LineageError("data", `${data} has ${tokens.length} tokens; a loss needs two or more`);
+    throw new LineageError("data", `${data} has ${tokens.length} tokens; a loss needs at least two`);
   const result = await evaluatePerplexity(model, weights, tokens, {
     batchSize: batch,
     // A text shorter than the context needs no wider rows.
     sequenceLength: Math.min(model.config.contextLength, tokens.length - 1),
   });
   if (result.tokens < 100)
-    report.say(`${data} has so few tokens (${result.tokens}) that its perplexity says little`, {
+    report.say(`${data} has only ${result.tokens} tokens: its perplexity says little`, {
       warning: "few tokens",
     });
   report.say(
@@ -41,10 +41,10 @@ async function evaluateModel({ model: folder, data, batch, json, threads }: Eval
 }
 
 export const evalCommand = new Command("eval")
-  .description("loss and perplexity of a checkpoint on a text")
-  .requiredOption("--model <place>", "what train wrote, a folder of Hugging Face, or a hub's ORG/NAME")
-  .requiredOption("--data <file>", "UTF-8 text")
-  .addOption(countOption("batch", "rows evaluated at once", 8))
+  .description("measure loss and perplexity of a model on a text")
+  .addOption(requiredOption("model", "<place>", "a decoder: folder, .gguf file, or ORG/NAME on the hub"))
+  .addOption(requiredOption("data", "<file>", "UTF-8 text"))
+  .addOption(countOption("batch", "rows in a batch", 8))
   .addOption(threadsOption())
   .option("--json", "one JSON object")
   .addHelpText(

@@ -4,7 +4,7 @@ import { dataFileOf, saveOnnx } from "../formats/index.js";
 import { exportForTransformersJs, loadModel } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
-import { examples } from "./options.js";
+import { examples, requiredOption } from "./options.js";
 import { tell } from "./terminal.js";
 
 /** Writes a checkpoint as ONNX: a folder for transformers.js, or the forward pass alone as one file. */
@@ -22,12 +22,15 @@ async function exportOnnx({ model: place, out }: { model: string; out: string })
 }
 
 export const exportCommand = new Command("export")
-  .description("write a checkpoint as ONNX, for transformers.js or for any ONNX engine")
-  .requiredOption("--model <place>", "what train wrote, a folder of Hugging Face, or a hub's ORG/NAME")
-  .requiredOption(
-    "--out <path>",
-    "a folder: the decoder with its cache, configuration and tokenizer, as transformers.js loads them; " +
-      "or a file ending in .onnx: inputIds [batch, sequence] -> logits, large tensors in .onnx_data beside it",
+  .description("write a decoder as ONNX, for transformers.js or for any ONNX engine")
+  .addOption(requiredOption("model", "<place>", "a decoder: folder, .gguf file, or ORG/NAME on the hub"))
+  .addOption(
+    requiredOption(
+      "out",
+      "<path>",
+      "a folder for transformers.js (decoder with cache, configuration, tokenizer), " +
+        "or a file ending in .onnx (inputIds [batch, sequence] -> logits; weights in .onnx_data beside it)",
+    ),
   )
   .addHelpText(
     "after",

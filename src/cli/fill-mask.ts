@@ -2,7 +2,7 @@ import { Command } from "commander";
 import { MaskFiller } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
-import { countOption, examples, threadsOption } from "./options.js";
+import { countOption, examples, threadsOption, requiredOption } from "./options.js";
 import { print } from "./terminal.js";
 
 interface FillMaskCommand {
@@ -29,9 +29,11 @@ async function fillMasks(text: string, { model, topK, threads, json }: FillMaskC
 }
 
 export const fillMaskCommand = new Command("fill-mask")
-  .description("the most probable words behind the masks of a text")
-  .argument("<text>", "text with [MASK] for each missing word")
-  .requiredOption("--model <place>", "an encoder with its masked language model's head")
+  .description("predict the masked words of a text")
+  .argument("<text>", "text with the mask token, such as [MASK], for each missing word")
+  .addOption(
+    requiredOption("model", "<place>", "an encoder with a masked-LM head: folder, or ORG/NAME on the hub"),
+  )
   .addOption(countOption("topK", "words for each mask", 5))
   .addOption(threadsOption())
   .option("--json", "one JSON object")

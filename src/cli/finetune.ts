@@ -70,7 +70,7 @@ async function runFinetuning({
           : crossValidate({ ...(given as object), folds } as never, control));
         if (outcome === "interrupted") {
           report.say(
-            `stopped in fold ${done.length + 1} of ${count} and saved; go on with: lineage finetune --resume --out ${out}`,
+            `stopped in fold ${done.length + 1} of ${count} and saved; continue with: lineage finetune --resume --out ${out}`,
             { outcome, done: done.length, folds: count },
           );
           return;
@@ -87,7 +87,7 @@ async function runFinetuning({
       const { outcome, step, metrics, confusion } = result;
       if (outcome === "interrupted") {
         report.say(
-          `stopped after step ${step} and saved; go on with: lineage finetune --resume --out ${out}`,
+          `stopped after step ${step} and saved; continue with: lineage finetune --resume --out ${out}`,
           {
             outcome,
             step,
@@ -98,7 +98,7 @@ async function runFinetuning({
       const seconds = (performance.now() - started) / 1000;
       if (!json && confusion) report.say(`\n${confusion}\n`);
       report.say(
-        `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best checkpoint, of step ${result.bestStep}: ${shown(metrics ?? {})}`,
+        `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best checkpoint (step ${result.bestStep}): ${shown(metrics ?? {})}`,
         { ...result, seconds },
       );
     });
@@ -110,62 +110,69 @@ async function runFinetuning({
 const of = libraryOptions(finetuneOptions.shape);
 
 export const finetuneCommand = new Command("finetune")
-  .description("fine-tune an encoder on your own rows, and keep the best checkpoint")
+  .description("fine-tune an encoder on a labelled table, and keep the best checkpoint")
   .optionsGroup("Data:")
-  .addOption(of("task", "<name>", "what is learned"))
-  .addOption(of("data", "<file>", "CSV, TSV, JSONL or Parquet to learn from, or SQuAD's JSON"))
-  .addOption(of("eval", "<file>", "the same to evaluate on", { usual: "a share of --data is held out" }))
-  .addOption(of("validation", "<p>", "share held out where there is no --eval"))
+  .addOption(of("task", "<name>", "what to learn", { required: true }))
+  .addOption(
+    of("data", "<file>", "training rows: CSV, TSV, JSONL, Parquet, or SQuAD's JSON", { required: true }),
+  )
+  .addOption(of("eval", "<file>", "rows to evaluate on", { usual: "a share of --data is held out" }))
+  .addOption(of("validation", "<p>", "share of --data that is held out without --eval"))
   .addOption(
     of("textColumn", "<name>", "column of the text", {
       usual: "text, sentence, question, …, or the longest",
     }),
   )
-  .addOption(of("pairColumn", "<name>", "column of the second text"))
+  .addOption(of("pairColumn", "<name>", "column of the second text", { usual: "found by its name" }))
   .addOption(
     of("labelColumn", "<name>", "column of the label", { usual: "label, class, score, tags, answers, …" }),
   )
-  .addOption(of("encoding", "<name>", "of the files, where it is not UTF-8"))
-  .addOption(of("skipUnlabelled", undefined, "leave rows without a label out, and say so"))
-  .addOption(of("skipBadRows", undefined, "leave rows that cannot be read out, and count them"))
+  .addOption(of("encoding", "<name>", "text encoding of the files", { usual: "UTF-8" }))
+  .addOption(of("skipUnlabelled", undefined, "leave out rows without a label, and count them"))
+  .addOption(of("skipBadRows", undefined, "leave out rows that cannot be read, and count them"))
   .addOption(
-    of("maxLength", "<n>", "tokens of a text; longer ones are cut and counted", {
+    of("maxLength", "<n>", "most tokens of a text; longer texts are cut and counted", {
       usual: "the model's, 512 at most",
     }),
   )
-  .addOption(of("stride", "<n>", "tokens that windows over a long context share"))
+  .addOption(of("stride", "<n>", "tokens that two windows over a long context share"))
   .optionsGroup("Model:")
-  .addOption(of("model", "<place>", "an encoder: its folder, or a hub's ORG/NAME"))
-  .addOption(of("newHead", undefined, "begin a new head even where the checkpoint has one"))
-  .addOption(of("freezeEmbeddings", undefined, "keep the embeddings as they are"))
-  .addOption(of("freezeLayers", "<n>", "keep the embeddings and the first n layers as they are"))
+  .addOption(of("model", "<place>", "an encoder: folder, or ORG/NAME on the hub", { required: true }))
+  .addOption(of("newHead", undefined, "start with a new head even if the checkpoint has one"))
+  .addOption(of("freezeEmbeddings", undefined, "do not train the embeddings"))
+  .addOption(of("freezeLayers", "<n>", "do not train the embeddings and the first n layers"))
   .optionsGroup("Training:")
-  .addOption(of("epochs", "<n>", "passes over the rows"))
-  .addOption(of("batch", "<n>", "rows of a step"))
-  .addOption(of("accumulate", "<n>", "batches of a step"))
-  .addOption(of("learningRate", "<x>", "peak of the schedule"))
-  .addOption(of("warmup", "<p>", "share of the steps with a rising learning rate"))
-  .addOption(of("schedule", "<name>", "of the learning rate"))
-  .addOption(of("weightDecay", "<x>", "decay of matrices"))
-  .addOption(of("layerDecay", "<x>", "factor of the learning rate from each layer to the one below"))
-  .addOption(of("clip", "<x>", "limit of the gradient norm"))
-  .addOption(of("classWeights", "<kind>", "balanced: rare classes weigh more"))
-  .addOption(of("seed", "<n>", "everything random follows from it"))
+  .addOption(of("epochs", "<n>", "passes over the training rows"))
+  .addOption(of("batch", "<n>", "rows in a batch"))
+  .addOption(of("accumulate", "<n>", "batches in a step"))
+  .addOption(of("learningRate", "<x>", "peak learning rate"))
+  .addOption(of("warmup", "<p>", "share of the steps that are warm-up, in which the learning rate rises"))
+  .addOption(of("schedule", "<name>", "schedule of the learning rate"))
+  .addOption(of("weightDecay", "<x>", "weight decay of matrices"))
+  .addOption(of("layerDecay", "<x>", "the learning rate of each layer is this times that of the layer above"))
+  .addOption(of("clip", "<x>", "largest gradient norm"))
+  .addOption(of("classWeights", "<kind>", "weights of the classes; balanced gives rare classes more weight"))
+  .addOption(of("seed", "<n>", "the same seed gives the same losses"))
   .optionsGroup("Evaluation:")
   .addOption(of("evalEvery", "<n>", "steps between evaluations", { usual: "once an epoch" }))
   .addOption(
-    of("patience", "<n>", "end after this many evaluations without a better one", { usual: "never" }),
+    of("patience", "<n>", "stop after this many evaluations without a better one", { usual: "never" }),
   )
   .addOption(
-    of("metric", "<name>", "of the best checkpoint: accuracy, macroF1, f1, matthews, pearson, loss, …", {
-      usual: "as fits the task",
-    }),
+    of(
+      "metric",
+      "<name>",
+      "metric that chooses the best checkpoint: accuracy, macroF1, f1, matthews, pearson, loss, …",
+      {
+        usual: "accuracy, F1 or Pearson, by task",
+      },
+    ),
   )
   .addOption(
     of(
       "threshold",
       "<p>",
-      "probability from which the second of two classes, or any of more, is answered; auto: the best on the held-out rows",
+      "least probability to predict the second of two classes; with more classes, to predict any; auto finds the best on the held-out rows",
       { usual: "the most probable class" },
     ),
   )
@@ -173,13 +180,14 @@ export const finetuneCommand = new Command("finetune")
     option(
       "folds",
       "<k>",
-      "cross-validation: k runs, each measured on another share of the rows",
+      "cross-validation: k runs, each evaluated on another part of the rows",
       z.int().min(2),
+      { usual: "off" },
     ),
   )
   .optionsGroup("Run:")
-  .option("--out <folder>", "checkpoint folder", "runs/finetuned")
-  .option("--resume", "go on with the run in --out; its own options apply")
+  .addOption(option("out", "<folder>", "checkpoint folder", z.string().default("runs/finetuned")))
+  .option("--resume", "continue the run in --out, with its own options")
   .addOption(threadsOption())
   .option("--json", "one JSON object a line, for programs")
   .addHelpText(
@@ -191,10 +199,13 @@ export const finetuneCommand = new Command("finetune")
       ],
       [
         "lineage finetune --model DIR --task pair --data nli.tsv --folds 5",
-        "two texts, five-fold cross-validation",
+        "pairs of texts, five-fold cross-validation",
       ],
-      ["lineage finetune --model DIR --task span --data train-v2.0.json", "question, context and answers"],
-      ["lineage finetune --resume --out runs/finetuned", "go on after Ctrl-C, to the same losses"],
+      [
+        "lineage finetune --model DIR --task span --data train-v2.0.json",
+        "columns question, context and answers",
+      ],
+      ["lineage finetune --resume --out runs/finetuned", "continue after Ctrl-C, with the same losses"],
     ),
   )
   .action(runFinetuning);

@@ -7,6 +7,7 @@ import {
   type ConstraintRule,
   Decoder,
   type Drafter,
+  type FinishReason,
   type SamplingOptions,
   cacheTypes,
   modelDrafter,
@@ -17,22 +18,24 @@ import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index
 import { scaledContext } from "../nn/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { TargetWriter, holdsTargetWriter } from "../tasks/index.js";
+import { type ModelCommand, addModelOptions, addSamplingOptions } from "./inference.js";
 import { modelFor } from "./model.js";
 import {
   countOption,
   deviceOption,
   examples,
+  flagOf,
   option,
-  preparedOption,
   preparedWeights,
   threadsOption,
+  requiredOption,
 } from "./options.js";
 import { interruptible } from "./progress.js";
 import { readInput } from "./texts.js";
 import { colors, print, tell } from "./terminal.js";
-import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
+import { schemeOf } from "./quantize.js";
 
-export interface GenerateCommand extends SamplingOptions {
+export interface GenerateCommand extends SamplingOptions, ModelCommand {
   readonly model: string;
   /** Without one, or where it is `-`, standard input is read. */
   readonly prompt?: string;
@@ -46,20 +49,17 @@ export interface GenerateCommand extends SamplingOptions {
   readonly jsonSchema?: string;
   /** What the whole answer must match. */
   readonly regex?: string;
-  readonly quantize?: QuantizedBits;
-  readonly fastPrompts?: boolean;
-  readonly prepared?: boolean;
   readonly cache?: CacheType;
   readonly json?: boolean;
   readonly threads?: number;
   readonly device?: Device;
 }
 
-/** Who guesses the next tokens for `--speculative`. Throws `tokenizer` for a model of another vocabulary. */
+/** What drafts tokens for `--speculative`. Throws `tokenizer` for a model of another vocabulary. */
 async function makeDrafter(
   runtime: Runtime,
   { model, tokenizer }: InferenceCheckpoint,
-  speculative: string,
+  { model: source, speculative = "lookup" }: GenerateCommand,
 ): Promise<Drafter> {
   if (speculative === "lookup") return promptLookup();
   const draft = await loadForInference(runtime, await modelFor(speculative));
@@ -69,7 +69,7 @@ async function makeDrafter(
   ) {
     throw new LineageError(
       "tokenizer",
-      `the draft model ${speculative} has ${draft.tokenizer.vocabSize} tokens, but the model has ${tokenizer.vocabSize}: they must share one vocabulary`,
+      `the draft model ${speculative} has a vocabulary of ${draft.tokenizer.vocabSize} tokens, but ${source} has ${tokenizer.vocabSize}; --speculative needs a model with the same vocabulary`,
     );
   }
   const capacity = Math.min(scaledContext(draft.model.config), scaledContext(model.config));
@@ -97,7 +97,7 @@ async function writeTarget(command: GenerateCommand, prompt: string): Promise<vo
     if (value !== undefined)
       throw new LineageError(
         "argument",
-        `${command.model} is a UniLM, which writes the likeliest word each time; leave ${option} out`,
+        `${command.model} is a UniLM, which always takes the most probable token; leave out ${flagOf(option)}`,
       );
   using writer = await TargetWriter.load(command.model, {
     runtime: createRuntime({ threads: command.threads }),
@@ -109,7 +109,10 @@ async function writeTarget(command: GenerateCommand, prompt: string): Promise<vo
 /** Writes a prompt and its continuation to standard output as it comes. */
 export async function generateText(command: GenerateCommand): Promise<void> {
   if (command.prompt === undefined && process.stdin.isTTY)
-    throw new LineageError("argument", "there is no text: give --prompt TEXT, or send it to standard input");
+    throw new LineageError(
+      "argument",
+      "there is no prompt: give --prompt TEXT, or pipe a text into standard input",
+    );
   // Everything that can be wrong with what was typed is looked at before a model is loaded.
   const rule = await ruleOf(command);
   const place = await modelFor(command.model);
@@ -123,7 +126,7 @@ export async function generateText(command: GenerateCommand): Promise<void> {
     prepared: preparedWeights(command.prepared, notes),
   });
   const { speculative } = command;
-  const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, speculative);
+  const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, command);
   await interruptible((signal) =>
     writeAnswer(prompt, command, writeText(loaded, prompt, { ...command, drafter, rule, signal })),
   );
@@ -131,7 +134,13 @@ export async function generateText(command: GenerateCommand): Promise<void> {
   for (const note of notes) tell(`${colors.dim(note)}\n`);
 }
 
-/** Prints a text as it comes, then how it came about. */
+const endings: Readonly<Record<FinishReason, string>> = {
+  stop: "end of text",
+  length: "--max-new-tokens reached",
+  context: "context full",
+};
+
+/** Prints a text as it comes, then a line of figures. */
 async function writeAnswer(
   prompt: string,
   command: GenerateCommand,
@@ -152,9 +161,11 @@ async function writeAnswer(
       }
       print("\n");
       const rate = newTokens > 1 ? (newTokens - 1) / writeSeconds : 0;
-      const guesses = speculation ? `, ${speculation.accepted} of ${speculation.drafted} guesses taken` : "";
+      const guesses = speculation
+        ? `, ${speculation.accepted} of ${speculation.drafted} drafted tokens accepted`
+        : "";
       tell(
-        `[${promptTokens} prompt tokens in ${promptSeconds.toFixed(2)} s, ${newTokens} written at ${rate.toFixed(1)} tokens/s${guesses}, ended by ${finish}]\n`,
+        `[${promptTokens} prompt tokens in ${promptSeconds.toFixed(2)} s, ${newTokens} tokens written at ${rate.toFixed(1)} tokens/s${guesses}, ${endings[finish]}]\n`,
       );
       break;
     }
@@ -167,81 +178,37 @@ export const generateCommand = new Command("generate")
   .description("continue a prompt")
   .optionsGroup("Text:")
   .addOption(
-    option("prompt", "<text>", "what to continue; - reads standard input", z.string(), {
+    option("prompt", "<text>", "the text to continue; - reads standard input", z.string(), {
       usual: "standard input",
     }),
   )
-  .addOption(option("maxNewTokens", "<n>", "tokens to write at most", z.int().nonnegative().default(200)))
+  .addOption(option("maxNewTokens", "<n>", "most tokens to write", z.int().nonnegative().default(200)))
   .addOption(
-    option("stop", "<text>", "end before this text; may be given again", z.string().min(1), { again: true }),
+    option("stop", "<text>", "stop before this text; may be repeated", z.string().min(1), { again: true }),
   )
-  .addOption(option("jsonSchema", "<file>", "write JSON that this schema describes"))
-  .addOption(option("regex", "<pattern>", "write what this expression matches from first to last character"))
-  .optionsGroup("Sampling:")
-  .addOption(
-    option(
-      "temperature",
-      "<x>",
-      "0 takes the most probable token every time",
-      z.number().nonnegative().default(0.8),
-    ),
-  )
-  .addOption(countOption("topK", "keep the n most probable tokens", undefined, { usual: "all" }))
-  .addOption(
-    option(
-      "topP",
-      "<p>",
-      "keep the most probable tokens up to this probability",
-      z.number().positive().max(1),
-      {
-        usual: "1",
-      },
-    ),
-  )
-  .addOption(
-    option(
-      "minP",
-      "<p>",
-      "keep tokens at least this probable beside the most probable",
-      z.number().min(0).max(1),
-      {
-        usual: "0",
-      },
-    ),
-  )
-  .addOption(
-    option("repetitionPenalty", "<x>", "above 1 avoids tokens seen before", z.number().positive(), {
-      usual: "1",
-    }),
-  )
-  .addOption(
-    option("frequencyPenalty", "<x>", "subtracted for every time that a token was written", z.number(), {
-      usual: "0",
-    }),
-  )
-  .addOption(
-    option("presencePenalty", "<x>", "subtracted from tokens that were written", z.number(), { usual: "0" }),
-  )
-  .addOption(option("seed", "<n>", "the same seed writes the same text", z.int().nonnegative().default(0)))
+  .addOption(option("jsonSchema", "<file>", "write only JSON that this JSON schema allows"))
+  .addOption(option("regex", "<pattern>", "write only what this regular expression matches as a whole"))
   .optionsGroup("Model:")
-  .requiredOption(
-    "--model <place>",
-    "what train wrote, a folder of Hugging Face, a .gguf, or a hub's ORG/NAME",
-  )
-  .addOption(
-    option("quantize", "<bits>", "keep matrices in fewer bits", z.enum(["4", "8", "nf4"]), {
-      usual: "as they are",
-    }),
-  )
-  .option("--fast-prompts", fastPromptsHelp)
-  .addOption(preparedOption())
-  .addOption(
-    option("cache", "<type>", "what keys and values are kept as", z.enum(cacheTypes), { usual: "float32" }),
-  )
-  .addOption(
-    option("speculative", "<drafter>", "lookup, or the folder of a smaller model of the same vocabulary"),
-  )
-  .addOption(countOption("draftLength", "tokens that a drafter guesses at once"))
+  .addOption(requiredOption("model", "<place>", "a folder, a .gguf file, or ORG/NAME on the hub"));
+addSamplingOptions(
+  addModelOptions(generateCommand)
+    .addOption(
+      option("cache", "<type>", "type of the cached keys and values", z.enum(cacheTypes), {
+        usual: "float32",
+      }),
+    )
+    .addOption(
+      option(
+        "speculative",
+        "<drafter>",
+        "speculative decoding; drafts come from lookup (the text so far), or from a smaller model with the same vocabulary",
+        z.string(),
+        { usual: "off" },
+      ),
+    )
+    .addOption(countOption("draftLength", "tokens of a draft", undefined, { usual: "5" })),
+  { temperature: 0.8 },
+)
   .optionsGroup("Run:")
   .addOption(deviceOption())
   .addOption(threadsOption())
@@ -253,10 +220,13 @@ export const generateCommand = new Command("generate")
       ['lineage generate --model runs/mine --prompt "Once" --temperature 0', "the most probable text"],
       ['lineage generate --model runs/mine --prompt "Q: why?" --stop "Q:" --json', "for a program"],
       ['echo "Once" | lineage generate --model runs/mine', "a prompt from standard input"],
-      ['lineage generate --model runs/mine --prompt "Once" --speculative lookup', "faster where it repeats"],
+      [
+        'lineage generate --model runs/mine --prompt "Once" --speculative lookup',
+        "faster where text repeats",
+      ],
       [
         'lineage generate --model chat.gguf --prompt "A cat as JSON: " --json-schema cat.json',
-        "valid always",
+        "always valid JSON",
       ],
     ),
   )

@@ -56,7 +56,7 @@ async function inspect(
   const lines = [
     `${place}: ${kind}`,
     `  parameters  ${count(parameters)} in ${count(tensors.length)} tensors`,
-    `  memory      ${formatBytes(bytes)} as they are kept, ${formatBytes(4 * parameters)} in float32`,
+    `  memory      ${formatBytes(bytes)} as stored, ${formatBytes(4 * parameters)} in float32`,
     ...Array.from(
       types,
       ([type, entry]) => `  ${type.padEnd(10)}  ${count(entry.tensors)} tensors, ${formatBytes(entry.bytes)}`,
@@ -77,7 +77,7 @@ function shorten(value: unknown): string {
     return `[${value
       .slice(0, 6)
       .map((entry) => JSON.stringify(entry))
-      .join(", ")}, … ${value.length.toLocaleString("en-US")} in all]`;
+      .join(", ")}, … ${value.length.toLocaleString("en-US")} entries]`;
   const text = typeof value === "bigint" ? String(value) : JSON.stringify(value);
   return text.length > 120 ? `${text.slice(0, 117)}…` : text;
 }
@@ -129,7 +129,7 @@ async function read(given: string): Promise<Contents> {
   }
   throw new LineageError(
     "argument",
-    `${place} is neither .gguf, .safetensors nor .onnx, nor a checkpoint folder`,
+    `${place} is not a model: inspect reads folders and .gguf, .safetensors and .onnx files`,
   );
 }
 
@@ -142,15 +142,15 @@ const safetensorsRows = ({ header }: SafetensorsFile): TensorRow[] =>
   }));
 
 export const inspectCommand = new Command("inspect")
-  .description("show what is in a model's file or folder: sizes, types, metadata, memory needed")
-  .argument("<place>", "a .gguf, .safetensors or .onnx file, a checkpoint's folder, or a hub's ORG/NAME")
-  .option("--tensors", "every tensor")
-  .option("--json", "everything as one JSON object")
+  .description("show what is in a model file or folder: sizes, types, metadata, memory needed")
+  .argument("<place>", "a folder, a .gguf, .safetensors or .onnx file, or ORG/NAME on the hub")
+  .option("--tensors", "list every tensor")
+  .option("--json", "everything, as one JSON object")
   .addHelpText(
     "after",
     examples(
       ["lineage inspect model.gguf", "what is in it"],
-      ["lineage inspect folder --tensors", "each tensor"],
+      ["lineage inspect folder --tensors", "with every tensor"],
     ),
   )
   .action(inspect);

@@ -7,8 +7,7 @@ import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
 import { pullFolder } from "../formats/hub.js";
-import { cacheFolder } from "../library/source.js";
-import { examples } from "./options.js";
+import { cacheOption, examples } from "./options.js";
 import { print } from "./terminal.js";
 
 interface PulledModel {
@@ -56,11 +55,12 @@ async function listModels({ cache, json }: CacheCommand): Promise<void> {
     for (const model of models) print(`${JSON.stringify(model)}\n`);
     return;
   }
-  if (models.length === 0) print(`no model has been pulled into ${cache}; lineage pull ORG/NAME pulls one\n`);
+  if (models.length === 0)
+    print(`no model has been pulled into ${cache} yet; lineage pull ORG/NAME pulls one\n`);
   const width = Math.max(...models.map(({ name }) => name.length));
   for (const { name, bytes, whole, folder } of models)
     print(
-      `${name.padEnd(width)}  ${formatBytes(bytes).padStart(8)}  ${folder}${whole ? "" : "  (not whole: pull again)"}\n`,
+      `${name.padEnd(width)}  ${formatBytes(bytes).padStart(8)}  ${folder}${whole ? "" : "  (incomplete: pull it again)"}\n`,
     );
 }
 
@@ -77,7 +77,7 @@ async function removeModels(names: readonly string[], { cache, json }: CacheComm
     );
     throw new LineageError(
       "argument",
-      `${name} has not been pulled into ${cache}${meant === undefined ? "; lineage list shows what has" : `; did you mean ${meant}?`}`,
+      `${name} is not in ${cache}${meant === undefined ? "; lineage list shows the models that are" : `; did you mean ${meant}?`}`,
     );
   });
   for (const { name, folder, bytes } of found) {
@@ -89,16 +89,16 @@ async function removeModels(names: readonly string[], { cache, json }: CacheComm
 }
 
 export const listCommand = new Command("list")
-  .description("show the models that were pulled from a hub")
-  .option("--cache <folder>", "where pulled models are", cacheFolder())
+  .description("list the models pulled from the hub")
+  .addOption(cacheOption())
   .option("--json", "one JSON object a line")
   .addHelpText("after", examples(["lineage list", "names, sizes and folders"]))
   .action(listModels);
 
 export const rmCommand = new Command("rm")
-  .description("remove models that were pulled from a hub")
-  .argument("<names...>", "ORG/NAME of each")
-  .option("--cache <folder>", "where pulled models are", cacheFolder())
+  .description("delete models pulled from the hub")
+  .argument("<names...>", "ORG/NAME of each model")
+  .addOption(cacheOption())
   .option("--json", "one JSON object a line")
-  .addHelpText("after", examples(["lineage rm HuggingFaceTB/SmolLM2-135M-Instruct", "free its space"]))
+  .addHelpText("after", examples(["lineage rm HuggingFaceTB/SmolLM2-135M-Instruct", "free its disk space"]))
   .action(removeModels);

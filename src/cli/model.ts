@@ -15,7 +15,7 @@ export function hubAccess(): Pick<PullOptions, "hubUrl" | "accessToken"> {
   if (accessToken !== undefined && !/^[\x21-\x7e]*$/.test(accessToken))
     throw new LineageError(
       "argument",
-      "HF_TOKEN holds a space, a line break or another character that no token has: set it again",
+      "HF_TOKEN holds a space, a line break or another character that no token has; set it again",
     );
   return { hubUrl: process.env["HF_ENDPOINT"], accessToken: accessToken === "" ? undefined : accessToken };
 }
@@ -34,15 +34,15 @@ export async function modelFor(place: string, foldersOnly?: string): Promise<str
       if (foldersOnly === undefined) return place;
       throw new LineageError(
         "checkpoint",
-        `${place} is a GGUF file, which cannot be ${foldersOnly}: give a folder with config.json and its weights`,
+        `${place} is a GGUF file, which cannot be ${foldersOnly}; give a folder with config.json and model.safetensors`,
       );
     case "safetensors":
       throw new LineageError(
         "checkpoint",
-        `${place} holds weights only; name the folder that it lies in, with its config.json`,
+        `${place} holds only weights; give its folder, which must hold config.json too`,
       );
     case "other":
-      throw new LineageError("checkpoint", `${place} is neither a checkpoint folder nor a GGUF file`);
+      throw new LineageError("checkpoint", `${place} is not a model: it is neither a folder nor a GGUF file`);
     case "name":
       // What lies in a folder that is there is a path with a mistake in it.
       if (!existsSync(path.dirname(place))) return pulled(place);
@@ -57,7 +57,7 @@ function missing(place: string): LineageError {
   const meant = existsSync(parent) ? nearest(path.basename(place), readdirSync(parent)) : undefined;
   const hint =
     meant === undefined
-      ? "a model is a folder that train wrote, a folder of Hugging Face, a .gguf file, or a hub's ORG/NAME"
+      ? "a model is a folder (what train wrote, or one of Hugging Face), a .gguf file, or ORG/NAME on the hub"
       : `did you mean ${path.join(parent, meant)}?`;
   return new LineageError("checkpoint", `there is no ${place}; ${hint}`);
 }
@@ -70,7 +70,7 @@ function checkFolder(place: string, ggufAllowed: boolean): void {
     inside.find((name) => existsSync(path.join(place, name, "config.json")));
   throw new LineageError(
     "checkpoint",
-    `${place} is not a checkpoint: it has no config.json${meant === undefined ? "" : `; did you mean ${path.join(place, meant)}?`}`,
+    `${place} is not a model: it has no config.json${meant === undefined ? "" : `; did you mean ${path.join(place, meant)}?`}`,
   );
 }
 
@@ -82,7 +82,7 @@ async function pulled(name: string): Promise<string> {
   if (existsSync(path.join(folder, ".lineage-pull.json"))) return folder;
   const access = hubAccess();
   const report = await Reporter.create(false);
-  report.say(`there is no ${name} here: pulling it from the hub`);
+  report.say(`${name} is not on this machine: pulling it from the hub`);
   try {
     return await interruptible(async (signal) => {
       const onProgress = (file: string, done: number, total: number): void => {

@@ -1,16 +1,9 @@
 import path from "node:path";
-import { InvalidArgumentError, Option } from "commander";
+import { Option } from "commander";
 import { z } from "zod";
 import { checkedValue, either } from "../base/check.js";
 import type { PreparedOptions } from "../checkpoints/index.js";
 import { cacheFolder } from "../library/source.js";
-
-/** An option's number. */
-export function number(text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || Number.isNaN(value)) throw new InvalidArgumentError("it must be a number.");
-  return value;
-}
 
 type Schema = z.core.$ZodType;
 
@@ -41,8 +34,10 @@ function parsed(flag: string, schema: Schema, text: string): unknown {
 interface Hints {
   /** What happens where it is not given, when the schema does not know. */
   readonly usual?: string;
-  /** It may be given again: all its values. */
+  /** It may be repeated: all its values. */
   readonly again?: boolean;
+  /** The command, or the library, refuses to go on without it. */
+  readonly required?: boolean;
 }
 
 /**
@@ -59,7 +54,8 @@ function described(
   const { inner, fallback } = opened(schema);
   const words = inner instanceof z.ZodEnum ? inner.options.map(String) : [];
   const usual = hints.usual ?? (value === undefined || fallback === undefined ? undefined : String(fallback));
-  const text = `${help}${words.length > 0 ? `: ${either(words)}` : ""}${usual === undefined ? "" : ` (default: ${usual})`}`;
+  const note = hints.required ? " (required)" : usual === undefined ? "" : ` (default: ${usual})`;
+  const text = `${help}${words.length > 0 ? `: ${either(words)}` : ""}${note}`;
   const flag = flagOf(name);
   const option = new Option(value === undefined ? flag : `${flag} ${value}`, text);
   if (value === undefined) return option;
@@ -94,21 +90,27 @@ const positive = z.int().positive();
 export const countOption = (name: string, help: string, fallback?: number, hints: Hints = {}): Option =>
   option(name, "<n>", help, fallback === undefined ? positive : positive.default(fallback), hints);
 
-export const modelOption = (help: string): Option => option("model", "<place>", help);
+/** An option that a command does not run without. */
+export const requiredOption = (name: string, value: string, help: string): Option =>
+  option(name, value, help, z.string(), { required: true }).makeOptionMandatory();
+
 export const threadsOption = (): Option =>
   countOption("threads", "threads of the engine", undefined, {
     usual: "LINEAGE_THREADS, else one for each core",
   });
-export const jsonOption = (help: string): Option => option("json", undefined, help);
+export const cacheOption = (): Option =>
+  option("cache", "<folder>", "folder of pulled models", z.string().default(cacheFolder()));
 
 /** Where the engine runs; a device is compared with the CPU before its first program. */
 export const deviceOption = (): Option =>
-  option("device", "<name>", "where the engine runs", z.enum(["cpu", "cuda"]), { usual: "cpu" });
+  option("device", "<name>", "device that computes", z.enum(["cpu", "cuda"]), { usual: "cpu" });
+
+const preparedFolder = (): string => path.join(cacheFolder(), "prepared");
 
 export const preparedOption = (): Option =>
   new Option(
     "--no-prepared",
-    "do not cache converted weights (default: they are cached in ~/.cache/lineage/prepared, or under LINEAGE_CACHE)",
+    `do not cache converted weights (default: they are cached in ${preparedFolder()})`,
   );
 
 /**
@@ -116,12 +118,8 @@ export const preparedOption = (): Option =>
  * @param notes gets what is to be said of them at the end, when nothing else is being written
  */
 export const preparedWeights = (wanted: boolean | undefined, notes: string[]): PreparedOptions | undefined =>
-  wanted
-    ? { folder: path.join(cacheFolder(), "prepared"), report: (sentence) => void notes.push(sentence) }
-    : undefined;
+  wanted ? { folder: preparedFolder(), report: (sentence) => void notes.push(sentence) } : undefined;
 
-/** Examples at the end of a command's help, each with what it does. */
-export function examples(...lines: readonly (readonly [command: string, effect: string])[]): string {
-  const width = Math.max(...lines.map(([command]) => command.length));
-  return `\nExamples:\n${lines.map(([command, effect]) => `  ${command.padEnd(width)}   ${effect}`).join("\n")}`;
-}
+/** Examples at the end of a command's help, each with what it does beneath. */
+export const examples = (...lines: readonly (readonly [command: string, effect: string])[]): string =>
+  `\nExamples:\n${lines.map(([command, effect]) => `  ${command}\n      ${effect}`).join("\n")}`;

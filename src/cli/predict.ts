@@ -6,7 +6,7 @@ import { type Example, examplesOf, isHeaderOf, readTable, taskNames } from "../d
 import { type Prediction, Predictor, type PredictorInput } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
-import { countOption, examples, option, threadsOption } from "./options.js";
+import { countOption, examples, option, threadsOption, requiredOption } from "./options.js";
 import { Reporter, count, print } from "./terminal.js";
 import { readTexts, stdinLines } from "./texts.js";
 
@@ -63,7 +63,7 @@ const record = (input: object, { probabilities, ...rest }: Prediction, all: bool
 async function predict(given: string[], command: PredictCommand): Promise<void> {
   const { model, data, out, threshold, batch, probabilities = false, json = false } = command;
   if (out !== undefined && !out.endsWith(".jsonl"))
-    throw new LineageError("argument", `${out}: predictions are written to .jsonl files`);
+    throw new LineageError("argument", `--out must end in .jsonl, not ${JSON.stringify(out)}`);
   using predictor = await Predictor.load(await modelFor(model, "used for predicting"), {
     maxLength: command.maxLength,
     runtime: createRuntime({ threads: command.threads }),
@@ -80,7 +80,7 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
     if (data === undefined && process.stdin.isTTY)
       throw new LineageError(
         "argument",
-        "there is no text: give it, or --data FILE, or send lines to standard input",
+        "there is no text: give one, or --data FILE, or pipe lines into standard input",
       );
     for await (const text of stdinLines()) {
       const [prediction] = await predictor.predict([inputOf(predictor, text)], options);
@@ -121,7 +121,7 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
   const cut = rows?.examples.filter((example) => predictor.truncatedTokens(example) > 0).length ?? 0;
   if (cut > 0)
     report.say(
-      `${count(cut)} ${cut === 1 ? "text was" : "texts were"} longer than the model reads, and cut`,
+      `${count(cut)} ${cut === 1 ? "text was" : "texts were"} longer than the model reads and ${cut === 1 ? "was" : "were"} cut`,
       {
         truncatedTexts: cut,
       },
@@ -133,14 +133,14 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
   }
 }
 
-/** A line as the task takes it: two texts are parted by a tab, a question stands before its context. */
+/** A line as the task takes it: two texts are separated by a tab, and a question comes before its context. */
 function inputOf(predictor: Predictor, line: string): PredictorInput {
   if (predictor.task === "choice") {
     const [text = "", ...choices] = line.split("\t");
     if (choices.length < 2)
       throw new LineageError(
         "argument",
-        "a line for a choice is a text and two choices or more, with tabs between them",
+        "for the task choice, a line is a text and at least two choices, separated by tabs",
       );
     return { text, choices };
   }
@@ -149,7 +149,7 @@ function inputOf(predictor: Predictor, line: string): PredictorInput {
     if (tab < 0)
       throw new LineageError(
         "argument",
-        `a line for the task ${predictor.task} is two texts with a tab between them${predictor.task === "span" ? ": question, then context" : ""}`,
+        `for the task ${predictor.task}, a line is ${predictor.task === "span" ? "a question and its context" : "two texts"}, separated by a tab`,
       );
     return { text: line.slice(0, tab), pair: line.slice(tab + 1) };
   }
@@ -167,37 +167,50 @@ async function tableRows(
 }
 
 export const predictCommand = new Command("predict")
-  .description("answer with a fine-tuned encoder: a line, a file or a stream")
-  .argument("[texts...]", "texts; without any, --data or the lines of standard input")
-  .requiredOption("--model <place>", `what finetune wrote, for one of ${taskNames.join(", ")}`)
-  .option("--data <file>", "CSV, TSV, JSONL or Parquet, or a .txt; with labels its metrics are told too")
-  .option("--text-column <name>", "column of the texts")
-  .option("--pair-column <name>", "column of the second texts")
-  .option("--label-column <name>", "column of the labels")
-  .option("--skip-bad-rows", "leave rows that cannot be read out")
-  .option("--encoding <name>", "of the file, where it is not UTF-8")
-  .option("--out <file>", "predictions.jsonl (default: standard output)")
+  .description("predict with a fine-tuned encoder: texts, a file or a stream")
+  .argument("[texts...]", "texts (default: --data, else the lines of standard input)")
+  .optionsGroup("Model:")
+  .addOption(
+    requiredOption("model", "<place>", `a folder that finetune wrote (tasks: ${taskNames.join(", ")})`),
+  )
   .addOption(
     option(
       "threshold",
       "<p>",
-      "probability from which the second of two classes, or any of more, is answered",
+      "least probability to predict the second of two classes; with more classes, to predict any",
       z.number().min(0).max(1),
       { usual: "as fine-tuned" },
     ),
   )
-  .option("--probabilities", "of all classes")
-  .addOption(countOption("batch", "rows that run together", 32))
   .addOption(
-    countOption("maxLength", "tokens that are read of a text", undefined, { usual: "as fine-tuned" }),
+    countOption("maxLength", "most tokens of a text; longer texts are cut", undefined, {
+      usual: "as fine-tuned",
+    }),
   )
+  .optionsGroup("Data:")
+  .option(
+    "--data <file>",
+    "CSV, TSV, JSONL or Parquet, or a .txt with one text a line; labelled rows are scored too (default: standard input)",
+  )
+  .option(
+    "--text-column <name>",
+    "column of the texts (default: text, sentence, question, …, or the longest)",
+  )
+  .option("--pair-column <name>", "column of the second texts (default: found by its name)")
+  .option("--label-column <name>", "column of the labels (default: label, class, score, tags, answers, …)")
+  .option("--skip-bad-rows", "leave out rows that cannot be read")
+  .option("--encoding <name>", "text encoding of the file (default: UTF-8)")
+  .optionsGroup("Run:")
+  .option("--out <file>", "a .jsonl file (default: standard output)")
+  .option("--probabilities", "show the probability of every class")
+  .addOption(countOption("batch", "rows in a batch", 32))
   .addOption(threadsOption())
   .option("--json", "JSON lines")
   .addHelpText(
     "after",
     examples(
-      ['lineage predict --model runs/sentiment "a lovely film"', "a class and its probability"],
-      ["lineage predict --model runs/sentiment --data new.csv --out answers.jsonl", "a file"],
+      ['lineage predict --model runs/sentiment "a lovely film"', "the class and its probability"],
+      ["lineage predict --model runs/sentiment --data new.csv --out answers.jsonl", "a table"],
       ["tail -f log.txt | lineage predict --model runs/sentiment --json", "a stream, line by line"],
     ),
   )

@@ -66,7 +66,7 @@ async function run(started: Run<PretrainOptions>, threads?: number): Promise<Tra
   const documents = (corpus: PretrainingCorpus) =>
     corpus.languages.reduce((sum, language) => sum + language.documents.length, 0);
   report.say(
-    `corpus: ${count(documents(training))} documents to learn from, ${count(documents(heldOut))} held out` +
+    `corpus: ${count(documents(training))} documents to train on, ${count(documents(heldOut))} held out` +
       `${describeLanguages(training)}; vocabulary ${count(tokenizer.vocabSize)}`,
     { trainingDocuments: documents(training), heldOutDocuments: documents(heldOut) },
   );
@@ -93,7 +93,7 @@ async function run(started: Run<PretrainOptions>, threads?: number): Promise<Tra
   const size = countParameters(model);
   report.say(
     `model: ${system.title} with ${count(size)} parameters (${options.layers} layers, ${options.hidden} wide, ` +
-      `${options.heads} heads); it learns from ${system.pretraining.objective}`,
+      `${options.heads} heads); objective: ${system.pretraining.objective}`,
     { parameters: size },
   );
   using weights = Weights.initialize(runtime, model, options.seed);
@@ -152,11 +152,11 @@ async function readCorpus(
   });
   const languageless = named.find(({ language }) => language === undefined);
   if (options.parallel.length > 0 && options.model !== "xlm")
-    throw new LineageError("argument", `translations are XLM's to learn from, not ${options.model}'s`);
+    throw new LineageError("argument", `only xlm learns from --parallel; leave it out for ${options.model}`);
   if (languageless && named.some(({ language }) => language !== undefined))
     throw new LineageError(
       "argument",
-      `${languageless.file} has no language, though other files have: write --data language=file for each`,
+      `--data ${languageless.file} names no language, but other files do; write --data LANGUAGE=${languageless.file}`,
     );
   const training: LanguageCorpus[] = [];
   const heldOut: LanguageCorpus[] = [];
@@ -190,8 +190,7 @@ async function readDocuments(file: string, seed: number): Promise<string[][]> {
   if (file === "stories")
     return [...stories({ seed, count: embeddedStories })].flatMap((story) => documentsOf(story));
   const documents = documentsOf(await readText(file));
-  if (documents.length === 0)
-    throw new LineageError("data", `${file} is empty: there is nothing to learn from`);
+  if (documents.length === 0) throw new LineageError("data", `${file} is empty; give a file with text`);
   return documents;
 }
 
@@ -201,14 +200,14 @@ async function readParallel(entry: string, languages: readonly string[]): Promis
   if (sides.length !== 2 || sides.some((side) => side.length !== 2 || side.includes("")))
     throw new LineageError(
       "argument",
-      `--parallel takes two languages with their files, such as en=train.en,de=train.de, not ${JSON.stringify(entry)}`,
+      `--parallel must be two languages with their files, such as en=train.en,de=train.de, not ${JSON.stringify(entry)}`,
     );
   const numbers = sides.map(([language]) => {
     const index = languages.indexOf(language!);
     if (index < 0)
       throw new LineageError(
         "argument",
-        `there is no text of ${language}, which --parallel has: give it by --data ${language}=FILE`,
+        `--parallel names the language ${language}, which has no text; add --data ${language}=FILE`,
       );
     return index;
   }) as [number, number];
@@ -218,7 +217,7 @@ async function readParallel(entry: string, languages: readonly string[]): Promis
   if (left.length !== right.length)
     throw new LineageError(
       "data",
-      `${path.basename(sides[0]![1]!)} has ${left.length} lines and ${path.basename(sides[1]![1]!)} ${right.length}: translations need one for one`,
+      `${path.basename(sides[0]![1]!)} has ${left.length} lines, but ${path.basename(sides[1]![1]!)} has ${right.length}; each line needs its translation`,
     );
   const pairs = left
     .map((text, line): [string, string] => [text.trim(), right[line]!.trim()])
@@ -235,38 +234,36 @@ export const pretrainCommand = new Command("pretrain")
     option(
       "data",
       "<file>",
-      'UTF-8 text, or language=file for XLM; may be given again; or "stories" for the embedded corpus',
+      'UTF-8 text, or "stories" for the embedded corpus; for XLM language=file; may be repeated',
       z.string(),
-      { again: true },
+      { again: true, required: true },
     ),
   )
   .addOption(
     option(
       "parallel",
       "<files>",
-      "translations for XLM, one sentence a line: en=train.en,de=train.de; may be given again",
+      "translations for XLM, one sentence a line: en=train.en,de=train.de; may be repeated",
       z.string(),
       { again: true },
     ),
   )
   .addOption(of("validation", "<p>", "share of the documents that is held out"))
-  .addOption(
-    of("tokenizer", "<folder>", "a tokenizer to take", { usual: "the system's own kind is trained" }),
-  )
-  .addOption(of("vocabSize", "<n>", "tokens that the tokenizer learns"))
+  .addOption(of("tokenizer", "<folder>", "folder of a tokenizer", { usual: "one is trained on the data" }))
+  .addOption(of("vocabSize", "<n>", "tokens of the vocabulary that is learned"))
   .optionsGroup("Model:")
-  .addOption(of("model", "<name>", "which system"))
-  .addOption(of("context", "<n>", "tokens of the longest row"))
-  .addOption(of("layers", "<n>", "layers"))
+  .addOption(of("model", "<name>", "architecture", { required: true }))
+  .addOption(of("context", "<n>", "context length in tokens"))
+  .addOption(of("layers", "<n>", "number of layers"))
   .addOption(of("hidden", "<n>", "width of the hidden states"))
   .addOption(of("heads", "<n>", "attention heads"))
-  .addOption(of("dropout", "<p>", "probability of dropout"));
+  .addOption(of("dropout", "<p>", "dropout probability"));
 addRunOptions(pretrainCommand, of, { usualWarmup: "a tenth of the steps", out: "runs/encoder" })
   .addHelpText(
     "after",
     examples(
       ["lineage pretrain --model bert --data my.txt --out runs/bert", "masked tokens and next sentence"],
-      ["lineage pretrain --resume --out runs/bert", "go on after Ctrl-C, to the same losses"],
+      ["lineage pretrain --resume --out runs/bert", "continue after Ctrl-C, with the same losses"],
       [
         "lineage pretrain --model xlm --data en=a.en --data de=a.de --parallel en=b.en,de=b.de",
         "two languages and their translations",
@@ -277,6 +274,9 @@ addRunOptions(pretrainCommand, of, { usualWarmup: "a tenth of the steps", out: "
     if (!resume && options["model"] === undefined)
       throw new LineageError("argument", `pretrain needs --model, one of ${pretrainingModels.join(", ")}`);
     if (!resume && options["data"] === undefined)
-      throw new LineageError("argument", "pretrain needs --data FILE, or --data stories");
+      throw new LineageError(
+        "argument",
+        "pretrain needs --data FILE, or --data stories for the embedded corpus",
+      );
     await pretrain(options as never, { out, resume, json, threads } as never);
   });

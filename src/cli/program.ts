@@ -6,49 +6,66 @@ import { colors, print, tell } from "./terminal.js";
 
 const { version } = requireHere("lineage/package.json") as { readonly version: string };
 
-const commands: Readonly<Record<string, () => Promise<Command>>> = {
-  chat: async () => (await import("./chat.js")).chatCommand,
-  convert: async () => (await import("./convert.js")).convertCommand,
-  demo: async () => (await import("./demo.js")).demoCommand,
-  embed: async () => (await import("./embed.js")).embedCommand,
-  eval: async () => (await import("./eval.js")).evalCommand,
-  export: async () => (await import("./export.js")).exportCommand,
-  "fill-mask": async () => (await import("./fill-mask.js")).fillMaskCommand,
-  finetune: async () => (await import("./finetune.js")).finetuneCommand,
-  generate: async () => (await import("./generate.js")).generateCommand,
-  inspect: async () => (await import("./inspect.js")).inspectCommand,
-  list: async () => (await import("./list.js")).listCommand,
-  predict: async () => (await import("./predict.js")).predictCommand,
-  pretrain: async () => (await import("./pretrain.js")).pretrainCommand,
-  pull: async () => (await import("./pull.js")).pullCommand,
-  quantize: async () => (await import("./quantize.js")).quantizeCommand,
-  rm: async () => (await import("./list.js")).rmCommand,
-  score: async () => (await import("./score.js")).scoreCommand,
-  search: async () => (await import("./search.js")).searchCommand,
-  train: async () => (await import("./train.js")).trainCommand,
+type Commands = Readonly<Record<string, () => Promise<Command>>>;
+
+/** The commands, by the groups and in the order of the help. */
+const groups: Readonly<Record<string, Commands>> = {
+  "Train:": {
+    demo: async () => (await import("./demo.js")).demoCommand,
+    train: async () => (await import("./train.js")).trainCommand,
+    pretrain: async () => (await import("./pretrain.js")).pretrainCommand,
+    finetune: async () => (await import("./finetune.js")).finetuneCommand,
+  },
+  "Use:": {
+    generate: async () => (await import("./generate.js")).generateCommand,
+    chat: async () => (await import("./chat.js")).chatCommand,
+    predict: async () => (await import("./predict.js")).predictCommand,
+    "fill-mask": async () => (await import("./fill-mask.js")).fillMaskCommand,
+    embed: async () => (await import("./embed.js")).embedCommand,
+    search: async () => (await import("./search.js")).searchCommand,
+  },
+  "Measure:": {
+    eval: async () => (await import("./eval.js")).evalCommand,
+    score: async () => (await import("./score.js")).scoreCommand,
+    inspect: async () => (await import("./inspect.js")).inspectCommand,
+  },
+  "Convert:": {
+    convert: async () => (await import("./convert.js")).convertCommand,
+    quantize: async () => (await import("./quantize.js")).quantizeCommand,
+    export: async () => (await import("./export.js")).exportCommand,
+  },
+  "Hub:": {
+    pull: async () => (await import("./pull.js")).pullCommand,
+    list: async () => (await import("./list.js")).listCommand,
+    rm: async () => (await import("./list.js")).rmCommand,
+  },
 };
 
 const makeProgram = (): Command =>
   new Command("lineage")
-    .description("Train Transformer language models and write with them, in TypeScript.")
+    .description("Train, fine-tune and run Transformer language models.")
     .version(version, "--version", "print the version")
     .exitOverride()
+    .commandsGroup("Help:")
     .configureOutput({ writeOut: print, writeErr: tell, outputError: tellError })
     .addHelpText(
       "after",
       `
-A run of its own: train learns a tokenizer and a model from a text and keeps both in one folder; every other command takes
-that folder as --model. lineage COMMAND --help shows a command's options with examples. Every command takes --json for
-programs, writes what it has to say to standard error, and ends with exit code 1 and one sentence when it cannot go on.
+lineage COMMAND --help shows the options of a command, with examples.
+
+A model is a folder (what train wrote, or one of Hugging Face), a .gguf file, or ORG/NAME on the hub, which is pulled.
+Answers go to standard output, messages to standard error; --json prints JSON for programs.
+Exit codes: 0 done, 1 failed (one sentence says why), 130 stopped by Ctrl-C.
+Environment: LINEAGE_THREADS, LINEAGE_CACHE (folder of pulled models), HF_TOKEN, HF_ENDPOINT, NO_COLOR.
 ${examples(
-  ["lineage demo", "train on the embedded stories, then write one"],
-  ["lineage train --data my.txt --out runs/mine", "your own text"],
-  ["lineage train --resume --out runs/mine", "go on after Ctrl-C, to the same losses"],
-  ['lineage generate --model runs/mine --prompt "Once"', "write"],
+  ["lineage demo", "train a small model on the embedded stories; it writes one"],
+  ["lineage train --data my.txt --out runs/mine", "train on your own text"],
+  ["lineage train --resume --out runs/mine", "continue after Ctrl-C, with the same losses"],
+  ['lineage generate --model runs/mine --prompt "Once"', "continue a prompt"],
   ["lineage eval --model runs/mine --data held-out.txt", "perplexity"],
   [
     "lineage finetune --model DIR --task classify --data train.csv",
-    "learn from labelled rows; then lineage predict",
+    "learn from labelled rows; then run lineage predict",
   ],
   ['lineage search notes "renewing a passport" --model DIR', "find passages by meaning"],
 )}`,
@@ -90,11 +107,14 @@ export async function runCommand(args: readonly string[]): Promise<number> {
 async function parse(args: readonly string[]): Promise<void> {
   const program = makeProgram();
   // One command needs a part of the library, and loading all of it can take longer than the command. Help shows all of
-  // them, and what is no command is answered with the nearest.
+  // them, and an unknown command is answered with the nearest.
   const [asked = ""] = args;
-  const needed =
-    asked === "--version" ? [] : Object.hasOwn(commands, asked) ? [asked] : Object.keys(commands);
-  for (const command of await Promise.all(needed.map((name) => commands[name]!())))
-    program.addCommand(command.copyInheritedSettings(program));
+  const all = Object.entries(groups).flatMap(([group, commands]) =>
+    Object.entries(commands).map(([name, load]) => ({ group, name, load })),
+  );
+  const named = all.filter(({ name }) => name === asked);
+  const needed = asked === "--version" ? [] : named.length > 0 ? named : all;
+  for (const [index, command] of (await Promise.all(needed.map(({ load }) => load()))).entries())
+    program.addCommand(command.copyInheritedSettings(program).helpGroup(needed[index]!.group));
   await program.parseAsync(args, { from: "user" });
 }

@@ -32,7 +32,7 @@ const listed = (values: Readonly<Record<string, number>>): string =>
 /** Shows a training run: step, loss, speed and time left in one line that renews itself, evaluations in lines of their own. */
 export const progressObserver = (report: Reporter): TrainingObserver => ({
   resumed: (step) => {
-    report.say(`going on after step ${step}`, { step });
+    report.say(`resumed after step ${step}`, { step });
   },
   stepped: ({ step, loss, parts, tokens, seconds }, { steps, secondsLeft }) => {
     const rate = Math.round(tokens / seconds);

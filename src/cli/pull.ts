@@ -1,9 +1,9 @@
 import { Command } from "commander";
+import { z } from "zod";
 import { formatBytes } from "../base/memory.js";
 import { pullModel } from "../formats/hub.js";
-import { cacheFolder } from "../library/source.js";
 import { hubAccess } from "./model.js";
-import { examples } from "./options.js";
+import { cacheOption, examples, option } from "./options.js";
 import { Reporter, print } from "./terminal.js";
 
 interface PullCommand {
@@ -34,16 +34,16 @@ async function pull(name: string, { json, ...options }: PullCommand): Promise<vo
 }
 
 export const pullCommand = new Command("pull")
-  .description("bring a model from the hub into the cache, and print its folder")
-  .argument("<name>", "ORG/NAME")
-  .option("--revision <name>", "branch, tag or commit", "main")
-  .option("--cache <folder>", "where pulled models are kept", cacheFolder())
-  .option("--offline", "only look at what is there already")
+  .description("download a model from the hub, and print its folder")
+  .argument("<name>", "ORG/NAME on the hub; HF_TOKEN is used for private models")
+  .addOption(option("revision", "<name>", "branch, tag or commit", z.string().default("main")))
+  .addOption(cacheOption())
+  .option("--offline", "use only what was pulled before; ask no host")
   .option("--json", "one JSON object a line, for programs")
   .addHelpText(
     "after",
     examples(
-      ["lineage pull HuggingFaceTB/SmolLM2-135M-Instruct", "again after a break: goes on where it ended"],
+      ["lineage pull HuggingFaceTB/SmolLM2-135M-Instruct", "run again to continue a broken download"],
       [
         'lineage chat --model "$(lineage pull HuggingFaceTB/SmolLM2-135M-Instruct --offline)"',
         "without a network",

@@ -1,8 +1,9 @@
-import { Command, Option } from "commander";
+import { Command } from "commander";
+import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readText } from "../base/files.js";
 import { type BleuTokenizer, bleu, bleuTokenizers, chrf, rouge } from "../metrics/index.js";
-import { examples } from "./options.js";
+import { examples, option } from "./options.js";
 import { print } from "./terminal.js";
 
 interface ScoreCommand {
@@ -26,7 +27,7 @@ async function scoreFiles(file: string, referenceFiles: readonly string[], comma
     if (length !== texts.length)
       throw new LineageError(
         "data",
-        `${file} has ${texts.length} lines, but ${referenceFiles[index]} has ${length}: line i of one belongs to line i of the other`,
+        `${file} has ${texts.length} lines, but ${referenceFiles[index]} has ${length}; both must have one line for each text`,
       );
   const words = bleu(texts, references, { tokenize, lowercase });
   const characters = chrf(texts, references, { lowercase });
@@ -61,16 +62,18 @@ async function scoreFiles(file: string, referenceFiles: readonly string[], comma
 }
 
 export const scoreCommand = new Command("score")
-  .description("BLEU, chrF and ROUGE of texts against references")
+  .description("compute BLEU, chrF and ROUGE of texts against references")
   .argument("<file>", "texts, one a line")
-  .argument("<reference...>", "what they should be, line by line; several files are several references")
-  .addOption(new Option("--tokenize <name>", "words of BLEU").choices(bleuTokenizers).default("13a"))
-  .option("--lowercase", "ignore upper and lower case")
+  .argument("<reference...>", "reference texts, one a line; several files are several references")
+  .addOption(
+    option("tokenize", "<name>", "how BLEU cuts a text into words", z.enum(bleuTokenizers).default("13a")),
+  )
+  .option("--lowercase", "ignore case")
   .option("--json", "one JSON object")
   .addHelpText(
     "after",
     `
-BLEU and chrF have sacreBLEU's numbers and signatures, ROUGE has those of rouge-score.
+BLEU and chrF match sacreBLEU, and print its signatures. ROUGE matches rouge-score.
 ${examples(
   ["lineage score translated.de reference.de", "a translation against one reference"],
   ["lineage score translated.de reference.1 reference.2 --json", "two references, for a program"],

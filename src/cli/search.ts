@@ -2,7 +2,7 @@ import { Command } from "commander";
 import { Embedder, SearchIndex } from "../search/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
-import { countOption, examples, threadsOption } from "./options.js";
+import { countOption, examples, threadsOption, requiredOption } from "./options.js";
 import { interruptible } from "./progress.js";
 import { Reporter, count, print } from "./terminal.js";
 
@@ -38,8 +38,8 @@ async function searchFolder(folder: string, query: string, command: SearchComman
     return;
   }
   report.say(
-    `${count(files)} files, ${count(passages)} passages; ${count(embedded)} files were new or changed, ${count(removed)} gone` +
-      (skipped.length > 0 ? `, ${count(skipped.length)} are no text` : ""),
+    `${count(files)} files, ${count(passages)} passages; ${count(embedded)} files new or changed, ${count(removed)} removed` +
+      (skipped.length > 0 ? `, ${count(skipped.length)} skipped (not text)` : ""),
   );
   for (const { file: name, firstLine, lastLine, score, text } of hits) {
     const shown = text.length > 240 ? `${text.slice(0, 240).trimEnd()} …` : text;
@@ -51,16 +51,25 @@ async function searchFolder(folder: string, query: string, command: SearchComman
 }
 
 export const searchCommand = new Command("search")
-  .description("the passages of a folder's text files that are nearest in meaning to a query")
-  .argument("<folder>", "folder of text files; hidden ones are left out")
-  .argument("<query>", "what to look for, in words")
-  .requiredOption("--model <place>", "an encoder that embeds sentences, such as all-MiniLM-L6-v2")
+  .description("find passages of text files by meaning")
+  .argument("<folder>", "folder of text files; hidden files are ignored")
+  .argument("<query>", "what to look for, in your own words")
+  .addOption(
+    requiredOption(
+      "model",
+      "<place>",
+      "an encoder for sentences, such as all-MiniLM-L6-v2: folder, or ORG/NAME on the hub",
+    ),
+  )
   .addOption(countOption("topK", "passages to show", 5))
   .option(
     "--index <file>",
-    "where the vectors are cached (default: .lineage-search.safetensors in the folder)",
+    "file that caches the vectors (default: .lineage-search.safetensors in the folder)",
   )
-  .option("--no-cache", "keep no vectors")
+  .option(
+    "--no-cache",
+    "do not cache vectors (default: they are cached, and only new and changed files are read)",
+  )
   .addOption(threadsOption())
   .option("--json", "one JSON object")
   .addHelpText(

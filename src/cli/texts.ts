@@ -21,15 +21,14 @@ export async function readTexts({
   skipBadRows,
 }: TextSource): Promise<string[]> {
   if (texts.length > 0) {
-    if (data !== undefined)
-      throw new LineageError("argument", "give texts, or --data FILE with them, but not both");
+    if (data !== undefined) throw new LineageError("argument", "give texts or --data FILE, not both");
     return [...texts];
   }
   if (data === undefined || data === "-") {
     if (data === undefined && process.stdin.isTTY)
       throw new LineageError(
         "argument",
-        "there is no text: give it, or --data FILE, or send lines to standard input",
+        "there is no text: give one, or --data FILE, or pipe lines into standard input",
       );
     const lines: string[] = [];
     for await (const line of stdinLines()) lines.push(line);

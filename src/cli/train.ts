@@ -37,13 +37,18 @@ const sizeOptions = {
 /** Options that only some systems have, by name, with the systems that have them. */
 const ownOptions = new Map<
   string,
-  { readonly help: string; readonly flag: boolean; readonly owners: string[] }
+  {
+    readonly help: string;
+    readonly usual: string | undefined;
+    readonly flag: boolean;
+    readonly owners: string[];
+  }
 >();
 for (const { name, config, options = {} } of decoders)
-  for (const [option, { field, help }] of Object.entries(options)) {
+  for (const [option, { field, help, usual }] of Object.entries(options)) {
     const known = ownOptions.get(option);
     if (known) known.owners.push(name);
-    else ownOptions.set(option, { help, flag: config.isFlag(field), owners: [name] });
+    else ownOptions.set(option, { help, usual, flag: config.isFlag(field), owners: [name] });
   }
 
 const dashed = (option: string): string => option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
@@ -74,7 +79,7 @@ function sizesOf(
       const { owners } = ownOptions.get(option)!;
       throw new LineageError(
         "argument",
-        `${system.title} has no --${dashed(option)}: ${owners.join(" and ")} ${owners.length === 1 ? "has" : "have"} it; leave it out`,
+        `${system.title} has no --${dashed(option)} (only ${owners.join(" and ")}); leave it out`,
       );
     } else others[option] = value;
   }
@@ -121,38 +126,34 @@ const size = (name: keyof typeof sizeOptions, help: string): Option =>
   countOption(name, help, undefined, { usual: String(smallSizes[sizeOptions[name]]) });
 
 export const trainCommand = new Command("train")
-  .description("train a model from scratch on a text file")
+  .description("train a decoder from scratch on a text file")
   .optionsGroup("Data:")
-  .addOption(of("data", "<file>", 'UTF-8 text, or "stories" for the embedded corpus'))
+  .addOption(of("data", "<file>", 'UTF-8 text, or "stories" for the embedded corpus', { required: true }))
   .addOption(of("validation", "<p>", "share of the text that is held out"))
   .addOption(
-    of(
-      "tokenizer",
-      "<kind>",
-      "bpe (the system's own, learned from the text), characters, or a folder with a tokenizer",
-    ),
+    of("tokenizer", "<kind>", "bpe (learned from the text), characters, or the folder of a tokenizer"),
   )
-  .addOption(of("vocabSize", "<n>", "tokens that bpe learns"))
+  .addOption(of("vocabSize", "<n>", "tokens of the vocabulary that bpe learns"))
   .addOption(
     of(
       "packing",
       "<kind>",
-      "rows are blocks of one long text, or whole documents between which attention never crosses",
+      "rows are blocks of the text, or several documents; attention never crosses documents",
     ),
   )
   .optionsGroup("Model:")
   .addOption(
-    option("model", "<name>", "which system", z.enum(decoders.map(({ name }) => name)).default("gpt2")),
+    option("model", "<name>", "architecture", z.enum(decoders.map(({ name }) => name)).default("gpt2")),
   )
-  .addOption(size("context", "tokens that the model sees at once"))
-  .addOption(size("layers", "layers"))
+  .addOption(size("context", "context length in tokens"))
+  .addOption(size("layers", "number of layers"))
   .addOption(size("hidden", "width of the hidden states"))
   .addOption(size("heads", "attention heads"));
-for (const [name, { help, flag, owners }] of ownOptions)
+for (const [name, { help, usual, flag, owners }] of ownOptions)
   trainCommand.addOption(
     flag
       ? option(name, undefined, `${owners.join(", ")}: ${help}`)
-      : option(name, "<n>", `${owners.join(", ")}: ${help}`, z.number()),
+      : option(name, "<n>", `${owners.join(", ")}: ${help}`, z.number(), { usual }),
   );
 addRunOptions(trainCommand, of, {
   usualWarmup: "a tenth of the steps, 100 at most",
@@ -160,27 +161,31 @@ addRunOptions(trainCommand, of, {
   usualWeightDecay: "0.1; sgd and adafactor 0",
   out: undefined,
   more: [
-    of("optimizer", "<name>", "what updates the weights"),
-    of("schedule", "<name>", "of the learning rate"),
-    of("beta2", "<x>", "AdamW's memory of squared gradients"),
-    of("ema", "<decay>", "evaluate and save the moving average of the weights", {
-      usual: "the weights themselves",
+    of("optimizer", "<name>", "optimizer"),
+    of("schedule", "<name>", "schedule of the learning rate"),
+    of("beta2", "<x>", "AdamW's beta2"),
+    of("ema", "<decay>", "evaluate and save a moving average of the weights with this decay", {
+      usual: "off",
     }),
   ],
 })
-  .addOption(of("workers", "<n>", "worker threads that share the micro-batches of a step", { usual: "none" }))
+  .addOption(
+    of("workers", "<n>", "worker threads that share the micro-batches of a step", {
+      usual: "none",
+    }),
+  )
   .addOption(deviceOption())
   .addHelpText(
     "after",
     examples(
-      ["lineage train --data my.txt --out runs/mine", "learn your own text"],
-      ["lineage train --resume --out runs/mine", "go on after Ctrl-C, to the same losses"],
-      [
-        "lineage train --data my.txt --tokenizer characters",
-        "one token a character, as nanoGPT's small recipes",
-      ],
+      ["lineage train --data my.txt --out runs/mine", "train on your own text"],
+      ["lineage train --resume --out runs/mine", "continue after Ctrl-C, with the same losses"],
+      ["lineage train --data my.txt --tokenizer characters", "one token for each character"],
       ["lineage train --data my.txt --layers 6 --hidden 384 --heads 6", "a larger model"],
-      ["lineage train --data stories --model llama --key-value-heads 2", "a LLaMA with grouped queries"],
+      [
+        "lineage train --data stories --model llama --key-value-heads 2",
+        "a LLaMA with grouped-query attention",
+      ],
     ),
   )
   .action(async ({ resume, json, threads, device, model, out, ...options }: TrainArguments) => {
@@ -189,7 +194,10 @@ addRunOptions(trainCommand, of, {
     if (resume) return void (await runTrain(undefined, control));
     const { data } = options;
     if (typeof data !== "string")
-      throw new LineageError("argument", "train needs --data FILE, or --data stories");
+      throw new LineageError(
+        "argument",
+        "train needs --data FILE, or --data stories for the embedded corpus",
+      );
     const { sizes, others } = sizesOf(model, options);
     // The library checks every option by name.
     const request = { ...others, data, out: place, system: model, sizes };

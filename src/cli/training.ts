@@ -1,7 +1,7 @@
 import type { Command, Option } from "commander";
 import { z } from "zod";
 import { RunFolder, type TrainingResult } from "../training/index.js";
-import { type libraryOptions, threadsOption } from "./options.js";
+import { type libraryOptions, option, threadsOption } from "./options.js";
 import { interruptible } from "./progress.js";
 import { Reporter, colors } from "./terminal.js";
 
@@ -70,7 +70,7 @@ export function tellEnd(
 ): void {
   if (result.outcome === "interrupted") {
     report.say(
-      `stopped after step ${result.step} and saved; go on with: lineage ${command} --resume --out ${path}`,
+      `stopped after step ${result.step} and saved; continue with: lineage ${command} --resume --out ${path}`,
       { ...result },
     );
     return;
@@ -100,25 +100,29 @@ export function addRunOptions(
 ): Command {
   command
     .optionsGroup("Training:")
-    .addOption(of("batch", "<n>", "rows of a micro-batch"))
-    .addOption(of("accumulate", "<n>", "micro-batches of a step"))
+    .addOption(of("batch", "<n>", "rows in a micro-batch"))
+    .addOption(of("accumulate", "<n>", "micro-batches in a step"))
     .addOption(of("steps", "<n>", "steps to train"))
-    .addOption(of("learningRate", "<x>", "peak of the schedule", { usual: usualLearningRate }))
-    .addOption(of("warmup", "<n>", "steps of rising learning rate", { usual: usualWarmup }))
-    .addOption(of("weightDecay", "<x>", "decay of matrices", { usual: usualWeightDecay }))
-    .addOption(of("clip", "<x>", "limit of the gradient norm"));
-  for (const option of more) command.addOption(option);
+    .addOption(of("learningRate", "<x>", "peak learning rate", { usual: usualLearningRate }))
+    .addOption(of("warmup", "<n>", "warm-up steps, in which the learning rate rises", { usual: usualWarmup }))
+    .addOption(of("weightDecay", "<x>", "weight decay of matrices", { usual: usualWeightDecay }))
+    .addOption(of("clip", "<x>", "largest gradient norm"));
+  for (const one of more) command.addOption(one);
   return command
     .addOption(of("evalEvery", "<n>", "steps between evaluations"))
     .addOption(
-      of("patience", "<n>", "end after this many evaluations without a better held-out loss", {
+      of("patience", "<n>", "stop after this many evaluations without a better held-out loss", {
         usual: "never",
       }),
     )
-    .addOption(of("seed", "<n>", "everything random follows from it"))
+    .addOption(of("seed", "<n>", "the same seed gives the same losses"))
     .optionsGroup("Run:")
-    .option("--out <folder>", `checkpoint folder (default: ${out ?? "runs/ and the model's name"})`, out)
-    .option("--resume", "go on with the run in --out; its own options apply")
+    .addOption(
+      out === undefined
+        ? option("out", "<folder>", "checkpoint folder", z.string(), { usual: "runs/MODEL" })
+        : option("out", "<folder>", "checkpoint folder", z.string().default(out)),
+    )
+    .option("--resume", "continue the run in --out, with its own options")
     .option("--json", "one JSON object a line, for programs")
     .addOption(threadsOption());
 }

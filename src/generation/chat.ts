@@ -36,6 +36,7 @@ export interface ChatOptions {
  */
 export class Chat {
   readonly messages: ChatMessage[] = [];
+  private system: string | null | undefined;
   private readonly template: ChatTemplate;
   private readonly maxNewTokens: number;
 
@@ -49,18 +50,19 @@ export class Chat {
     if (options.stopIds.length === 0)
       throw new LineageError(
         "tokenizer",
-        "this model names no token that ends a turn, so that no answer would end",
+        "this model names no token that ends a turn, so its answers would never end",
       );
     this.reset(options.system);
   }
 
-  /** Begins anew. */
-  reset(system = this.options.system): void {
+  /** Starts over with the same system message, or with another one; with none where it is null. */
+  reset(system: string | null | undefined = this.system): void {
+    this.system = system;
     this.messages.length = 0;
-    if (system !== undefined) this.messages.push({ role: "system", content: system });
+    if (typeof system === "string") this.messages.push({ role: "system", content: system });
   }
 
-  /** Goes on with a conversation of before. Throws `data` for what is none. */
+  /** Continues a saved conversation. Throws `data` for what is none. */
   load(messages: unknown): void {
     const valid =
       Array.isArray(messages) &&
@@ -76,15 +78,15 @@ export class Chat {
     if (!valid)
       throw new LineageError(
         "data",
-        'this is no conversation: it must be a list of {"role": "user", "content": "…"}, with the roles system, user, assistant and tool',
+        'this is not a conversation: it must be a list of {"role": "user", "content": "…"}, with the roles system, user, assistant and tool',
       );
     this.messages.splice(0, this.messages.length, ...(messages as ChatMessage[]));
   }
 
-  /** Writes the last answer anew: with the same seed the same one. Throws `argument` where there is none. */
+  /** Replaces the last answer; the same seed gives the same one. Throws `argument` where there is none. */
   regenerate(sampling: Parameters<Chat["answer"]>[1] = {}): AsyncGenerator<string, AnswerReport> {
     const last = this.messages.findLastIndex(({ role }) => role === "user");
-    if (last < 0) throw new LineageError("argument", "there is no answer yet that could be written anew");
+    if (last < 0) throw new LineageError("argument", "there is no answer yet to replace");
     const { content } = this.messages[last]!;
     this.messages.length = last;
     return this.answer(content, sampling);
@@ -144,7 +146,7 @@ export class Chat {
       if (next < 0) {
         throw new LineageError(
           "length",
-          `the message needs ${ids.length} tokens, but the context holds ${capacity} and keeps ${this.maxNewTokens} for the answer; shorten it`,
+          `the message needs ${ids.length} tokens, but the context holds ${capacity} and keeps ${this.maxNewTokens} for the answer; shorten the message`,
         );
       }
       messages.splice(kept, next - kept);

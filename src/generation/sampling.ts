@@ -37,8 +37,8 @@ export function checkSampling(
       Number.isInteger(topK) && topK >= 1,
       `${nameOf("topK")} must be a whole number of at least 1, not ${topK}`,
     ],
-    [topP > 0 && topP <= 1, `${nameOf("topP")} must lie in (0, 1], not ${topP}`],
-    [minP >= 0 && minP < 1, `${nameOf("minP")} must lie in [0, 1), not ${minP}`],
+    [topP > 0 && topP <= 1, `${nameOf("topP")} must be above 0 and at most 1, not ${topP}`],
+    [minP >= 0 && minP < 1, `${nameOf("minP")} must be at least 0 and below 1, not ${minP}`],
     [repetitionPenalty > 0, `${nameOf("repetitionPenalty")} must be positive, not ${repetitionPenalty}`],
     [
       Number.isFinite(frequencyPenalty),

@@ -184,7 +184,7 @@ export const gpt2 = defineSystem({
   className: "GPT2LMHeadModel",
   config: gpt2Table,
   sizes: gpt2Sizes,
-  options: { dropout: { field: "dropout", help: "probability of dropout", fallback: () => 0 } },
+  options: { dropout: { field: "dropout", help: "dropout probability", usual: "0", fallback: () => 0 } },
   create: (config) => new Gpt2(config),
   unused: /\.attn\.(masked_)?bias$|^lm_head\.weight$/,
   depth: depthByName(/^transformer\.(wte|wpe)\./, /^transformer\.h\.(\d+)\./),

@@ -311,8 +311,12 @@ export const llama = defineSystem({
   config: llamaTable,
   sizes: llamaSizes,
   options: {
-    keyValueHeads: { field: "numKeyValueHeads", help: "heads of keys and values, shared by groups of heads" },
-    tieEmbeddings: { field: "tieEmbeddings", help: "one matrix for the embeddings of input and output" },
+    keyValueHeads: {
+      field: "numKeyValueHeads",
+      help: "heads of keys and values; a group of heads shares each",
+      usual: "--heads",
+    },
+    tieEmbeddings: { field: "tieEmbeddings", help: "use one matrix for input and output embeddings" },
   },
   create: (config) => new Llama(config),
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,

@@ -107,10 +107,15 @@ export const mistral = defineSystem({
   config: mistralTable,
   sizes: mistralSizes,
   options: {
-    keyValueHeads: { field: "numKeyValueHeads", help: "heads of keys and values, shared by groups of heads" },
+    keyValueHeads: {
+      field: "numKeyValueHeads",
+      help: "heads of keys and values; a group of heads shares each",
+      usual: "--heads",
+    },
     window: {
       field: "slidingWindow",
-      help: "tokens that each one looks back on",
+      help: "tokens of the sliding window",
+      usual: "half of --context",
       fallback: ({ contextLength }) => Math.ceil(contextLength / 2),
     },
   },

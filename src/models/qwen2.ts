@@ -188,8 +188,12 @@ export const qwen2 = defineSystem({
   config: qwen2Table,
   sizes: qwen2Sizes,
   options: {
-    keyValueHeads: { field: "numKeyValueHeads", help: "heads of keys and values, shared by groups of heads" },
-    tieEmbeddings: { field: "tieEmbeddings", help: "one matrix for the embeddings of input and output" },
+    keyValueHeads: {
+      field: "numKeyValueHeads",
+      help: "heads of keys and values; a group of heads shares each",
+      usual: "--heads",
+    },
+    tieEmbeddings: { field: "tieEmbeddings", help: "use one matrix for input and output embeddings" },
   },
   create: (config) => new Qwen2(config),
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,

@@ -36,8 +36,9 @@ export interface PublishedSize<C> {
 /** An option of the command line that is a system's own: a field of its configuration. */
 export interface SystemOption {
   readonly field: string;
-  /** What it does, for `--help`. */
+  /** What it does, and what it is where it is not given, for `--help`. */
   readonly help: string;
+  readonly usual?: string;
   /** The choice for a model that a person trains, where it is not the published one. */
   fallback?(sizes: SystemConfig): unknown;
 }

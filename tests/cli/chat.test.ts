@@ -1,8 +1,8 @@
-import { spawn } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { Tokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { saveModel } from "../../src/checkpoints/index.js";
@@ -78,8 +78,8 @@ describe("lineage chat", () => {
     const { code, stdout, stderr } = await ended;
     expect(code).toBe(0);
     expect(stdout.split("\n")).toHaveLength(3);
-    expect(stderr.match(/5 written at/g)).toHaveLength(2);
-    expect(stderr).toContain("begun anew with this system message");
+    expect(stderr.match(/5 tokens written at/g)).toHaveLength(2);
+    expect(stderr).toContain("started over with this system message");
     expect(stderr).toContain("there is no command /nothing; /help lists them");
     expect(JSON.parse(await readFile(file, "utf8"))).toMatchObject([
       { role: "system", content: "the mat" },
@@ -129,7 +129,7 @@ describe("lineage chat", () => {
     expect(messages.map(({ content }) => content)).toContain(answers[1]);
     expect(stderr).toContain("temperature is 2");
     expect(stderr).toContain("seed 7");
-    expect(stderr).toContain("/set takes one of temperature");
+    expect(stderr).toContain("/set needs a name (temperature");
     expect(stderr).toContain("4 messages from");
     expect(stderr).toContain("nowhere.json");
   });
@@ -178,7 +178,7 @@ describe("lineage chat", () => {
     const { code, stderr } = await ended;
     expect(code).toBe(130);
     expect(interrupted).toBe(4);
-    expect(stderr.match(/written at .*, stopped; Ctrl-C again leaves/g)).toHaveLength(2);
+    expect(stderr.match(/written at .*, stopped; press Ctrl-C again to leave/g)).toHaveLength(2);
   });
 
   it("warns at a first Ctrl-C where there is nothing to stop", async () => {
@@ -191,5 +191,61 @@ describe("lineage chat", () => {
     });
     expect((await ended).code).toBe(130);
     expect(sent).toBe(2);
+  });
+});
+
+/** Whether util-linux's `script` can give a command a terminal. */
+const hasTerminal = process.platform === "linux" && spawnSync("script", ["--version"]).status === 0;
+
+describe.skipIf(!hasTerminal)("lineage chat in a terminal", () => {
+  /** Answers each text that the command shows with keys. Gives all that it showed. */
+  async function type(cache: string, steps: readonly (readonly [shown: string, keys: string])[]) {
+    const words = [process.execPath, main, "chat", "--model", folder, "--max-new-tokens", "5"];
+    const command = [...words, "--temperature", "0", "--threads", "1"].map((word) => `'${word}'`).join(" ");
+    const child = spawn("script", ["-qfec", command, "/dev/null"], {
+      env: { ...environment, LINEAGE_CACHE: cache, TERM: "xterm" },
+    });
+    onTestFinished(() => void child.kill());
+    let [screen, seen, step] = ["", 0, 0];
+    child.stdout.on("data", (data: Buffer) => {
+      screen += data.toString();
+      for (;;) {
+        const [shown, keys] = steps[step] ?? [];
+        const place = shown === undefined ? -1 : screen.indexOf(shown, seen);
+        if (place < 0) return;
+        seen = place + shown!.length;
+        step++;
+        child.stdin.write(keys!);
+      }
+    });
+    const code = await new Promise((resolve) => child.on("close", resolve));
+    return { screen, code, left: steps.length - step };
+  }
+  const prompt = "> \u001b[3G";
+
+  it("takes pasted lines as one message, and has the lines of the last session under the arrow", async () => {
+    const cache = await mkdtemp(path.join(folder, "cache-"));
+    const file = path.join(cache, "talk.json");
+    const first = await type(cache, [
+      [prompt, "\u001b[200~the cat\r  sat\r\ron\u001b[201~"],
+      ["\non", "\r"],
+      [prompt, `/save ${file}\r`],
+      [prompt, "/exit\r"],
+    ]);
+    expect(first).toMatchObject({ code: 0, left: 0 });
+    const read = async () => JSON.parse(await readFile(file, "utf8")) as { role: string; content: string }[];
+    expect((await read())[0]).toEqual({ role: "user", content: "the cat\n  sat\n\non" });
+    expect((await stat(path.join(cache, "chat-history"))).mode & 0o777).toBe(0o600);
+
+    const up = "\u001b[A";
+    const second = await type(cache, [
+      // /exit, /save, on, "  sat", "the cat"
+      [prompt, up.repeat(5)],
+      ["the cat", "\r"],
+      [prompt, `/save ${file}\r`],
+      [prompt, "\u0004"],
+    ]);
+    expect(second).toMatchObject({ code: 0, left: 0 });
+    expect((await read())[0]).toEqual({ role: "user", content: "the cat" });
   });
 });

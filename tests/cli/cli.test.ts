@@ -91,22 +91,33 @@ describe("lineage", () => {
     }
   });
 
-  it("teaches: every command has examples", async () => {
-    for (const command of [[], ["train"], ["generate"], ["eval"], ["export"]]) {
-      const { stdout, status } = await lineage(...command, "--help");
-      expect(status).toBe(0);
-      expect(stdout, command.join()).toMatch(/Examples:\n {2}lineage /);
-    }
-  });
-
-  it("knows each command of its help by its name", async () => {
+  it("knows each command of its help by its name, and shows its examples and every default", async () => {
     const names = Array.from(
       (await lineage("--help")).stdout.matchAll(/^ {2}([a-z-]+) \[options\]/gm),
       ([, name]) => name!,
     );
     expect(names).toHaveLength(19);
-    for (const name of names)
-      expect((await lineage(name, "--help")).stdout).toMatch(new RegExp(`^Usage: lineage ${name} `));
+    expect((await lineage("--help")).stdout).toMatch(/Examples:\n {2}lineage /);
+    // Nothing happens without these.
+    const off = ["--stop", "--json-schema", "--regex", "--parallel"];
+    for (const name of names) {
+      const { stdout, status } = await lineage(name, "--help");
+      expect(status).toBe(0);
+      expect(stdout).toMatch(new RegExp(`^Usage: lineage ${name} `));
+      expect(stdout, name).toMatch(/Examples:\n {2}(.* )?lineage /);
+      const options = stdout.slice(0, stdout.indexOf("Examples:")).split(/\n {2}(?=-)/);
+      for (const text of options.filter((one) => /^--[a-z-0-9]+ </.test(one)))
+        if (!off.includes(text.split(" ")[0]!)) expect(text, name).toMatch(/\((default:\s|required\))/);
+    }
+  });
+
+  it("ends quietly where the reader of its output has left", async () => {
+    const child = spawn(process.execPath, [main, "train", "--help"], { env: environment });
+    child.stdout.destroy();
+    let stderr = "";
+    child.stderr.on("data", (data: Buffer) => (stderr += data.toString()));
+    const code = await new Promise((resolve) => child.on("close", resolve));
+    expect({ code, stderr }).toEqual({ code: 141, stderr: "" });
   });
 
   it("answers what is no command with the nearest one, and not with what every object has", async () => {
@@ -446,7 +457,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     const refused = async (...more: string[]) =>
       (await lineage("train", "--data", text, "--out", path.join(folder, "refused"), ...small, ...more))
         .stderr;
-    expect(await refused("--window", "4")).toContain("GPT-2 has no --window: mistral has it");
+    expect(await refused("--window", "4")).toContain("GPT-2 has no --window (only mistral)");
     expect(await refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no --dropout");
     expect(await refused("--model", "bert")).toMatch(
       /--model must be .*\bgpt2, llama, mistral\b.* or .*, not "bert"/,
@@ -583,7 +594,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     );
     await refused(
       ["generate", "--model", text, "--prompt", "a"],
-      "is neither a checkpoint folder nor a GGUF file",
+      "is not a model: it is neither a folder nor a GGUF file",
     );
     await refused(["generate", "--model", folder, "--prompt", "a"], "it has no config.json; did you mean ");
     const gguf = path.join(folder, "some.gguf");
@@ -592,7 +603,10 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
   });
 
   it("an ending that no format has", async () => {
-    await refused(["convert", run, path.join(folder, "out.bin")], "nothing is written with the ending .bin");
+    await refused(
+      ["convert", run, path.join(folder, "out.bin")],
+      "convert does not write .bin files; end the name in .gguf or .onnx",
+    );
     expect(existsSync(path.join(folder, "out.bin"))).toBe(false);
   });
 

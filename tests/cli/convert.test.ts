@@ -132,7 +132,9 @@ describe("convert", () => {
   });
 
   it("ends with one sentence where it cannot", async () => {
-    expect((await lineage("convert", folder, folder)).stderr).toContain("would replace its source");
+    expect((await lineage("convert", folder, folder)).stderr).toContain(
+      "source and result are the same place",
+    );
     expect((await lineage("convert", at("absent.gguf"), at("x"))).stderr).toMatch(
       /^error: there is no .*absent\.gguf; /,
     );
@@ -152,6 +154,8 @@ describe("inspect", () => {
     await convert(folder, at("counted.gguf"), "--format", "Q8_0");
     expect(await inspect(at("counted.gguf"))).toMatchObject({ parameters, kind: "GGUF, version 3" });
     expect((await lineage("inspect", at("counted.gguf"))).stdout).toContain('general.architecture = "llama"');
-    expect((await lineage("inspect", at("config.json"))).stderr).toContain("is neither .gguf");
+    expect((await lineage("inspect", at("config.json"))).stderr).toContain(
+      "is not a model: inspect reads folders and .gguf",
+    );
   });
 });

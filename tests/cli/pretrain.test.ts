@@ -66,12 +66,15 @@ describe("lineage pretrain", () => {
     [["--data", "stories"], "pretrain needs --model, one of albert, bert"],
     [["--model", "bert"], "pretrain needs --data FILE"],
     [["--model", "bert", "--data", at("none.txt")], "none.txt"],
-    [["--model", "bert", "--data", at("a.en"), "--parallel", "en=a,ne=b"], "translations are XLM's"],
+    [["--model", "bert", "--data", at("a.en"), "--parallel", "en=a,ne=b"], "only xlm learns from --parallel"],
     [
       ["--model", "xlm", "--data", `en=${at("a.en")}`, "--parallel", "en=a,fr=b"],
-      "there is no text of fr, which --parallel has",
+      "--parallel names the language fr, which has no text",
     ],
-    [["--model", "xlm", "--data", `en=${at("a.en")}`, "--data", at("a.ne")], "has no language"],
+    [
+      ["--model", "xlm", "--data", `en=${at("a.en")}`, "--data", at("a.ne")],
+      "names no language, but other files do",
+    ],
     [["--model", "bert", "--data", at("a.en"), "--layers", "0"], "layers"],
   ])("says what is wrong with %j", async (options, message) => {
     const { status, stderr } = await lineage("pretrain", "--out", at("wrong"), ...options);

@@ -184,7 +184,7 @@ describe("sampling", () => {
   });
 
   it("refuses options out of range", async () => {
-    await expect(write([[1]], { topP: 0 })).rejects.toThrow("topP must lie in (0, 1], not 0");
+    await expect(write([[1]], { topP: 0 })).rejects.toThrow("topP must be above 0 and at most 1, not 0");
     await expect(write([[1]], { temperature: -1 })).rejects.toThrow("temperature must be 0 or more, not -1");
   });
 });

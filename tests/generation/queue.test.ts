@@ -298,9 +298,9 @@ it("options are refused by the names that they were given by", () => {
   const kebab = (option: string) => `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
   const refused: [ContinuationOptions & { stop?: string[] }, string][] = [
     [{ temperature: -1 }, "--temperature must be 0 or more, not -1"],
-    [{ topP: 3 }, "--top-p must lie in (0, 1], not 3"],
+    [{ topP: 3 }, "--top-p must be above 0 and at most 1, not 3"],
     [{ topK: 1.5 }, "--top-k must be a whole number of at least 1, not 1.5"],
-    [{ minP: NaN }, "--min-p must lie in [0, 1), not NaN"],
+    [{ minP: NaN }, "--min-p must be at least 0 and below 1, not NaN"],
     [{ repetitionPenalty: 0 }, "--repetition-penalty must be positive, not 0"],
     [{ presencePenalty: NaN }, "--presence-penalty must be a number, not NaN"],
     [{ maxNewTokens: 1.5 }, "--max-new-tokens must be a whole number of at least 0, not 1.5"],

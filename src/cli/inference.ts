@@ -1,0 +1,83 @@
+import type { Command } from "commander";
+import { z } from "zod";
+import type { SamplingOptions } from "../generation/index.js";
+import { countOption, option, preparedOption } from "./options.js";
+import { type QuantizedBits, fastPromptsHelp } from "./quantize.js";
+
+// What the commands that write text have in common.
+
+/** How a command that writes text loads its model. */
+export interface ModelCommand {
+  readonly quantize?: QuantizedBits;
+  readonly fastPrompts?: boolean;
+  readonly prepared?: boolean;
+}
+
+/** Adds the options of sampling. */
+export const addSamplingOptions = (
+  command: Command,
+  { temperature, topP = 1 }: Required<Pick<SamplingOptions, "temperature">> & Pick<SamplingOptions, "topP">,
+): Command =>
+  command
+    .optionsGroup("Sampling:")
+    .addOption(
+      option(
+        "temperature",
+        "<x>",
+        "lower is more predictable; 0 always takes the most probable token",
+        z.number().nonnegative().default(temperature),
+      ),
+    )
+    .addOption(countOption("topK", "sample from the n most probable tokens", undefined, { usual: "all" }))
+    .addOption(
+      option(
+        "topP",
+        "<p>",
+        "sample from the most probable tokens that together reach this probability",
+        z.number().positive().max(1).default(topP),
+      ),
+    )
+    .addOption(
+      option(
+        "minP",
+        "<p>",
+        "drop tokens less probable than this fraction of the most probable one",
+        z.number().min(0).lt(1).default(0),
+      ),
+    )
+    .addOption(
+      option(
+        "repetitionPenalty",
+        "<x>",
+        "above 1 makes tokens of the prompt and the text less probable",
+        z.number().positive().default(1),
+      ),
+    )
+    .addOption(
+      option(
+        "frequencyPenalty",
+        "<x>",
+        "subtracted from a token's logit each time that the token was written",
+        z.number().default(0),
+      ),
+    )
+    .addOption(
+      option(
+        "presencePenalty",
+        "<x>",
+        "subtracted once from the logit of a token that was written",
+        z.number().default(0),
+      ),
+    )
+    .addOption(option("seed", "<n>", "the same seed gives the same text", z.int().nonnegative().default(0)));
+
+/** Adds the options of how a model is loaded. */
+export const addModelOptions = (command: Command): Command =>
+  command
+    .addOption(
+      option("quantize", "<bits>", "load matrices in fewer bits", z.enum(["4", "8", "nf4"]), {
+        usual: "as stored",
+      }),
+    )
+    .option("--fast-prompts", fastPromptsHelp)
+    .addOption(preparedOption());
