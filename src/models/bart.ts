@@ -6,6 +6,13 @@ import {
   encoderDecoderEntries,
   encoderDecoderFields,
 } from "../nn/index.js";
+import {
+  type Pretraining,
+  type PretrainingOptions,
+  denoisingPretraining,
+  needToken,
+  sizesOf,
+} from "../objectives/index.js";
 import { defineSystem, publishedSize, sharedEncoderDecoder } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
@@ -54,6 +61,22 @@ export class Bart extends SharedEncoderDecoder {
   }
 }
 
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+/** Sections 2.2 and 3: sentences in another order, and spans behind masks; the decoder writes the text as it was. */
+function pretrainBart(options: PretrainingOptions): Pretraining {
+  const { tokenizer, dropout, hiddenSize } = options;
+  const config = bartTable.create({
+    ...sizesOf(options),
+    dropout,
+    initializerRange: hiddenSize ** -0.5,
+    padTokenId: needToken(tokenizer.padId, "padding"),
+    decoderStartTokenId: needToken(tokenizer.eosId, "token that ends a text"),
+  });
+  const json = { architectures: ["BartForConditionalGeneration"], ...bartTable.write(config) };
+  return denoisingPretraining(options, { model: new Bart(config), config: json });
+}
+
 // ---- Definition ---------------------------------------------------------------------------------------------------
 
 /** BART as the rest of the library knows it. */
@@ -64,4 +87,8 @@ export const bart = defineSystem({
   sizes: bartSizes,
   create: (config) => new Bart(config),
   tokenizer: { kind: "encoder BPE", style: "roberta" },
+  pretraining: {
+    objective: "texts whose sentences changed places and whose spans are masked",
+    prepare: pretrainBart,
+  },
 });

@@ -4,6 +4,13 @@ import {
   encoderDecoderEntries,
   encoderDecoderFields,
 } from "../nn/index.js";
+import {
+  type Pretraining,
+  type PretrainingOptions,
+  massPretraining,
+  needToken,
+  sizesOf,
+} from "../objectives/index.js";
 // The published network is BART's to the letter: what makes MASS itself is what it learns from.
 import { Bart, type BartConfig } from "./bart.js";
 import { defineSystem, publishedSize, sharedEncoderDecoder } from "./system.js";
@@ -53,6 +60,22 @@ export const massSizes = {
   "mass-middle-uncased": published(208_668_672, { hiddenSize: 1024, numLayers: 6, numHeads: 16 }),
 } as const;
 
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+/** Section 3.2: the decoder writes the half of a sentence that the encoder does not see. */
+function pretrainMass(options: PretrainingOptions): Pretraining {
+  const { tokenizer, dropout, hiddenSize } = options;
+  const config = massTable.create({
+    ...sizesOf(options),
+    dropout,
+    initializerRange: hiddenSize ** -0.5,
+    padTokenId: needToken(tokenizer.padId, "padding"),
+    decoderStartTokenId: needToken(tokenizer.eosId, "token that ends a text"),
+  });
+  const json = { architectures: ["BartForConditionalGeneration"], ...massTable.write(config) };
+  return massPretraining(options, { model: new Bart(config), config: json });
+}
+
 // ---- Definition ---------------------------------------------------------------------------------------------------
 
 /** MASS as the rest of the library knows it. */
@@ -65,4 +88,5 @@ export const mass = defineSystem({
   holds: ({ pretraining_objective: objective }) => objective === mark.pretraining_objective,
   create: (config) => new Bart(config),
   tokenizer: { kind: "encoder BPE", style: "xlm" },
+  pretraining: { objective: "half of each sentence, from the other half", prepare: pretrainMass },
 });

@@ -1,7 +1,7 @@
 import { configTable } from "../nn/index.js";
 import { defineSystem, publishedSize } from "./system.js";
 // The network is that of T5 1.1: what makes mT5 itself is its vocabulary, and how its languages are sampled.
-import { checkT5, gatedAndFree, t5Definition, t5Entries, t5Fields, t5v11 } from "./t5.js";
+import { checkT5, gatedAndFree, pretrainT5, t5Definition, t5Entries, t5Fields, t5v11 } from "./t5.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
@@ -51,4 +51,9 @@ export const mt5 = defineSystem({
   className: "MT5ForConditionalGeneration",
   config: mt5Table,
   sizes: mt5Sizes,
+  pretraining: {
+    objective: "spans of the text that are hidden, in languages sampled by their share to the power 0.3",
+    prepare: (options) =>
+      pretrainT5({ table: mt5Table, className: "MT5ForConditionalGeneration" }, options, 0.3),
+  },
 });

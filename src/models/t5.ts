@@ -26,6 +26,13 @@ import {
   splitHeads,
   throughLayers,
 } from "../nn/index.js";
+import {
+  type Pretraining,
+  type PretrainingOptions,
+  needToken,
+  sizesOf,
+  spanPretraining,
+} from "../objectives/index.js";
 import { defineSystem, encoderDecoder, encoderDecoderDepth, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
@@ -471,6 +478,31 @@ export const t5Sizes = {
   "t5-v1_1-xxl": published(11_135_332_352, { ...t5v11.xxl, ...gatedAndFree }),
 } as const;
 
+// ---- Pretraining --------------------------------------------------------------------------------------------------
+
+/**
+ * Section 3.1.4: spans of running text are hidden, and the decoder writes them.
+ * @param exponent of the languages' shares of the text
+ */
+export function pretrainT5(
+  { table, className }: { readonly table: typeof t5Table; readonly className: string },
+  options: PretrainingOptions,
+  exponent = 1,
+): Pretraining {
+  const { tokenizer, dropout, hiddenSize, numHeads } = options;
+  const padTokenId = needToken(tokenizer.padId, "padding");
+  const config = table.create({
+    ...sizesOf(options),
+    headSize: Math.ceil(hiddenSize / numHeads),
+    intermediateSize: 4 * hiddenSize,
+    dropout,
+    padTokenId,
+    decoderStartTokenId: padTokenId,
+  });
+  const json = { architectures: [className], ...table.write(config) };
+  return spanPretraining(options, { model: new T5(config), config: json }, { exponent });
+}
+
 // ---- Definition ---------------------------------------------------------------------------------------------------
 
 /** What T5 and mT5 have in common. */
@@ -500,4 +532,8 @@ export const t5 = defineSystem({
   className: "T5ForConditionalGeneration",
   config: t5Table,
   sizes: t5Sizes,
+  pretraining: {
+    objective: "spans of the text that are hidden",
+    prepare: (options) => pretrainT5({ table: t5Table, className: "T5ForConditionalGeneration" }, options),
+  },
 });

@@ -8,6 +8,7 @@ export * from "./pretraining.js";
 export * from "./replaced-tokens.js";
 export * from "./rows.js";
 export * from "./sentences.js";
+export * from "./sequence-pretraining.js";
 export * from "./sequence-to-sequence.js";
 export * from "./span-corruption.js";
 export * from "./translation.js";

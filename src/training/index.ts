@@ -1,4 +1,5 @@
 export * from "./chart.js";
+export * from "./checkpoint-average.js";
 export * from "./checkpoint.js";
 export * from "./folder.js";
 export * from "./log.js";

@@ -22,7 +22,10 @@ export interface TrainingRun extends TrainerOptions {
   /** Steps between evaluations, at each of which the run is saved. */
   readonly evalEvery: number;
   /** Measures held-out data with the weights that would be kept. */
-  readonly evaluate: (weights: Weights, options: { readonly signal?: AbortSignal }) => Promise<Metrics>;
+  readonly evaluate: (
+    weights: Weights,
+    options: { readonly step: number; readonly signal?: AbortSignal | undefined },
+  ) => Promise<Metrics>;
   /** Writes the model for use; called with the weights of the best evaluation so far. */
   readonly save: (weights: Weights) => Promise<void>;
   /** What the best evaluation is best in. Default: the least `loss`. */
@@ -142,7 +145,7 @@ class Loop {
 
   private async evaluate(log: MetricsLog): Promise<void> {
     const { best: { metric, mode } = { metric: "loss", mode: "least" }, signal, observer } = this.options;
-    const metrics = await this.options.evaluate(this.trainer.kept, { signal });
+    const metrics = await this.options.evaluate(this.trainer.kept, { step: this.step, signal });
     log.evaluation(this.step, metrics);
     const value = metrics[metric];
     if (value === undefined)
