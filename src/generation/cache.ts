@@ -1,4 +1,4 @@
-import type { TypedArray } from "../base/dtype.js";
+import { type TypedArray, bytesPerElement, elementCount } from "../base/dtype.js";
 import type { DeviceTensor, Runtime, Tensors } from "../runtime/types.js";
 
 /** What the keys and values of earlier tokens are kept as. */
@@ -19,41 +19,83 @@ const smallestScale = 1e-12;
  */
 export class KeyValueBuffers implements Disposable {
   /** By layer and part: `3.key`. */
-  private readonly tensors: Readonly<Record<string, DeviceTensor>>;
-  private readonly views: readonly TypedArray[];
+  private tensors!: Readonly<Record<string, DeviceTensor>>;
+  private views!: readonly TypedArray[];
   private readonly windows = new Map<string, Tensors>();
+  private readonly rows: number;
   private readonly heads: number;
-  private readonly cells: number;
   private readonly headSize: number;
+  /** Tokens that one row has room for. */
+  cells: number;
 
   constructor(
-    runtime: Runtime,
-    numLayers: number,
-    private readonly shape: readonly [rows: number, heads: number, cells: number, headSize: number],
-    dtype: CacheType,
+    private readonly runtime: Runtime,
+    private readonly numLayers: number,
+    shape: readonly [rows: number, heads: number, cells: number, headSize: number],
+    private readonly dtype: CacheType,
   ) {
-    [, this.heads, this.cells, this.headSize] = shape;
+    [this.rows, this.heads, this.cells, this.headSize] = shape;
+    this.allocate();
+  }
+
+  shapeOf(cells: number): [rows: number, heads: number, cells: number, headSize: number] {
+    return [this.rows, this.heads, cells, this.headSize];
+  }
+
+  /** What buffers of so many cells take. */
+  bytesOf(cells: number): number {
+    return 2 * this.numLayers * bytesPerElement(this.dtype) * elementCount(this.shapeOf(cells));
+  }
+
+  private allocate(): void {
+    const shape = this.shapeOf(this.cells);
     this.tensors = Object.fromEntries(
-      Array.from({ length: numLayers }, (_, layer) => layer).flatMap((layer) =>
-        parts.map((part) => [`${layer}.${part}`, runtime.createTensor(dtype, shape) as DeviceTensor]),
+      Array.from({ length: this.numLayers }, (_, layer) => layer).flatMap((layer) =>
+        parts.map((part) => [
+          `${layer}.${part}`,
+          this.runtime.createTensor(this.dtype, shape) as DeviceTensor,
+        ]),
       ),
     );
     this.views = Object.values(this.tensors).map((tensor) => tensor.view());
   }
 
-  /** Tensors over `count` rows from `first` on, by layer and part. They live as long as the buffers. */
+  /** Tensors over `count` rows from `first` on, by layer and part. They live until the buffers get another size. */
   window(first: number, count: number): Tensors {
     const key = `${first},${count}`;
     let window = this.windows.get(key);
     if (!window) {
-      const [, ...rest] = this.shape;
-      const offset = first * this.heads * this.cells * this.headSize;
+      const { heads, cells, headSize } = this;
       window = Object.fromEntries(
-        Object.entries(this.tensors).map(([name, tensor]) => [name, tensor.slice(offset, [count, ...rest])]),
+        Object.entries(this.tensors).map(([name, tensor]) => [
+          name,
+          tensor.slice(first * heads * cells * headSize, [count, heads, cells, headSize]),
+        ]),
       );
       this.windows.set(key, window);
     }
     return window;
+  }
+
+  /**
+   * Gives every row room for `cells` tokens, and lets the windows go.
+   * @param used the cells of each row that are kept, at most `cells`
+   */
+  resize(cells: number, used: (row: number) => number): void {
+    const [before, views, room] = [this.tensors, this.views, this.cells];
+    this.letWindowsGo();
+    this.cells = cells;
+    this.allocate();
+    for (const [index, view] of this.views.entries())
+      for (let row = 0; row < this.rows; row++)
+        for (let head = 0, size = used(row) * this.headSize; size > 0 && head < this.heads; head++) {
+          const from = (row * this.heads + head) * room * this.headSize;
+          (view as Float32Array).set(
+            views[index]!.subarray(from, from + size) as Float32Array,
+            this.place(row, head),
+          );
+        }
+    for (const tensor of Object.values(before)) tensor.dispose();
   }
 
   /** Moves `count` cells of a row to its first cells. */
@@ -67,13 +109,35 @@ export class KeyValueBuffers implements Disposable {
     }
   }
 
-  /** Makes the first `count` cells of `target` those of `source`. */
-  copy(source: number, target: number, count: number): void {
-    if (source === target || count === 0) return;
+  /** Makes the cells of `target` before `count`, from `from` on, those of `source`. */
+  copy(source: number, target: number, count: number, from = 0): void {
+    if (source === target || count <= from) return;
     for (const view of this.views) {
       for (let head = 0; head < this.heads; head++) {
-        const from = this.place(source, head);
-        view.copyWithin(this.place(target, head), from, from + count * this.headSize);
+        const base = this.place(source, head);
+        view.copyWithin(
+          this.place(target, head) + from * this.headSize,
+          base + from * this.headSize,
+          base + count * this.headSize,
+        );
+      }
+    }
+  }
+
+  /**
+   * Writes the first `count` cells of a row.
+   * @param values by layer and part, `[rows, heads, cells, headSize]` of another number of rows and cells
+   * @param index which row of the values
+   */
+  write(row: number, count: number, values: Tensors, index: number): void {
+    for (const [name, tensor] of Object.entries(this.tensors)) {
+      const from = values[name]!;
+      const given = from.view() as Float32Array;
+      const view = tensor.view() as Float32Array;
+      const size = count * this.headSize;
+      for (let head = 0; head < this.heads; head++) {
+        const base = (index * this.heads + head) * from.shape[2]! * this.headSize;
+        view.set(given.subarray(base, base + size), this.place(row, head));
       }
     }
   }
@@ -86,24 +150,6 @@ export class KeyValueBuffers implements Disposable {
         const kept = view.slice(placeB, placeB + countB * this.headSize);
         view.copyWithin(placeB, placeA, placeA + countA * this.headSize);
         (view as Float32Array).set(kept as Float32Array, placeA);
-      }
-    }
-  }
-
-  /** Makes the first `count` cells of each of `rows` those of its source, all at once. */
-  rearrange(rows: readonly { readonly row: number; readonly source: number }[], count: number): void {
-    const size = count * this.headSize;
-    for (const view of this.views) {
-      for (let head = 0; head < this.heads; head++) {
-        const before = new Map(
-          rows.map(({ source }) => {
-            const base = this.place(source, head);
-            return [source, view.slice(base, base + size)] as const;
-          }),
-        );
-        for (const { row, source } of rows)
-          if (row !== source)
-            (view as Float32Array).set(before.get(source) as Float32Array, this.place(row, head));
       }
     }
   }
@@ -142,8 +188,13 @@ export class KeyValueBuffers implements Disposable {
     return (row * this.heads + head) * this.cells * this.headSize;
   }
 
-  dispose(): void {
+  private letWindowsGo(): void {
     for (const window of this.windows.values()) for (const tensor of Object.values(window)) tensor.dispose();
+    this.windows.clear();
+  }
+
+  dispose(): void {
+    this.letWindowsGo();
     for (const tensor of Object.values(this.tensors)) tensor.dispose();
   }
   [Symbol.dispose](): void {

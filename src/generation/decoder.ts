@@ -2,19 +2,22 @@ import { bytesPerElement } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { Random } from "../base/random.js";
-import { type WeightSet, cacheWindow, rotaryReach, scaledContext } from "../nn/index.js";
+import { EncoderDecoder, type WeightSet, cacheWindow, rotaryReach, scaledContext } from "../nn/index.js";
 import type { RunOptions } from "../runtime/types.js";
 import { type CacheType, KeyValueBuffers } from "./cache.js";
-import type { CausalModel } from "./model.js";
-import { type CacheScales, compileDecoder } from "./program.js";
+import { SourceMemory } from "./memory.js";
+import { type CausalModel, type GenerativeModel, type Prompt, isSourcePrompt } from "./model.js";
+import { type CacheScales, compileDecoder, decoderLayers } from "./program.js";
 import { Runs } from "./runs.js";
-import { Row, Slot } from "./slot.js";
+import { type Ranked, Row, Slot, commonLength } from "./slot.js";
 
 export interface DecoderOptions {
-  readonly model: CausalModel;
+  readonly model: GenerativeModel;
   readonly weights: WeightSet;
   /** Sequences that are continued side by side. Default 1. */
   readonly slots?: number | undefined;
+  /** Continuations of one prompt that a slot follows side by side: the beams of a beam search. Default 1. */
+  readonly beams?: number | undefined;
   /**
    * Tokens that a slot can hold, prompt and continuation; at most the model's context, which with a scaling of positions is
    * longer than `contextLength`. Default `contextLength`.
@@ -36,6 +39,24 @@ export interface DecoderOptions {
   readonly calibration?: readonly number[] | undefined;
 }
 
+/** What a slot takes in a step. */
+export interface StepRequest {
+  readonly slot: Slot;
+  /** Of each beam its next token, undefined for one that rests. Beams that go on have texts of one length. */
+  readonly tokens: readonly (number | undefined)[];
+  /** Whether the likeliest tokens are enough, which spares copies of all logits. */
+  readonly ranked?: boolean;
+}
+
+/** What a run says of the token after a text: all logits, or the likeliest tokens. */
+export type Scores = Float32Array | Ranked;
+
+/** A prompt with what may be left out of it. */
+export interface WholePrompt {
+  readonly ids: readonly number[];
+  readonly source: readonly number[] | undefined;
+}
+
 /**
  * Runs a model over several sequences side by side, keeping keys and values in buffers that every run updates in place. A
  * sequence takes a slot, and gives it back; slots come and go between two steps, and a step costs what the slots in it cost.
@@ -52,6 +73,15 @@ export interface DecoderOptions {
  * from one that reads them anew. With a second form of the weights for prompts (`promptConstants`), so may what the two forms
  * have read. Where the angles of positions depend on a text's length (dynamic scaling, LongRoPE), as in transformers each token
  * is turned by the text that was there when it was read, and only a beginning that was turned alike is kept for a prompt.
+ *
+ * With an encoder-decoder a slot holds a source as well. It is read once, by the encoder, and every step looks at the keys and
+ * values that the decoder's layers have made of it. A prompt is then `{ source, begin }`:
+ *
+ *     using decoder = await Decoder.create({ model, weights, slots: 8 });
+ *     for await (const { row, id } of generate(decoder, sources.map((source) => ({ source })), { temperature: 0, stopIds }))
+ *
+ * A slot of several beams follows several continuations of its prompt (`beamSearch`). They share the source; of a beam that
+ * goes on from another one only the tokens after their common beginning are copied.
  */
 export class Decoder implements Disposable {
   /** Row `i` of the buffers is described by `rows[i]`. */
@@ -66,18 +96,25 @@ export class Decoder implements Disposable {
   private constructor(
     private readonly runs: Runs,
     private readonly caches: KeyValueBuffers,
+    private readonly memory: SourceMemory | undefined,
     private readonly limits: {
       readonly slots: number;
+      readonly beams: number;
       readonly capacity: number;
+      /** Tokens of a source. */
+      readonly sourceCapacity: number;
+      readonly startId: number;
+      /** Cells of a row of the caches at most. */
       readonly cells: number;
       readonly chunk: number;
       readonly window: number;
       readonly vocabSize: number;
       /** Texts of these two lengths are turned by the same angles where it gives the same number. */
       readonly reachOf: (length: number) => number;
+      readonly ranked: number;
     },
   ) {
-    this.rows = Array.from({ length: limits.slots }, (_, place) => new Row(place));
+    this.rows = Array.from({ length: limits.slots }, (_, place) => new Row(place, limits.beams));
   }
 
   /**
@@ -85,41 +122,73 @@ export class Decoder implements Disposable {
    * `disposed` for weights that were disposed.
    */
   static async create(options: DecoderOptions): Promise<Decoder> {
-    const { model, weights, slots = 1, prefillChunk = 512, cacheType = "float32", parts } = options;
-    const { contextLength, numLayers, vocabSize } = model.config;
-    const window = cacheWindow(model.config) ?? Infinity;
-    const most = scaledContext(model.config);
+    const {
+      model,
+      weights,
+      slots = 1,
+      beams = 1,
+      prefillChunk = 512,
+      cacheType = "float32",
+      parts,
+    } = options;
+    const { contextLength, vocabSize } = model.config;
+    const ofSource = model instanceof EncoderDecoder;
+    const window = ofSource ? Infinity : (cacheWindow(model.config) ?? Infinity);
+    const most = ofSource ? contextLength : scaledContext(model.config);
     const { capacity = contextLength } = options;
-    for (const [name, value] of Object.entries({ slots, capacity, prefillChunk, parts: parts ?? 1 })) {
+    const wholes = { slots, beams, capacity, prefillChunk, parts: parts ?? 1 };
+    for (const [name, value] of Object.entries(wholes)) {
       if (!Number.isInteger(value) || value < 1)
         throw new LineageError("argument", `${name} must be a whole number of at least 1, not ${value}`);
     }
     if (capacity > most)
       throw new LineageError("length", `${capacity} tokens do not fit the model's context of ${most}`);
+    if (ofSource && cacheType !== "float32")
+      throw new LineageError(
+        "unsupported",
+        `the cache of an encoder-decoder is float32; ${cacheType} is for decoders`,
+      );
     const cells = Math.min(capacity, window - 1 + prefillChunk);
-    const shape = model.cacheShape(slots, cells) as [number, number, number, number];
+    // Beams and texts about sources are mostly far shorter than a context: their caches grow with them.
+    const first = ofSource || beams > 1 ? Math.min(cells, firstCells) : cells;
+    const shape = model.cacheShape(slots * beams, first) as [number, number, number, number];
+    const layers = decoderLayers(model);
     requireMemory(
-      2 * numLayers * bytesPerElement(cacheType) * shape.reduce((size, dim) => size * dim, 1),
-      `the keys and values of ${slots} x ${cells} tokens in ${cacheType}`,
+      2 * layers * bytesPerElement(cacheType) * shape.reduce((size, dim) => size * dim, 1),
+      `the keys and values of ${slots * beams} x ${first} tokens in ${cacheType}`,
       "choose a smaller capacity, fewer slots, or another cacheType",
     );
-    const scales = cacheType === "int8" ? await measureScales(options, capacity) : undefined;
+    const scales =
+      cacheType === "int8" && !(model instanceof EncoderDecoder)
+        ? await measureScales({ ...options, model }, capacity)
+        : undefined;
+    const ranked = ofSource || beams > 1 ? Math.min(vocabSize, 2 * beams + spareRanks) : 0;
     const programs = await compileDecoder(
       model,
       weights,
       { type: cacheType, cells, inPlace: cells === capacity, scales },
+      ranked,
       parts,
     );
-    const caches = new KeyValueBuffers(weights.runtime, numLayers, shape, cacheType);
-    const runs = new Runs(programs, weights, caches, vocabSize);
-    return new Decoder(runs, caches, {
+    const caches = new KeyValueBuffers(weights.runtime, layers, shape, cacheType);
+    const memory = ofSource
+      ? new SourceMemory(weights.runtime, model, programs.encoder!, weights.tensors, slots, () => {
+          runs.unbind();
+        })
+      : undefined;
+    const runs = new Runs(programs, weights, caches, { vocabSize, beams, ranked, capacity }, memory);
+    return new Decoder(runs, caches, memory, {
       slots,
+      beams,
       capacity,
+      sourceCapacity: contextLength,
+      startId: ofSource ? model.config.decoderStartTokenId : 0,
       cells,
       chunk: prefillChunk,
       window,
       vocabSize,
-      reachOf: (length) => rotaryReach(model.config, length),
+      ranked,
+      reachOf: (length) => (ofSource ? 0 : rotaryReach(model.config, length)),
     });
   }
 
@@ -130,6 +199,22 @@ export class Decoder implements Disposable {
   /** Tokens that a slot can hold. */
   get capacity(): number {
     return this.limits.capacity;
+  }
+  /** Continuations of its prompt that a slot follows. */
+  get beams(): number {
+    return this.limits.beams;
+  }
+  /** Whether prompts have sources. */
+  get readsSources(): boolean {
+    return this.memory !== undefined;
+  }
+  /** Tokens of a source at most. */
+  get sourceCapacity(): number {
+    return this.limits.sourceCapacity;
+  }
+  /** How many of the likeliest tokens a step tells where that is asked for; 0 where it tells all logits alone. */
+  get ranked(): number {
+    return this.limits.ranked;
   }
   get vocabSize(): number {
     return this.limits.vocabSize;
@@ -147,11 +232,12 @@ export class Decoder implements Disposable {
    * Takes a slot: the one that holds most of a prompt's beginning, of equals the one that was closed first. Throws
    * `argument` when all are taken.
    */
-  open(prompt: readonly number[] = []): Slot {
+  open(prompt: Prompt = []): Slot {
     this.checkAlive();
+    const { ids, source } = this.whole(prompt);
     const free = this.rows
       .filter(({ slot }) => !slot)
-      .map((row) => ({ row, common: row.common(prompt, this.limits.reachOf(prompt.length)) }))
+      .map((row) => ({ row, common: row.common(ids, this.limits.reachOf(ids.length), source) }))
       .sort((a, b) => b.common - a.common || a.row.closedAt - b.row.closedAt);
     if (free.length === 0)
       throw new LineageError(
@@ -173,17 +259,30 @@ export class Decoder implements Disposable {
    * beginning is kept and not computed again; `slot.reused` says how much it was. The array is the slot's: its next run
    * overwrites it.
    */
-  async read(slot: Slot, prompt: readonly number[], options: RunOptions = {}): Promise<Float32Array> {
-    await this.begin(slot, prompt);
-    return (await this.advance(slot, prompt, Infinity, options))!;
+  async read(slot: Slot, prompt: Prompt, options: RunOptions = {}): Promise<Float32Array> {
+    await this.begin([{ slot, prompt }], options);
+    return (await this.advance(slot, this.whole(prompt).ids, Infinity, options))!;
   }
 
-  /** Makes a slot hold as much of a prompt's beginning as any row has; `advance` reads the rest. */
-  async begin(slot: Slot, prompt: readonly number[]): Promise<void> {
-    this.checkPrompt(prompt);
-    await this.exclusive(() => {
-      slot.reused = this.reuse(slot.row, prompt);
-      return Promise.resolve();
+  /**
+   * Makes slots hold as much of a prompt's beginning as any row has; `advance` reads the rest. Sources are read whole, those
+   * of several slots together.
+   */
+  async begin(
+    requests: readonly { readonly slot: Slot; readonly prompt: Prompt }[],
+    options: RunOptions = {},
+  ): Promise<void> {
+    for (const { prompt } of requests) this.checkPrompt(prompt);
+    await this.exclusive(async () => {
+      const wanted = requests.map(({ slot, prompt }) => ({ slot, ...this.whole(prompt) }));
+      for (const { slot, ids, source } of wanted) slot.reused = this.reuse(slot.row, ids, source);
+      if (!this.memory) return;
+      const readings = wanted.map(({ slot: { row }, source }) => ({ place: row.place, source: source! }));
+      const open = new Set(this.rows.flatMap(({ slot, place }) => (slot ? [place] : [])));
+      for (const { place } of readings) open.delete(place);
+      await this.memory.read(readings, (place) => open.has(place), options);
+      this.checkAlive();
+      for (const { slot, source } of wanted) slot.row.source = source;
     });
   }
 
@@ -201,7 +300,7 @@ export class Decoder implements Disposable {
       const { row } = slot;
       const known = row.prompt;
       if (known?.length === prompt.length && row.tokens.length === prompt.length)
-        return slot.keep([known.logits])[0]!;
+        return slot.keep(known.logits);
       // Two tokens at least come last, for the program with logits: one alone would be added up otherwise.
       let end = Math.min(row.tokens.length + count, prompt.length);
       if (end === prompt.length - 1) end = prompt.length;
@@ -211,51 +310,87 @@ export class Decoder implements Disposable {
       const logits = await this.feed(row, prompt, end, end === prompt.length ? 1 : 0, false, options);
       if (end < prompt.length) return undefined;
       row.prompt = { length: prompt.length, logits: logits[0]!.slice() };
-      return slot.keep(logits)[0]!;
+      return slot.keep(logits[0]!);
     });
   }
 
   /**
-   * Logits after one more token in each of some slots, in their order. The arrays are the slots': the next run of each
-   * overwrites its own.
+   * Logits after one more token in the first beam of each of some slots, in their order. The arrays are the slots': the next
+   * run of each overwrites its own.
    */
   async step(
     slots: readonly Slot[],
     tokens: readonly number[],
     options: RunOptions = {},
   ): Promise<Float32Array[]> {
-    this.checkIds(tokens);
-    if (slots.length === 0) return [];
     if (slots.length !== tokens.length || new Set(slots).size !== slots.length)
       throw new LineageError(
         "argument",
         `a step takes one token for each of several slots, not ${tokens.length} tokens for ${new Set(slots).size} of ${slots.length} slots`,
       );
+    const all = await this.stepBeams(
+      slots.map((slot, index) => ({ slot, tokens: [tokens[index]] })),
+      options,
+    );
+    return all.map(([first]) => first as Float32Array);
+  }
+
+  /**
+   * What comes after one more token in beams of some slots, by slot and beam; undefined for a beam that rests. Arrays are the
+   * slots': the next run of each overwrites its own.
+   */
+  async stepBeams(
+    requests: readonly StepRequest[],
+    options: RunOptions = {},
+  ): Promise<(Scores | undefined)[][]> {
+    const { beams } = this.limits;
+    for (const { tokens } of requests) {
+      this.checkIds(tokens.filter((token) => token !== undefined));
+      if (tokens.length > beams)
+        throw new LineageError("argument", `a slot has ${beams} beams, not ${tokens.length}`);
+    }
+    if (requests.length === 0) return [];
     return this.exclusive(async () => {
-      const rows = slots.map(({ row }) => row);
-      for (const row of rows) {
-        if (row.tokens.length >= this.capacity)
+      const steps = requests.map(({ slot, tokens }) => ({
+        row: slot.row,
+        tokens,
+        length: lengthOf(slot, tokens),
+      }));
+      for (const { row, length } of steps) {
+        if (length >= this.capacity)
           throw new LineageError("length", `the context of ${this.capacity} tokens is full`);
-        this.makeRoom(row, 1);
+        this.makeRoom(row, length + 1);
       }
-      const first = this.bringTogether(rows);
-      const feed = this.runs.stepFeed(rows.length);
+      const first = this.bringTogether(steps.map(({ row }) => row));
+      const feed = this.runs.stepFeed(steps.length);
       let total = 0;
-      for (const [index, row] of rows.entries()) {
-        const line = row.place - first;
-        feed.inputIds[line] = tokens[index]!;
-        feed.positionIds[line] = BigInt(row.tokens.length);
-        feed.lastRows[line] = BigInt(line);
-        feed.lastPosition[line] = row.used;
-        feed.length[line] = BigInt(row.tokens.length + 1);
-        total = Math.max(total, row.used + 1);
+      for (const { row, tokens, length } of steps) {
+        const used = length - row.start;
+        for (let beam = 0; beam < beams; beam++) {
+          const line = (row.place - first) * beams + beam;
+          feed.inputIds[line] = tokens[beam] ?? tokens.find((token) => token !== undefined)!;
+          feed.positionIds[line] = BigInt(length);
+          feed.lastRows[line] = BigInt(line);
+          feed.lastPosition[line] = used;
+          feed.length[line] = BigInt(length + 1);
+        }
+        total = Math.max(total, used + 1);
       }
       feed.totalLength[0] = total;
-      await this.runs.step(first, rows.length, feed, options);
-      return slots.map((slot, index) => {
-        const row = rows[index]!;
-        row.add(tokens[index]!, this.limits.reachOf(row.tokens.length + 1));
-        return slot.keep([feed.logits[row.place - first]!])[0]!;
+      await this.runs.step(first, steps.length, feed, options);
+      return requests.map(({ slot, ranked }, index) => {
+        const { row, tokens, length } = steps[index]!;
+        return row.beams.map((beam, place) => {
+          const token = tokens[place];
+          const line = (row.place - first) * beams + place;
+          if (token === undefined) {
+            // Its cell of the step has been written over.
+            beam.length = Math.min(beam.length, length);
+            return undefined;
+          }
+          row.add(token, this.limits.reachOf(length + 1), place);
+          return ranked ? feed.ranked(line) : slot.keep(feed.logits[line]!, place);
+        });
       });
     });
   }
@@ -278,13 +413,17 @@ export class Decoder implements Disposable {
           `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
         );
       const all = [...row.tokens, ...tokens];
-      if (this.limits.reachOf(held + 1) === this.limits.reachOf(all.length))
-        return slot.keep(await this.feed(row, all, all.length, tokens.length, false, options));
+      if (this.limits.reachOf(held + 1) === this.limits.reachOf(all.length)) {
+        const logits = await this.feed(row, all, all.length, tokens.length, false, options);
+        return logits.map((values, index) => slot.keep(values, index));
+      }
       // Each token is turned by the text up to itself, as in steps.
       const rows: Float32Array[] = [];
-      for (let end = held + 1; end <= all.length; end++)
-        rows.push((await this.feed(row, all.slice(0, end), end, 1, false, options))[0]!.slice());
-      return slot.keep(rows);
+      for (let end = held + 1; end <= all.length; end++) {
+        const [logits] = await this.feed(row, all.slice(0, end), end, 1, false, options);
+        rows.push(slot.keep(logits!, rows.length));
+      }
+      return rows;
     });
   }
 
@@ -297,36 +436,70 @@ export class Decoder implements Disposable {
     row.truncate(length);
   }
 
-  /** Makes slot `i` hold what `sources[i]` held, all at once: the beams that go on. */
-  async copy(slots: readonly Slot[], sources: readonly Slot[]): Promise<void> {
+  /**
+   * Makes beams of a slot go on from others: beam `i` from `parents[i]`, undefined for one that stays. A beam that others go
+   * on from stays itself. What a beam and its parent begin with is not copied.
+   */
+  async follow(slot: Slot, parents: readonly (number | undefined)[]): Promise<void> {
     await this.exclusive(() => {
-      const before = sources.map(({ row }) => row.content);
-      const moves = slots.map(({ row }, index) => ({
-        row: row.place,
-        source: sources[index]!.row.place,
-      }));
-      if (moves.some(({ row, source }) => row !== source))
-        this.caches.rearrange(moves, Math.max(...sources.map(({ row }) => row.used)));
-      for (const [index, { row }] of slots.entries())
-        row.become(before[index]!, before[index]!.tokens.length);
+      const { row } = slot;
+      for (const [beam, parent] of parents.entries()) {
+        if (parent === undefined || parent === beam) continue;
+        if ((parents[parent] ?? parent) !== parent)
+          throw new LineageError("internal", `beam ${beam} goes on from ${parent}, which is replaced itself`);
+        const tokens = row.beams[parent]!;
+        const common = commonLength(row.beams[beam]!, tokens);
+        this.caches.copy(
+          this.line(row, parent),
+          this.line(row, beam),
+          tokens.length - row.start,
+          Math.max(0, common - row.start),
+        );
+        row.follow(beam, parent);
+      }
       return Promise.resolve();
     });
   }
 
+  /** The row of the caches of a beam. */
+  private line({ place }: Row, beam: number): number {
+    return place * this.limits.beams + beam;
+  }
+
   /** @internal The scales that an int8 cache of what a slot holds would need. */
   scales({ row }: Slot, headSize?: number): CacheScales {
-    return this.caches.scales(row.place, row.used, headSize);
+    return this.caches.scales(this.line(row, 0), row.used, headSize);
+  }
+
+  /** @internal A prompt with what it leaves to the model. */
+  whole(prompt: Prompt): WholePrompt {
+    return isSourcePrompt(prompt)
+      ? { ids: prompt.begin ?? [this.limits.startId], source: prompt.source }
+      : { ids: prompt, source: undefined };
   }
 
   /** Throws `argument` and `length` for a prompt that no slot can hold. */
-  checkPrompt(prompt: readonly number[]): void {
-    if (prompt.length === 0) throw new LineageError("argument", "a prompt needs at least one token");
-    if (prompt.length > this.capacity)
+  checkPrompt(prompt: Prompt): void {
+    const { ids, source } = this.whole(prompt);
+    if ((source !== undefined) !== this.readsSources)
+      throw new LineageError(
+        "argument",
+        source ? "only an encoder-decoder reads sources" : "a prompt of an encoder-decoder has a source",
+      );
+    if (source?.length === 0) throw new LineageError("argument", "a source needs at least one token");
+    if (source && source.length > this.sourceCapacity)
       throw new LineageError(
         "length",
-        `a prompt of ${prompt.length} tokens does not fit the ${this.capacity} tokens of the context; shorten it`,
+        `a source of ${source.length} tokens does not fit the ${this.sourceCapacity} that the model reads; shorten it`,
       );
-    this.checkIds(prompt);
+    if (ids.length === 0) throw new LineageError("argument", "a prompt needs at least one token");
+    if (ids.length > this.capacity)
+      throw new LineageError(
+        "length",
+        `a prompt of ${ids.length} tokens does not fit the ${this.capacity} tokens of the context; shorten it`,
+      );
+    this.checkIds(ids);
+    if (source) this.checkIds(source);
   }
 
   private checkIds(ids: readonly number[]): void {
@@ -345,29 +518,47 @@ export class Decoder implements Disposable {
   }
 
   /** Makes a row hold as much of a prompt's beginning as any row has; the number of tokens. */
-  private reuse(row: Row, prompt: readonly number[]): number {
+  private reuse(row: Row, prompt: readonly number[], text: readonly number[] | undefined): number {
     const { window, reachOf } = this.limits;
     const reach = reachOf(prompt.length);
     let [source, most] = [row, 0];
     for (const other of [row, ...this.rows]) {
-      const common = other.common(prompt, reach);
+      const common = other.common(prompt, reach, text);
       const whole = common === prompt.length && other.prompt?.length === common;
       // A last token alone would be added up otherwise than with others before it.
       const kept = whole ? common : Math.min(common, Math.max(0, prompt.length - 2));
       if (kept > most && other.holds(kept, window)) [source, most] = [other, kept];
     }
-    this.caches.copy(source.place, row.place, most - source.start);
+    this.makeRoom(row, most);
+    this.caches.copy(this.line(source, 0), this.line(row, 0), most - source.start);
     row.become(source.content, most);
     return most;
   }
 
-  /** Sees to it that a row has `count` free cells, by moving its window to the front. */
-  private makeRoom(row: Row, count: number): void {
+  /** Sees to it that a row has cells for `length` tokens, by longer caches or by moving its window to the front. */
+  private makeRoom(row: Row, length: number): void {
+    const needed = length - row.start;
+    if (needed <= this.caches.cells) return;
+    if (this.caches.cells < this.limits.cells) {
+      const cells = Math.min(this.limits.cells, Math.max(needed, 2 * this.caches.cells));
+      const { beams } = this.limits;
+      const shape = this.caches.shapeOf(cells);
+      requireMemory(
+        this.caches.bytesOf(cells),
+        `the keys and values of ${shape[0]} x ${cells} tokens`,
+        "choose a smaller capacity, or fewer slots",
+      );
+      this.runs.unbind();
+      this.caches.resize(cells, (line) => {
+        const { beams: texts, start } = this.rows[Math.floor(line / beams)]!;
+        return Math.max(0, texts[line % beams]!.length - start);
+      });
+      if (needed <= cells) return;
+    }
     const { used } = row;
-    if (used + count <= this.limits.cells) return;
     const kept = Math.min(used, this.limits.window - 1);
-    this.caches.shift(row.place, used - kept, kept);
-    row.start = row.tokens.length - kept;
+    for (let beam = 0; beam < this.beams; beam++) this.caches.shift(this.line(row, beam), used - kept, kept);
+    row.start += used - kept;
   }
 
   /** Makes rows neighbours in the buffers with the fewest exchanges; the place of the first. */
@@ -383,7 +574,9 @@ export class Decoder implements Disposable {
     const inside = this.rows.slice(best, best + count).filter((row) => !rows.includes(row));
     for (const [index, row] of moves.entries()) {
       const other = inside[index]!;
-      this.caches.swap(row.place, other.place, row.used, other.used);
+      for (let beam = 0; beam < this.beams; beam++)
+        this.caches.swap(this.line(row, beam), this.line(other, beam), row.used, other.used);
+      this.memory?.swap(row.place, other.place);
       [row.place, other.place] = [other.place, row.place];
       this.rows[row.place] = row;
       this.rows[other.place] = other;
@@ -408,8 +601,8 @@ export class Decoder implements Disposable {
       // No chunk of one token after others, which would be added up otherwise.
       const size = rest === most + 1 && most > 2 ? most - 1 : Math.min(rest, most);
       const part = tokens.slice(held, held + size);
-      this.makeRoom(row, size);
-      const { used } = row;
+      this.makeRoom(row, held + size);
+      const used = held - row.start;
       const feed = this.runs.rowFeed(size, size === rest ? Math.max(wanted, 1) : 1);
       feed.inputIds.set(part);
       for (let i = 0; i < size; i++) feed.positionIds[i] = BigInt(held + i);
@@ -448,6 +641,7 @@ export class Decoder implements Disposable {
     this.freed = true;
     this.runs.dispose();
     this.caches.dispose();
+    this.memory?.dispose();
   }
 
   /** What is running ends first; what was asked for and has not begun throws `disposed`. */
@@ -460,6 +654,23 @@ export class Decoder implements Disposable {
   }
 }
 
+/** The length of the text in the beams that go on. Throws `argument` unless they have one. */
+function lengthOf({ row }: Slot, tokens: readonly (number | undefined)[]): number {
+  const lengths = row.beams.flatMap(({ length }, beam) => (tokens[beam] === undefined ? [] : [length]));
+  if (lengths.length === 0 || lengths.some((length) => length !== lengths[0]))
+    throw new LineageError(
+      "argument",
+      `the beams of a slot go on together, from one length: they have ${lengths.join(", ")} tokens`,
+    );
+  return lengths[0]!;
+}
+
+/** Cells that caches begin with where they grow. */
+const firstCells = 32;
+
+/** Further ranks that a step tells: tokens that may not come are left out of them. */
+const spareRanks = 24;
+
 /** Tokens from which on a run of the reader costs less than it saves. */
 const readerPays = 16;
 
@@ -468,7 +679,7 @@ const readerChunk = 128;
 
 /** The scales of an int8 cache, from a float32 one that has read some tokens. */
 async function measureScales(
-  { model, weights, calibration }: DecoderOptions,
+  { model, weights, calibration }: DecoderOptions & { readonly model: CausalModel },
   capacity: number,
 ): Promise<CacheScales> {
   const random = new Random(0);

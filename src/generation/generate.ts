@@ -1,12 +1,14 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import type { Decoder } from "./decoder.js";
+import type { Prompt } from "./model.js";
 import { GenerationQueue } from "./queue.js";
-import { type SamplingOptions, checkSampling } from "./sampling.js";
+import { type RuleOptions, checkRules } from "./rules.js";
+import { type OptionName, type SamplingOptions, checkSampling } from "./sampling.js";
 import type { Drafter, SequenceEvent, TokenConstraint } from "./sequence.js";
 
 /** What is asked for besides the prompts; the same for one text and for many. */
-export interface ContinuationOptions extends SamplingOptions {
+export interface ContinuationOptions extends SamplingOptions, RuleOptions {
   /** Tokens to write at most. Default: what the context holds. */
   readonly maxNewTokens?: number | undefined;
   /** The same seed writes the same text. Default 0. */
@@ -38,9 +40,6 @@ export interface GeneratedToken extends SequenceEvent {
   readonly row: number;
 }
 
-/** The option's name as the person gave it, for messages: `--top-p` for `topP`. */
-export type OptionName = (option: string) => string;
-
 /**
  * Throws `argument` for an option out of its range, before anything is loaded.
  * @param nameOf how the person who gave the options calls each of them
@@ -50,6 +49,7 @@ export function checkGeneration(
   nameOf: OptionName = (option) => option,
 ): void {
   checkSampling(options, nameOf);
+  checkRules(options, nameOf);
   const { maxNewTokens = Infinity, draftLength = 5, seed = 0, stop = [] } = options;
   const whole = (value: number, least: number): boolean => Number.isInteger(value) && value >= least;
   const rules: [boolean, string][] = [
@@ -68,7 +68,7 @@ export function checkGeneration(
 }
 
 /**
- * Continues every prompt, a token at a time. More prompts than the decoder has slots wait for one; rows end alone, and the
+ * Continues every prompt, a token at a time; with an encoder-decoder, writes about the source of each. More prompts than the decoder has slots wait for one; rows end alone, and the
  * next prompt takes their place. Several calls on one decoder share its slots and its steps. Each row draws from its own
  * stream of random numbers, and writes in a batch what it writes alone. What the decoder still holds of a prompt's beginning
  * is not read again.
@@ -81,7 +81,7 @@ export function checkGeneration(
  */
 export async function* generate(
   decoder: Decoder,
-  prompts: readonly (readonly number[])[],
+  prompts: readonly Prompt[],
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken> {
   checkGeneration(options);

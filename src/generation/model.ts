@@ -1,5 +1,5 @@
 import type { Dim, Tensor } from "../graph/index.js";
-import type { ForwardContext, LayerType, Module, RotaryScaling } from "../nn/index.js";
+import type { EncoderDecoder, ForwardContext, LayerType, Module, RotaryScaling } from "../nn/index.js";
 
 /** A model that continues sequences with the help of a cache. */
 export interface CausalModel extends Module {
@@ -20,3 +20,18 @@ export interface CausalModel extends Module {
   logits(hiddenStates: Tensor): Tensor;
   cacheShape(batch: Dim, capacity: Dim): Dim[];
 }
+
+/** A model that writes: it continues texts, or writes texts about sources. */
+export type GenerativeModel = CausalModel | EncoderDecoder;
+
+/** What a text that an encoder-decoder writes is about. */
+export interface SourcePrompt {
+  readonly source: readonly number[];
+  /** The ids that the text begins with. Default: the model's start token. */
+  readonly begin?: readonly number[] | undefined;
+}
+
+/** What a text continues: the ids so far, or with an encoder-decoder a source and the beginning of the text about it. */
+export type Prompt = readonly number[] | SourcePrompt;
+
+export const isSourcePrompt = (prompt: Prompt): prompt is SourcePrompt => !Array.isArray(prompt);

@@ -1,19 +1,24 @@
 import {
+  type Dim,
   type KeyValueCache,
   type Node,
   type Tensor,
   allOrNone,
+  compile,
   compileInParts,
   constant,
   constantBytes,
   gather,
   input,
+  logSoftmax,
+  multiplyDims,
   observing,
+  topK,
 } from "../graph/index.js";
-import { type WeightSet, namedParameters } from "../nn/index.js";
+import { EncoderDecoder, type KeysAndValues, type WeightSet, namedParameters } from "../nn/index.js";
 import type { Program } from "../runtime/types.js";
 import type { CacheType } from "./cache.js";
-import type { CausalModel } from "./model.js";
+import type { CausalModel, GenerativeModel } from "./model.js";
 
 /** Scales of an int8 cache, by layer and part (`3.key`): `[numKeyValueHeads * headSize]`. */
 export type CacheScales = Readonly<Record<string, Float32Array>>;
@@ -22,67 +27,148 @@ export type CacheScales = Readonly<Record<string, Float32Array>>;
 export interface DecoderPrograms {
   readonly step: Program;
   /** Reads prompts without giving logits, where the weights have a form of their own for that. */
-  readonly reader: Program | undefined;
+  readonly reader?: Program | undefined;
+  /** Of an encoder-decoder: reads sources, and gives what the layers of the decoder look at in them. */
+  readonly encoder?: Program | undefined;
 }
 
-/** Compiles what a decoder runs. `cells` are the tokens that one row of the cache holds. */
+/** How many layers write keys and values. */
+export const decoderLayers = (model: GenerativeModel): number =>
+  model instanceof EncoderDecoder ? model.config.numDecoderLayers : model.config.numLayers;
+
+export interface CacheLayout {
+  readonly type: CacheType;
+  /** Tokens that one row of the cache holds at most. */
+  readonly cells: number;
+  /** Whether every token's cell is its position. */
+  readonly inPlace: boolean;
+  readonly scales: CacheScales | undefined;
+}
+
+/**
+ * Compiles what a decoder runs.
+ * @param ranked how many of the likeliest tokens a step tells; 0 for none
+ */
 export async function compileDecoder(
-  model: CausalModel,
+  model: GenerativeModel,
   weights: WeightSet,
-  cache: {
-    readonly type: CacheType;
-    readonly cells: number;
-    /** Whether every token's cell is its position. */
-    readonly inPlace: boolean;
-    readonly scales: CacheScales | undefined;
-  },
+  cache: CacheLayout,
+  ranked: number,
   parts: number = defaultParts(weights),
 ): Promise<DecoderPrograms> {
   namedParameters(model);
-  const { numLayers } = model.config;
-  const [, heads, , headSize] = model.cacheShape(1, cache.cells) as number[];
-  const { scales } = cache;
-  const scale = (name: string): Tensor => constant("float32", [1, heads!, 1, headSize!], scales![name]!);
-  const inputIds = input("inputIds", "int32", ["batch", "sequence"]);
-  const positionIds = input("positionIds", "int64", ["batch", "sequence"]);
-  const lastRows = input("lastRows", "int64", ["rows"]);
-  const shared = {
-    lastPosition: input("lastPosition", "int32", ["batch"]),
-    totalLength: input("totalLength", "int32", []),
-  };
-  const shape = model.cacheShape("batch", "capacity");
-  const layers: KeyValueCache[] = Array.from({ length: numLayers }, (_, layer) => ({
-    key: input(`past.${layer}.key`, cache.type, shape),
-    value: input(`past.${layer}.value`, cache.type, shape),
-    ...(scales && { scales: { key: scale(`${layer}.key`), value: scale(`${layer}.value`) } }),
-    ...shared,
-  }));
-  const present: { key: Tensor; value: Tensor }[] = [];
-  const { result: hidden, observations } = observing(() =>
-    model.hiddenStates(inputIds, positionIds, {
-      cache: {
-        layers,
-        present,
-        length: input("length", "int64", ["batch"]),
-        slots: cache.inPlace ? cache.cells : undefined,
-      },
-    }),
+  const { runtime, constants, promptConstants } = weights;
+  const pass = model instanceof EncoderDecoder ? passOfSource(model, cache) : passOfText(model, cache);
+  const { hidden, present, states } = pass;
+  const logits = model.logits(
+    gather(hidden.reshape([-1, hidden.shape[2]!]), input("lastRows", "int64", ["rows"])),
   );
-  // The first is what the first layer reads.
-  const [, ...states] = observations.filter(({ kind }) => kind === "hidden").map(({ tensor }) => tensor);
-  const logits = model.logits(gather(hidden.reshape([-1, hidden.shape[2]!]), lastRows));
   const outputs: Record<string, Tensor> = {};
   present.forEach(({ key, value }, layer) => {
     outputs[`present.${layer}.key`] = key;
     outputs[`present.${layer}.value`] = value;
   });
-  const { runtime, constants, promptConstants } = weights;
+  const best = ranked > 0 ? topK(logSoftmax(logits), ranked) : undefined;
+  const told = { logits, ...(best && { rankedIds: best.indices, rankedScores: best.values }) };
   const cuts = chooseCuts(model, states, logits, parts);
-  const making = [compileInParts(runtime, { logits, ...outputs }, cuts, { name: "decoder", constants })];
+  const making = [compileInParts(runtime, { ...told, ...outputs }, cuts, { name: "decoder", constants })];
   if (promptConstants)
     making.push(compileInParts(runtime, outputs, cuts, { name: "reader", constants: promptConstants }));
-  const [step, reader] = (await allOrNone(making)) as [Program, Program | undefined];
-  return { step, reader };
+  if (model instanceof EncoderDecoder)
+    making.push(compile(runtime, sourceMemory(model), { name: "encoder", constants }));
+  const [step, second, third] = (await allOrNone(making)) as [
+    Program,
+    Program | undefined,
+    Program | undefined,
+  ];
+  return promptConstants
+    ? { step, reader: second, encoder: third }
+    : { step, reader: undefined, encoder: second };
+}
+
+/** A pass of a model over its caches. */
+interface Pass {
+  readonly hidden: Tensor;
+  readonly present: readonly KeysAndValues[];
+  /** After each layer. */
+  readonly states: readonly Tensor[];
+}
+
+/** The caches of a pass, the rows being `batch`. */
+function cachesOf(model: GenerativeModel, { type, scales, cells }: CacheLayout, batch: Dim): KeyValueCache[] {
+  const [, heads, , headSize] = model.cacheShape(1, cells) as number[];
+  const scale = (name: string): Tensor => constant("float32", [1, heads!, 1, headSize!], scales![name]!);
+  const shared = {
+    lastPosition: input("lastPosition", "int32", [batch]),
+    totalLength: input("totalLength", "int32", []),
+  };
+  const shape = model.cacheShape(batch, "capacity");
+  return Array.from({ length: decoderLayers(model) }, (_, layer) => ({
+    key: input(`past.${layer}.key`, type, shape),
+    value: input(`past.${layer}.value`, type, shape),
+    ...(scales && { scales: { key: scale(`${layer}.key`), value: scale(`${layer}.value`) } }),
+    ...shared,
+  }));
+}
+
+function passOfText(model: CausalModel, cache: CacheLayout): Pass {
+  const inputIds = input("inputIds", "int32", ["batch", "sequence"]);
+  const positionIds = input("positionIds", "int64", ["batch", "sequence"]);
+  const layers = cachesOf(model, cache, "batch");
+  const length = input("length", "int64", ["batch"]);
+  return observed((present) =>
+    model.hiddenStates(inputIds, positionIds, {
+      cache: { layers, present, length, slots: cache.inPlace ? cache.cells : undefined },
+    }),
+  );
+}
+
+/** The rows of one source stand one after the other: `inputIds` is `[sources, beams, sequence]`. */
+function passOfSource(model: EncoderDecoder, cache: CacheLayout): Pass {
+  const inputIds = input("inputIds", "int32", ["sources", "beams", "sequence"]);
+  const rows = multiplyDims("sources", "beams");
+  const shape = model.memoryShape("sources", "sourceSequence");
+  const memory = Array.from({ length: decoderLayers(model) }, (_, layer) => ({
+    key: input(`memory.${layer}.key`, "float32", shape),
+    value: input(`memory.${layer}.value`, "float32", shape),
+  }));
+  const layers = cachesOf(model, cache, rows);
+  const positionIds = input("positionIds", "int64", [rows, "sequence"]);
+  const keyPositions = input("keyPositions", "int64", ["total"]);
+  const memoryMask = input("memoryMask", "bool", ["sources", "sourceSequence"]);
+  return observed((present) =>
+    model.hiddenStates(
+      inputIds.reshape([rows, "sequence"]),
+      { memory, memoryMask },
+      { positionIds, cache: { layers, present, keyPositions } },
+    ),
+  );
+}
+
+/** A pass with the states that its layers let be seen. */
+function observed(write: (present: KeysAndValues[]) => Tensor): Pass {
+  const present: KeysAndValues[] = [];
+  const { result: hidden, observations } = observing(() => write(present));
+  // The first is what the first layer reads.
+  const [, ...states] = observations.filter(({ kind }) => kind === "hidden").map(({ tensor }) => tensor);
+  return { hidden, present, states };
+}
+
+/** What the layers of the decoder look at in sources. */
+function sourceMemory(model: EncoderDecoder): Record<string, Tensor> {
+  const shape = ["sources", "sourceSequence"];
+  const memory = model.remember(
+    model.encode({
+      inputIds: input("inputIds", "int32", shape),
+      attentionMask: input("attentionMask", "bool", shape),
+    }),
+  );
+  return Object.fromEntries(
+    memory.flatMap(({ key, value }, layer) => [
+      [`${layer}.key`, key],
+      [`${layer}.value`, value],
+    ]),
+  );
 }
 
 /** Bytes of weights from which on the parts of a model are made faster side by side than the whole. */
@@ -100,7 +186,12 @@ function defaultParts({ runtime, constants }: WeightSet): number {
  * The states at which a model is cut into parts with about as many weights each.
  * @param states after each layer
  */
-function chooseCuts(model: CausalModel, states: readonly Tensor[], logits: Tensor, parts: number): Tensor[] {
+function chooseCuts(
+  model: GenerativeModel,
+  states: readonly Tensor[],
+  logits: Tensor,
+  parts: number,
+): Tensor[] {
   if (parts === 1) return [];
   const sizes = productSizes(model, [...states, logits]);
   const total = sizes.reduce((sum, size) => sum + size, 0);
@@ -117,7 +208,7 @@ function chooseCuts(model: CausalModel, states: readonly Tensor[], logits: Tenso
 }
 
 /** Elements of the matrices that the engine multiplies by on the way to each of some tensors from the ones before. */
-function productSizes(model: CausalModel, ends: readonly Tensor[]): number[] {
+function productSizes(model: GenerativeModel, ends: readonly Tensor[]): number[] {
   const sizes = new Map([...namedParameters(model).values()].map(({ tensor, size }) => [tensor, size]));
   const seen = new Set<Node>();
   const sizeOf = ({ node }: Tensor): number => {

@@ -1,10 +1,15 @@
+import { BeamSearch, type BeamRequest } from "./beam.js";
 import type { Decoder } from "./decoder.js";
 import { Sequence, type SequenceRequest } from "./sequence.js";
+import type { NextRun, Writing } from "./writing.js";
 
 export type { FinishReason } from "./sequence.js";
 
 /** Tokens of prompts that are read between two steps of other texts: what a long prompt holds them up by. */
 const sharedChunk = 128;
+
+/** Sources are read together, which takes less than one by one: they wait until this part of the slots is free. */
+const readTogether = 1 / 4;
 
 /**
  * The texts that one decoder works on: those in its slots, and those that wait for one (continuous batching; Yu et al. 2022,
@@ -13,8 +18,8 @@ const sharedChunk = 128;
  */
 export class GenerationQueue {
   private static readonly queues = new WeakMap<Decoder, GenerationQueue>();
-  private waiting: Sequence[] = [];
-  private running: Sequence[] = [];
+  private waiting: Writing[] = [];
+  private running: Writing[] = [];
   private turn: Promise<void> | undefined;
 
   private constructor(private readonly decoder: Decoder) {}
@@ -28,16 +33,29 @@ export class GenerationQueue {
 
   /** Throws for a prompt that no slot can hold, and `disposed` where the decoder has been disposed. */
   submit(request: SequenceRequest): Sequence {
+    this.check(request);
+    return this.enter(new Sequence(request, this.decoder));
+  }
+
+  /** Throws as `submit` does, and `argument` for more beams than a slot has. */
+  search(request: BeamRequest): BeamSearch {
+    this.check(request);
+    return this.enter(new BeamSearch(request, this.decoder));
+  }
+
+  private check({ prompt }: Pick<SequenceRequest, "prompt">): void {
     this.decoder.checkAlive();
-    this.decoder.checkPrompt(request.prompt);
-    const sequence = new Sequence(request, this.decoder);
-    if (!sequence.ended) this.waiting.push(sequence);
-    return sequence;
+    this.decoder.checkPrompt(prompt);
+  }
+
+  private enter<W extends Writing>(writing: W): W {
+    if (!writing.ended) this.waiting.push(writing);
+    return writing;
   }
 
   /** Takes a text out that nobody wants any more. */
-  cancel(sequence: Sequence): void {
-    sequence.ended = true;
+  cancel(writing: Writing): void {
+    writing.ended = true;
     // A turn that is under way may be running the slot; it clears up itself.
     if (!this.turn) this.clearUp();
   }
@@ -53,113 +71,126 @@ export class GenerationQueue {
 
   /** What some texts tell, in the order in which it comes, until all have ended. Throws what one of them failed with. */
   async *follow<Event>(
-    sequences: readonly Sequence[],
+    writings: readonly Writing[],
     events: Event[],
     signal: AbortSignal | undefined,
   ): AsyncGenerator<Event> {
     for (;;) {
       for (let told = 0; told < events.length; told++) yield events[told]!;
       events.length = 0;
-      for (const { error } of sequences) if (error !== undefined) throw error;
-      if (sequences.every(({ ended }) => ended)) return;
+      for (const { error } of writings) if (error !== undefined) throw error;
+      if (writings.every(({ ended }) => ended)) return;
       signal?.throwIfAborted();
       await this.advance();
     }
   }
 
   private clearUp(): void {
-    for (const sequence of this.running) if (sequence.ended) sequence.slot?.close();
+    for (const writing of this.running) if (writing.ended) writing.slot?.close();
     this.running = this.running.filter(({ ended }) => !ended);
     this.waiting = this.waiting.filter(({ ended }) => !ended);
   }
 
   private async takeTurn(): Promise<void> {
-    for (const sequence of [...this.waiting, ...this.running])
-      if (sequence.request.signal?.aborted) sequence.fail(sequence.request.signal.reason);
+    for (const writing of [...this.waiting, ...this.running])
+      if (writing.request.signal?.aborted) writing.fail(writing.request.signal.reason);
     this.clearUp();
     this.admit();
-    const writing = this.running.filter(({ reading }) => !reading);
-    await this.readOn(writing.length > 0 ? sharedChunk : this.decoder.chunk);
-    await this.step(writing);
+    if (this.decoder.readsSources) await this.begin(this.running.filter(({ begun }) => !begun));
+    const stepping = this.running.filter(({ reading, ended }) => !reading && !ended);
+    await this.readOn(stepping.length > 0 ? sharedChunk : this.decoder.chunk);
+    await this.step(stepping);
   }
 
   /** Gives free slots to those that have waited longest. */
   private admit(): void {
+    const { slots, readsSources } = this.decoder;
+    const together = Math.min(this.waiting.length, Math.ceil(slots * readTogether));
+    if (readsSources && this.running.length > 0 && this.decoder.freeSlots < together) return;
     while (this.waiting.length > 0 && (this.decoder.freeSlots > 0 || this.running.length === 0)) {
-      const sequence = this.waiting.shift()!;
+      const writing = this.waiting.shift()!;
       try {
-        sequence.slot = this.decoder.open(sequence.request.prompt);
-        this.running.push(sequence);
+        writing.slot = this.decoder.open(writing.request.prompt);
+        this.running.push(writing);
       } catch (error) {
         // Somebody else holds the slots, and none of ours will become free.
-        sequence.fail(error);
+        writing.fail(error);
       }
     }
+  }
+
+  /** Makes the slots of some texts hold what the caches have of their prompts, and their sources. */
+  private async begin(writings: readonly Writing[]): Promise<void> {
+    await attempt(writings, async () => {
+      await this.decoder.begin(
+        writings.map(({ slot, request: { prompt } }) => ({ slot: slot!, prompt })),
+        // A signal stops a run that nobody else waits for.
+        { signal: writings.length === 1 ? writings[0]!.request.signal : undefined },
+      );
+      for (const writing of writings) writing.begun = true;
+    });
   }
 
   /** Reads about `count` tokens of prompts: the one with the least to read first, so that a long one holds up no short one. */
   private async readOn(count: number): Promise<void> {
     for (let budget = count; budget > 0;) {
       const open = this.running.filter(({ reading, ended }) => reading && !ended);
-      const [sequence] = open.sort((a, b) => restOf(a) - restOf(b));
-      if (!sequence) return;
-      const slot = sequence.slot!;
-      const { prompt, signal } = sequence.request;
-      await attempt([sequence], async () => {
-        if (!sequence.begun) {
-          await this.decoder.begin(slot, prompt);
-          sequence.begun = true;
-        }
+      const [writing] = open.sort((a, b) => restOf(a) - restOf(b));
+      if (!writing) return;
+      const slot = writing.slot!;
+      const { readable, source } = writing;
+      const { signal } = writing.request;
+      await attempt([writing], async () => {
+        if (!writing.begun) await this.begin([writing]);
+        if (writing.ended) return;
         const before = slot.length;
-        const logits = await this.decoder.advance(slot, prompt, budget, { signal });
+        const logits = await this.decoder.advance(slot, readable, budget, { signal });
         budget -= Math.max(1, slot.length - before);
-        if (!logits || sequence.ended) return;
-        sequence.reading = false;
-        await sequence.take([logits]);
+        if (!logits || writing.ended) return;
+        writing.reading = false;
+        if (!source) await writing.take([logits]);
       });
-      if (sequence.error !== undefined) return;
+      if (writing.error !== undefined) return;
     }
   }
 
   /** One run over all texts that take one token; and one for each that has guesses to check. */
-  private async step(writing: readonly Sequence[]): Promise<void> {
-    const together: { sequence: Sequence; token: number }[] = [];
-    for (const sequence of writing.filter(({ ended }) => !ended)) {
-      await attempt([sequence], async () => {
-        const [token, ...guesses] = await sequence.next();
-        if (guesses.length === 0) {
-          together.push({ sequence, token: token! });
+  private async step(writings: readonly Writing[]): Promise<void> {
+    const together: { writing: Writing; run: NextRun }[] = [];
+    for (const writing of writings.filter(({ ended }) => !ended)) {
+      await attempt([writing], async () => {
+        const run = await writing.next();
+        const slot = writing.slot!;
+        if (run.parents) await this.decoder.follow(slot, run.parents);
+        if (!run.guesses?.length) {
+          together.push({ writing, run });
           return;
         }
-        const slot = sequence.slot!;
-        const { signal } = sequence.request;
-        await sequence.take(await this.decoder.extend(slot, [token!, ...guesses], { signal }));
-        if (!sequence.ended) this.decoder.truncate(slot, sequence.length);
+        const { signal } = writing.request;
+        await writing.take(await this.decoder.extend(slot, [run.tokens[0]!, ...run.guesses], { signal }));
+        if (!writing.ended) this.decoder.truncate(slot, writing.length);
       });
     }
-    const stepping = together.filter(({ sequence }) => !sequence.ended);
-    const sequences = stepping.map(({ sequence }) => sequence);
-    await attempt(sequences, async () => {
-      const logits = await this.decoder.step(
-        sequences.map(({ slot }) => slot!),
-        stepping.map(({ token }) => token),
-        // A signal stops a run that nobody else waits for.
-        { signal: sequences.length === 1 ? sequences[0]!.request.signal : undefined },
+    const stepping = together.filter(({ writing }) => !writing.ended);
+    const all = stepping.map(({ writing }) => writing);
+    await attempt(all, async () => {
+      const scores = await this.decoder.stepBeams(
+        stepping.map(({ writing, run: { tokens, ranked } }) => ({ slot: writing.slot!, tokens, ranked })),
+        { signal: all.length === 1 ? all[0]!.request.signal : undefined },
       );
-      for (const [index, sequence] of sequences.entries())
-        await attempt([sequence], () => sequence.take([logits[index]!]));
+      for (const [index, writing] of all.entries())
+        await attempt([writing], () => writing.take(scores[index]!));
     });
   }
 }
 
-const restOf = ({ request: { prompt }, slot, begun }: Sequence): number =>
-  prompt.length - (begun ? slot!.length : 0);
+const restOf = ({ readable, slot, begun }: Writing): number => readable.length - (begun ? slot!.length : 0);
 
 /** What fails for some texts is theirs to tell; the others go on. */
-async function attempt(sequences: readonly Sequence[], work: () => Promise<void>): Promise<void> {
+async function attempt(writings: readonly Writing[], work: () => Promise<void>): Promise<void> {
   try {
     await work();
   } catch (error) {
-    for (const sequence of sequences) sequence.fail(error);
+    for (const writing of writings) writing.fail(error);
   }
 }

@@ -1,7 +1,28 @@
 import type { WeightSet } from "../nn/index.js";
 import type { Binding, DeviceTensor, Program, RunOptions, Runtime } from "../runtime/types.js";
 import type { KeyValueBuffers } from "./cache.js";
+import type { SourceMemory } from "./memory.js";
 import type { DecoderPrograms } from "./program.js";
+import type { Ranked } from "./slot.js";
+
+/** What the runs of a decoder have in common. */
+interface RunsOptions {
+  readonly vocabSize: number;
+  /** Rows of a slot. */
+  readonly beams: number;
+  /** How many of the likeliest tokens a run tells. */
+  readonly ranked: number;
+  /** Tokens of a row at most. */
+  readonly capacity: number;
+}
+
+/** Rows of `beams` beams for each of some slots, `sequence` tokens in each row, and logits of `rows` of these tokens. */
+interface FeedSize {
+  readonly slots: number;
+  readonly beams: number;
+  readonly sequence: number;
+  readonly rows: number;
+}
 
 /** What one kind of run takes and gives besides weights and caches: tensors made once, written in place. */
 export class Feed implements Disposable {
@@ -18,14 +39,20 @@ export class Feed implements Disposable {
   readonly totalLength: Int32Array;
   /** `[vocabSize]` each. */
   readonly logits: readonly Float32Array[];
+  /** `[rows * ranked]` each. */
+  private readonly rankedIds: BigInt64Array;
+  private readonly rankedScores: Float32Array;
 
   constructor(
     runtime: Runtime,
-    vocabSize: number,
-    { batch, sequence, rows }: { readonly batch: number; readonly sequence: number; readonly rows: number },
+    { vocabSize, ranked }: RunsOptions,
+    { slots, beams, sequence, rows }: FeedSize,
+    /** Whether the rows of a slot are an axis of their own. */
+    grouped: boolean,
   ) {
+    const batch = slots * beams;
     const inputs = {
-      inputIds: runtime.createTensor("int32", [batch, sequence]),
+      inputIds: runtime.createTensor("int32", grouped ? [slots, beams, sequence] : [batch, sequence]),
       positionIds: runtime.createTensor("int64", [batch, sequence]),
       lastRows: runtime.createTensor("int64", [rows]),
       lastPosition: runtime.createTensor("int32", [batch]),
@@ -40,11 +67,24 @@ export class Feed implements Disposable {
     this.totalLength = inputs.totalLength.view();
     this.length = inputs.length.view();
     const logits = runtime.createTensor("float32", [rows, vocabSize]);
-    this.outputs = { logits };
+    const rankedIds = runtime.createTensor("int64", [rows, ranked]);
+    const rankedScores = runtime.createTensor("float32", [rows, ranked]);
+    this.outputs = { logits, rankedIds, rankedScores };
+    this.rankedIds = rankedIds.view();
+    this.rankedScores = rankedScores.view();
     const all = logits.view();
     this.logits = Array.from({ length: rows }, (_, row) =>
       all.subarray(row * vocabSize, (row + 1) * vocabSize),
     );
+  }
+
+  /** A copy of the likeliest tokens of one row of the logits. */
+  ranked(row: number): Ranked {
+    const count = this.rankedIds.length / this.logits.length;
+    return {
+      ids: Array.from(this.rankedIds.subarray(row * count, (row + 1) * count), Number),
+      scores: this.rankedScores.slice(row * count, (row + 1) * count),
+    };
   }
 
   dispose(): void {
@@ -58,42 +98,62 @@ export class Feed implements Disposable {
 /** Prompts have all kinds of lengths; drafts repeat a few. */
 const keptFeeds = 16;
 
+/** `count` slots from `first` on, of each of which the first `beams` rows run. */
+interface Window {
+  readonly first: number;
+  readonly count: number;
+  readonly beams: number;
+}
+
 /** The programs of a decoder bound to neighbouring rows of its caches: a binding for each window of rows, made once. */
 export class Runs implements Disposable {
   private readonly bindings = new Map<string, { binding: Binding; feed: Feed }>();
-  /** Of one token in each row, by the number of rows; and of one row, by tokens and logits, the least recent first. */
+  /** Of one token in each row, by the number of slots; and of one row, by tokens and logits, the least recent first. */
   private readonly stepFeeds = new Map<number, Feed>();
   private readonly rowFeeds = new Map<string, Feed>();
   private readonly pace = new Pace();
+
+  /** The positions 0, 1, 2, …, and the first of them. */
+  private readonly positions: DeviceTensor<"int64">;
+  private readonly firstPositions = new Map<number, DeviceTensor>();
 
   constructor(
     private readonly programs: DecoderPrograms,
     private readonly weights: WeightSet,
     private readonly caches: KeyValueBuffers,
-    private readonly vocabSize: number,
-  ) {}
+    private readonly options: RunsOptions,
+    private readonly memory: SourceMemory | undefined,
+  ) {
+    const { capacity } = options;
+    this.positions = weights.runtime.createTensor("int64", [capacity]);
+    this.positions.write(BigInt64Array.from({ length: capacity }, (_, position) => BigInt(position)));
+  }
 
   get hasReader(): boolean {
     return this.programs.reader !== undefined;
   }
 
-  /** For a run of one token in each of `count` rows. */
-  stepFeed(count: number): Feed {
-    let feed = this.stepFeeds.get(count);
+  private feed(size: FeedSize): Feed {
+    return new Feed(this.weights.runtime, this.options, size, this.memory !== undefined);
+  }
+
+  /** For a run of one token in each row of `slots` slots. */
+  stepFeed(slots: number): Feed {
+    let feed = this.stepFeeds.get(slots);
     if (!feed) {
-      feed = new Feed(this.weights.runtime, this.vocabSize, { batch: count, sequence: 1, rows: count });
-      this.stepFeeds.set(count, feed);
+      const { beams } = this.options;
+      this.stepFeeds.set(slots, (feed = this.feed({ slots, beams, sequence: 1, rows: slots * beams })));
     }
     return feed;
   }
 
   /** For a run of some tokens of one row, with logits after the last `rows` of them. */
   rowFeed(sequence: number, rows: number): Feed {
-    if (sequence === 1 && rows === 1) return this.stepFeed(1);
+    if (sequence === 1 && rows === 1 && this.options.beams === 1) return this.stepFeed(1);
     const key = `${sequence},${rows}`;
     let feed = this.rowFeeds.get(key);
     if (feed) this.rowFeeds.delete(key);
-    else feed = new Feed(this.weights.runtime, this.vocabSize, { batch: 1, sequence, rows });
+    else feed = this.feed({ slots: 1, beams: 1, sequence, rows });
     this.rowFeeds.set(key, feed);
     const oldest = this.rowFeeds.entries().next();
     if (this.rowFeeds.size > keptFeeds && !oldest.done) {
@@ -103,22 +163,28 @@ export class Runs implements Disposable {
     return feed;
   }
 
-  /** Runs one token in each of `count` rows from `first` on. */
+  /** Runs one token in each row of `count` slots from `first` on. */
   async step(first: number, count: number, feed: Feed, options: RunOptions): Promise<void> {
-    await this.pace.run(this.bound("step", first, count, feed), options);
+    await this.pace.run(this.bound("step", { first, count, beams: this.options.beams }, feed), options);
   }
 
-  /** Runs some tokens of one row; with `reader`, by the program that reads prompts, which gives no logits. */
-  async read(row: number, feed: Feed, reader: boolean, options: RunOptions): Promise<void> {
-    await this.bound(reader ? "reader" : "step", row, 1, feed).run(options);
+  /** Runs some tokens of the first row of a slot; with `reader`, by the program that reads prompts, which gives no logits. */
+  async read(slot: number, feed: Feed, reader: boolean, options: RunOptions): Promise<void> {
+    await this.bound(reader ? "reader" : "step", { first: slot, count: 1, beams: 1 }, feed).run(options);
   }
 
-  private bound(kind: "step" | "reader", first: number, count: number, feed: Feed): Binding {
+  /** Lets go of what is bound to caches that get another size. */
+  unbind(): void {
+    for (const { binding } of this.bindings.values()) binding.dispose();
+    this.bindings.clear();
+  }
+
+  private bound(kind: "step" | "reader", window: Window, feed: Feed): Binding {
     const program = this.programs[kind]!;
-    const key = `${kind},${first},${count}`;
+    const key = `${kind},${window.first},${window.count},${window.beams}`;
     let entry = this.bindings.get(key);
     if (!entry) {
-      entry = { binding: this.bind(program, first, count, feed), feed };
+      entry = { binding: this.bind(program, window, feed), feed };
       this.bindings.set(key, entry);
     } else if (entry.feed !== feed) {
       for (const { name } of program.inputs)
@@ -127,13 +193,28 @@ export class Runs implements Disposable {
         if (feed.outputs[name]) entry.binding.set(name, feed.outputs[name]);
       entry.feed = feed;
     }
+    if (program.inputs.some(({ name }) => name === "keyPositions"))
+      entry.binding.set("keyPositions", this.first(feed.totalLength[0]!));
     return entry.binding;
   }
 
-  private bind(program: Program, first: number, count: number, feed: Feed): Binding {
-    const inputs: Record<string, DeviceTensor> = { ...this.weights.tensors, ...feed.inputs };
+  /** The first `count` positions. */
+  private first(count: number): DeviceTensor {
+    let first = this.firstPositions.get(count);
+    if (!first) this.firstPositions.set(count, (first = this.positions.slice(0, [count])));
+    return first;
+  }
+
+  private bind(program: Program, { first, count, beams }: Window, feed: Feed): Binding {
+    const inputs: Record<string, DeviceTensor> = {
+      ...this.weights.tensors,
+      ...feed.inputs,
+      ...this.memory?.window(first, count),
+      keyPositions: this.first(feed.totalLength[0]!),
+    };
     const outputs: Record<string, DeviceTensor> = { ...feed.outputs };
-    for (const [name, tensor] of Object.entries(this.caches.window(first, count))) {
+    const row = first * this.options.beams;
+    for (const [name, tensor] of Object.entries(this.caches.window(row, count * beams))) {
       inputs[`past.${name}`] = tensor;
       outputs[`present.${name}`] = tensor;
     }
@@ -145,8 +226,10 @@ export class Runs implements Disposable {
   }
 
   dispose(): void {
-    for (const { binding } of this.bindings.values()) binding.dispose();
+    this.unbind();
     for (const feed of [...this.stepFeeds.values(), ...this.rowFeeds.values()]) feed.dispose();
+    for (const first of this.firstPositions.values()) first.dispose();
+    this.positions.dispose();
     this.programs.step.dispose();
     this.programs.reader?.dispose();
   }

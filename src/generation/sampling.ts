@@ -1,6 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { indexOfLargest } from "../base/numbers.js";
 import type { Random } from "../base/random.js";
+import type { Ranked } from "./slot.js";
 
 export interface SamplingOptions {
   /** Divides the logits; 0 takes the most probable token every time. Default 1. */
@@ -21,14 +22,14 @@ export interface SamplingOptions {
   readonly logitBias?: Readonly<Record<number, number>>;
 }
 
+/** The option's name as the person gave it, for messages: `--top-p` for `topP`. */
+export type OptionName = (option: string) => string;
+
 /**
  * Throws `argument` for an option out of its range.
  * @param nameOf how the person who gave the options calls each of them
  */
-export function checkSampling(
-  options: SamplingOptions,
-  nameOf: (option: string) => string = (option) => option,
-): void {
+export function checkSampling(options: SamplingOptions, nameOf: OptionName = (option) => option): void {
   const { temperature = 1, topK = 1, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
   const { frequencyPenalty = 0, presencePenalty = 0 } = options;
   const rules: [boolean, string][] = [
@@ -51,6 +52,13 @@ export function checkSampling(
   ];
   for (const [holds, message] of rules) if (!holds) throw new LineageError("argument", message);
 }
+
+/** Whether `penalize` leaves all logits as they are. */
+export const penalizesNothing = (options: SamplingOptions): boolean =>
+  (options.repetitionPenalty ?? 1) === 1 &&
+  (options.frequencyPenalty ?? 0) === 0 &&
+  (options.presencePenalty ?? 0) === 0 &&
+  Object.keys(options.logitBias ?? {}).length === 0;
 
 /** Applies penalties and biases to the logits, in place. `prompt` and `generated` are the ids so far. */
 export function penalize(
@@ -114,6 +122,23 @@ export function distribution(logits: Float32Array, options: SamplingOptions): Di
     if (count > 0) ids = ids.subarray(0, count);
   }
   return normalized(ids, logits, peak, temperature);
+}
+
+/**
+ * What `distribution` gives where the likeliest tokens alone are known, best first: enough of them for the options, which
+ * take one of them or the `topK` best.
+ */
+export function rankedDistribution(
+  ranked: Ranked,
+  options: SamplingOptions,
+  without: ReadonlySet<number>,
+): Distribution {
+  const places = Array.from(ranked.ids.keys()).filter((place) => !without.has(ranked.ids[place]!));
+  const { ids, probabilities } = distribution(
+    Float32Array.from(places, (place) => ranked.scores[place]!),
+    options,
+  );
+  return { ids: ids.map((index) => ranked.ids[places[index]!]!), probabilities };
 }
 
 /**

@@ -1,7 +1,17 @@
 import type { Random } from "../base/random.js";
 import type { RunOptions } from "../runtime/types.js";
-import { type Distribution, type SamplingOptions, distribution, draw, penalize } from "./sampling.js";
-import type { Slot } from "./slot.js";
+import type { Decoder, Scores } from "./decoder.js";
+import { type Allowed, type RuleOptions, allowedAfter, restrictTo } from "./rules.js";
+import {
+  type Distribution,
+  type SamplingOptions,
+  distribution,
+  draw,
+  penalize,
+  penalizesNothing,
+  rankedDistribution,
+} from "./sampling.js";
+import { type NextRun, Writing, type WritingRequest } from "./writing.js";
 
 /** What a text must be: tells at every token which ones may come. */
 export interface TokenConstraint {
@@ -20,6 +30,13 @@ export interface Draft {
   readonly distributions?: readonly Distribution[];
 }
 
+/** What has been written, and with an encoder-decoder what it is about. */
+export interface DraftedText {
+  readonly prompt: readonly number[];
+  readonly generated: readonly number[];
+  readonly source?: readonly number[] | undefined;
+}
+
 /** Whoever guesses. */
 export interface Drafter {
   /**
@@ -27,7 +44,7 @@ export interface Drafter {
    * changed.
    */
   draft(
-    text: { readonly prompt: readonly number[]; readonly generated: readonly number[] },
+    text: DraftedText,
     count: number,
     options: SamplingOptions & RunOptions & { readonly random: Random },
   ): Promise<Draft>;
@@ -43,15 +60,13 @@ export interface Speculation {
 export type FinishReason = "stop" | "length" | "context";
 
 /** One text that is asked for. */
-export interface SequenceRequest extends SamplingOptions {
-  readonly prompt: readonly number[];
+export interface SequenceRequest extends WritingRequest, SamplingOptions, RuleOptions {
   readonly random: Random;
   readonly maxNewTokens?: number | undefined;
   readonly stopIds?: readonly number[] | undefined;
   readonly constraint?: TokenConstraint | undefined;
   readonly drafter?: Drafter | undefined;
   readonly draftLength?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
   /** Told every token, and why the text ended. */
   readonly emit: (event: SequenceEvent) => void;
 }
@@ -68,28 +83,20 @@ export interface SequenceEvent {
 
 const nothing: Draft = { ids: [] };
 
-/**
- * A text on its way: draws tokens from the logits that it is given, and says what the next run takes. It does not know of
- * caches and of other texts.
- */
-export class Sequence {
-  slot: Slot | undefined;
-  /** Whether the slot holds what the caches had of the prompt's beginning, and whether there is more of it to read. */
-  begun = false;
-  reading = true;
-  ended = false;
-  /** What it failed with. */
-  error: unknown = undefined;
+/** A text whose tokens are drawn one after the other. */
+export class Sequence extends Writing {
   private readonly generated: number[] = [];
   private draft = nothing;
   private drafted = 0;
   private accepted = 0;
+  /** What may come next, once it has been looked up for the next run. */
+  private allowed: Allowed | undefined;
 
   constructor(
-    readonly request: SequenceRequest,
-    /** Tokens that a slot holds, and that one run takes. */
-    private readonly limits: { readonly capacity: number; readonly chunk: number },
+    override readonly request: SequenceRequest,
+    private readonly decoder: Pick<Decoder, "capacity" | "chunk" | "ranked" | "whole">,
   ) {
+    super(request, decoder);
     if ((request.maxNewTokens ?? Infinity) <= 0) this.finish("length");
   }
 
@@ -98,29 +105,47 @@ export class Sequence {
     return this.slot?.reused ?? 0;
   }
 
-  /** Tokens that lie in the cache when those of `next` have not been run. */
-  get length(): number {
-    return this.request.prompt.length + this.generated.length - 1;
+  override get length(): number {
+    return this.ids.length + this.generated.length - 1;
   }
 
   /** The tokens of the next run: the last one that was written, and guesses at those after it. */
-  async next(): Promise<readonly number[]> {
-    const { prompt, drafter, draftLength = 5, maxNewTokens = Infinity } = this.request;
-    const { generated } = this;
-    const room = this.limits.capacity - prompt.length - generated.length;
-    const count = Math.min(draftLength, room, maxNewTokens - generated.length - 1, this.limits.chunk - 1);
+  override async next(): Promise<NextRun> {
+    const { drafter, draftLength = 5, maxNewTokens = Infinity } = this.request;
+    const { ids, source, generated, decoder } = this;
+    const room = decoder.capacity - ids.length - generated.length;
+    const count = Math.min(draftLength, room, maxNewTokens - generated.length - 1, decoder.chunk - 1);
     this.draft =
-      drafter && count > 0 ? await drafter.draft({ prompt, generated }, count, this.request) : nothing;
-    return [generated.at(-1)!, ...this.draft.ids];
+      drafter && count > 0
+        ? await drafter.draft({ prompt: ids, generated, source }, count, this.request)
+        : nothing;
+    this.allowed = this.allowedAfter(generated);
+    return {
+      tokens: [generated.at(-1) ?? ids.at(-1)!],
+      guesses: this.draft.ids,
+      ranked: this.draft.ids.length === 0 && this.ranksSuffice(this.allowed),
+    };
   }
 
-  /** Goes on by the logits after each token of `next`, or after the prompt. */
-  async take(logits: readonly Float32Array[]): Promise<void> {
+  /** Whether the next token can be drawn from the likeliest ones alone. */
+  private ranksSuffice({ forced, banned }: Allowed): boolean {
+    const { request, decoder } = this;
+    const { temperature = 1, topK = Infinity, constraint } = request;
+    if (constraint || !penalizesNothing(request)) return false;
+    return forced !== undefined || (temperature === 0 ? 1 : topK) + banned.size <= decoder.ranked;
+  }
+
+  private allowedAfter(generated: readonly number[]): Allowed {
+    return allowedAfter(this.ids, generated, this.request, this.request);
+  }
+
+  /** Goes on by what comes after each token of `next`, or after the prompt. */
+  override async take(scores: readonly (Scores | undefined)[]): Promise<void> {
     const { random, constraint, stopIds = [] } = this.request;
     const { ids, distributions } = this.draft;
     const fresh: number[] = [];
-    for (const [place, scores] of logits.entries()) {
-      const target = await this.wanted(scores, fresh);
+    for (let place = 0; place <= ids.length; place++) {
+      const target = await this.wanted(scores[place]!, fresh);
       const guess = ids[place];
       let id: number;
       let right = false;
@@ -138,19 +163,13 @@ export class Sequence {
     }
     this.drafted += ids.length;
     this.draft = nothing;
+    this.allowed = undefined;
     this.write(fresh);
   }
 
-  /** Ends the text with an error. */
-  fail(error: unknown): void {
-    if (this.ended) return;
-    this.ended = true;
-    this.error = error;
-  }
-
   private write(fresh: readonly number[]): void {
-    const { prompt, constraint, stopIds = [], maxNewTokens = Infinity, emit } = this.request;
-    const { generated } = this;
+    const { constraint, stopIds = [], maxNewTokens = Infinity, emit } = this.request;
+    const { ids, generated } = this;
     for (const [place, id] of fresh.entries()) {
       if (stopIds.includes(id)) {
         this.finish("stop");
@@ -161,7 +180,7 @@ export class Sequence {
       // A constraint has gone on to the last token that was taken.
       if (place === fresh.length - 1 && constraint?.finished) this.finish("stop");
       else if (generated.length >= maxNewTokens) this.finish("length");
-      else if (prompt.length + generated.length > this.limits.capacity) this.finish("context");
+      else if (ids.length + generated.length > this.decoder.capacity) this.finish("context");
       if (this.ended) return;
     }
   }
@@ -178,19 +197,27 @@ export class Sequence {
   }
 
   /** What the next token is drawn from. */
-  private async wanted(logits: Float32Array, fresh: readonly number[]): Promise<Distribution> {
-    const { prompt, constraint } = this.request;
+  private async wanted(scores: Scores, fresh: readonly number[]): Promise<Distribution> {
+    const { constraint } = this.request;
     const generated = fresh.length === 0 ? this.generated : [...this.generated, ...fresh];
-    penalize(logits, prompt, generated, this.request);
-    await constraint?.restrict(logits);
-    return distribution(logits, this.request);
+    const allowed = (fresh.length === 0 ? this.allowed : undefined) ?? this.allowedAfter(generated);
+    if (!(scores instanceof Float32Array)) {
+      if (allowed.forced) return evenly(allowed.forced);
+      return rankedDistribution(scores, this.request, allowed.banned);
+    }
+    penalize(scores, this.ids, generated, this.request);
+    restrictTo(allowed, scores);
+    await constraint?.restrict(scores);
+    return distribution(scores, this.request);
   }
 }
 
-const certain = (id: number): Distribution => ({
-  ids: Uint32Array.of(id),
-  probabilities: Float64Array.of(1),
+const evenly = (ids: readonly number[]): Distribution => ({
+  ids: Uint32Array.from(ids),
+  probabilities: new Float64Array(ids.length).fill(1 / ids.length),
 });
+
+const certain = (id: number): Distribution => evenly([id]);
 
 function probabilityOf({ ids, probabilities }: Distribution, id: number): number {
   // A distribution over the whole vocabulary is in its order.

@@ -9,14 +9,16 @@ interface RowContent {
 
 /** What one row of the caches holds. It stays when its slot is closed, for the next prompt that begins like it. */
 export class Row {
-  /** The tokens whose keys and values have been computed. */
-  readonly tokens: number[] = [];
+  /** Of each beam, the tokens whose keys and values have been computed; the first beam is the one that reads prompts. */
+  readonly beams: number[][];
   /** By what reach the position of each token was turned; see `rotaryReach`. */
   private readonly reaches: number[] = [];
   /** Position of the token in the first cell; above 0 once a sliding window has moved on. */
   start = 0;
   /** Logits after the first `length` tokens, where these were a whole prompt. */
   prompt: RowContent["prompt"];
+  /** What an encoder-decoder writes about. */
+  source: readonly number[] | undefined;
   slot: Slot | undefined;
   /** When its slot was closed, counted in closings. */
   closedAt = 0;
@@ -24,7 +26,14 @@ export class Row {
   constructor(
     /** Which row of the buffers it is now. */
     public place: number,
-  ) {}
+    beams: number,
+  ) {
+    this.beams = Array.from({ length: beams }, () => []);
+  }
+
+  get tokens(): number[] {
+    return this.beams[0]!;
+  }
 
   /** What it holds, as it is now. */
   get content(): RowContent {
@@ -34,7 +43,7 @@ export class Row {
 
   /** Cells in use. */
   get used(): number {
-    return this.tokens.length - this.start;
+    return Math.max(...this.beams.map(({ length }) => length)) - this.start;
   }
 
   /** Whether every key is still there that the token after the first `length` ones looks back on. */
@@ -42,34 +51,57 @@ export class Row {
     return this.start === 0 || length - this.start >= window - 1;
   }
 
-  add(token: number, reach: number): void {
-    this.tokens.push(token);
-    this.reaches.push(reach);
+  /** @param reach that of a text which is as long as this one with the token */
+  add(token: number, reach: number, beam = 0): void {
+    const tokens = this.beams[beam]!;
+    this.reaches[tokens.length] = reach;
+    tokens.push(token);
   }
 
-  /** Tokens at the beginning that `ids` has as well, and that were turned by `reach`. */
-  common(ids: readonly number[], reach: number): number {
-    const limit = Math.min(this.tokens.length, ids.length);
-    let count = 0;
-    while (count < limit && this.tokens[count] === ids[count] && this.reaches[count] === reach) count++;
-    return count;
+  /** Tokens at the beginning that a prompt has as well, and that were turned by `reach`. */
+  common(ids: readonly number[], reach: number, source?: readonly number[]): number {
+    if (source && !(this.source && sameIds(this.source, source))) return 0;
+    const same = commonLength(this.tokens, ids);
+    const turned = this.reaches.findIndex((own) => own !== reach);
+    return turned < 0 ? same : Math.min(same, turned);
   }
 
   truncate(length: number): void {
-    this.tokens.length = this.reaches.length = length;
+    for (const beam of this.beams) beam.length = Math.min(beam.length, length);
     if (length === 0) this.start = 0;
     if (this.prompt && this.prompt.length > length) this.prompt = undefined;
   }
 
   /** Takes over the first `length` tokens of another row, whose keys and values are its own already. */
   become({ tokens, reaches, start, prompt }: RowContent, length: number): void {
-    const taken = tokens.slice(0, length);
-    const turned = reaches.slice(0, length);
-    this.tokens.length = this.reaches.length = 0;
-    for (const [index, token] of taken.entries()) this.add(token, turned[index]!);
+    for (const beam of this.beams) beam.length = 0;
+    for (const [index, token] of tokens.slice(0, length).entries()) this.add(token, reaches[index]!);
     this.start = length > 0 ? start : 0;
     this.prompt = prompt && prompt.length <= length ? prompt : undefined;
   }
+
+  /** Makes a beam what another is. */
+  follow(beam: number, parent: number): void {
+    this.beams[beam] = [...this.beams[parent]!];
+    if (beam === 0) this.prompt = undefined;
+  }
+}
+
+/** How long the beginning is that two texts share. */
+export function commonLength(a: readonly number[], b: readonly number[]): number {
+  const limit = Math.min(a.length, b.length);
+  let count = 0;
+  while (count < limit && a[count] === b[count]) count++;
+  return count;
+}
+
+export const sameIds = (a: readonly number[], b: readonly number[]): boolean =>
+  a.length === b.length && commonLength(a, b) === a.length;
+
+/** The likeliest tokens that may come next, best first, with the logarithms of their probabilities. */
+export interface Ranked {
+  readonly ids: readonly number[];
+  readonly scores: Float32Array;
 }
 
 /** One sequence of a decoder, from `Decoder.open` to `close`. */
@@ -98,13 +130,11 @@ export class Slot implements Disposable {
     return this.row.tokens.length;
   }
 
-  /** @internal Copies of logits, in memory of the slot's own. */
-  keep(logits: readonly Float32Array[]): Float32Array[] {
-    return logits.map((values, index) => {
-      const own = (this.logits[index] ??= new Float32Array(values.length));
-      own.set(values);
-      return own;
-    });
+  /** @internal A copy of logits, in memory of the slot's own. */
+  keep(logits: Float32Array, index = 0): Float32Array {
+    const own = (this.logits[index] ??= new Float32Array(logits.length));
+    own.set(logits);
+    return own;
   }
 
   /** Gives the slot back. What it holds may serve a later prompt. */

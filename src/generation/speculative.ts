@@ -8,8 +8,8 @@ import type { Drafter } from "./sequence.js";
  */
 export function promptLookup({ longest = 3, shortest = 1 } = {}): Drafter {
   return {
-    draft: ({ prompt, generated }, count) => {
-      const text = [...prompt, ...generated];
+    draft: ({ prompt, generated, source = [] }, count) => {
+      const text = [...source, ...prompt, ...generated];
       for (let size = Math.min(longest, text.length - 1); size >= shortest; size--) {
         const tail = text.length - size;
         // The latest place counts: a text is most like what it has just been.
@@ -27,16 +27,17 @@ export function promptLookup({ longest = 3, shortest = 1 } = {}): Drafter {
 /** Guesses with a smaller model of the same vocabulary, Leviathan et al. 2023. Each guess takes a slot of its decoder for a while. */
 export function modelDrafter(decoder: Decoder): Drafter {
   return {
-    draft: async ({ prompt, generated }, count, { random, signal, ...options }) => {
+    draft: async ({ prompt, generated, source }, count, { random, signal, ...options }) => {
       const text = [...prompt, ...generated];
-      using slot = decoder.open(text);
+      const begun = source ? { source, begin: text } : text;
+      using slot = decoder.open(begun);
       const room = Math.min(count, decoder.capacity - text.length);
       const ids: number[] = [];
       const distributions: Distribution[] = [];
       while (ids.length < room) {
         const logits =
           ids.length === 0
-            ? await decoder.read(slot, text, { signal })
+            ? await decoder.read(slot, begun, { signal })
             : (await decoder.step([slot], [ids.at(-1)!], { signal }))[0]!;
         penalize(logits, prompt, [...generated, ...ids], options);
         const guess = distribution(logits, options);

@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { type Tensor, attention } from "../graph/index.js";
+import { Tensor, cachedAttention } from "../graph/index.js";
 import {
   type ActivationName,
+  type CacheContext,
   type ConfigOf,
   type DecoderInputs,
   Dropout,
@@ -10,17 +11,18 @@ import {
   EncoderDecoder,
   type EncoderInputs,
   type ForwardContext,
+  type KeysAndValues,
   Linear,
   Module,
   RMSNorm,
   RelativeBias,
   activations,
+  attendTo,
   attentionMaskOf,
   checkTokenIds,
   configEntries,
   configTable,
   entry,
-  mergeHeads,
   normalInit,
   reasons,
   splitHeads,
@@ -143,7 +145,8 @@ interface StackContext extends ForwardContext {
   /** Added to the scores of self-attention, `[1, numHeads, sequence, sequence]`. */
   readonly bias: Tensor;
   readonly causal: boolean;
-  readonly memory?: Tensor | undefined;
+  /** States of the source; or, by layer, what is looked at in it. */
+  readonly memory?: DecoderInputs["memory"] | undefined;
   /** Bool `[batch, 1, 1, sourceSequence]`. */
   readonly memoryMask?: Tensor | undefined;
 }
@@ -199,28 +202,45 @@ class T5Attention extends Module {
       random,
     }: {
       /** What is looked at. Default: `x` itself. */
-      of?: Tensor;
+      of?: Tensor | KeysAndValues;
       bias?: Tensor;
       mask?: Tensor | undefined;
       causal?: boolean;
       random: ForwardContext["random"];
     },
   ): Tensor {
+    const mixed = attendTo(this.query.forward(x), of instanceof Tensor ? this.remember(of) : of, {
+      scale: 1,
+      causal: causal ?? false,
+      dropout: this.config.dropout,
+      random,
+      ...(bias && { bias }),
+      ...(mask && { mask }),
+    });
+    return this.output.forward(mixed);
+  }
+
+  /** The keys and values of a text, `[batch, sequence, hiddenSize]`. */
+  remember(x: Tensor): KeysAndValues {
     const { numHeads } = this.config;
-    const mixed = attention(
-      splitHeads(this.query.forward(x), numHeads),
-      splitHeads(this.key.forward(of), numHeads),
-      splitHeads(this.value.forward(of), numHeads),
-      {
-        scale: 1,
-        causal: causal ?? false,
-        dropout: this.config.dropout,
-        random,
-        ...(bias && { bias }),
-        ...(mask && { mask }),
-      },
+    return {
+      key: splitHeads(this.key.forward(x), numHeads),
+      value: splitHeads(this.value.forward(x), numHeads),
+    };
+  }
+
+  /** `x` looks at itself and at what is in a layer's cache. */
+  goOn(x: Tensor, cache: CacheContext, layer: number, bias: Tensor): Tensor {
+    const { numHeads } = this.config;
+    const step = cachedAttention(
+      this.query.forward(x),
+      this.key.forward(x),
+      this.value.forward(x),
+      { ...cache.layers[layer]!, bias },
+      { numHeads, numKeyValueHeads: numHeads, scale: 1 },
     );
-    return this.output.forward(mergeHeads(mixed));
+    cache.present[layer] = step;
+    return this.output.forward(step.output);
   }
 }
 
@@ -272,15 +292,22 @@ class T5SelfAttentionLayer extends Module {
   readonly norm: RMSNorm;
   private readonly dropout: Dropout;
 
-  constructor(config: T5Config, relative?: "both ways" | "backwards") {
+  constructor(
+    config: T5Config,
+    private readonly index: number,
+    relative?: "both ways" | "backwards",
+  ) {
     super();
     this.attention = new T5Attention(config, relative);
     this.norm = new RMSNorm(config.hiddenSize, config.rmsNormEpsilon);
     this.dropout = new Dropout(config.dropout);
   }
 
-  override forward(x: Tensor, { bias, causal, attentionMask, random }: StackContext): Tensor {
-    const mixed = this.attention.forward(this.norm.forward(x), { bias, causal, mask: attentionMask, random });
+  override forward(x: Tensor, { bias, causal, attentionMask, cache, random }: StackContext): Tensor {
+    const h = this.norm.forward(x);
+    const mixed = cache
+      ? this.attention.goOn(h, cache, this.index, bias)
+      : this.attention.forward(h, { bias, causal, mask: attentionMask, random });
     return x.add(this.dropout.forward(mixed, random));
   }
 }
@@ -291,7 +318,10 @@ class T5CrossAttentionLayer extends Module {
   readonly norm: RMSNorm;
   private readonly dropout: Dropout;
 
-  constructor(config: T5Config) {
+  constructor(
+    config: T5Config,
+    private readonly index: number,
+  ) {
     super();
     this.attention = new T5Attention(config);
     this.norm = new RMSNorm(config.hiddenSize, config.rmsNormEpsilon);
@@ -299,7 +329,8 @@ class T5CrossAttentionLayer extends Module {
   }
 
   override forward(x: Tensor, { memory, memoryMask, random }: StackContext): Tensor {
-    const mixed = this.attention.forward(this.norm.forward(x), { of: memory!, mask: memoryMask, random });
+    const of = memory instanceof Tensor ? memory : memory![this.index]!;
+    const mixed = this.attention.forward(this.norm.forward(x), { of, mask: memoryMask, random });
     return x.add(this.dropout.forward(mixed, random));
   }
 }
@@ -333,8 +364,8 @@ class T5Block extends Module {
     super();
     const relative = index > 0 ? undefined : part === "encoder" ? "both ways" : "backwards";
     this.layer = [
-      new T5SelfAttentionLayer(config, relative),
-      ...(part === "decoder" ? [new T5CrossAttentionLayer(config)] : []),
+      new T5SelfAttentionLayer(config, index, relative),
+      ...(part === "decoder" ? [new T5CrossAttentionLayer(config, index)] : []),
       new T5FeedForwardLayer(config),
     ];
   }
@@ -364,12 +395,12 @@ class T5Stack extends Module {
 
   /** @param x embedded tokens, `[batch, sequence, hiddenSize]` */
   override forward(x: Tensor, context: ForwardContext & Pick<StackContext, "memory" | "memoryMask">): Tensor {
-    const { random } = context;
-    const { relative } = (this.blocks[0]!.layer[0] as T5SelfAttentionLayer).attention;
+    const { random, cache, positionIds } = context;
+    const relative = (this.blocks[0]!.layer[0] as T5SelfAttentionLayer).attention.relative!;
     const length = x.dim(1);
     const stack: StackContext = {
       ...context,
-      bias: relative!.between(length, length),
+      bias: cache ? relative.at(positionIds!, cache.keyPositions!) : relative.between(length, length),
       causal: this.part === "decoder",
     };
     return throughLayers(this.blocks, this.dropout.forward(x, random), stack, (h) =>
@@ -405,6 +436,19 @@ export class T5 extends EncoderDecoder {
       ...context,
       attentionMask: attentionMaskOf(inputs),
     });
+  }
+
+  override remember(memory: Tensor): KeysAndValues[] {
+    return this.decoder.blocks.flatMap(({ layer }) =>
+      layer.flatMap((part) =>
+        part instanceof T5CrossAttentionLayer ? [part.attention.remember(memory)] : [],
+      ),
+    );
+  }
+
+  protected override get decoderHeads(): { count: number; size: number } {
+    const { numHeads, headSize } = this.config;
+    return { count: numHeads, size: headSize };
   }
 
   override hiddenStates(

@@ -19,6 +19,8 @@ export interface CacheContext {
   readonly present: { key: Tensor; value: Tensor }[];
   /** Int64 `[batch]`: tokens of each row once its whole prompt is in; the pass may see a part of it. */
   readonly length?: Tensor | undefined;
+  /** Int64 `[total]`: the positions 0, 1, 2, … of all keys of the row that has most of them after the pass. */
+  readonly keyPositions?: Tensor | undefined;
   /** Slots of the caches, where every token's slot is its position; undefined where tokens may move. */
   readonly slots?: number | undefined;
 }

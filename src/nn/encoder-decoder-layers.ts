@@ -1,6 +1,6 @@
 import {
-  type Tensor,
-  attention,
+  Tensor,
+  cachedAttention,
   constant,
   equal,
   gather,
@@ -9,8 +9,9 @@ import {
   unsqueeze,
   where,
 } from "../graph/index.js";
-import type { ForwardContext } from "./context.js";
-import { type DecoderInputs, EncoderDecoder } from "./encoder-decoder.js";
+import type { CacheContext, ForwardContext } from "./context.js";
+import { attendTo } from "./cross-attention.js";
+import { type DecoderInputs, EncoderDecoder, type KeysAndValues } from "./encoder-decoder.js";
 import { type EncoderInputs, attentionMaskOf } from "./encoder.js";
 import { normalInit, zerosInit } from "./initializers.js";
 import {
@@ -20,7 +21,6 @@ import {
   LayerNorm,
   Linear,
   activations,
-  mergeHeads,
   splitHeads,
 } from "./layers.js";
 import { Module, Parameter } from "./module.js";
@@ -88,24 +88,49 @@ class Attention extends Module {
     this.output = linear();
   }
 
+  /** The keys and values of a text, `[batch, sequence, hiddenSize]`. */
+  remember(x: Tensor): KeysAndValues {
+    return {
+      key: splitHeads(this.key.forward(x), this.numHeads),
+      value: splitHeads(this.value.forward(x), this.numHeads),
+    };
+  }
+
   /** `x` `[batch, sequence, hiddenSize]` looks at `of`, by default itself. */
   override forward(
     x: Tensor,
     options: {
-      readonly of?: Tensor;
+      readonly of?: Tensor | KeysAndValues;
       readonly mask?: Tensor | undefined;
       readonly causal?: boolean;
       readonly random: ForwardContext["random"];
     },
   ): Tensor {
     const { of = x, mask, causal = false, random } = options;
-    const mixed = attention(
-      splitHeads(this.query.forward(x), this.numHeads),
-      splitHeads(this.key.forward(of), this.numHeads),
-      splitHeads(this.value.forward(of), this.numHeads),
-      { causal, dropout: this.dropout, random, ...(mask && { mask }) },
-    );
-    return this.output.forward(mergeHeads(mixed));
+    const query = this.query.forward(x);
+    const mixed = attendTo(query, of instanceof Tensor ? this.remember(of) : of, {
+      causal,
+      dropout: this.dropout,
+      random,
+      ...(mask && { mask }),
+    });
+    return this.output.forward(mixed);
+  }
+
+  /** `x` `[batch, sequence, hiddenSize]` looks at itself and at what is in a layer's cache. */
+  goOn(x: Tensor, cache: CacheContext, layer: number): Tensor {
+    const { numHeads } = this;
+    const [query, key, value] = [this.query, this.key, this.value].map((part) => part.forward(x)) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
+    const step = cachedAttention(query, key, value, cache.layers[layer]!, {
+      numHeads,
+      numKeyValueHeads: numHeads,
+    });
+    cache.present[layer] = step;
+    return this.output.forward(step.output);
   }
 }
 
@@ -117,7 +142,8 @@ interface LayerSizes {
 
 /** What the layers of the decoder look at. */
 interface LayerContext extends ForwardContext {
-  readonly memory?: Tensor | undefined;
+  /** States of the source; or, by layer, what is looked at in it. */
+  readonly memory?: DecoderInputs["memory"] | undefined;
   readonly memoryMask?: Tensor | undefined;
 }
 
@@ -213,7 +239,12 @@ class DecoderLayer extends Layer {
   readonly down: Linear;
   readonly finalNorm: LayerNorm;
 
-  constructor(config: EncoderDecoderNetworkConfig, design: EncoderDecoderDesign, sizes: LayerSizes) {
+  constructor(
+    config: EncoderDecoderNetworkConfig,
+    design: EncoderDecoderDesign,
+    sizes: LayerSizes,
+    private readonly layer: number,
+  ) {
     super(config, design);
     const { hiddenSize, initializerRange } = config;
     const options = { initializer: normalInit(initializerRange) };
@@ -226,17 +257,21 @@ class DecoderLayer extends Layer {
     this.finalNorm = new LayerNorm(hiddenSize, layerNormEpsilon);
   }
 
-  override forward(x: Tensor, { attentionMask, memory, memoryMask, random }: LayerContext): Tensor {
+  override forward(x: Tensor, { attentionMask, memory, memoryMask, cache, random }: LayerContext): Tensor {
+    const of = memory instanceof Tensor ? memory : memory![this.layer]!;
     const attended = this.residual(
       x,
       this.attentionNorm,
-      (h) => this.attention.forward(h, { mask: attentionMask, causal: true, random }),
+      (h) =>
+        cache
+          ? this.attention.goOn(h, cache, this.layer)
+          : this.attention.forward(h, { mask: attentionMask, causal: true, random }),
       random,
     );
     const informed = this.residual(
       attended,
       this.crossAttentionNorm,
-      (h) => this.crossAttention.forward(h, { of: memory!, mask: memoryMask, random }),
+      (h) => this.crossAttention.forward(h, { of, mask: memoryMask, random }),
       random,
     );
     return this.residual(
@@ -302,11 +337,13 @@ export class EncoderDecoderStack extends Module {
           )
         : Array.from(
             { length: config.numDecoderLayers },
-            () =>
-              new DecoderLayer(config, design, {
-                numHeads: config.numDecoderHeads,
-                intermediateSize: config.decoderIntermediateSize,
-              }),
+            (_, layer) =>
+              new DecoderLayer(
+                config,
+                design,
+                { numHeads: config.numDecoderHeads, intermediateSize: config.decoderIntermediateSize },
+                layer,
+              ),
           );
     this.embeddingNorm = design.embeddingNorm ? new LayerNorm(hiddenSize, layerNormEpsilon) : undefined;
     this.finalNorm = norm === "pre" ? new LayerNorm(hiddenSize, layerNormEpsilon) : undefined;
@@ -341,7 +378,7 @@ export class EncoderDecoderNetwork extends Module {
   readonly decoder: EncoderDecoderStack;
 
   constructor(
-    private readonly config: EncoderDecoderNetworkConfig,
+    readonly config: EncoderDecoderNetworkConfig,
     private readonly design: EncoderDecoderDesign,
   ) {
     super();
@@ -370,6 +407,13 @@ export class EncoderDecoderNetwork extends Module {
       memory,
       memoryMask: attentionMaskOf({ inputIds, attentionMask: memoryMask }),
     });
+  }
+
+  /** By layer of the decoder. */
+  remember(memory: Tensor): KeysAndValues[] {
+    return this.decoder.layers.flatMap((layer) =>
+      layer instanceof DecoderLayer ? [layer.crossAttention.remember(memory)] : [],
+    );
   }
 
   private embed(inputIds: Tensor): Tensor {
@@ -403,8 +447,17 @@ export abstract class SharedEncoderDecoder extends EncoderDecoder {
     return this.network.encode(inputs, context);
   }
 
+  override remember(memory: Tensor): KeysAndValues[] {
+    return this.network.remember(memory);
+  }
+
   override hiddenStates(inputIds: Tensor, inputs: DecoderInputs, context: ForwardContext = {}): Tensor {
     return this.network.forward(inputIds, inputs, context);
+  }
+
+  protected override get decoderHeads(): { count: number; size: number } {
+    const { hiddenSize, numDecoderHeads } = this.network.config;
+    return { count: numDecoderHeads, size: hiddenSize / numDecoderHeads };
   }
 
   protected override get outputEmbeddings(): Tensor {

@@ -1,4 +1,11 @@
-import { type CrossEntropyOptions, type Tensor, linearTokenLosses, matmul } from "../graph/index.js";
+import {
+  type CrossEntropyOptions,
+  type Dim,
+  type Tensor,
+  cachedHeadSize,
+  linearTokenLosses,
+  matmul,
+} from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
 import type { EncoderInputs } from "./encoder.js";
 import { Module } from "./module.js";
@@ -18,11 +25,20 @@ export interface EncoderDecoderConfig {
   readonly decoderStartTokenId: number;
 }
 
+/** Keys and values of one layer, `[batch, numHeads, sequence, headSize]` each. */
+export interface KeysAndValues {
+  readonly key: Tensor;
+  readonly value: Tensor;
+}
+
 /** What the decoder is told besides the text so far. */
 export interface DecoderInputs {
-  /** The encoder's states, `[batch, sourceSequence, hiddenSize]`. */
-  readonly memory: Tensor;
-  /** Bool `[batch, sourceSequence]`: true for a real token of the source. Default: all are. */
+  /**
+   * The encoder's states, `[sources, sourceSequence, hiddenSize]`; or what `remember` has made of them. There are as many
+   * texts, or the same number for each source, one after the other.
+   */
+  readonly memory: Tensor | readonly KeysAndValues[];
+  /** Bool `[sources, sourceSequence]`: true for a real token of the source. Default: all are. */
   readonly memoryMask?: Tensor | undefined;
 }
 
@@ -33,7 +49,28 @@ export abstract class EncoderDecoder extends Module {
   /** The states of the text that is read, `[batch, sourceSequence, hiddenSize]`. */
   abstract encode(inputs: EncoderInputs, context?: ForwardContext): Tensor;
 
-  /** The last normalised states of the text that is written, `[batch, sequence, hiddenSize]`. */
+  /** What each layer of the decoder looks at in a source whose states are `memory`: computed once for all steps of a text. */
+  abstract remember(memory: Tensor): readonly KeysAndValues[];
+
+  /** The decoder's attention: its heads, and the channels of each. */
+  protected abstract get decoderHeads(): { readonly count: number; readonly size: number };
+
+  /** Shape of one layer's cache of keys or values of the text that is written. */
+  cacheShape(batch: Dim, capacity: Dim): Dim[] {
+    const { count, size } = this.decoderHeads;
+    return [batch, count, capacity, cachedHeadSize(size)];
+  }
+
+  /** Shape of one layer's keys or values of sources, as `remember` gives them. */
+  memoryShape(sources: Dim, sourceSequence: Dim): Dim[] {
+    const { count, size } = this.decoderHeads;
+    return [sources, count, sourceSequence, size];
+  }
+
+  /**
+   * The last normalised states of the text that is written, `[batch, sequence, hiddenSize]`. With a cache in the context the
+   * text goes on where the cache ends, and `context.positionIds` says where that is.
+   */
   abstract hiddenStates(inputIds: Tensor, inputs: DecoderInputs, context?: ForwardContext): Tensor;
 
   /** The states that the output embeddings are multiplied by. Default: the hidden states. */

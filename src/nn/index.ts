@@ -4,6 +4,7 @@ export * from "./causal-lm.js";
 export * from "./config-table.js";
 export * from "./config.js";
 export * from "./context.js";
+export * from "./cross-attention.js";
 export * from "./disentangled.js";
 export * from "./encoder-decoder-config.js";
 export * from "./encoder-decoder-layers.js";

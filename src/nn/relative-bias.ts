@@ -57,8 +57,20 @@ export class RelativeBias extends Embedding {
   between(queryLength: Dim, keyLength: Dim): Tensor {
     const queries = unsqueeze(range(queryLength, "int32"), 1);
     const keys = unsqueeze(range(keyLength, "int32"), 0);
-    const index = add(clip(sub(keys, queries), -this.reach, this.reach), this.reach);
+    return unsqueeze(this.ofDistances(sub(keys, queries)).transpose([2, 0, 1]), 0);
+  }
+
+  /**
+   * The biases of queries at some positions, `[batch, queryLength]`, and of keys, `[keyLength]`: `[batch, numHeads,
+   * queryLength, keyLength]`.
+   */
+  at(queries: Tensor, keys: Tensor): Tensor {
+    return this.ofDistances(sub(keys, unsqueeze(queries, 2))).transpose([0, 3, 1, 2]);
+  }
+
+  /** `[...]` -> `[..., numHeads]`. */
+  private ofDistances(distances: Tensor): Tensor {
     const perDistance = this.forward(constant("int32", [this.bucketOf.length], this.bucketOf));
-    return unsqueeze(gather(perDistance, index).transpose([2, 0, 1]), 0);
+    return gather(perDistance, add(clip(distances, -this.reach, this.reach), this.reach));
   }
 }

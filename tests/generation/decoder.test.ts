@@ -200,19 +200,30 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
     expect(reused).toEqual([0, 15, 15, 21]);
   });
 
-  it("makes slots go on from what others held, all at once", async () => {
-    using decoder = await Decoder.create({ model, weights, slots: 3, prefillChunk: 9 });
-    const prompts = [ids(20), ids(6, 1), ids(11, 2)];
-    const slots = prompts.map(() => decoder.open());
-    for (const [index, slot] of slots.entries()) await decoder.read(slot, prompts[index]!);
-    const sources = [2, 0, 0];
-    await decoder.copy(
-      slots,
-      sources.map((source) => slots[source]!),
-    );
-    const found = await decoder.step(slots, [1, 2, 3]);
-    for (const [index, source] of sources.entries())
-      expect(relativeError(found[index]!, await fresh([...prompts[source]!, index + 1]))).toBeLessThan(1e-5);
+  it("makes beams of a slot go on from others, from any common beginning", async () => {
+    using decoder = await Decoder.create({ model, weights, slots: 2, beams: 3, prefillChunk: 9 });
+    const prompt = ids(20);
+    const slot = decoder.open();
+    // Another slot takes part, so that the first one moves.
+    const other = decoder.open();
+    await decoder.read(other, ids(4, 3));
+    await decoder.read(slot, prompt);
+    const texts = [prompt, prompt, prompt].map((text) => [...text]);
+    const step = async (parents: (number | undefined)[], tokens: number[]) => {
+      await decoder.follow(slot, parents);
+      for (const [beam, parent] of parents.entries())
+        if (parent !== undefined) texts[beam] = [...texts[parent]!];
+      for (const [beam, token] of tokens.entries()) texts[beam]!.push(token);
+      const [found] = await decoder.stepBeams([{ slot, tokens }]);
+      for (const [beam, text] of texts.entries())
+        expect(relativeError(found![beam] as Float32Array, await fresh(text))).toBeLessThan(1e-5);
+    };
+    await step([undefined, 0, 0], [1, 2, 3]);
+    await step([], [4, 5, 6]);
+    await decoder.step([other], [9]);
+    await step([undefined, 2, undefined], [7, 8, 9]);
+    await step([1, undefined, 1], [10, 11, 12]);
+    await step([], [13, 14, 15]);
   });
 
   it("goes on after tokens were taken back as if they had never come", async () => {

@@ -104,15 +104,15 @@ describe("GPT-2 agrees with Hugging Face transformers on random weights", () => 
     "in beam search: penalty $lengthPenalty, early stopping $earlyStopping",
     async (beams) => {
       using weights = await load();
-      using decoder = await Decoder.create({ model, weights, slots: 4, capacity: 64 });
+      using decoder = await Decoder.create({ model, weights, beams: 4, capacity: 64 });
       const { lengthPenalty, earlyStopping } = beams;
-      const best = await beamSearch(decoder, values.prompt, {
+      const [best] = await beamSearch(decoder, values.prompt, {
         maxNewTokens: 40,
         lengthPenalty,
         earlyStopping,
         stopIds: [9],
       });
-      expect(best.ids).toEqual(beams.ids);
+      expect(best!.ids).toEqual(beams.ids);
     },
   );
 });
