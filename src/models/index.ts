@@ -11,6 +11,7 @@ export * from "./mass.js";
 export * from "./mbart.js";
 export * from "./mistral.js";
 export * from "./mt5.js";
+export * from "./palm.js";
 export * from "./qwen2.js";
 export * from "./roberta.js";
 export * from "./system.js";

@@ -166,6 +166,7 @@ export interface LlamaNetworkConfig extends GroupedQueryAttentionConfig, RotaryC
   readonly intermediateSize: number;
   readonly mlpBias?: boolean | undefined;
   readonly rmsNormEpsilon: number;
+  readonly initializerRange: number;
 }
 
 /** A pre-norm block; `[batch, sequence, hiddenSize]` in and out. Touvron et al. 2023, section 2.2. */

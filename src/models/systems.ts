@@ -13,6 +13,7 @@ import { mass } from "./mass.js";
 import { mbart } from "./mbart.js";
 import { mistral } from "./mistral.js";
 import { mt5 } from "./mt5.js";
+import { palm } from "./palm.js";
 import { qwen2 } from "./qwen2.js";
 import { roberta } from "./roberta.js";
 import type {
@@ -36,6 +37,7 @@ export const systems = {
   llama,
   mistral,
   qwen2,
+  palm,
   albert,
   bert,
   deberta,

@@ -3,7 +3,7 @@ import { type RotaryTables, type Tensor, attention, cachedAttention, rotary } fr
 import { type Field, entry } from "./config-table.js";
 import { configEntries } from "./config.js";
 import type { ForwardContext } from "./context.js";
-import { normalInit, residualInit } from "./initializers.js";
+import { type Initializer, normalInit, residualInit } from "./initializers.js";
 import { Linear, mergeHeads, splitHeads } from "./layers.js";
 import { Module } from "./module.js";
 import { type RotaryConfig, checkRotaryScaling } from "./rotary.js";
@@ -46,8 +46,10 @@ export interface GroupedQueryAttentionConfig {
   readonly attentionBias?: boolean | undefined;
   /** Layers of the whole network, which first weights depend on. */
   readonly numLayers: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
+  /** Standard deviation of the first weights. Default 0.02. */
+  readonly initializerRange?: number | undefined;
+  /** First values of all matrices, instead of normal ones of `initializerRange`. */
+  readonly initializer?: Initializer | undefined;
 }
 
 /** The size of a head as a field of a configuration: by default the hidden size shared out among the heads. */
@@ -106,15 +108,19 @@ export class GroupedQueryAttention extends Module {
     private readonly layer: number,
   ) {
     super();
-    const { hiddenSize, numHeads, numKeyValueHeads, headSize, initializerRange, projectionBias } = config;
+    const { hiddenSize, numHeads, numKeyValueHeads, headSize, projectionBias } = config;
+    const { numLayers, initializerRange = 0.02 } = config;
     const attentionBias = config.attentionBias ?? false;
-    const options = { bias: projectionBias ?? attentionBias, initializer: normalInit(initializerRange) };
+    const options = {
+      bias: projectionBias ?? attentionBias,
+      initializer: config.initializer ?? normalInit(initializerRange),
+    };
     this.query = new Linear(hiddenSize, numHeads * headSize, options);
     this.key = new Linear(hiddenSize, numKeyValueHeads * headSize, options);
     this.value = new Linear(hiddenSize, numKeyValueHeads * headSize, options);
     this.output = new Linear(numHeads * headSize, hiddenSize, {
       bias: attentionBias,
-      initializer: residualInit(config),
+      initializer: config.initializer ?? residualInit({ initializerRange, numLayers }),
     });
   }
 

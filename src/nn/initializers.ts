@@ -29,3 +29,8 @@ export const residualInit = ({
   readonly initializerRange: number;
   readonly numLayers: number;
 }): Initializer => normalInit(initializerRange / Math.sqrt(2 * numLayers));
+
+/** Normal for a matrix `[outSize, inSize]`, with a standard deviation of 1 / sqrt(inSize): products keep their input's scale. */
+export const fanInInit: Initializer = (data, random, shape) => {
+  random.fillNormal(data, 0, shape.at(-1)! ** -0.5);
+};

@@ -68,19 +68,20 @@ export class Embedding extends Module {
 /** Layer normalisation over the last axis, Ba et al. 2016. */
 export class LayerNorm extends Module {
   readonly weight: Parameter;
-  readonly bias: Parameter;
+  readonly bias: Parameter | undefined;
 
   constructor(
     hiddenSize: number,
     private readonly epsilon = 1e-5,
+    { bias = true }: { readonly bias?: boolean } = {},
   ) {
     super();
     this.weight = new Parameter([hiddenSize], onesInit);
-    this.bias = new Parameter([hiddenSize], zerosInit);
+    this.bias = bias ? new Parameter([hiddenSize], zerosInit) : undefined;
   }
 
   override forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight.tensor, this.bias.tensor, this.epsilon);
+    return layerNorm(x, this.weight.tensor, this.bias?.tensor, this.epsilon);
   }
 }
 
@@ -108,8 +109,10 @@ export interface SwiGLUConfig {
   readonly mlpBias?: boolean | undefined;
   /** Layers of the whole network, which first weights depend on. */
   readonly numLayers: number;
-  /** Standard deviation of the first weights. */
-  readonly initializerRange: number;
+  /** Standard deviation of the first weights. Default 0.02. */
+  readonly initializerRange?: number | undefined;
+  /** First values of all matrices, instead of normal ones of `initializerRange`. */
+  readonly initializer?: Initializer | undefined;
 }
 
 /**
@@ -124,11 +127,20 @@ export class SwiGLU extends Module {
 
   constructor(config: SwiGLUConfig) {
     super();
-    const { hiddenSize, intermediateSize, initializerRange, mlpBias: bias = false } = config;
-    const options = { bias, initializer: normalInit(initializerRange) };
+    const {
+      hiddenSize,
+      intermediateSize,
+      numLayers,
+      initializerRange = 0.02,
+      mlpBias: bias = false,
+    } = config;
+    const options = { bias, initializer: config.initializer ?? normalInit(initializerRange) };
     this.gate = new Linear(hiddenSize, intermediateSize, options);
     this.up = new Linear(hiddenSize, intermediateSize, options);
-    this.down = new Linear(intermediateSize, hiddenSize, { bias, initializer: residualInit(config) });
+    this.down = new Linear(intermediateSize, hiddenSize, {
+      bias,
+      initializer: config.initializer ?? residualInit({ initializerRange, numLayers }),
+    });
   }
 
   override forward(x: Tensor): Tensor {

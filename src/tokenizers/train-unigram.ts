@@ -1,15 +1,18 @@
 import { LineageError } from "../base/errors.js";
+import { bytePattern, byteToken } from "./bytes.js";
 import { addedToken, template } from "./definitions.js";
 import { Tokenizer } from "./tokenizer.js";
 import { countWords } from "./train-bpe.js";
 
 /** Whose special tokens a Unigram tokenizer has, and where it puts them. */
-export type UnigramStyle = "albert" | "xlnet" | "t5" | "mbart";
+export type UnigramStyle = "albert" | "xlnet" | "t5" | "mbart" | "lossless";
 
 export interface UnigramOptions {
   /** Tokens of the vocabulary, the special ones and the characters included. */
   readonly vocabSize: number;
-  /** Default `albert`: `[CLS] a [SEP] b [SEP]`. `xlnet` ends with `<sep> <cls>`, `t5` and `mbart` with `</s>`. */
+  /** Default `albert`: `[CLS] a [SEP] b [SEP]`. `xlnet` ends with `<sep> <cls>`, `t5` and `mbart` with `</s>`.
+   * `lossless` is PaLM's, Chowdhery et al. 2022, section 2.2: all spaces stay, every digit is a token, and a character without
+   * a piece becomes the bytes of its UTF-8. */
   readonly style?: UnigramStyle;
   /** Tokens `<extra_id_0>` and so on that stand for hidden spans; they come last, the first of them at the end. Default none. */
   readonly sentinels?: number;
@@ -44,7 +47,10 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
     maxPieceLength = 16,
   } = options;
   const { special, unknown, postProcessor, config } = styles[style];
-  const counts = countWords(documents, (document) => segmentsOf(document, lowercase));
+  const lossless = style === "lossless";
+  const counts = countWords(documents, (document) =>
+    lossless ? losslessSegmentsOf(document) : segmentsOf(document, lowercase),
+  );
   if (counts.size === 0) throw new LineageError("data", "there is no text to train a tokenizer on");
   const characters = coveredCharacters(counts, characterCoverage);
   const spans = Array.from({ length: sentinels }, (_, index) => `<extra_id_${sentinels - 1 - index}>`);
@@ -76,22 +82,12 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
       truncation: null,
       padding: null,
       added_tokens: [
-        ...special.map((token) => addedToken(idOf(token), token)),
+        ...special.filter((token) => !bytePattern.test(token)).map((token) => addedToken(idOf(token), token)),
         ...spans.map((token, index) => addedToken(vocab.length - sentinels + index, token)),
       ],
-      normalizer: {
-        type: "Sequence",
-        normalizers: [
-          { type: "NFKC" },
-          ...(lowercase ? [{ type: "Lowercase" }] : []),
-          { type: "Replace", pattern: { Regex: "\\s+" }, content: " " },
-          { type: "Strip", strip_left: true, strip_right: true },
-        ],
-      },
-      pre_tokenizer: { type: "Metaspace", replacement: space, prepend_scheme: "always", split: true },
+      ...(lossless ? losslessParts : wordParts(lowercase)),
       post_processor: postProcessor(idOf),
-      decoder: { type: "Metaspace", replacement: space, prepend_scheme: "always", split: true },
-      model: { type: "Unigram", unk_id: idOf(unknown), vocab, byte_fallback: false },
+      model: { type: "Unigram", unk_id: idOf(unknown), vocab, byte_fallback: lossless },
     },
     {
       ...config,
@@ -102,10 +98,43 @@ export function trainUnigram(documents: Iterable<string>, options: UnigramOption
   );
 }
 
+/** How text is written, cut and joined where every word is marked by the space before it. */
+const wordParts = (lowercase: boolean) => ({
+  normalizer: {
+    type: "Sequence",
+    normalizers: [
+      { type: "NFKC" },
+      ...(lowercase ? [{ type: "Lowercase" }] : []),
+      { type: "Replace", pattern: { Regex: "\\s+" }, content: " " },
+      { type: "Strip", strip_left: true, strip_right: true },
+    ],
+  },
+  pre_tokenizer: { type: "Metaspace", replacement: space, prepend_scheme: "always", split: true },
+  decoder: { type: "Metaspace", replacement: space, prepend_scheme: "always", split: true },
+});
+
+/** Spaces before the last of several, a word with the space before it, a space, a digit, another blank: none is lost. */
+const losslessCut = `${space}+(?=${space})|${space}?[^${space}\\s\\p{N}]+|${space}|\\p{N}|\\s`;
+const losslessPattern = new RegExp(losslessCut, "gu");
+
+/** How text is written, cut and joined where nothing of it may be lost. */
+const losslessParts = {
+  normalizer: { type: "Replace", pattern: { String: " " }, content: space },
+  pre_tokenizer: { type: "Split", pattern: { Regex: losslessCut }, behavior: "Isolated", invert: false },
+  decoder: {
+    type: "Sequence",
+    decoders: [
+      { type: "Replace", pattern: { String: space }, content: " " },
+      { type: "ByteFallback" },
+      { type: "Fuse" },
+    ],
+  },
+};
+
 interface Style {
   readonly special: readonly string[];
   readonly unknown: string;
-  readonly postProcessor: (idOf: (token: string) => number) => ReturnType<typeof template>;
+  readonly postProcessor: (idOf: (token: string) => number) => ReturnType<typeof template> | null;
   readonly config: Readonly<Record<string, unknown>>;
 }
 
@@ -155,6 +184,17 @@ const styles: Readonly<Record<UnigramStyle, Style>> = {
     postProcessor: (idOf) => template(["A", "</s>"], ["A", "</s>", "B", "</s>"], [["</s>", idOf("</s>")]]),
     config: { tokenizer_class: "T5Tokenizer", eos_token: "</s>", pad_token: "<pad>", unk_token: "<unk>" },
   },
+  lossless: {
+    special: ["<pad>", "</s>", "<unk>", ...Array.from({ length: 256 }, (_, byte) => byteToken(byte))],
+    unknown: "<unk>",
+    postProcessor: () => null,
+    config: {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      eos_token: "</s>",
+      pad_token: "<pad>",
+      unk_token: "<unk>",
+    },
+  },
   mbart: {
     special: ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
     unknown: "<unk>",
@@ -174,30 +214,37 @@ const styles: Readonly<Record<UnigramStyle, Style>> = {
 
 // ---- Words --------------------------------------------------------------------------------------------------------
 
+/** Words as SentencePiece writes them: no blank but the sign of the space before each. */
+const segmentsOf = (document: string, lowercase: boolean): string[] => {
+  const text = document.normalize("NFKC");
+  return (lowercase ? text.toLowerCase() : text)
+    .split(/\s+/u)
+    .filter((word) => word !== "")
+    .flatMap((word) => runsOfScript(space + word.replaceAll(space, "")));
+};
+
+/** All of a text, as the tokenizer will cut it. */
+const losslessSegmentsOf = (document: string): string[] =>
+  (document.replaceAll(" ", space).match(losslessPattern) ?? []).flatMap(runsOfScript);
+
 /**
- * Runs of one script within a text's words, each word with the sign of the space before it: pieces cross neither, so the
+ * Runs of one script within a word, which may begin with the sign of the space before it: pieces cross neither, so the
  * segmentation of a run does not depend on what is around it.
  */
-function segmentsOf(document: string, lowercase: boolean): string[] {
-  let text = document.normalize("NFKC");
-  if (lowercase) text = text.toLowerCase();
+function runsOfScript(word: string): string[] {
   const segments: string[] = [];
-  for (const word of text.split(/\s+/u)) {
-    if (word === "") continue;
-    let run = space;
-    let kind: string | undefined;
-    for (const character of word.replaceAll(space, "")) {
-      const next = scriptOf(character) ?? kind;
-      if (kind !== undefined && next !== kind) {
-        segments.push(run);
-        run = "";
-      }
-      run += character;
-      kind = next;
+  let run = "";
+  let kind: string | undefined;
+  for (const character of word) {
+    const next = (character === space ? undefined : scriptOf(character)) ?? kind;
+    if (kind !== undefined && next !== kind) {
+      segments.push(run);
+      run = "";
     }
-    segments.push(run);
+    run += character;
+    kind = next;
   }
-  return segments;
+  return [...segments, run];
 }
 
 const scripts: readonly (readonly [string, RegExp])[] = [
