@@ -2,6 +2,7 @@ import type { Warn } from "../base/warnings.js";
 import type { DecoderSystem, EncoderDecoderSystem, EncoderSystem, System } from "../models/index.js";
 import type { EncoderWithHead, HeadName, Module, WeightSet, Weights } from "../nn/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
+import type { GenerationDefaults } from "./generation-config.js";
 
 /**
  * A model of a system with what it needs, as loaders give it and `saveModel` takes it.
@@ -23,6 +24,8 @@ export interface Checkpoint<
    * tokenizer's EOS.
    */
   readonly stopIds?: readonly number[] | undefined;
+  /** How an encoder-decoder writes where a call says nothing. Default: as its system says, greedily. */
+  readonly generation?: GenerationDefaults | undefined;
 }
 
 export type DecoderCheckpoint<W extends WeightSet = Weights> = Checkpoint<DecoderSystem, W>;

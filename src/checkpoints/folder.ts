@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
-import { z } from "zod";
-import { FormatError, LineageError } from "../base/errors.js";
+import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { replaceFiles, settleFolder } from "../base/folders.js";
 import { emitWarning } from "../base/warnings.js";
 import {
   type SafetensorsFile,
+  StoredTensors,
   isTokenizerFile,
   isWeightFile,
   loadTokenizer,
@@ -18,6 +18,7 @@ import type { ConfigTable } from "../nn/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 import type { LoadOptions } from "./checkpoint.js";
 import { requireLayers } from "./counts.js";
+import { type GenerationDefaults, readGenerationConfig } from "./generation-config.js";
 
 /** The `config.json` of a checkpoint folder. */
 export async function readConfig(folder: string): Promise<unknown> {
@@ -39,6 +40,7 @@ export interface Described<C> {
   readonly title: string;
   readonly config: ConfigTable<C>;
   ownLayers?(config: C): number;
+  settle?(config: C, stored: StoredTensors): Promise<C>;
 }
 
 /** A checkpoint folder without its weights. */
@@ -49,6 +51,7 @@ export interface ModelFolder<S, C> {
   readonly files: readonly SafetensorsFile[];
   readonly tokenizer: Tokenizer;
   readonly stopIds: readonly number[] | undefined;
+  readonly generation?: GenerationDefaults;
 }
 
 /**
@@ -63,8 +66,9 @@ export async function readFolder<S, C extends SystemConfig>(
 ): Promise<ModelFolder<S, C>> {
   const json = await readConfig(folder);
   const system = find(json);
-  const config = system.config.read(json, warn);
+  const described = system.config.read(json, warn);
   const files = await openWeightFiles(folder);
+  const config = (await system.settle?.(described, new StoredTensors(files))) ?? described;
   const tensors = files.reduce((sum, { header }) => sum + header.tensors.size, 0);
   requireLayers(path.join(folder, "config.json"), system, config, tensors);
   const tokenizer = await loadTokenizer(folder);
@@ -74,8 +78,10 @@ export async function readFolder<S, C extends SystemConfig>(
       "tokenizer",
       `the tokenizer of ${folder} has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${config.vocabSize}`,
     );
-  const stopIds = system.kind === "encoder" ? undefined : await readStopIds(folder, json);
-  return { json, system, config, files, tokenizer, stopIds };
+  if (system.kind === "encoder") return { json, system, config, files, tokenizer, stopIds: undefined };
+  const { stopIds, generation } = await readGenerationConfig(folder, json);
+  const writes = system.kind === "encoder-decoder" ? { stopIds, generation } : { stopIds };
+  return { json, system, config, files, tokenizer, ...writes };
 }
 
 /** Throws `checkpoint` for a folder in which weights are quantised, and so do not train. */
@@ -85,23 +91,6 @@ export function requireOriginal(folder: string, json: unknown): void {
       "checkpoint",
       `${folder} is quantised: it generates and chats, but training, evaluation and export need the original`,
     );
-}
-
-const endIds = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
-
-/** What `generation_config.json`, or else `config.json`, names as the ends of a text. */
-async function readStopIds(folder: string, config: unknown): Promise<readonly number[] | undefined> {
-  const file = path.join(folder, "generation_config.json");
-  for (const [source, json] of [
-    [file, existsSync(file) ? await readJson(file) : {}],
-    [path.join(folder, "config.json"), config],
-  ] as const) {
-    const parsed = endIds.safeParse(json);
-    if (!parsed.success) throw new FormatError(source, z.prettifyError(parsed.error));
-    const ids = parsed.data.eos_token_id;
-    if (ids !== undefined && ids !== null) return typeof ids === "number" ? [ids] : ids;
-  }
-  return undefined;
 }
 
 const settings = /^(config|generation_config|preprocessor_config|task)\.json$/;

@@ -2,6 +2,7 @@ export * from "./checkpoint.js";
 export * from "./compare.js";
 export { readConfig, replaceModel } from "./folder.js";
 export { type SaveGgufOptions, loadGguf, saveGguf } from "./gguf.js";
+export type { GenerationDefaults } from "./generation-config.js";
 export * from "./inference.js";
 export { encoderForTask, encoderModelTypes, loadEncoderForTask, type TaskOptions } from "./load-encoder.js";
 export * from "./load.js";

@@ -4,6 +4,7 @@ import { elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { multipliesBytes } from "../base/processor.js";
+import { Random } from "../base/random.js";
 import { emitWarning } from "../base/warnings.js";
 import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
 import {
@@ -16,8 +17,9 @@ import {
   rearrangeRows,
   SafetensorsFile,
   placeTensors,
+  type LoadWeightsOptions,
 } from "../formats/index.js";
-import { type CausalLm, type Parameter, namedParameters } from "../nn/index.js";
+import { type Module, type Parameter, firstValues, namedParameters } from "../nn/index.js";
 import {
   type BlockForm,
   type MatrixLayout,
@@ -41,9 +43,9 @@ import {
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
-import { decoderOf } from "../models/index.js";
-import type { DecoderCheckpoint, LoadOptions } from "./checkpoint.js";
-import { readFolder } from "./folder.js";
+import { type SystemConfig, decoderOf, encoderDecoderOf } from "../models/index.js";
+import type { DecoderCheckpoint, EncoderDecoderCheckpoint, LoadOptions } from "./checkpoint.js";
+import { type Described, readFolder } from "./folder.js";
 import { openGguf } from "./gguf.js";
 import {
   type PackedEntry,
@@ -55,9 +57,19 @@ import {
 import { type PreparedOptions, PreparedWeights, keepPrepared, preparedFile } from "./prepared.js";
 
 /** A model that is only run: its weights lie in their files' memory or in fewer bits, and do not train. */
-export interface InferenceCheckpoint extends DecoderCheckpoint<ModelWeights> {
+export interface InferenceCheckpoint extends DecoderCheckpoint<ModelWeights>, Kept {}
+/** An encoder-decoder that is only run. */
+export interface InferenceEncoderDecoder extends EncoderDecoderCheckpoint<ModelWeights>, Kept {}
+
+interface Kept {
   /** Settles when what was made of the weights is kept for the next load, or cannot be; it never rejects. */
   readonly kept?: Promise<void> | undefined;
+}
+
+/** Models that write, by kind. */
+interface InferenceOfKind {
+  readonly decoder: InferenceCheckpoint;
+  readonly "encoder-decoder": InferenceEncoderDecoder;
 }
 
 export interface InferenceOptions extends LoadOptions {
@@ -90,16 +102,25 @@ interface Source {
 /**
  * Reads a `.gguf` file or a checkpoint folder for inference. Weights in full and half precision are mapped into memory and
  * not copied; blocks of a GGUF in Q8_0, Q4_0 and Q4_1 and of a quantised folder that `saveModel` wrote are taken as they are.
- * A GGUF's other blocks become 8-bit ones. Throws where something is missing or does not fit.
+ * A GGUF's other blocks become 8-bit ones. Throws where something is missing or does not fit, and for a model of another kind
+ * than was asked for; without a kind, for any but a decoder.
  */
+export async function loadForInference<K extends keyof InferenceOfKind = "decoder">(
+  runtime: Runtime,
+  source: string,
+  options?: InferenceOptions & { readonly kind?: K },
+): Promise<InferenceOfKind[K]>;
 export async function loadForInference(
   runtime: Runtime,
   source: string,
-  options: InferenceOptions = {},
-): Promise<InferenceCheckpoint> {
+  { kind = "decoder", ...options }: InferenceOptions & { readonly kind?: keyof InferenceOfKind } = {},
+): Promise<InferenceCheckpoint | InferenceEncoderDecoder> {
+  const { systems } = options;
+  if (kind === "encoder-decoder")
+    return inferenceFromFolder(runtime, source, (json) => encoderDecoderOf(json, systems), options);
   return (await modelPlace(source)) === "gguf"
     ? inferenceFromGguf(runtime, source, options)
-    : inferenceFromFolder(runtime, source, options);
+    : inferenceFromFolder(runtime, source, (json) => decoderOf(json, systems), options);
 }
 
 type SourceOf = (name: string, parameter: Parameter, transposed: boolean) => Source;
@@ -107,7 +128,7 @@ type SourceOf = (name: string, parameter: Parameter, transposed: boolean) => Sou
 /** Takes every parameter from its source: in fewer bits where asked or where it lies so, mapped where it can be. */
 async function assemble(
   runtime: Runtime,
-  model: CausalLm,
+  model: Module,
   sourceOf: SourceOf,
   files: ReadonlyMap<string, FileMapping>,
   { quantize, fastPrompts: wanted = false, prepared, warn = emitWarning }: InferenceOptions,
@@ -204,7 +225,7 @@ interface BlockFill {
 }
 
 /** What becomes of the parameters, those of one module's children at a time: some are multiplied by the same input. */
-function planGroups(model: CausalLm, sourceOf: SourceOf, quantize: QuantizationScheme | undefined): Plan[][] {
+function planGroups(model: Module, sourceOf: SourceOf, quantize: QuantizationScheme | undefined): Plan[][] {
   const packable = packableWeights(model);
   const groups: Plan[][] = [];
   let last: string | undefined;
@@ -381,21 +402,23 @@ function packedEntries(file: string, json: unknown): Readonly<Record<string, Pac
   return parsed.data.quantization_config?.tensors ?? {};
 }
 
-async function inferenceFromFolder(
+async function inferenceFromFolder<S, C extends SystemConfig, M extends Module>(
   runtime: Runtime,
   folder: string,
+  find: (json: unknown) => S & Described<C> & LoadWeightsOptions & { create(config: C): M },
   options: InferenceOptions,
-): Promise<InferenceCheckpoint> {
-  const found = await readFolder(folder, (json) => decoderOf(json, options.systems), options);
-  const { json, system, config, files, tokenizer, stopIds } = found;
+) {
+  const { json, system, config, files, ...found } = await readFolder(folder, find, options);
   const model = system.create(config);
   const entries = packedEntries(path.join(folder, "config.json"), json);
   const parameters = namedParameters(model);
   const plain = [...parameters].filter(([name]) => !Object.hasOwn(entries, name));
+  const { aliases, optional } = system;
   const places = placeTensors(
     files,
     plain.map(([name, { shape }]) => [name, shape] as const),
     "",
+    { ...(aliases && { aliases }), ...(optional && { optional }) },
   );
   refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, system.unused);
   const mappings = new Map(files.map((file) => [file, runtime.mapFile(file.path)]));
@@ -403,19 +426,23 @@ async function inferenceFromFolder(
   const assembled = await assemble(
     runtime,
     model,
-    (name, { shape }, transposed) => {
+    (name, parameter, transposed) => {
+      const { shape } = parameter;
       const entry = Object.hasOwn(entries, name) ? entries[name] : undefined;
       if (entry) {
         if (!packable.has(name))
           throw new LineageError("checkpoint", `${folder}: ${name} is quantised, but no product reads it`);
         return packedSource(runtime, files, mappings, name, entry, layoutOf(shape, transposed));
       }
-      return floatSource(runtime, mappings, places.get(name)!, shape, packable.has(name));
+      const stored = places.get(name);
+      return stored
+        ? floatSource(runtime, mappings, stored, shape, packable.has(name))
+        : { values: () => firstValues(parameter, name, new Random(0)) };
     },
     new Map([...mappings].map(([{ path: place }, mapping]) => [place, mapping])),
     options,
   );
-  return { system, model, tokenizer, stopIds, ...assembled };
+  return { ...found, system, model, ...assembled };
 }
 
 function refuseUnused(

@@ -1,4 +1,4 @@
-import { loadWeights, modelPlace } from "../formats/index.js";
+import { type LoadWeightsOptions, loadWeights, modelPlace } from "../formats/index.js";
 import {
   type SystemConfig,
   type SystemKind,
@@ -54,17 +54,21 @@ const loaders: {
     loadWhole(runtime, folder, (json) => encoderDecoderOf(json, options.systems), options),
 };
 
-/** A model whose files hold its parameters under their own names, and all of them. */
+/** A model whose files hold all of its parameters, but for those that its system says they may do without. */
 async function loadWhole<S, C extends SystemConfig, M extends Module>(
   runtime: Runtime,
   folder: string,
-  find: (json: unknown) => S & Described<C> & { create(config: C): M; readonly unused?: RegExp },
+  find: (json: unknown) => S & Described<C> & LoadWeightsOptions & { create(config: C): M },
   options: LoadOptions,
 ) {
-  const { json, system, config, tokenizer, stopIds } = await readFolder(folder, find, options);
+  const { json, system, config, tokenizer, stopIds, generation } = await readFolder(folder, find, options);
   requireOriginal(folder, json);
   const model = system.create(config);
-  const { unused } = system;
-  const weights = await loadWeights(runtime, model, folder, unused ? { unused } : {});
-  return { system, model, weights, tokenizer, stopIds };
+  const { unused, aliases, optional } = system;
+  const weights = await loadWeights(runtime, model, folder, {
+    ...(unused && { unused }),
+    ...(aliases && { aliases }),
+    ...(optional && { optional }),
+  });
+  return { system, model, weights, tokenizer, stopIds, generation };
 }

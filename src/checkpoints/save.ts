@@ -11,9 +11,9 @@ import {
 import type { QuantizedWeight } from "../graph/index.js";
 import { type System, type SystemConfig, configJson } from "../models/index.js";
 import { type Module, type WeightSet, namedParameters } from "../nn/index.js";
-import type { Tokenizer } from "../tokenizers/index.js";
 import type { Checkpoint, HeadCheckpoint } from "./checkpoint.js";
 import { replaceModel } from "./folder.js";
+import { writeGenerationConfig } from "./generation-config.js";
 import { entryOf, inPackedOrder, partsOf } from "./packed-file.js";
 import { storedWeight } from "./stored.js";
 
@@ -29,7 +29,7 @@ export type CheckpointToSave = Checkpoint<System, WeightSet, Module & { readonly
  */
 export async function saveModel(
   folder: string,
-  { system, model, weights, tokenizer, stopIds, head, labels }: CheckpointToSave,
+  { system, model, weights, tokenizer, stopIds, generation, head, labels }: CheckpointToSave,
   options: SaveWeightsOptions = {},
 ): Promise<void> {
   const { tensors, quantized } = storedWeights(model, weights);
@@ -43,7 +43,16 @@ export async function saveModel(
   await replaceModel(folder, async (staging) => {
     const config = path.join(staging, "config.json");
     await writeTokenizer(tokenizer, staging);
-    if (stopIds && system.kind !== "encoder") await writeStopIds(staging, tokenizer, stopIds);
+    if (system.kind === "encoder-decoder") {
+      const described = system.config.read(json);
+      const [startId, padId] = [system.startId(described), described.padTokenId];
+      await writeGenerationConfig(staging, tokenizer, {
+        stopIds,
+        generation: { startId, ...generation },
+        padId,
+      });
+    } else if (stopIds && system.kind === "decoder")
+      await writeGenerationConfig(staging, tokenizer, { stopIds });
     if (first === undefined) {
       await writeJson(config, { ...json, torch_dtype: options.dtype ?? "float32" });
       await saveWeightFiles(staging, tensors, options);
@@ -80,11 +89,3 @@ function storedWeights(
   }
   return { tensors, quantized };
 }
-
-/** Writes the ends of a text beside a model. */
-const writeStopIds = (folder: string, tokenizer: Tokenizer, stopIds: readonly number[]): Promise<void> =>
-  writeJson(path.join(folder, "generation_config.json"), {
-    bos_token_id: tokenizer.bosId,
-    eos_token_id: stopIds.length === 1 ? stopIds[0] : stopIds,
-    pad_token_id: tokenizer.padId,
-  });

@@ -205,17 +205,33 @@ export class SafetensorsFile {
 
   /** Reads a tensor's bytes straight into `target`, which has as many. Throws FormatError when there is no such tensor. */
   async readInto(name: string, target: Uint8Array): Promise<void> {
-    const entry = this.header.tensors.get(name);
-    if (!entry) throw new FormatError(this.path, `there is no tensor ${name}`);
-    if (target.byteLength !== entry.byteLength) {
+    const { byteOffset, byteLength } = this.entry(name);
+    if (target.byteLength !== byteLength) {
       throw new FormatError(
         this.path,
-        `the tensor ${name} has ${entry.byteLength} bytes, not ${target.byteLength}`,
+        `the tensor ${name} has ${byteLength} bytes, not ${target.byteLength}`,
       );
     }
+    await this.read(byteOffset, target);
+  }
+
+  /** A tensor's bytes from `start` to `end`, which is left out. Throws FormatError when there is no such tensor. */
+  async readPart(name: string, start: number, end: number): Promise<Uint8Array> {
+    const part = new Uint8Array(end - start);
+    await this.read(this.entry(name).byteOffset + start, part);
+    return part;
+  }
+
+  private entry(name: string): SafetensorsEntry {
+    const entry = this.header.tensors.get(name);
+    if (!entry) throw new FormatError(this.path, `there is no tensor ${name}`);
+    return entry;
+  }
+
+  private async read(offset: number, target: Uint8Array): Promise<void> {
     const { handle } = await openFile(this.path);
     try {
-      await readFully(handle, this.path, target, entry.byteOffset);
+      await readFully(handle, this.path, target, offset);
     } finally {
       await handle.close();
     }

@@ -175,6 +175,35 @@ function findTensor(files: readonly SafetensorsFile[], names: readonly string[])
   return undefined;
 }
 
+/** The tensors of files that share them out, before a model takes them. */
+export class StoredTensors {
+  constructor(private readonly files: readonly SafetensorsFile[]) {}
+
+  has(name: string): boolean {
+    return this.files.some(({ header }) => header.tensors.has(name));
+  }
+
+  /** Whether two tensors hold the same numbers. */
+  async same(one: string, other: string): Promise<boolean> {
+    const [a, b] = [one, other].map((name) => findTensor(this.files, [name]));
+    if (!a || !b) return false;
+    const { dtype, shape, byteLength } = a.entry;
+    if (b.entry.dtype !== dtype || b.entry.shape.join() !== shape.join()) return false;
+    for (let start = 0; start < byteLength; start += comparedBytes) {
+      const [left, right] = await Promise.all(
+        [a, b].map(({ file, stored }) =>
+          file.readPart(stored, start, Math.min(byteLength, start + comparedBytes)),
+        ),
+      );
+      if (Buffer.compare(left!, right!) !== 0) return false;
+    }
+    return true;
+  }
+}
+
+/** Of two tensors that are compared, so many are in memory. */
+const comparedBytes = 2 ** 24;
+
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 
 /** The weight files of a checkpoint folder: `model.safetensors`, or the shards that its index names. Throws for a missing one. */

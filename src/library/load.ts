@@ -90,6 +90,7 @@ export async function load(
       source,
       await loadForInference(runtime, place, {
         ...options,
+        kind: "decoder",
         quantize: typeof quantize === "object" || quantize === undefined ? quantize : { bits: quantize },
       }),
       options.slots ?? 1,

@@ -1,5 +1,6 @@
 import type { GgufFile } from "../formats/gguf/file.js";
 import type { GgufRope } from "../formats/gguf/rope.js";
+import type { StoredTensors } from "../formats/weight-files.js";
 import type {
   CausalLm,
   Choices,
@@ -61,6 +62,8 @@ interface Definition<C> {
   aliases?(parameter: string): readonly string[];
   /** Whether published files may do without a parameter, which then has its first values. Default: none. */
   optional?(parameter: string): boolean;
+  /** The configuration with what the tensors of its files say, where `config.json` leaves it open. Default: as it is. */
+  settle?(config: C, stored: StoredTensors): Promise<C>;
   /**
    * Where a parameter stands: 0 for the embeddings, 1 to `numLayers` for the layers, `numLayers + 1` for what follows them.
    * Layers that share it count by the last of them. An encoder-decoder's decoder layers follow those of its encoder.

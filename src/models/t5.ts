@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
+import type { StoredTensors } from "../formats/weight-files.js";
 import { Tensor, cachedAttention } from "../graph/index.js";
 import {
   type ActivationName,
@@ -562,6 +563,14 @@ export const t5Definition = {
     /^((encoder|decoder)\.embed_tokens|lm_head|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias)\.weight$/,
   aliases: (name: string) =>
     name === "shared.weight" ? [name, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"] : [name],
+  // transformers 5 writes that the embeddings are tied, and ties them only where its files have none of the output's own.
+  settle: async (config: T5Config, stored: StoredTensors): Promise<T5Config> =>
+    config.tieEmbeddings &&
+    stored.has("lm_head.weight") &&
+    stored.has("shared.weight") &&
+    !(await stored.same("lm_head.weight", "shared.weight"))
+      ? { ...config, tieEmbeddings: false }
+      : config,
   depth: encoderDecoderDepth({
     embeddings: /^shared\./,
     encoder: /^encoder\.(?:block\.(\d+)\.)?/,

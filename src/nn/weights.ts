@@ -179,7 +179,8 @@ export class Weights implements WeightSet, Disposable {
   }
 }
 
-function firstValues(parameter: Parameter, name: string, random: Random): Float32Array {
+/** What a parameter begins with: a function of the seed and its name. */
+export function firstValues(parameter: Parameter, name: string, random: Random): Float32Array {
   const data = new Float32Array(parameter.size);
   parameter.initializer(data, random.fork(name), parameter.shape);
   return data;

@@ -9,7 +9,15 @@ import {
   constantTensors,
   packedParts,
 } from "../graph/index.js";
-import { Embedding, Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
+import {
+  Embedding,
+  Linear,
+  type Module,
+  RelativeBias,
+  type WeightSet,
+  allModules,
+  namedParameters,
+} from "../nn/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import {
   type BlockForm,
@@ -54,7 +62,8 @@ export function packableWeights(model: Module): Map<string, Packable> {
   for (const module of allModules(model)) {
     if (module instanceof Linear)
       found.set(module.weight.name, { kind: "linear", transposed: !module.transposeWeight });
-    else if (module instanceof Embedding)
+    // A bias of scores is a small table, which is looked up once and is exact.
+    else if (module instanceof Embedding && !(module instanceof RelativeBias))
       found.set(module.weight.name, { kind: "embedding", transposed: false });
   }
   return found;

@@ -127,6 +127,6 @@ it("an encoder-decoder comes back as it was saved, and only as what it is", asyn
   again.dispose();
   expect(told).toBe(own);
   await expect(loadModel(runtime, folder("t5"), { kind: "decoder", systems: [own] })).rejects.toThrow(
-    'model_type is "t5", but the decoders here are',
+    'model_type is "t5" (T5, an encoder-decoder), but the decoders here are',
   );
 });
