@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
+import { collectGarbage } from "../base/garbage.js";
 import { formatBytes, requireMemory } from "../base/memory.js";
 import { saveModel } from "../checkpoints/index.js";
 import {
@@ -224,6 +225,9 @@ async function run(
   const shape = { batchSize: options.batch, sequenceLength: contextLength };
   const objective = objectiveOf(model, options);
   const parameters = countParameters(model);
+  // What learning a tokenizer has left behind is no part of what training takes.
+  collectGarbage();
+  const resident = process.memoryUsage.rss();
   const memory = trainingMemory(
     objective,
     {},
@@ -231,6 +235,7 @@ async function run(
       optimizer: optimizerStateSize[options.optimizer],
       average: options.ema !== undefined,
       workers: options.workers,
+      resident,
     },
   );
   onMessage?.(
@@ -240,7 +245,7 @@ async function run(
     { parameters, memory },
   );
   requireMemory(
-    memory.total,
+    memory.total - resident,
     `${system.title} and a batch of ${options.batch} x ${contextLength} tokens`,
     "use a smaller batch that is accumulated more often, or a smaller model",
   );
@@ -248,6 +253,8 @@ async function run(
   if (size) await tokenize(tokensFolder, corpus, size, tokenizer, options, signal, onTokenized);
   // Tokens are read by JavaScript, wherever the model runs.
   using tokens = await openTokens(runtime.cpu, tokensFolder, tokenizer.vocabSize);
+  // The text's words lie in JavaScript's heap, and nothing needs them any more.
+  collectGarbage();
   const packed =
     options.packing === "documents" ? packedData(tokens, tokenizer, contextLength, corpus.name) : undefined;
   const source = packed

@@ -1,4 +1,5 @@
 import { LineageError } from "../base/errors.js";
+import { collectGarbage } from "../base/garbage.js";
 import type { Weights } from "../nn/index.js";
 import { type Progress, restoreTraining, saveTraining } from "./checkpoint.js";
 import type { RunFolder } from "./folder.js";
@@ -76,6 +77,8 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
   return await new Loop(run, trainer).run();
 }
 
+const secondsBetweenCollections = 3;
+
 class Loop {
   private progress: Progress = { evaluationsSinceBest: 0 };
   private tokens = 0;
@@ -83,6 +86,7 @@ class Loop {
   private stepsHere = 0;
   private savedStep: number | undefined;
   private hasModel = false;
+  private collected = -Infinity;
 
   constructor(
     private readonly options: TrainingRun,
@@ -140,7 +144,16 @@ class Loop {
       await this.evaluate(log);
       await this.save();
       await log.draw();
+      this.collect();
     }
+  }
+
+  /** What steps, evaluations and pictures have dropped, now and then: it costs some hundredths of a second. */
+  private collect(): void {
+    const now = performance.now();
+    if (now - this.collected < secondsBetweenCollections * 1000) return;
+    collectGarbage();
+    this.collected = now;
   }
 
   private async evaluate(log: MetricsLog): Promise<void> {
