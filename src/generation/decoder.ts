@@ -260,29 +260,29 @@ export class Decoder implements Disposable {
    * overwrites it.
    */
   async read(slot: Slot, prompt: Prompt, options: RunOptions = {}): Promise<Float32Array> {
-    await this.begin([{ slot, prompt }], options);
-    return (await this.advance(slot, this.whole(prompt).ids, Infinity, options))!;
+    this.checkPrompt(prompt);
+    const whole = this.whole(prompt);
+    await this.begin([{ slot, ...whole }], options);
+    return (await this.advance(slot, whole.ids, Infinity, options))!;
   }
 
   /**
-   * Makes slots hold as much of a prompt's beginning as any row has; `advance` reads the rest. Sources are read whole, those
-   * of several slots together.
+   * @internal Makes slots hold as much of a prompt's beginning as any row has; `advance` reads the rest. Sources are read whole,
+   * those of several slots together.
    */
   async begin(
-    requests: readonly { readonly slot: Slot; readonly prompt: Prompt }[],
+    requests: readonly (WholePrompt & { readonly slot: Slot })[],
     options: RunOptions = {},
   ): Promise<void> {
-    for (const { prompt } of requests) this.checkPrompt(prompt);
     await this.exclusive(async () => {
-      const wanted = requests.map(({ slot, prompt }) => ({ slot, ...this.whole(prompt) }));
-      for (const { slot, ids, source } of wanted) slot.reused = this.reuse(slot.row, ids, source);
+      for (const { slot, ids, source } of requests) slot.reused = this.reuse(slot.row, ids, source);
       if (!this.memory) return;
-      const readings = wanted.map(({ slot: { row }, source }) => ({ place: row.place, source: source! }));
+      const readings = requests.map(({ slot: { row }, source }) => ({ place: row.place, source: source! }));
       const open = new Set(this.rows.flatMap(({ slot, place }) => (slot ? [place] : [])));
       for (const { place } of readings) open.delete(place);
       await this.memory.read(readings, (place) => open.has(place), options);
       this.checkAlive();
-      for (const { slot, source } of wanted) slot.row.source = source;
+      for (const { slot, source } of requests) slot.row.source = source;
     });
   }
 

@@ -123,7 +123,7 @@ export class GenerationQueue {
   private async begin(writings: readonly Writing[]): Promise<void> {
     await attempt(writings, async () => {
       await this.decoder.begin(
-        writings.map(({ slot, request: { prompt } }) => ({ slot: slot!, prompt })),
+        writings.map(({ slot, readable, source }) => ({ slot: slot!, ids: readable, source })),
         // A signal stops a run that nobody else waits for.
         { signal: writings.length === 1 ? writings[0]!.request.signal : undefined },
       );
