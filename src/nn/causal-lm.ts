@@ -1,4 +1,11 @@
-import { type Dim, type Tensor, cachedHeadSize, linearTokenLosses, matmul } from "../graph/index.js";
+import {
+  type Dim,
+  type LinearLossOptions,
+  type Tensor,
+  cachedHeadSize,
+  linearTokenLosses,
+  matmul,
+} from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
 import type { Embedding, Linear } from "./layers.js";
 import { Module } from "./module.js";
@@ -61,11 +68,17 @@ export abstract class CausalLm extends Module {
    * Cross-entropy of every next token, `[batch, sequence]`: `labels[i]` is the token after `inputIds[i]`, or -100 for a
    * position that counts for nothing.
    */
-  losses(inputIds: Tensor, labels: Tensor, context: ForwardContext = {}): Tensor {
+  losses(
+    inputIds: Tensor,
+    labels: Tensor,
+    context: ForwardContext = {},
+    options: Pick<LinearLossOptions, "zLoss"> = {},
+  ): Tensor {
     return linearTokenLosses(
       this.hiddenStates(inputIds, context.positionIds, context),
       this.outputEmbeddings,
       labels,
+      options,
     );
   }
 

@@ -1,5 +1,21 @@
 import { type Dim, equal, sum, unsqueeze } from "../graph/index.js";
+import type { ForwardContext } from "../nn/index.js";
 import type { InputSpec, LanguageModel, Objective } from "../training/objective.js";
+
+export interface NextTokenOptions {
+  readonly batchSize?: Dim;
+  readonly sequenceLength?: Dim;
+  /**
+   * Factor of the square of the softmax's log-normaliser, which training adds to the loss and evaluation does not. PaLM's
+   * is 1e-4, Chowdhery et al. 2022, section 5. Default 0.
+   */
+  readonly zLoss?: number;
+}
+
+/** Random numbers are there in training alone. */
+const withZLoss = ({ random }: ForwardContext, zLoss = 0): { readonly zLoss: number } => ({
+  zLoss: random ? zLoss : 0,
+});
 
 /**
  * Next-token prediction: inputs `inputIds` and `labels`, int32 `[batch, sequence]`, and one part, `tokens`. Sizes that are
@@ -7,13 +23,15 @@ import type { InputSpec, LanguageModel, Objective } from "../training/objective.
  */
 export function nextTokenObjective(
   model: LanguageModel,
-  { batchSize = "batch", sequenceLength = "sequence" }: { batchSize?: Dim; sequenceLength?: Dim } = {},
+  { batchSize = "batch", sequenceLength = "sequence", zLoss = 0 }: NextTokenOptions = {},
 ): Objective {
   const tokens: InputSpec = { dtype: "int32", shape: [batchSize, sequenceLength] };
   return {
     model,
     inputs: { inputIds: tokens, labels: tokens },
-    losses: ({ inputIds, labels }, context) => ({ tokens: sum(model.losses(inputIds!, labels!, context)) }),
+    losses: ({ inputIds, labels }, context) => ({
+      tokens: sum(model.losses(inputIds!, labels!, context, withZLoss(context, zLoss))),
+    }),
   };
 }
 
@@ -21,11 +39,8 @@ export function nextTokenObjective(
  * Next-token prediction on rows of several documents, none of which sees another: the same loss and gradient as with each
  * in a row of its own. Inputs as `PackedLoader` gives them.
  */
-export function packedObjective(
-  model: LanguageModel,
-  sizes: { batchSize?: Dim; sequenceLength?: Dim } = {},
-): Objective {
-  const next = nextTokenObjective(model, sizes);
+export function packedObjective(model: LanguageModel, options: NextTokenOptions = {}): Objective {
+  const next = nextTokenObjective(model, options);
   const perToken = next.inputs["inputIds"]!;
   return {
     model,
@@ -34,7 +49,8 @@ export function packedObjective(
       // [batch, 1, sequence, 1] against [batch, 1, 1, sequence].
       const ids = unsqueeze(documentIds!, 1);
       const attentionMask = equal(unsqueeze(ids, 3), unsqueeze(ids, 2));
-      return { tokens: sum(model.losses(inputIds!, labels!, { ...context, positionIds, attentionMask })) };
+      const masked = { ...context, positionIds, attentionMask };
+      return { tokens: sum(model.losses(inputIds!, labels!, masked, withZLoss(context, options.zLoss))) };
     },
   };
 }

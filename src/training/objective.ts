@@ -32,5 +32,10 @@ export interface Objective {
 
 /** A model that can be trained on next tokens: the loss of every position, `[batch, sequence]`. */
 export interface LanguageModel extends Module {
-  losses(inputIds: Tensor, labels: Tensor, context?: ForwardContext): Tensor;
+  losses(
+    inputIds: Tensor,
+    labels: Tensor,
+    context?: ForwardContext,
+    options?: { readonly zLoss?: number },
+  ): Tensor;
 }

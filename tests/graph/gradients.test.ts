@@ -263,6 +263,11 @@ const rules: Rule[] = [
     [[3, 5], [4, 5], [4]],
   ],
   [
+    "linearTokenLosses with a z-loss",
+    (h, w, b) => g.linearTokenLosses(h!, w!, labels, { bias: b!, labelSmoothing: 0.1, zLoss: 0.3 }),
+    [[3, 5], [4, 5], [4]],
+  ],
+  [
     "linearTokenLosses with label smoothing",
     (h, w, b) => g.linearTokenLosses(h!, w!, labels, { bias: b!, labelSmoothing: 0.1 }),
     [[3, 5], [4, 5], [4]],

@@ -1,9 +1,14 @@
 import { describe, expect, it } from "vitest";
+import { tokenBatch } from "../../src/data/index.js";
+import { loadWeights } from "../../src/formats/index.js";
 import { Palm, palmConfig, palmSizes, systems } from "../../src/models/index.js";
 import { Weights, countParameters, namedParameters } from "../../src/nn/index.js";
+import { nextTokenObjective } from "../../src/objectives/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { trainUnigram } from "../../src/tokenizers/index.js";
-import { agreesWithReference } from "./decoders.js";
+import { EvaluationStep, TrainingStep } from "../../src/training/index.js";
+import { Reference, relativeError } from "../support/reference.js";
+import { type DecoderValues, agreesWithReference } from "./decoders.js";
 
 describe.each(["palm-tiny", "palm-serial-tiny"])(
   "%s agrees with the paper's equations in PyTorch",
@@ -11,6 +16,28 @@ describe.each(["palm-tiny", "palm-serial-tiny"])(
     agreesWithReference(name, (json) => new Palm(systems.palm.config.read(json)));
   },
 );
+
+it("adds the z-loss of section 5 in training, and not in evaluation", async () => {
+  const reference = new Reference("palm-tiny");
+  const values = reference.json("values.json") as DecoderValues & { zLoss: number };
+  const model = new Palm(systems.palm.config.read(reference.json("config.json")));
+  using weights = await loadWeights(createRuntime(), model, reference.path());
+  using gradients = weights.like();
+  const objective = nextTokenObjective(model, { zLoss: 1e-4 });
+  const batch = tokenBatch(
+    Int32Array.from(values.inputIds.flat()),
+    Int32Array.from(values.labels.flat()),
+    [2, 16],
+  );
+  using step = await TrainingStep.create(objective, weights, gradients);
+  const counted = batch.counts["tokens"]!;
+  expect((await step.run(batch))["tokens"]! / counted).toBeCloseTo(values.loss + values.zLoss, 4);
+  const embeddings = "model.embed_tokens.weight";
+  const wanted = (await reference.tensors("z-loss.safetensors")).get(embeddings)!;
+  expect(relativeError(gradients.get(embeddings).view(), wanted)).toBeLessThan(1e-5);
+  using evaluation = await EvaluationStep.create(objective, weights);
+  expect((await evaluation.run(batch))["tokens"]! / counted).toBeCloseTo(values.loss, 4);
+});
 
 describe("the catalogue of PaLM", () => {
   /** Billions, table 1. */

@@ -3,7 +3,7 @@ import { equalShapes, formatShape } from "../dims.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { softmax, logSoftmax } from "./activation.js";
-import { add, cast, div, equal, exp, log, logicalNot, mul, neg, sub, where } from "./elementwise.js";
+import { add, cast, div, equal, exp, log, logicalNot, mul, neg, square, sub, where } from "./elementwise.js";
 import { addRows, gather, gatherElements, scatterAdd } from "./indexing.js";
 import { linear, matmul } from "./matmul.js";
 import { max, mean, sum } from "./reduce.js";
@@ -21,6 +21,10 @@ export interface CrossEntropyOptions {
 
 interface LossAttributes {
   readonly labelSmoothing: number;
+}
+
+interface LinearLossAttributes extends LossAttributes {
+  readonly zLoss: number;
 }
 
 /** Loss of every row, `[rows]`, and the log-probabilities that its gradient uses again. */
@@ -112,7 +116,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
  * one-hot, is never formed: both of its terms go straight to the hidden states and the weight, so that the widest tensor
  * of a language model is written twice and no more.
  */
-const linearRowLossesOp = defineOp<LossAttributes>("linearCrossEntropy", {
+const linearRowLossesOp = defineOp<LinearLossAttributes>("linearCrossEntropy", {
   shape: ([hidden, weight, labels, bias]) => {
     if (
       hidden!.rank !== 2 ||
@@ -129,24 +133,28 @@ const linearRowLossesOp = defineOp<LossAttributes>("linearCrossEntropy", {
     return [
       { dtype: hidden!.dtype, shape: [rows] },
       { dtype: hidden!.dtype, shape: [rows, weight!.shape[0]!] },
+      { dtype: hidden!.dtype, shape: [rows] },
     ];
   },
   derivative: ({
     inputs: [hidden, weight, labels, bias],
-    outputs: [, probabilities],
+    outputs: [, probabilities, normalizer],
     gradients: [gradient],
-    attributes: { labelSmoothing },
+    attributes: { labelSmoothing, zLoss },
   }) => {
     if (!gradient) return [];
     const scale = unsqueeze(gradient, 1);
     const scaled = mul(hidden!, scale);
     const picked = 1 - labelSmoothing;
+    // The square of the normaliser pulls at every logit by its probability, like the normaliser itself.
+    const pull = zLoss === 0 ? undefined : unsqueeze(add(mul(normalizer!, 2 * zLoss), 1), 1);
+    const pulled = (x: Tensor): Tensor => (pull ? mul(x, pull) : x);
     const gradients = [
-      sub(matmul(probabilities!, weight!), mul(gather(weight!, labels!), picked)),
-      addRows(matmul(probabilities!, scaled, { transposeA: true }), labels!, mul(scaled, -picked)),
+      sub(pulled(matmul(probabilities!, weight!)), mul(gather(weight!, labels!), picked)),
+      addRows(matmul(probabilities!, pulled(scaled), { transposeA: true }), labels!, mul(scaled, -picked)),
       bias &&
         addRows(
-          reshape(matmul(probabilities!, scale, { transposeA: true }), bias.shape),
+          reshape(matmul(probabilities!, pulled(scale), { transposeA: true }), bias.shape),
           labels!,
           mul(gradient, -picked),
         ),
@@ -161,17 +169,31 @@ const linearRowLossesOp = defineOp<LossAttributes>("linearCrossEntropy", {
       gradients[2] && sub(gradients[2], mul(sum(gradient), each)),
     ];
   },
-  decompose: ([hidden, weight, labels, bias], { labelSmoothing }) => {
+  decompose: ([hidden, weight, labels, bias], { labelSmoothing, zLoss }) => {
     const logits = linear(hidden!, weight!, bias, { transposeWeight: true });
     const probabilities = softmax(logits, 1);
     // log sum exp, from the largest logit and its probability: that one is never below 1 / vocabSize.
     const normalizer = sub(max(logits, { axes: 1 }), log(max(probabilities, { axes: 1 })));
     const picked = squeeze(gatherElements(logits, unsqueeze(labels!, 1), 1), 1);
-    if (labelSmoothing === 0) return [sub(normalizer, picked), probabilities];
-    const target = add(mul(picked, 1 - labelSmoothing), mul(mean(logits, { axes: 1 }), labelSmoothing));
-    return [sub(normalizer, target), probabilities];
+    const target =
+      labelSmoothing === 0
+        ? picked
+        : add(mul(picked, 1 - labelSmoothing), mul(mean(logits, { axes: 1 }), labelSmoothing));
+    const losses = sub(normalizer, target);
+    const drift = zLoss === 0 ? losses : add(losses, mul(square(normalizer), zLoss));
+    return [drift, probabilities, normalizer];
   },
 });
+
+export interface LinearLossOptions extends CrossEntropyOptions {
+  /** `[vocabSize]`; default none. */
+  readonly bias?: Tensor;
+  /**
+   * Factor of the square of the softmax's log-normaliser, which is added so that it stays near 0; Chowdhery et al. 2022,
+   * section 5. Default 0.
+   */
+  readonly zLoss?: number;
+}
 
 /**
  * Cross-entropy of every position under the logits `hidden weightᵀ + bias`: hidden `[..., hiddenSize]`, weight
@@ -182,13 +204,13 @@ export function linearTokenLosses(
   hidden: Tensor,
   weight: Tensor,
   labels: Tensor,
-  { ignoreIndex = ignoredLabel, labelSmoothing = 0, bias }: CrossEntropyOptions & { bias?: Tensor } = {},
+  { ignoreIndex = ignoredLabel, labelSmoothing = 0, zLoss = 0, bias }: LinearLossOptions = {},
 ): Tensor {
   const flat = reshape(labels, [-1]);
   const { counted, safe } = countedLabels(flat, hidden.dtype, ignoreIndex);
   const losses = linearRowLossesOp(
     [reshape(hidden, [-1, hidden.shape.at(-1)!]), weight, safe, ...(bias ? [bias] : [])],
-    { labelSmoothing },
+    { labelSmoothing, zLoss },
   );
   return reshape(mul(losses, counted), labels.shape);
 }
