@@ -19,6 +19,7 @@
  *   node dist/recipes/electra.js [--data FOLDER] [--out FOLDER] [--scale X] [--smoke]
  */
 import { ascending, bisectLeft, bisectRight, mean } from "d3-array";
+import type { DType } from "../src/base/dtype.js";
 import type { Random } from "../src/base/random.js";
 import { RandomStream, type Tensor, cast, compile, input } from "../src/graph/index.js";
 import { ElectraPretraining, electra, electraConfig, electraForMaskedLm } from "../src/models/index.js";
@@ -172,7 +173,7 @@ async function detection(): Promise<number> {
   for (const { tensors } of held) {
     const given = Object.entries(maskedInputs).map(([key, { dtype }]) => {
       const { data, shape: dims } = tensors[key]!;
-      return [key, runtime.createTensor(dtype, dims, data as never)] as const;
+      return [key, runtime.createTensor<DType>(dtype, dims, data)] as const;
     });
     using seeded = runtime.createTensor("uint32", [], Uint32Array.of(seed++));
     const results = await program.run({

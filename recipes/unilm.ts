@@ -21,6 +21,7 @@ import { UnilmGenerator } from "../src/tasks/index.js";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { gunzipSync } from "node:zlib";
+import type { DType } from "../src/base/dtype.js";
 import { Random } from "../src/base/random.js";
 import { stories, ExampleSource, documentsOf } from "../src/data/index.js";
 import { compile, input, sum, tokenLosses } from "../src/graph/index.js";
@@ -290,7 +291,7 @@ async function understanding(from: Weights | undefined, rate: number, seed: numb
     const given = Object.fromEntries(
       (["inputIds", "tokenTypeIds", "attentionMask"] as const).map((name) => [
         name,
-        runtime.createTensor(inputs[name].dtype, tensors[name].shape, tensors[name].data as never),
+        runtime.createTensor<DType>(inputs[name].dtype, tensors[name].shape, tensors[name].data),
       ]),
     );
     const results = await program.run({ ...weights.tensors, ...given });

@@ -180,7 +180,7 @@ async function sentenceVectors(
     const given = Object.fromEntries(
       program.inputs.flatMap(({ name, dtype }) => {
         const tensor = tensors[name];
-        return tensor ? [[name, runtime.createTensor(dtype, tensor.shape, tensor.data as never)]] : [];
+        return tensor ? [[name, runtime.createTensor(dtype, tensor.shape, tensor.data)]] : [];
       }),
     );
     const { vectors: found } = await program.run({ ...weights.tensors, ...given });

@@ -203,7 +203,7 @@ async function heldOutLosses({ model, weights }: Awaited<ReturnType<typeof train
         if (!found && name !== "labels") return [];
         const { tensors } = permutationBatch(rows.map((row) => [row[found ? Number(found[2]) : before]!]));
         const { data, shape } = tensors[found ? found[1]! : "labels"]!;
-        return [[name, runtime.createTensor(dtype, [shape[0]!, ...shape.slice(2)], data as never)]];
+        return [[name, runtime.createTensor(dtype, [shape[0]!, ...shape.slice(2)], data)]];
       }),
     );
     const results = await program.run({ ...weights.tensors, ...given });

@@ -8,6 +8,7 @@ export * from "./objectives/index.js";
 export * from "./data/batch.js";
 export * from "./training/objective.js";
 export * from "./training/optimizers.js";
+export * from "./training/plans.js";
 export * from "./training/schedules.js";
 export * from "./training/step.js";
 export * from "./generation/beam.js";

@@ -20,12 +20,18 @@ export { type SystemName, systems } from "./models/index.js";
 export { createRuntime } from "./runtime/index.js";
 export { cosineSimilarity } from "./search/index.js";
 export {
+  type FinetuneRequest,
   type FinetuneResult,
+  type PretrainRequest,
+  type PretrainResult,
+  type RunControl,
   type TrainControl,
   type TrainRequest,
   type TrainResult,
   finetune,
+  pretrain,
   resumeFinetuning,
+  resumePretraining,
   resumeTraining,
   train,
 } from "./tasks/index.js";

@@ -4,3 +4,6 @@ export function indexOfLargest(values: ArrayLike<number>): number {
   for (let index = 1; index < values.length; index++) if (values[index]! > values[best]!) best = index;
   return best;
 }
+
+/** A whole number for a person: `12,000`. */
+export const count = (value: number): string => value.toLocaleString("en-US");

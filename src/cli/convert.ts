@@ -4,6 +4,7 @@ import path from "node:path";
 import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
+import { count } from "../base/numbers.js";
 import { input } from "../graph/index.js";
 import { ggufFormats, saveOnnx } from "../formats/index.js";
 import {
@@ -137,7 +138,7 @@ function describe(comparison: Comparison, from: string, to: string): string {
       ],
       [
         "vocabulary",
-        `${files.vocabularySize.result.toLocaleString("en-US")} tokens: ${verdict(files.differentTokens === 0)}; cuts the probe: ${verdict(files.sameCut)}`,
+        `${count(files.vocabularySize.result)} tokens: ${verdict(files.differentTokens === 0)}; cuts the probe: ${verdict(files.sameCut)}`,
       ],
       ["special ids", `${ids(result)}: ${verdict(sameIds)}${sameIds ? "" : ` (source: ${ids(source)})`}`],
       ["chat template", files.sameTemplate === undefined ? "none in either" : verdict(files.sameTemplate)],

@@ -9,19 +9,16 @@ import { runTrain } from "./train.js";
 /** From nothing to a story: corpus, tokenizer, training, perplexity, text. */
 async function demo({ out, steps }: { out: string; steps: number }): Promise<void> {
   await rm(out, { recursive: true, force: true });
-  const { outcome } = await runTrain(
-    {
-      system: "gpt2",
-      out,
-      data: "stories",
-      vocabSize: 2048,
-      steps,
-      evalEvery: Math.max(1, Math.ceil(steps / 4)),
-      learningRate: 2e-3,
-      validation: 0.02,
-    },
-    { out },
-  );
+  const { outcome } = await runTrain({
+    system: "gpt2",
+    out,
+    data: "stories",
+    vocabSize: 2048,
+    steps,
+    evalEvery: Math.max(1, Math.ceil(steps / 4)),
+    learningRate: 2e-3,
+    validation: 0.02,
+  });
   if (outcome === "interrupted") return;
   tell(`\n${colors.bold("A story by the model:")}\n\n`);
   await generateText({

@@ -2,12 +2,13 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
+import { count } from "../base/numbers.js";
 import { Embedder, type Pooling, poolings } from "../search/index.js";
 import { writeNpy } from "../formats/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, option, threadsOption, requiredOption } from "./options.js";
-import { Reporter, count, print } from "./terminal.js";
+import { Reporter, print } from "./terminal.js";
 import { type TextSource, readTexts } from "./texts.js";
 
 interface EmbedCommand extends Omit<TextSource, "texts"> {

@@ -1,12 +1,13 @@
 import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
+import { count } from "../base/numbers.js";
 import { encodeCorpus, textCorpus } from "../data/index.js";
 import { loadModel } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { evaluatePerplexity } from "../training/index.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, threadsOption, requiredOption } from "./options.js";
-import { Reporter, count } from "./terminal.js";
+import { Reporter } from "./terminal.js";
 
 interface EvaluateCommand {
   readonly model: string;

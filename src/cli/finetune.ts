@@ -2,7 +2,8 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import {
-  type FinetuneControl,
+  type FinetuneResult,
+  type FoldsResult,
   crossValidate,
   finetune,
   finetuneOptions,
@@ -10,18 +11,15 @@ import {
   resumeCrossValidation,
   resumeFinetuning,
 } from "../tasks/index.js";
-import { createRuntime } from "../runtime/index.js";
+import { parseOptions } from "../training/index.js";
 import { modelFor } from "./model.js";
 import { examples, libraryOptions, option, threadsOption } from "./options.js";
-import { interruptible, progressObserver } from "./progress.js";
-import { Reporter, colors, duration } from "./terminal.js";
+import { type Reporter, colors, duration } from "./terminal.js";
+import { type RunCommand, shownRun } from "./training.js";
 
-interface FinetuneCommand {
+interface FinetuneCommand extends RunCommand {
   readonly out: string;
-  readonly resume?: boolean;
   readonly folds?: number;
-  readonly threads?: number;
-  readonly json?: boolean;
   readonly [option: string]: unknown;
 }
 
@@ -30,81 +28,55 @@ const shown = (metrics: Readonly<Record<string, number>>): string =>
     .map(([name, value]) => `${name} ${value.toFixed(4)}`)
     .join(", ");
 
-async function runFinetuning({
-  out,
-  resume = false,
-  folds,
-  threads,
-  json = false,
-  ...options
-}: FinetuneCommand) {
-  const report = await Reporter.create(json);
-  const runtime = createRuntime({ threads });
-  const started = performance.now();
-  try {
-    await interruptible(async (signal) => {
-      const control: FinetuneControl = {
-        runtime,
-        signal,
-        onMessage: (message, data) => {
-          report.say(message, data);
-        },
-        observer: progressObserver(report),
-      };
-      if (!resume) {
-        for (const [option, example] of Object.entries({ model: "DIR", task: "classify", data: "train.csv" }))
-          if (options[option] === undefined)
-            throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
-      }
-      // A model that is not there is told before all data is read.
-      const model = resume ? undefined : await modelFor(String(options["model"]), "fine-tuned");
-      const given = { ...options, ...(model !== undefined && { model }), out } as never;
-      if (resume ? holdsFolds(out) : folds !== undefined) {
-        const {
-          outcome,
-          summary,
-          folds: done,
-          count,
-        } = await (resume
-          ? resumeCrossValidation(out, control)
-          : crossValidate({ ...(given as object), folds } as never, control));
-        if (outcome === "interrupted") {
-          report.say(
-            `stopped in fold ${done.length + 1} of ${count} and saved; continue with: lineage finetune --resume --out ${out}`,
-            { outcome, done: done.length, folds: count },
-          );
-          return;
-        }
-        const lines = Object.entries(summary).map(
-          ([name, { mean, deviation }]) => `  ${name} ${mean.toFixed(4)} ± ${deviation.toFixed(4)}`,
-        );
-        report.say(`${colors.green("done")}: ${done.length} folds in ${out}\n${lines.join("\n")}`, {
-          summary,
-        });
-        return;
-      }
-      const result = await (resume ? resumeFinetuning(out, control) : finetune(given, control));
-      const { outcome, step, metrics, confusion } = result;
-      if (outcome === "interrupted") {
-        report.say(
-          `stopped after step ${step} and saved; continue with: lineage finetune --resume --out ${out}`,
-          {
-            outcome,
-            step,
-          },
-        );
-        return;
-      }
-      const seconds = (performance.now() - started) / 1000;
-      if (!json && confusion) report.say(`\n${confusion}\n`);
-      report.say(
-        `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best checkpoint (step ${result.bestStep}): ${shown(metrics ?? {})}`,
-        { ...result, seconds },
-      );
-    });
-  } finally {
-    report.done();
+const runFinetuning = ({ out, resume, folds, threads, json, ...options }: FinetuneCommand): Promise<void> =>
+  shownRun({ threads, json }, async (control, report) => {
+    const started = performance.now();
+    if (resume)
+      return holdsFolds(out)
+        ? tellFolds(report, out, await resumeCrossValidation(out, control))
+        : tellRun(report, out, await resumeFinetuning(out, control), started);
+    for (const [option, example] of Object.entries({ model: "DIR", task: "classify", data: "train.csv" }))
+      if (options[option] === undefined)
+        throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
+    // A model that is not there is told before all data is read.
+    const model = await modelFor(String(options["model"]), "fine-tuned");
+    const request = { ...parseOptions(finetuneOptions, { ...options, model }), out };
+    if (folds === undefined) tellRun(report, out, await finetune(request, control), started);
+    else tellFolds(report, out, await crossValidate({ ...request, folds }, control));
+  });
+
+function tellFolds(report: Reporter, out: string, { outcome, summary, folds, count }: FoldsResult): void {
+  if (outcome === "interrupted") {
+    report.say(
+      `stopped in fold ${folds.length + 1} of ${count} and saved; continue with: lineage finetune --resume --out ${out}`,
+      { outcome, done: folds.length, folds: count },
+    );
+    return;
   }
+  const lines = Object.entries(summary).map(
+    ([name, { mean, deviation }]) => `  ${name} ${mean.toFixed(4)} ± ${deviation.toFixed(4)}`,
+  );
+  report.say(`${colors.green("done")}: ${folds.length} folds in ${out}\n${lines.join("\n")}`, { summary });
+}
+
+function tellRun(report: Reporter, out: string, result: FinetuneResult, started: number): void {
+  const { outcome, step, metrics, confusion } = result;
+  if (outcome === "interrupted") {
+    report.say(
+      `stopped after step ${step} and saved; continue with: lineage finetune --resume --out ${out}`,
+      {
+        outcome,
+        step,
+      },
+    );
+    return;
+  }
+  const seconds = (performance.now() - started) / 1000;
+  if (!report.json && confusion) report.say(`\n${confusion}\n`);
+  report.say(
+    `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best checkpoint (step ${result.bestStep}): ${shown(metrics ?? {})}`,
+    { ...result, seconds },
+  );
 }
 
 const of = libraryOptions(finetuneOptions.shape);

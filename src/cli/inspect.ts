@@ -5,6 +5,7 @@ import { Command } from "commander";
 import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
+import { count } from "../base/numbers.js";
 import { GgufFile, SafetensorsFile, openWeightFiles, placeOf, readOnnx } from "../formats/index.js";
 import { TensorProto_DataType } from "../onnx/index.js";
 import { modelFor } from "./model.js";
@@ -52,7 +53,6 @@ async function inspect(
     print(`${JSON.stringify({ ...summary, metadata, tensors })}\n`);
     return;
   }
-  const count = (value: number) => value.toLocaleString("en-US");
   const lines = [
     `${place}: ${kind}`,
     `  parameters  ${count(parameters)} in ${count(tensors.length)} tensors`,
@@ -77,7 +77,7 @@ function shorten(value: unknown): string {
     return `[${value
       .slice(0, 6)
       .map((entry) => JSON.stringify(entry))
-      .join(", ")}, … ${value.length.toLocaleString("en-US")} entries]`;
+      .join(", ")}, … ${count(value.length)} entries]`;
   const text = typeof value === "bigint" ? String(value) : JSON.stringify(value);
   return text.length > 120 ? `${text.slice(0, 117)}…` : text;
 }
@@ -113,7 +113,7 @@ async function read(given: string): Promise<Contents> {
   if (place.endsWith(".onnx")) {
     const model = await readOnnx(place);
     return {
-      kind: `ONNX, ${model.graph!.node.length.toLocaleString("en-US")} nodes`,
+      kind: `ONNX, ${count(model.graph!.node.length)} nodes`,
       metadata: {
         producer: model.producerName,
         inputs: model.graph!.input.map(({ name }) => name),

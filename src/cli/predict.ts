@@ -2,12 +2,13 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
+import { count } from "../base/numbers.js";
 import { type Example, examplesOf, isHeaderOf, readTable, taskNames } from "../data/index.js";
 import { type Prediction, Predictor, type PredictorInput } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, option, threadsOption, requiredOption } from "./options.js";
-import { Reporter, count, print } from "./terminal.js";
+import { Reporter, print } from "./terminal.js";
 import { readTexts, stdinLines } from "./texts.js";
 
 interface PredictCommand {

@@ -1,5 +1,6 @@
+import { count } from "../base/numbers.js";
 import type { TrainingObserver } from "../training/index.js";
-import { type Reporter, colors, count, duration } from "./terminal.js";
+import { type Reporter, colors, duration } from "./terminal.js";
 
 /** Exit codes of a command that a signal has ended, as shells give them. */
 const codes = { SIGINT: 130, SIGTERM: 143 } as const;

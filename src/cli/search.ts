@@ -1,10 +1,11 @@
 import { Command } from "commander";
+import { count } from "../base/numbers.js";
 import { Embedder, SearchIndex } from "../search/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, threadsOption, requiredOption } from "./options.js";
 import { interruptible } from "./progress.js";
-import { Reporter, count, print } from "./terminal.js";
+import { Reporter, print } from "./terminal.js";
 
 interface SearchCommand {
   readonly model: string;

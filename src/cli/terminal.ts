@@ -44,7 +44,8 @@ export class Reporter {
   private lastLine = performance.now();
 
   private constructor(
-    private readonly json: boolean,
+    /** Whether it writes for programs. */
+    readonly json: boolean,
     /** The line that renews itself: on a terminal only. */
     private readonly live: ReturnType<typeof createLogUpdate> | undefined,
   ) {}
@@ -99,4 +100,3 @@ function bar(fraction: number, width = 24): string {
 }
 
 /** `12,345` */
-export const count = (value: number): string => value.toLocaleString("en-US");

@@ -2,8 +2,8 @@ import { Command, type Option } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { systemsOfKind } from "../models/index.js";
-import { type Device, createRuntime } from "../runtime/index.js";
 import {
+  type TrainControl,
   type TrainRequest,
   type TrainResult,
   resumeTraining,
@@ -12,27 +12,9 @@ import {
   trainOptions,
 } from "../tasks/index.js";
 import { countOption, deviceOption, examples, libraryOptions, option } from "./options.js";
-import { interruptible, progressObserver } from "./progress.js";
-import { Reporter } from "./terminal.js";
-import { addRunOptions, tellEnd } from "./training.js";
-
-interface TrainCommand {
-  readonly out: string;
-  readonly resume?: boolean;
-  readonly json?: boolean;
-  readonly threads?: number;
-  readonly device?: Device;
-}
+import { type RunCommand, addRunOptions, shownRun, sizeOptions, tellEnd } from "./training.js";
 
 const decoders = systemsOfKind("decoder");
-
-/** Options that are fields of every configuration. */
-const sizeOptions = {
-  layers: "numLayers",
-  hidden: "hiddenSize",
-  heads: "numHeads",
-  context: "contextLength",
-} as const;
 
 /** Options that only some systems have, by name, with the systems that have them. */
 const ownOptions = new Map<
@@ -86,40 +68,30 @@ function sizesOf(
   return { sizes, others };
 }
 
-/** Trains a model from text to a checkpoint folder. Ctrl-C saves; `resume` goes on to exactly the same losses. */
-export async function runTrain(
-  request: TrainRequest | undefined,
-  { out, resume = false, json = false, ...device }: TrainCommand,
-): Promise<TrainResult> {
-  const report = await Reporter.create(json);
-  try {
-    return await interruptible(async (signal) => {
-      const control = {
-        runtime: createRuntime(device),
-        signal,
-        onMessage: (message: string, data: Readonly<Record<string, unknown>>) => {
-          report.say(message, data);
-        },
-        onTokenized: (characters: number, total: number) => {
-          const share = characters / total;
-          const state = { tokenizedCharacters: characters, characters: total };
-          report.progress(`tokenizing: ${Math.floor(share * 100)}%`, state, share);
-        },
-        observer: progressObserver(report),
-      };
-      const result = resume ? await resumeTraining(out, control) : await train(request!, control);
-      const { options, ...results } = result;
-      tellEnd({ folder: { path: out, options }, report }, results, {
-        command: "train",
-        made: (best) =>
-          `the model (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)}), its tokenizer and loss.svg`,
-      });
-      return result;
+/** Trains a model from text to a checkpoint folder, or goes on with the run there. Ctrl-C saves. */
+export const runTrain = (
+  request: TrainRequest | { readonly out: string },
+  command: RunCommand = {},
+): Promise<TrainResult> =>
+  shownRun(command, async (told, report) => {
+    const control: TrainControl = {
+      ...told,
+      onTokenized: (characters, total) => {
+        const share = characters / total;
+        const state = { tokenizedCharacters: characters, characters: total };
+        report.progress(`tokenizing: ${Math.floor(share * 100)}%`, state, share);
+      },
+    };
+    const { out } = request;
+    const result = await ("system" in request ? train(request, control) : resumeTraining(out, control));
+    tellEnd(report, result, {
+      command: "train",
+      out,
+      made: (best) =>
+        `the model (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)}), its tokenizer and loss.svg`,
     });
-  } finally {
-    report.done();
-  }
-}
+    return result;
+  });
 
 const of = libraryOptions(trainOptions.shape);
 const size = (name: keyof typeof sizeOptions, help: string): Option =>
@@ -156,7 +128,7 @@ for (const [name, { help, usual, flag, owners }] of ownOptions)
       : option(name, "<n>", `${owners.join(", ")}: ${help}`, z.number(), { usual }),
   );
 addRunOptions(trainCommand, of, {
-  usualWarmup: "a tenth of the steps, 100 at most",
+  usualWarmup: "a third of the steps, 100 at most",
   usualLearningRate: "1e-3; sgd 0.1, adafactor 1e-2",
   usualWeightDecay: "0.1; sgd and adafactor 0",
   out: undefined,
@@ -188,23 +160,25 @@ addRunOptions(trainCommand, of, {
       ],
     ),
   )
-  .action(async ({ resume, json, threads, device, model, out, ...options }: TrainArguments) => {
-    const place = out ?? `runs/${model}`;
-    const control = { out: place, resume, json, threads, device };
-    if (resume) return void (await runTrain(undefined, control));
-    const { data } = options;
-    if (typeof data !== "string")
-      throw new LineageError(
-        "argument",
-        "train needs --data FILE, or --data stories for the embedded corpus",
-      );
-    const { sizes, others } = sizesOf(model, options);
-    // The library checks every option by name.
-    const request = { ...others, data, out: place, system: model, sizes };
-    await runTrain(request as TrainRequest, control);
-  });
+  .action(
+    async ({ resume, json, threads, device, model, out = `runs/${model}`, ...options }: TrainArguments) => {
+      const command = { json, threads, device };
+      if (resume) return void (await runTrain({ out }, command));
+      const { data } = options;
+      if (typeof data !== "string")
+        throw new LineageError(
+          "argument",
+          "train needs --data FILE, or --data stories for the embedded corpus",
+        );
+      const { sizes, others } = sizesOf(model, options);
+      // The library checks every option by name.
+      const request = { ...others, data, out, system: model, sizes };
+      await runTrain(request as TrainRequest, command);
+    },
+  );
 
-interface TrainArguments extends Partial<TrainCommand> {
+interface TrainArguments extends RunCommand {
   readonly model: string;
+  readonly out?: string;
   readonly [option: string]: unknown;
 }

@@ -1,83 +1,79 @@
 import type { Command, Option } from "commander";
 import { z } from "zod";
-import { RunFolder, type TrainingResult } from "../training/index.js";
+import { type Device, createRuntime } from "../runtime/index.js";
+import type { RunControl } from "../tasks/index.js";
+import type { TrainingResult } from "../training/index.js";
 import { type libraryOptions, option, threadsOption } from "./options.js";
-import { interruptible } from "./progress.js";
+import { interruptible, progressObserver } from "./progress.js";
 import { Reporter, colors } from "./terminal.js";
 
-// What `train` and `pretrain` have in common: they make a model from nothing, in a folder, until they are done or stopped.
+// What `train`, `pretrain` and `finetune` have in common: a run in a folder, that is shown until it is done or stopped.
 
-/** Options of a run from scratch that are kept beside its checkpoint. */
-export const runShape = {
-  layers: z.int().positive().default(4),
-  hidden: z.int().positive().default(128),
-  heads: z.int().positive().default(4),
-  batch: z.int().positive().default(16),
-  accumulate: z.int().positive().default(1),
-  steps: z.int().positive().default(1000),
-  /** Default: a tenth of the steps. */
-  warmup: z.int().nonnegative().optional(),
-  clip: z.number().positive().default(1),
-  evalEvery: z.int().positive().default(250),
-  /** Evaluations without a better held-out loss after which training ends. Default: never. */
-  patience: z.int().positive().optional(),
-  seed: z.int().nonnegative().default(1),
-};
-
-/** What a run is told that does not decide its losses. */
+/** What a run is told on the command line that does not decide its losses. */
 export interface RunCommand {
-  readonly out: string;
   readonly resume?: boolean;
   readonly json?: boolean;
   readonly threads?: number;
+  readonly device?: Device;
 }
 
-/** A run in its folder: what decides it, where it reports, and what asks it to stop. */
-export interface Run<Options> {
-  readonly folder: RunFolder<Options>;
-  readonly report: Reporter;
-  readonly signal: AbortSignal;
-}
-
-/** Opens a run's folder, by the options `given` or by those in it, and runs `body` there until Ctrl-C asks it to save. */
-export async function runInFolder<Options, Result>(
-  schema: z.ZodType<Options>,
-  given: unknown,
-  { out, resume = false, json = false }: RunCommand,
-  body: (run: Run<Options>) => Promise<Result>,
-): Promise<Result> {
+/** Runs `body`, which Ctrl-C asks to stop and save, and shows what it tells. */
+export async function shownRun<T>(
+  { json = false, threads, device }: RunCommand,
+  body: (control: Required<RunControl>, report: Reporter) => Promise<T>,
+): Promise<T> {
   const report = await Reporter.create(json);
-  const folder = await RunFolder.open(out, schema, { resume, given });
   try {
-    return await interruptible((signal) => body({ folder, report, signal }));
+    const runtime = createRuntime({ threads, device });
+    return await interruptible((signal) =>
+      body(
+        {
+          runtime,
+          signal,
+          onMessage: (message, data) => {
+            report.say(message, data);
+          },
+          observer: progressObserver(report),
+        },
+        report,
+      ),
+    );
   } finally {
     report.done();
-    await folder.close();
   }
 }
 
+/** Options that are sizes of a model, by the field that each stands for. */
+export const sizeOptions = {
+  layers: "numLayers",
+  hidden: "hiddenSize",
+  heads: "numHeads",
+  context: "contextLength",
+} as const;
+
 /** Says how a run ended, and how it goes on or what it has made. */
 export function tellEnd(
+  report: Reporter,
   {
-    folder: { path, options },
-    report,
-  }: {
-    readonly folder: { readonly path: string; readonly options: { readonly patience?: number | undefined } };
-    readonly report: Reporter;
-  },
-  result: TrainingResult,
-  { command, made }: { readonly command: string; readonly made: (bestLoss: number) => string },
+    options: { patience },
+    ...result
+  }: TrainingResult & { readonly options: { readonly patience?: number | undefined } },
+  {
+    command,
+    out,
+    made,
+  }: { readonly command: string; readonly out: string; readonly made: (bestLoss: number) => string },
 ): void {
   if (result.outcome === "interrupted") {
     report.say(
-      `stopped after step ${result.step} and saved; continue with: lineage ${command} --resume --out ${path}`,
+      `stopped after step ${result.step} and saved; continue with: lineage ${command} --resume --out ${out}`,
       { ...result },
     );
     return;
   }
   if (result.outcome === "stopped early")
-    report.say(`stopped early: ${options.patience} evaluations without a better held-out loss`);
-  report.say(`${colors.green("done")}: ${path} holds ${made(result.best ?? NaN)}`, { ...result });
+    report.say(`stopped early: ${patience} evaluations without a better held-out loss`);
+  report.say(`${colors.green("done")}: ${out} holds ${made(result.best ?? NaN)}`, { ...result });
 }
 
 /** Adds to a command's options those of how a model is trained and of the run. */

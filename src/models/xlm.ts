@@ -535,6 +535,7 @@ export const xlm = defineSystem({
   tokenizer: { kind: "encoder BPE", style: "xlm" },
   pretraining: {
     objective: "masked tokens in every language, and in translations",
+    readsTranslations: true,
     prepare: pretrainXlm,
   },
 });

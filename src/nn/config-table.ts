@@ -151,7 +151,7 @@ export class ConfigTable<C> {
   readonly title: string;
   private readonly fields: ReadonlyMap<string, Field<unknown, unknown>>;
   private readonly others: OtherEntries;
-  private readonly implied: ReadonlyMap<string, (config: never) => unknown>;
+  private readonly implied: ReadonlyMap<string, (config: unknown) => unknown>;
   private readonly check: (config: unknown) => void;
 
   constructor({
@@ -172,7 +172,9 @@ export class ConfigTable<C> {
     this.title = title;
     this.fields = new Map(Object.entries(fields as Record<string, Field<unknown, unknown>>));
     this.others = others;
-    this.implied = new Map(Object.entries(implied));
+    this.implied = new Map(
+      Object.entries(implied).map(([name, follows]) => [name, (config) => follows(config as C)]),
+    );
     this.check = (config) => check?.(config as C);
   }
 
@@ -292,7 +294,7 @@ export class ConfigTable<C> {
   private *contradicted(json: ConfigJson, config: C): Generator<string> {
     for (const [name, follows] of this.implied) {
       const value = Object.hasOwn(json, name) ? json[name] : undefined;
-      const right = follows(config as never);
+      const right = follows(config);
       if (value !== undefined && value !== null && value !== right)
         yield `${name} is ${shown(value)}, but lineage computes it only with ${shown(right)}, which follows from the other entries`;
     }

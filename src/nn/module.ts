@@ -52,14 +52,14 @@ export abstract class Module {
 
   constructor() {
     // Wrapped here once, so that a subclass's forward stays plain and every operation still knows its module.
-    const forward = this.forward;
+    const forward = this.forward as (...inputs: unknown[]) => unknown;
     Object.defineProperty(this, "forward", {
       value: (...inputs: unknown[]): unknown => {
         // The outermost module tells the others their places, so that an error of the first pass knows where it was.
         if (!currentScope())
           for (const [module, path] of places(this)) if (module.path === "") module.path = path;
         return withScope(this, () => {
-          const output: unknown = forward.apply(this, inputs as never);
+          const output = forward.apply(this, inputs);
           if (output instanceof Tensor) observe("output", output);
           return output;
         });

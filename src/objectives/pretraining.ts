@@ -72,6 +72,8 @@ export interface Pretraining {
 export interface PretrainingRecipe {
   /** What it learns from, for a person. */
   readonly objective: string;
+  /** Whether it learns from translations, too. Default: it does not. */
+  readonly readsTranslations?: boolean;
   prepare(options: PretrainingOptions): Pretraining;
 }
 

@@ -6,8 +6,9 @@ import { readJson, writeJson } from "../base/files.js";
 import { Random } from "../base/random.js";
 import { RunFolder, lockFolder, parseOptions, trainingFile } from "../training/index.js";
 import { type FinetuneData, readData } from "./finetune-data.js";
-import { type FinetuneControl, finetuneOptions } from "./finetune-options.js";
-import { runFinetuning } from "./finetune.js";
+import { finetuneOptions } from "./finetune-options.js";
+import { type FinetuneRequest, runFinetuning } from "./finetune.js";
+import type { RunControl } from "./run.js";
 
 const foldSchema = z.object({ metrics: z.record(z.string(), z.number()), rows: z.int().positive() });
 /** One share of the rows: how well it was answered by the run that did not see it. */
@@ -45,12 +46,8 @@ export const holdsFolds = (out: string): boolean => existsSync(foldsFile(out));
  * `resumeCrossValidation`.
  */
 export async function crossValidate(
-  {
-    out,
-    folds: count,
-    ...given
-  }: z.input<typeof finetuneOptions> & { readonly out: string; readonly folds: number },
-  control: FinetuneControl = {},
+  { out, folds: count, ...given }: FinetuneRequest & { readonly folds: number },
+  control: RunControl = {},
 ): Promise<FoldsResult> {
   if (!(Number.isInteger(count) && count >= 2))
     throw new LineageError("argument", `cross-validation needs two folds or more, not ${count}`);
@@ -69,10 +66,7 @@ export async function crossValidate(
 }
 
 /** Goes on with the cross-validation in a folder: folds that are done are not run again, one that was interrupted goes on. */
-export async function resumeCrossValidation(
-  out: string,
-  control: FinetuneControl = {},
-): Promise<FoldsResult> {
+export async function resumeCrossValidation(out: string, control: RunControl = {}): Promise<FoldsResult> {
   if (!holdsFolds(out))
     throw new LineageError("checkpoint", `there is nothing to resume in ${out}: it has no folds.json`);
   return inFolder(out, async () => {
@@ -91,7 +85,7 @@ async function inFolder<T>(out: string, body: () => Promise<T>): Promise<T> {
   }
 }
 
-async function runFolds(out: string, begun: Folds, control: FinetuneControl): Promise<FoldsResult> {
+async function runFolds(out: string, begun: Folds, control: RunControl): Promise<FoldsResult> {
   const { options, count } = begun;
   const { file, training } = await readData({ ...options, eval: undefined, validation: 0 }, control);
   if (training.length < count)

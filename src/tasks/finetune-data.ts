@@ -1,7 +1,8 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { type Example, examplesOf, isHeaderOf, readTable } from "../data/index.js";
-import type { FinetuneControl, FinetuneOptions } from "./finetune-options.js";
+import type { FinetuneOptions } from "./finetune-options.js";
+import type { RunControl } from "./run.js";
 
 /** What a run learns from and is measured on. */
 export interface FinetuneData {
@@ -20,7 +21,7 @@ const listRows = (examples: readonly Example[]): string =>
   listNumbers(examples.map(({ row }) => ({ number: row })));
 
 /** Reads the files of a run; a share of the training file is held out where there is none to evaluate on. */
-export async function readData(options: FinetuneOptions, control: FinetuneControl): Promise<FinetuneData> {
+export async function readData(options: FinetuneOptions, control: RunControl): Promise<FinetuneData> {
   const training = await readExamples(options.data, options, control);
   if (options.eval !== undefined)
     return {
@@ -56,7 +57,7 @@ export async function readExamples(
     FinetuneOptions,
     "task" | "textColumn" | "pairColumn" | "labelColumn" | "encoding" | "skipUnlabelled" | "skipBadRows"
   >,
-  { onMessage }: Pick<FinetuneControl, "onMessage"> = {},
+  { onMessage }: Pick<RunControl, "onMessage"> = {},
 ): Promise<readonly Example[]> {
   const columns = { text: options.textColumn, pair: options.pairColumn, label: options.labelColumn };
   const { skipBadRows } = options;

@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { taskNames } from "../data/index.js";
-import type { Runtime } from "../runtime/types.js";
-import type { TrainingObserver } from "../training/index.js";
+import { learningPlans } from "../training/index.js";
+
+const plan = learningPlans.finetune;
 
 /** Everything that decides a run of fine-tuning; kept beside the checkpoint so that resuming needs nothing else. */
 export const finetuneOptions = z.object({
@@ -27,11 +28,11 @@ export const finetuneOptions = z.object({
   epochs: z.number().positive().default(3),
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
-  learningRate: z.number().positive().default(5e-5),
+  learningRate: z.number().positive().default(plan.learningRate),
   /** Share of the steps over which the learning rate rises. */
-  warmup: z.number().min(0).lt(1).default(0.1),
-  schedule: z.enum(["constant", "linear", "cosine"]).default("linear"),
-  weightDecay: z.number().nonnegative().default(0.01),
+  warmup: z.number().min(0).lt(1).default(plan.warmup.share),
+  schedule: z.enum(["constant", "linear", "cosine"]).default(plan.schedule),
+  weightDecay: z.number().nonnegative().default(plan.weightDecay),
   clip: z.number().positive().default(1),
   /** Factor of the learning rate from each layer to the one below it. */
   layerDecay: z.number().positive().max(1).default(1),
@@ -58,12 +59,3 @@ export const finetuneOptions = z.object({
   seed: z.int().nonnegative().default(1),
 });
 export type FinetuneOptions = z.infer<typeof finetuneOptions>;
-
-export interface FinetuneControl {
-  readonly resume?: boolean;
-  readonly runtime?: Runtime;
-  /** Told of what was found in the data, and of what begins anew. */
-  readonly onMessage?: (message: string, data: Readonly<Record<string, unknown>>) => void;
-  readonly observer?: TrainingObserver;
-  readonly signal?: AbortSignal;
-}

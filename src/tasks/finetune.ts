@@ -8,11 +8,12 @@ import type { Runtime } from "../runtime/types.js";
 import {
   type Metrics,
   type Objective,
-  RunFolder,
+  type RunFolder,
   type TrainingResult,
   adamW,
   runTraining,
-  schedule,
+  learningPlans,
+  plannedSchedule,
 } from "../training/index.js";
 import { Answerer } from "./answers.js";
 import { batchOf } from "./batches.js";
@@ -20,13 +21,17 @@ import { checkThreshold } from "./classify.js";
 import { encoderInputSpecs, encoderInputsOf } from "./encoder-program.js";
 import { readEvaluation, writeEvaluation } from "./evaluation.js";
 import { type FinetuneData, readData } from "./finetune-data.js";
-import { type FinetuneControl, type FinetuneOptions, finetuneOptions } from "./finetune-options.js";
+import { type FinetuneOptions, finetuneOptions } from "./finetune-options.js";
 import { balancedWeights, checkLabels, distinctLabels } from "./labels.js";
 import { freeze, learningRateFactor } from "./layers.js";
 import { scaleOf } from "./regress.js";
 import { contextOf, writeSettings } from "./settings.js";
+import { type RunControl, inRunFolder } from "./run.js";
 import type { Item, Measured, Task, TaskContext } from "./task.js";
 import { tasks } from "./tasks.js";
+
+/** A run of fine-tuning: what it is told, and where it is kept. */
+export type FinetuneRequest = z.input<typeof finetuneOptions> & { readonly out: string };
 
 export interface FinetuneResult extends TrainingResult {
   /** Of the checkpoint that was kept. */
@@ -45,28 +50,29 @@ export interface FinetuneResult extends TrainingResult {
  * classes, `confusion.svg`; besides what `runTraining` writes, so that a run that was stopped goes on with `resume`. Throws
  * `data` with the row for rows that cannot be learned from.
  */
-export async function finetune(
-  { out, ...given }: z.input<typeof finetuneOptions> & { readonly out: string },
-  control: FinetuneControl = {},
-): Promise<FinetuneResult> {
-  const folder = await RunFolder.open(out, finetuneOptions, { resume: control.resume ?? false, given });
-  try {
-    const data = await readData(folder.options, control);
-    return await runFinetuning(folder, data, control);
-  } finally {
-    await folder.close();
-  }
-}
+export const finetune = (
+  { out, ...given }: FinetuneRequest,
+  control: RunControl = {},
+): Promise<FinetuneResult> => inFolder(out, { resume: false, given }, control);
 
 /** Goes on with the run in a folder, by the options that it was started with. */
-export const resumeFinetuning = (out: string, control: FinetuneControl = {}): Promise<FinetuneResult> =>
-  finetune({ out } as never, { ...control, resume: true });
+export const resumeFinetuning = (out: string, control: RunControl = {}): Promise<FinetuneResult> =>
+  inFolder(out, { resume: true }, control);
+
+const inFolder = (
+  out: string,
+  options: { readonly resume: boolean; readonly given?: unknown },
+  control: RunControl,
+): Promise<FinetuneResult> =>
+  inRunFolder(out, finetuneOptions, options, async (folder) =>
+    runFinetuning(folder, await readData(folder.options, control), control),
+  );
 
 /** A run over data that was read, in its folder. */
 export async function runFinetuning(
   folder: RunFolder<FinetuneOptions>,
   data: FinetuneData,
-  control: FinetuneControl,
+  control: RunControl,
 ): Promise<FinetuneResult> {
   const { options, path: out } = folder;
   const task = tasks[options.task];
@@ -138,7 +144,7 @@ function tellTruncated(
   file: string,
   items: readonly Item[],
   { maxLength }: TaskContext,
-  { onMessage }: FinetuneControl,
+  { onMessage }: RunControl,
 ): void {
   const cut = items.filter(({ truncated }) => truncated > 0);
   if (cut.length === 0) return;
@@ -161,7 +167,7 @@ interface Prepared {
   readonly heldItems: readonly Item[];
 }
 
-async function train(prepared: Prepared, control: FinetuneControl): Promise<FinetuneResult> {
+async function train(prepared: Prepared, control: RunControl): Promise<FinetuneResult> {
   const { folder, out, options, task, data, loaded, context, items, heldItems } = prepared;
   const { model, weights } = loaded;
   const source = new BucketedSource(items, {
@@ -183,13 +189,13 @@ async function train(prepared: Prepared, control: FinetuneControl): Promise<Fine
     accumulation: options.accumulate,
     clipNorm: options.clip,
     seed: options.seed,
-    schedule: schedule(options.schedule, {
-      learningRate: options.learningRate,
-      warmupSteps: Math.floor(steps * options.warmup),
-      totalSteps: steps + 1,
+    schedule: plannedSchedule(learningPlans.finetune, steps, {
+      ...options,
+      warmup: Math.floor(steps * options.warmup),
     }),
     optimizer: (all, gradients) =>
       adamW(all, gradients, {
+        betas: learningPlans.finetune.betas,
         weightDecay: options.weightDecay,
         learningRateFactor: learningRateFactor(options, loaded),
       }),

@@ -4,21 +4,13 @@ export * from "./encoder-program.js";
 export * from "./fill-mask.js";
 export { readExamples } from "./finetune-data.js";
 export * from "./finetune-options.js";
-export { type FinetuneResult, finetune, resumeFinetuning } from "./finetune.js";
+export { type FinetuneRequest, type FinetuneResult, finetune, resumeFinetuning } from "./finetune.js";
 export { confusionPicture } from "./picture.js";
 export * from "./predictor.js";
 export type { Measured, PredictOptions, Prediction } from "./task.js";
-export {
-  type TrainControl,
-  type TrainOptions,
-  type TrainRequest,
-  type TrainResult,
-  type TrainSizes,
-  resumeTraining,
-  train,
-  trainObjective,
-  trainOptions,
-  smallSizes,
-} from "./train.js";
+export * from "./pretrain.js";
+export { type RunControl, smallSizes } from "./run.js";
+export * from "./train-options.js";
+export { resumeTraining, train, trainObjective } from "./train.js";
 export * from "./unilm-generator.js";
 export * from "./target-writer.js";

@@ -59,7 +59,7 @@ export async function firstNonFinite(
   for (const [name, { data, shape }] of Object.entries(batch.tensors)) {
     const spec = objective.inputs[name];
     if (!spec) continue;
-    owned.push((inputs[name] = runtime.createTensor(spec.dtype, shape, data as never)));
+    owned.push((inputs[name] = runtime.createTensor(spec.dtype, shape, data)));
   }
   try {
     const results = await program.run(

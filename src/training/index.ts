@@ -8,6 +8,7 @@ export * from "./metrics.js";
 export * from "./objective.js";
 export * from "./optimizers.js";
 export * from "./parallel.js";
+export * from "./plans.js";
 export * from "./run.js";
 export * from "./schedules.js";
 export * from "./step.js";

@@ -127,7 +127,7 @@ class BatchInputs implements Disposable {
       slot = { buffer: slot.buffer, tensor: slot.buffer.slice(0, shape) };
     }
     this.slots.set(name, slot);
-    slot.tensor.write(data as never);
+    slot.tensor.write(data);
     return !same;
   }
 

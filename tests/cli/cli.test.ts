@@ -6,8 +6,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { z } from "zod";
-import { pretrainOptions } from "../../src/cli/pretrain.js";
-import { finetuneOptions, trainOptions } from "../../src/tasks/index.js";
+import { finetuneOptions, pretrainOptions, trainOptions } from "../../src/tasks/index.js";
 import { pngOf } from "../../src/training/png.js";
 import { environment, lineage, main, spawned } from "../support/cli.js";
 

@@ -163,7 +163,7 @@ describe("replaced-token detection", () => {
     made.push(program, weights);
     const all: Record<string, DeviceTensor> = { ...weights.tensors };
     for (const [name, { data, shape }] of Object.entries(given.tensors))
-      all[name] = runtime.createTensor(objective.inputs[name]!.dtype, shape, data as never);
+      all[name] = runtime.createTensor(objective.inputs[name]!.dtype, shape, data);
     const results = await program.run(
       Object.fromEntries(program.inputs.map(({ name }) => [name, all[name]!])),
     );

@@ -6,7 +6,7 @@ import { Gpt2, gpt2Config } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { nextTokenObjective } from "../../src/objectives/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { Trainer, adamW, defaultWarmup, schedule } from "../../src/training/index.js";
+import { Trainer, adamW, learningPlans, plannedSchedule } from "../../src/training/index.js";
 
 const corpus = new URL("../../../shared/data/tinyshakespeare.txt", import.meta.url);
 
@@ -37,12 +37,7 @@ it.skipIf(!existsSync(corpus))(
       objective: nextTokenObjective(model, shape),
       weights,
       source: new DataLoader(tokens.subarray(0, Math.floor(0.9 * tokens.length)), { ...shape, seed: 1 }),
-      schedule: schedule("cosine", {
-        learningRate: 1e-3,
-        warmupSteps: defaultWarmup(steps),
-        totalSteps: steps,
-        minimum: 1e-4,
-      }),
+      schedule: plannedSchedule(learningPlans.train, steps),
       optimizer: (...buffers) => adamW(...buffers, { betas: [0.9, 0.99], weightDecay: 0.1 }),
       seed: 1,
     });

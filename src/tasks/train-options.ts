@@ -1,0 +1,73 @@
+import { z } from "zod";
+import type { DecoderSystem, SystemName, systems } from "../models/index.js";
+import { type TrainingResult, learningPlans, scheduleNames } from "../training/index.js";
+import { type RunControl, fromNothing } from "./run.js";
+
+const plan = learningPlans.train;
+
+/** Everything that decides a run of training; kept beside the checkpoint so that resuming needs nothing else. */
+export const trainOptions = z.object({
+  ...fromNothing,
+  /** Name of a decoder. */
+  system: z.string().default("gpt2"),
+  /** A text file, or `stories` for the embedded corpus. */
+  data: z.string(),
+  /** Fields of the system's configuration. Default: 4 layers, 128 wide, 4 heads, a context of 128; all else as published. */
+  sizes: z.record(z.string(), z.unknown()).default({}),
+  /** `bpe`: the system's own, learned from the text; `characters`; or a folder with a tokenizer. */
+  tokenizer: z.string().default("bpe"),
+  /** Tokens that the tokenizer learns. */
+  vocabSize: z.int().min(258).default(4096),
+  /** Rows are blocks of one long run of tokens, or hold whole documents, none of which sees another. */
+  packing: z.enum(["blocks", "documents"]).default("blocks"),
+  /** Worker threads that share the micro-batches of a step out. Default: none. */
+  workers: z.int().positive().optional(),
+  optimizer: z.enum(["adamw", "sgd", "adafactor"]).default("adamw"),
+  /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor. */
+  learningRate: z.number().positive().optional(),
+  schedule: z.enum(scheduleNames).default(plan.schedule),
+  /** Default: 0.1 for AdamW, none for the others. */
+  weightDecay: z.number().nonnegative().optional(),
+  beta2: z.number().positive().lt(1).default(plan.betas[1]),
+  /** Share of the text that is held out. */
+  validation: z.number().positive().lt(1).default(0.1),
+  /** Evaluates and saves the exponential moving average of the weights with this decay. Default: the weights themselves. */
+  ema: z.number().positive().lt(1).optional(),
+});
+export type TrainOptions = z.infer<typeof trainOptions>;
+
+/** Sizes of a system that a person may choose; those left out are as published, or small where nothing is published. */
+export type TrainSizes<S> =
+  S extends SystemName<"decoder">
+    ? Partial<Omit<ReturnType<(typeof systems)[S]["config"]["create"]>, "vocabSize">>
+    : S extends DecoderSystem<infer C>
+      ? Partial<Omit<C, "vocabSize">>
+      : never;
+
+/** A run of training: what it is told, and where it is kept. */
+export type TrainRequest<S extends SystemName<"decoder"> | DecoderSystem = SystemName<"decoder">> = Omit<
+  z.input<typeof trainOptions>,
+  "system" | "sizes"
+> & {
+  /** A decoder of the library by name, or one of your own. */
+  readonly system: S;
+  readonly sizes?: TrainSizes<S>;
+  /** Checkpoint folder. */
+  readonly out: string;
+};
+
+/** What a run is told that does not decide its losses. */
+export interface TrainControl extends RunControl {
+  /** Told how much of the corpus has been tokenized, in characters. */
+  readonly onTokenized?: (characters: number, total: number) => void;
+}
+
+/** What a run did, and with what. */
+export interface TrainResult extends TrainingResult {
+  readonly options: TrainOptions;
+  readonly parameters: number;
+  readonly trainingTokens: number;
+  readonly validationTokens: number;
+  /** Tokens at the end of the training part that fill no row. */
+  readonly droppedTokens: number;
+}
