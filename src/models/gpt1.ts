@@ -173,7 +173,7 @@ export const gpt1 = defineSystem({
   className: "OpenAIGPTLMHeadModel",
   config: gpt1Table,
   sizes: gpt1Sizes,
-  options: { dropout: { field: "dropout", help: "probability of dropout", fallback: () => 0 } },
+  options: { dropout: { field: "dropout", help: "dropout probability", usual: "0", fallback: () => 0 } },
   create: (config) => new Gpt1(config),
   unused: /\.attn\.bias$|^lm_head\.weight$|\.position_ids$/,
   depth: depthByName(/^transformer\.(tokens|positions)_embed\./, /^transformer\.h\.(\d+)\./),
