@@ -8,7 +8,7 @@ const floors = [
   ["onnx"],
   ["graph"],
   ["nn", "tokenizers"],
-  ["quantization", "formats", "data", "metrics"],
+  ["quantization", "formats", "data", "metrics", "pictures"],
   ["training", "generation", "objectives"],
   ["models"],
   ["checkpoints"],

@@ -1,7 +1,7 @@
 import path from "node:path";
 import { readJson, writeAtomically, writeJson } from "../base/files.js";
 import type { Metrics } from "../training/index.js";
-import { confusionPicture } from "./picture.js";
+import { confusionPicture } from "../pictures/index.js";
 import type { Measured } from "./task.js";
 
 /** What `evaluation.json` says of the checkpoint beside it. */

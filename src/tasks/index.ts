@@ -5,7 +5,6 @@ export * from "./fill-mask.js";
 export { readExamples } from "./finetune-data.js";
 export * from "./finetune-options.js";
 export { type FinetuneRequest, type FinetuneResult, finetune, resumeFinetuning } from "./finetune.js";
-export { confusionPicture } from "./picture.js";
 export * from "./predictor.js";
 export type { Measured, PredictOptions, Prediction } from "./task.js";
 export * from "./pretrain.js";

@@ -1,10 +1,9 @@
 import { appendFileSync, existsSync } from "node:fs";
 import os from "node:os";
 import { readTextParts, storageError, writeAtomically } from "../base/files.js";
-import { lossChart } from "./chart.js";
+import { lossChart, pngOf } from "../pictures/index.js";
 import type { RunFolder } from "./folder.js";
 import { History } from "./history.js";
-import { pngOf } from "./png.js";
 import { TensorBoardWriter } from "./tensorboard.js";
 import type { StepReport } from "./trainer.js";
 

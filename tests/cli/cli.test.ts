@@ -7,7 +7,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { z } from "zod";
 import { finetuneOptions, pretrainOptions, trainOptions } from "../../src/tasks/index.js";
-import { pngOf } from "../../src/training/png.js";
+import { pngOf } from "../../src/pictures/index.js";
 import { environment, lineage, main, spawned } from "../support/cli.js";
 
 let folder = "";

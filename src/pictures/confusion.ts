@@ -1,10 +1,15 @@
-import type { ConfusionMatrix } from "../training/index.js";
+/** What a picture of a confusion matrix is drawn from. */
+export interface ConfusionCounts {
+  readonly classes: readonly string[];
+  /** Row by row of the truth. */
+  readonly counts: readonly Uint32Array[];
+}
 
 const escape = (text: string): string =>
   text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
 
 /** A confusion matrix as an SVG picture: truth down, prediction across, the darker the larger the share of the truth. */
-export function confusionPicture(title: string, { classes, counts }: ConfusionMatrix): string {
+export function confusionPicture(title: string, { classes, counts }: ConfusionCounts): string {
   const longest = Math.max(...classes.map(({ length }) => length));
   const cell = Math.max(36, Math.min(72, 480 / classes.length));
   const left = 40 + Math.min(200, 7 * longest);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { lossChart } from "../../src/training/index.js";
-import { pngOf } from "../../src/training/png.js";
+
+import { lossChart, pngOf } from "../../src/pictures/index.js";
 
 const svg = lossChart("Loss", [
   {

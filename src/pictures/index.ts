@@ -1,0 +1,3 @@
+export * from "./chart.js";
+export * from "./confusion.js";
+export * from "./png.js";
