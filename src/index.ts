@@ -16,6 +16,7 @@ export {
   type TaskPrediction,
   load,
 } from "./library/index.js";
+export type { AttentionMap, LookOptions, Looked, LookedText, LookedToken } from "./look/index.js";
 export { type SystemName, systems } from "./models/index.js";
 export { createRuntime } from "./runtime/index.js";
 export { cosineSimilarity } from "./search/index.js";

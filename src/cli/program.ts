@@ -27,6 +27,7 @@ const groups: Readonly<Record<string, Commands>> = {
   "Measure:": {
     eval: async () => (await import("./eval.js")).evalCommand,
     score: async () => (await import("./score.js")).scoreCommand,
+    look: async () => (await import("./look.js")).lookCommand,
     inspect: async () => (await import("./inspect.js")).inspectCommand,
   },
   "Convert:": {

@@ -11,6 +11,7 @@ import {
   generateText,
   promptIds,
 } from "../generation/index.js";
+import { type LookOptions, type Looked, Looker, type Subject } from "../look/index.js";
 import type { SystemKind } from "../models/index.js";
 import { scaledContext } from "../nn/index.js";
 import type { EmbedOptions, Embedder } from "../search/index.js";
@@ -35,6 +36,16 @@ export type TaskPrediction<T extends TaskName> = {
 }[T];
 
 interface BaseModel extends Disposable {
+  /**
+   * What its attention and its states are for a text, the same numbers as transformers' `output_attentions` and
+   * `output_hidden_states`:
+   *
+   *     const { tokens, attention } = await model.look("The cat sat on the mat.");
+   *
+   * Throws `memory` where the maps of so many tokens do not fit.
+   */
+  look(text: string, options?: LookOptions): Promise<Looked>;
+
   readonly kind: SystemKind;
   /** What it is, for a person: `LLaMA, a decoder`. */
   readonly description: string;
@@ -78,8 +89,22 @@ export abstract class LoadedModel implements BaseModel {
   abstract readonly kind: SystemKind;
   abstract readonly description: string;
 
-  /** @param source where it was loaded from, for messages */
-  protected constructor(protected readonly source: string) {}
+  private readonly looker: Looker;
+
+  /**
+   * @param source where it was loaded from, for messages
+   * @param subject what `look` looks into
+   */
+  protected constructor(
+    protected readonly source: string,
+    subject: Subject,
+  ) {
+    this.looker = new Looker(subject);
+  }
+
+  look(text: string, options: LookOptions = {}): Promise<Looked> {
+    return this.looker.look(text, options);
+  }
 
   generate(_prompt: string, _options?: WriteOptions): AsyncGenerator<string, TextReport> {
     return this.cannot("generate", "needs a decoder, such as GPT-2 or LLaMA");
@@ -108,7 +133,9 @@ export abstract class LoadedModel implements BaseModel {
     return this.cannot(what, needs);
   }
 
-  abstract dispose(): void;
+  dispose(): void {
+    this.looker.dispose();
+  }
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -138,7 +165,7 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     private readonly loaded: InferenceCheckpoint,
     private readonly slots: number,
   ) {
-    super(source);
+    super(source, loaded);
     this.description = `${loaded.system.title}, a decoder`;
   }
 
@@ -230,6 +257,7 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
   override dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
+    super.dispose();
     // A decoder with which a text is being written says itself that it was disposed.
     this.shared?.decoder.dispose();
     void this.compiler?.then((compiler) => {
@@ -247,7 +275,7 @@ export class LoadedEmbedder extends LoadedModel implements EncoderModel {
     source: string,
     private readonly embedder: Embedder,
   ) {
-    super(source);
+    super(source, embedder.loaded);
   }
 
   override embed(texts: readonly string[], options: EmbedOptions = {}): Promise<Float32Array[]> {
@@ -255,6 +283,7 @@ export class LoadedEmbedder extends LoadedModel implements EncoderModel {
   }
 
   override dispose(): void {
+    super.dispose();
     this.embedder.dispose();
   }
 }
@@ -267,7 +296,7 @@ export class LoadedPredictor extends LoadedModel {
     source: string,
     private readonly predictor: Predictor,
   ) {
-    super(source);
+    super(source, predictor.loaded);
     this.description = `an encoder with a head for ${predictor.task}`;
   }
 
@@ -285,6 +314,7 @@ export class LoadedPredictor extends LoadedModel {
   }
 
   override dispose(): void {
+    super.dispose();
     this.predictor.dispose();
   }
 }

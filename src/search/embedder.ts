@@ -57,7 +57,8 @@ interface Recipe {
  */
 export class Embedder implements Disposable {
   private constructor(
-    private readonly loaded: EncoderCheckpoint,
+    /** The network with its weights and its tokenizer. */
+    readonly loaded: EncoderCheckpoint,
     private readonly program: EncoderProgram<"vector">,
     private readonly recipe: Recipe,
     private readonly prompts: Pick<SentenceModules, "prompts" | "defaultPrompt">,

@@ -29,7 +29,8 @@ export type PredictorInput = string | Omit<Example, "row" | "label">;
 export class Predictor implements Disposable {
   private constructor(
     readonly task: TaskName,
-    private readonly loaded: HeadCheckpoint,
+    /** The network with its weights and its tokenizer. */
+    readonly loaded: HeadCheckpoint,
     private readonly context: TaskContext,
     private readonly answerer: Answerer,
     /** Probability that decides unless it is told otherwise, as fine-tuning chose it. */
