@@ -3,12 +3,13 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
+import { count } from "../base/numbers.js";
 import { type Looked, cutsOf, lookPage, openLooker, viewsOf } from "../look/index.js";
 import { attentionPicture, pngOf } from "../pictures/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, option, requiredOption, threadsOption } from "./options.js";
-import { Reporter, count } from "./terminal.js";
+import { Reporter } from "./terminal.js";
 import { readInput } from "./texts.js";
 
 interface LookCommand {
