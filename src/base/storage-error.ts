@@ -11,7 +11,7 @@ const reasons: Readonly<Record<string, string>> = {
   EISDIR: "it is a folder",
   ENOTDIR: "a part of the path is not a folder",
   ENAMETOOLONG: "the name is too long",
-  ELOOP: "its links lead round in a circle",
+  ELOOP: "its links form a loop",
   ENXIO: "it is a device or a socket, not a file",
 };
 

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
+import { validated } from "../base/check.js";
 import { FormatError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import type { Tokenizer } from "../tokenizers/index.js";
@@ -67,11 +68,8 @@ function defined<T extends object>(record: {
   return Object.fromEntries(kept) as T;
 }
 
-function check(source: string, json: unknown): z.infer<typeof entries> {
-  const parsed = entries.safeParse(json);
-  if (!parsed.success) throw new FormatError(source, z.prettifyError(parsed.error));
-  return parsed.data;
-}
+const check = (source: string, json: unknown): z.infer<typeof entries> =>
+  validated(entries, json, (problem) => new FormatError(source, problem));
 
 /**
  * How the model of a folder writes: by its `generation_config.json`; what ends a text also by `config.json` where that file

@@ -1,6 +1,7 @@
 import path from "node:path";
 import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
+import { validated } from "../base/check.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { multipliesBytes } from "../base/processor.js";
@@ -139,7 +140,7 @@ async function assemble(
   const fastPrompts = wanted && multipliesBytes() !== false;
   if (wanted && !fastPrompts)
     warn(
-      "prompts are read with the weights themselves: this processor has no instructions for 8-bit products (VNNI), so that a copy in 8 bits would read them more slowly",
+      "--fast-prompts is off: this processor has no 8-bit instructions (VNNI), so a copy in 8 bits would be slower",
     );
   const weights = new ModelWeights(runtime, { tensors, packed }, fastPrompts ? prompt : undefined);
   /** What was made here, and may be kept. */
@@ -151,7 +152,7 @@ async function assemble(
     requireMemory(
       groups.flat().reduce((sum, plan) => sum + neededBytes(plan, fastPrompts, kept !== undefined), 0),
       "the weights and the engine's own arrangement of them",
-      "take a smaller model, or one in fewer bits",
+      "use a smaller model, or fewer bits",
     );
     for (const plans of groups) {
       const filled = plans.filter(({ name, blocks }) => blocks && !kept?.has(name));
@@ -393,13 +394,12 @@ const quantizationConfig = z.object({
 
 /** Which parameters of a folder are packed, and how. Throws `config` for a quantisation of another program's. */
 function packedEntries(file: string, json: unknown): Readonly<Record<string, PackedEntry>> {
-  const parsed = quantizationConfig.safeParse(json);
-  if (!parsed.success)
-    throw new LineageError(
-      "config",
-      `${file}: the quantization_config is none that lineage wrote: ${z.prettifyError(parsed.error)}`,
-    );
-  return parsed.data.quantization_config?.tensors ?? {};
+  const { quantization_config: entries } = validated(
+    quantizationConfig,
+    json,
+    (problem) => new LineageError("config", `${file} was not quantised by lineage: ${problem}`),
+  );
+  return entries?.tensors ?? {};
 }
 
 async function inferenceFromFolder<S, C extends SystemConfig, M extends Module>(

@@ -122,7 +122,7 @@ export async function loadEncoderForTask(
   if (countsClasses(head) && classes !== undefined && wanted !== classes) {
     throw new LineageError(
       "checkpoint",
-      `the head of ${folder} tells ${classes} classes apart, but the task has ${wanted}: take a checkpoint that fits, or begin with a new head`,
+      `the head of ${folder} has ${classes} classes, but the task has ${wanted}; use another model, or start with a new head`,
     );
   }
   const model = build(wanted);
@@ -154,7 +154,7 @@ export async function loadEncoderForTask(
     statement:
       fresh.length === 0
         ? undefined
-        : `${newHead === "always" ? "a new head was asked for" : `the checkpoint ${none}`}: ${fresh.join(", ")} begin at random and must be trained`,
+        : `${newHead === "always" ? "a new head was asked for" : `the checkpoint ${none}`}: ${fresh.join(", ")} are random and must be trained`,
   };
 }
 

@@ -98,7 +98,7 @@ export class PreparedWeights implements Disposable {
       await utimes(place, now, now);
       return new PreparedWeights(runtime, file, mapping, entries.data);
     } catch (error) {
-      report?.(`the prepared weights cannot be used and are made anew: ${messageOf(error)}`);
+      report?.(`the cached weights cannot be used and are made again: ${messageOf(error)}`);
       return undefined;
     }
   }
@@ -156,7 +156,7 @@ export async function keepPrepared(
     await mkdir(folder, { recursive: true, mode: 0o700 });
     const { bavail, bsize } = await statfs(folder);
     if (bavail * bsize < 2 * bytes) {
-      report?.(`the prepared weights (${formatBytes(bytes)}) are not kept: ${folder} has too little room`);
+      report?.(`converted weights (${formatBytes(bytes)}) are not cached: ${folder} has too little space`);
       return;
     }
     const entries = Object.entries(weights).map(([name, weight]) => [name, entryOf(weight)]);
@@ -166,9 +166,9 @@ export async function keepPrepared(
       [checksumKey]: String(ordered.reduce((sum, part) => addToChecksum(part.bytes, sum), 0)),
     });
     await evict(folder, limit, place);
-    report?.(`kept the prepared weights (${formatBytes(bytes)}) in ${folder}: the next start is faster`);
+    report?.(`cached the converted weights (${formatBytes(bytes)}) in ${folder}; the next start is faster`);
   } catch (error) {
-    report?.(`the prepared weights are not kept: ${messageOf(error)}`);
+    report?.(`converted weights are not cached: ${messageOf(error)}`);
   } finally {
     for (const tensor of held) tensor[Symbol.dispose]();
   }

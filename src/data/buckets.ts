@@ -53,7 +53,10 @@ export class BucketedSource<T> implements BatchSource {
     const parsed = bucketState.safeParse(state);
     const order = parsed.success ? this.shuffled(parsed.data.epoch) : [];
     if (!parsed.success || parsed.data.position > order.length)
-      throw new LineageError("checkpoint", "the checkpoint's place in the data is not one of this data");
+      throw new LineageError(
+        "checkpoint",
+        "the checkpoint was made with other data; resume with the same --data",
+      );
     ({ epoch: this.epoch, position: this.position } = parsed.data);
     this.order = order;
   }

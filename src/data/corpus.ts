@@ -46,7 +46,7 @@ export async function measureCorpus(
     empty &&= part.trim() === "";
     onPart?.(part);
   }
-  if (empty) throw new LineageError("data", `${corpus.name} is empty: there is nothing to learn from`);
+  if (empty) throw new LineageError("data", `${corpus.name} is empty; give a file with text`);
   return { characters, documents: corpus.documents ? documents : 1 };
 }
 

@@ -19,7 +19,7 @@ export type MixtureState = z.infer<typeof mixtureState>;
 function parseState<T>(schema: z.ZodType<T>, state: unknown): T {
   const parsed = schema.safeParse(state);
   if (!parsed.success)
-    throw new LineageError("checkpoint", "the checkpoint does not say where its batches stand");
+    throw new LineageError("checkpoint", "the checkpoint does not hold its position in the data");
   return parsed.data;
 }
 
@@ -99,7 +99,7 @@ export class ExampleSource<Example, Row> implements BatchSource {
     if (examples.length < batchSize) {
       throw new LineageError(
         "data",
-        `${name} makes ${examples.length} rows, but a batch needs ${batchSize}: use more text, shorter rows or a smaller batch`,
+        `${name} makes ${examples.length} rows, but a batch needs ${batchSize}; use more text, shorter rows or a smaller batch`,
       );
     }
     const shuffling = base.fork(`order ${this.epoch}`);

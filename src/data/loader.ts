@@ -46,8 +46,8 @@ export class DataLoader implements BatchSource {
     if (this.blocks < batchSize) {
       throw new LineageError(
         "data",
-        `${name} has ${tokens.length} tokens, which make ${this.blocks} rows of ${sequenceLength} tokens and one more; ` +
-          `a batch needs ${batchSize}: use more text, a shorter context or a smaller batch`,
+        `${name} has ${tokens.length} tokens, enough for ${this.blocks} rows of ${sequenceLength}; ` +
+          `a batch needs ${batchSize}: use more text, a smaller --context or a smaller --batch`,
       );
     }
     this.order = this.shuffled();
@@ -63,7 +63,7 @@ export class DataLoader implements BatchSource {
     if (!parsed.success || parsed.data.position > this.blocks)
       throw new LineageError(
         "checkpoint",
-        `${JSON.stringify(state)} is no place in these data, which have ${this.blocks} rows: the run was started with others`,
+        `${JSON.stringify(state)} is not a position in this data, which has ${this.blocks} rows; the run was started with other data`,
       );
     this.epoch = parsed.data.epoch;
     this.position = parsed.data.position;

@@ -38,7 +38,7 @@ export class PackedLoader implements BatchSource {
     if (!documents.some(({ length }) => length >= 2))
       throw new LineageError(
         "data",
-        `${name} has no document of two tokens or more: there is nothing to predict`,
+        `${name} has no document of at least two tokens, so there is nothing to predict`,
       );
     const over = documents.map(({ length }) => Math.max(0, length - sequenceLength));
     this.cutTokens = over.reduce((a, b) => a + b, 0);
@@ -53,7 +53,7 @@ export class PackedLoader implements BatchSource {
   restore(state: unknown): void {
     const parsed = packingState.safeParse(state);
     if (!parsed.success)
-      throw new LineageError("checkpoint", `${JSON.stringify(state)} is no place in packed documents`);
+      throw new LineageError("checkpoint", `${JSON.stringify(state)} is not a position in packed documents`);
     this.epoch = parsed.data.epoch;
     this.rows = this.packed();
     this.position = parsed.data.position;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { validated } from "../base/check.js";
 import { FormatError } from "../base/errors.js";
 import type { Row } from "./table.js";
 
@@ -38,9 +39,8 @@ export function isSquad(value: unknown): boolean {
  * does not answer has no answers. Throws FormatError saying where something is missing.
  */
 export function squadRows(file: string, value: unknown): Row[] {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw new FormatError(file, z.prettifyError(parsed.error));
-  const questions = parsed.data.data.flatMap(({ title, paragraphs }) =>
+  const { data } = validated(schema, value, (problem) => new FormatError(file, problem));
+  const questions = data.flatMap(({ title, paragraphs }) =>
     paragraphs.flatMap(({ context, qas }) =>
       qas.map(({ id, question, answers, is_impossible: impossible }) => {
         // What is plausible and wrong stands in a list of its own.

@@ -73,7 +73,7 @@ export function pullFolder(name: string, cache: string): string {
   )
     throw new LineageError(
       "argument",
-      `${JSON.stringify(name)} is no name of a model: it is ORG/NAME, as in HuggingFaceTB/SmolLM2-135M`,
+      `${JSON.stringify(name)} is not a model's name; write ORG/NAME, as in HuggingFaceTB/SmolLM2-135M`,
     );
   return path.join(cache, parts.join("--"));
 }
@@ -224,7 +224,7 @@ class Line {
       timer = setTimeout(() => {
         const error = new LineageError(
           "storage",
-          `the hub has said nothing for ${this.silence / 1000} seconds; try again, or take what was pulled before with --offline`,
+          `the hub did not answer for ${this.silence / 1000} seconds; try again, or use what was pulled before with --offline`,
         );
         reject(error);
         this.controller.abort(error);
@@ -278,7 +278,7 @@ async function download(
     if (signal?.aborted || error instanceof LineageError) throw error;
     throw new LineageError(
       "storage",
-      `the download of ${file.path} broke off after ${done} of ${file.bytes} bytes (${messageOf(error)}); pull again to go on from there`,
+      `the download of ${file.path} broke off after ${done} of ${file.bytes} bytes (${messageOf(error)}); pull again to continue from there`,
       { cause: error },
     );
   } finally {
@@ -287,13 +287,13 @@ async function download(
   if (done < file.bytes)
     throw new LineageError(
       "storage",
-      `the download of ${file.path} ended after ${done} of ${file.bytes} bytes; pull again to go on from there`,
+      `the download of ${file.path} ended after ${done} of ${file.bytes} bytes; pull again to continue from there`,
     );
   if (!(await isWhole(partial, file))) {
     await rm(partial);
     throw new LineageError(
       "storage",
-      `${file.path} of ${name} does not have the checksum that the hub names; it was thrown away, pull again`,
+      `${file.path} of ${name} does not have the checksum that the hub names; it was deleted: pull again`,
     );
   }
   await rename(partial, target);
@@ -330,7 +330,7 @@ async function checkOffline(
   if (!manifest)
     throw new LineageError(
       "storage",
-      `${name} is not in the cache (${folder}), or not whole; pull it once without --offline`,
+      `${name} is not complete in the cache (${folder}); pull it once without --offline`,
     );
   const { commit, files } = manifest;
   for (const file of files)

@@ -49,16 +49,16 @@ export async function modelPlace(place: string): Promise<"folder" | "gguf"> {
     case "name":
       throw new LineageError(
         "storage",
-        `cannot read ${place}: there is no such file or folder; if it is a model's name on the hub, pull it first: lineage pull ${place}`,
+        `cannot read ${place}: there is no such file or folder; if it is a model on the hub, pull it first: lineage pull ${place}`,
       );
     case "missing":
       throw new LineageError("storage", `cannot read ${place}: there is no such file or folder`);
     case "safetensors":
       throw new LineageError(
         "checkpoint",
-        `${place} holds weights only; name the folder that it lies in, with its config.json`,
+        `${place} holds only weights; give its folder, which must hold config.json too`,
       );
     case "other":
-      throw new LineageError("checkpoint", `${place} is neither a checkpoint folder nor a GGUF file`);
+      throw new LineageError("checkpoint", `${place} is not a model: it is neither a folder nor a GGUF file`);
   }
 }

@@ -32,7 +32,7 @@ export async function modelPlace(
   if (!hubName.test(source) || source.endsWith(".gguf"))
     throw new LineageError(
       "storage",
-      `there is no ${source}: a model is a folder, a .gguf file, or ORG/NAME of the hub`,
+      `there is no ${source}; a model is a folder, a .gguf file, or ORG/NAME on the hub`,
     );
   const { folder } = await pullModel(source, {
     ...options,

@@ -177,10 +177,10 @@ export class Deberta extends DisentangledEncoder {
   readonly embeddings: DisentangledEmbeddings;
   readonly layers: DebertaLayers;
 
-  /** @param positions whether there are absolute positions, which the decoder needs and fine-tuning does without */
   constructor(
     readonly config: DebertaConfig,
-    options: { positions?: boolean } = {},
+    /** Whether there are absolute positions, which the decoder needs and fine-tuning does without. */
+    options: { readonly positions?: boolean } = {},
   ) {
     super();
     this.embeddings = new DisentangledEmbeddings(config, options);

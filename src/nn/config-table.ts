@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { plainMessages } from "../base/check.js";
 import { LineageError } from "../base/errors.js";
 import type { Warn } from "../base/warnings.js";
 
@@ -68,11 +69,13 @@ export function entry<T, Needs = unknown>(
 
 /** `value` by `schema`. Throws `config` naming the entry, what it is and what it must be. */
 export function checked<T>(schema: z.ZodType<T>, value: unknown, name: string): T {
-  const parsed = schema.safeParse(value);
+  const parsed = schema.safeParse(value, plainMessages);
   if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0]!;
-  const place = [name, ...issue.path.map(String)].join(".");
-  throw wrongEntry(`${place} is ${shown(at(value, issue.path))}: ${issue.message}`);
+  const { path, message } = parsed.error.issues[0]!;
+  const place = [name, ...path.map(String)].join(".");
+  throw wrongEntry(
+    message.startsWith("it ") ? `${place} is ${shown(at(value, path))}: ${message}` : `${place} ${message}`,
+  );
 }
 
 const at = (value: unknown, path: readonly PropertyKey[]): unknown =>
@@ -247,7 +250,7 @@ export class ConfigTable<C> {
     for (const name of Object.keys(entries))
       if (this.meaningOf(name) === undefined)
         warn(
-          `config.json: lineage does not know the entry ${name} (${shown(entries[name])}) of a ${this.title} and leaves it out of account`,
+          `config.json: lineage does not know the entry ${name} (${shown(entries[name])}) of a ${this.title} and ignores it`,
         );
     return config as C;
   }

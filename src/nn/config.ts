@@ -27,17 +27,6 @@ export const configEntries = {
     ),
 } as const;
 
-/** `json` by `schema`. Throws `config` saying which entry of the model's `config.json` is wrong. */
-export function parseConfig<T>(schema: z.ZodType<T>, json: unknown, model: string): T {
-  const parsed = schema.safeParse(json);
-  if (!parsed.success)
-    throw new LineageError(
-      "config",
-      `this is not the configuration of a ${model}: ${z.prettifyError(parsed.error)}`,
-    );
-  return parsed.data;
-}
-
 /** Throws `config` unless the hidden size divides into the heads. */
 export function checkHeads({ hiddenSize, numHeads }: { hiddenSize: number; numHeads: number }): void {
   if (hiddenSize % numHeads !== 0)

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { validated } from "../base/check.js";
 import { LineageError } from "../base/errors.js";
 import type { Warn } from "../base/warnings.js";
 import { type ConfigJson, type Field, checked } from "./config-table.js";
@@ -161,16 +162,22 @@ export function rotaryFrequencies({ headSize, ropeTheta, ropeScaling }: RotaryCo
   }
 }
 
-/**
- * The tables of `positions`, int64 `[batch, sequence]`. All layers of a model share them.
- * @param cache.length int64 `[batch]`: tokens of each whole sequence, where the pass sees a part of it. Dynamic scaling and
- * LongRoPE depend on it; default: the largest position and one.
- * @param cache.slots slots of the cache, where every token's slot is its position
- */
+/** What rotary tables have to know of a cache. */
+export interface RotaryCache {
+  /**
+   * Int64 `[batch]`: tokens of each whole sequence, where the pass sees a part of it. Dynamic scaling and LongRoPE depend
+   * on it. Default: the largest position and one.
+   */
+  readonly length?: Tensor | undefined;
+  /** Slots of the cache, where every token's slot is its position. */
+  readonly slots?: number | undefined;
+}
+
+/** The tables of `positions`, int64 `[batch, sequence]`. All layers of a model share them. */
 export function rotaryTables(
   config: RotaryConfig,
   positions: Tensor,
-  { length, slots }: { readonly length?: Tensor | undefined; readonly slots?: number | undefined } = {},
+  { length, slots }: RotaryCache = {},
 ): RotaryTables {
   const { headSize, ropeScaling } = config;
   const scale =
@@ -293,12 +300,15 @@ export function rotaryScalingFromHuggingFace(
   // Configurations written before transformers 4.43 call it `type`, and LongRoPE by its first name.
   const { type, ...entries } = json as Record<string, unknown>;
   const named: unknown = entries["rope_type"] ?? type;
-  const parsed = scalingSchema.safeParse({ ...entries, rope_type: named === "su" ? "longrope" : named });
-  if (!parsed.success)
-    throw new LineageError(
-      "config",
-      `rope_scaling is none that lineage knows (linear, dynamic, llama3, yarn, longrope): ${z.prettifyError(parsed.error)}`,
-    );
+  const scaling = validated(
+    scalingSchema,
+    { ...entries, rope_type: named === "su" ? "longrope" : named },
+    (problem) =>
+      new LineageError(
+        "config",
+        `rope_scaling: ${problem}; lineage knows the types linear, dynamic, llama3, yarn and longrope`,
+      ),
+  );
   const partial = entries["partial_rotary_factor"] ?? 1;
   if (partial !== 1)
     throw new LineageError(
@@ -307,10 +317,7 @@ export function rotaryScalingFromHuggingFace(
     );
   const unknown = Object.keys(entries).filter((name) => !knownEntries.has(name));
   if (unknown.length > 0)
-    warn(
-      `config.json: lineage does not know ${unknown.join(", ")} of rope_scaling and leaves it out of account`,
-    );
-  const scaling = parsed.data;
+    warn(`config.json: lineage does not know ${unknown.join(", ")} of rope_scaling and ignores it`);
   switch (scaling.rope_type) {
     case "default":
       return undefined;

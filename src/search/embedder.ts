@@ -82,7 +82,7 @@ export class Embedder implements Disposable {
       if (!(Number.isInteger(maxLength) && maxLength >= 3 && maxLength <= contextLength)) {
         throw new LineageError(
           "length",
-          `texts can be cut to between 3 and ${contextLength} tokens, which the model knows; not to ${maxLength}`,
+          `maxLength must be from 3 to ${contextLength}, the tokens that the model reads, not ${maxLength}`,
         );
       }
       const recipe: Recipe = {

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
+import { validated } from "../base/check.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import type { Warn } from "../base/warnings.js";
@@ -42,17 +43,15 @@ export interface SentenceModules {
 const unsupported = (file: string, what: string): LineageError =>
   new LineageError("unsupported", `${file} asks for ${what}`);
 
-async function parse<S extends z.ZodType>(schema: S, file: string): Promise<z.infer<S>> {
-  const parsed = schema.safeParse(await readJson(file));
-  if (!parsed.success) throw new FormatError(file, z.prettifyError(parsed.error));
-  return parsed.data;
+async function parse<T>(schema: z.ZodType<T>, file: string): Promise<T> {
+  return validated(schema, await readJson(file), (problem) => new FormatError(file, problem));
 }
 
 /** Warns of entries of a file that are none of those known. */
 function warnOfOthers(file: string, json: object, known: readonly string[], warn: Warn): void {
   for (const name of Object.keys(json))
     if (!known.includes(name))
-      warn(`${file}: lineage does not know the entry ${JSON.stringify(name)} and leaves it out of account`);
+      warn(`${file}: lineage does not know the entry ${JSON.stringify(name)} and ignores it`);
 }
 
 const moduleList = z.array(z.looseObject({ path: z.string(), type: z.string() }));
@@ -191,7 +190,7 @@ async function readPooling(
   const others = Object.keys(json).filter((name) => !name.startsWith("pooling_mode_"));
   warnOfOthers(file, Object.fromEntries(others.map((name) => [name, true])), known, warn);
   if (json.include_prompt === false && prompted)
-    throw unsupported(file, "vectors from which the prompt's tokens are left out (include_prompt)");
+    throw unsupported(file, "vectors without the prompt's tokens (include_prompt)");
   const flags = Object.entries(json).filter(([name, on]) => name.startsWith("pooling_mode_") && on === true);
   const listed =
     json.pooling_mode === null || json.pooling_mode === undefined ? [] : [json.pooling_mode].flat();

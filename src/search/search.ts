@@ -129,8 +129,7 @@ export class SearchIndex {
 
   /** The `topK` nearest passages, the nearest first. Throws `argument` for an empty query. */
   async search(query: string, { topK = 5 }: { topK?: number } = {}): Promise<Hit[]> {
-    if (query.trim() === "")
-      throw new LineageError("argument", "there is nothing to search for: the query is empty");
+    if (query.trim() === "") throw new LineageError("argument", "the query is empty; say what to look for");
     const [wanted] = await this.embedder.embed([query], { use: "query" });
     const scored = this.vectors.map((vector, place) => ({ place, score: cosineSimilarity(wanted!, vector) }));
     scored.sort((a, b) => b.score - a.score || a.place - b.place);
@@ -240,15 +239,15 @@ async function readCache(cache: string, embedder: Embedder): Promise<Map<string,
   const file = await SafetensorsFile.open(cache);
   const parsed = cacheState.safeParse(parseState(file));
   if (!parsed.success)
-    throw new FormatError(
-      cache,
-      "it is no index of a folder's passages; remove it, or name another with --index",
-    );
+    throw new FormatError(cache, "this is not a search index; delete it, or name another file with --index");
   if (parsed.data.model !== embedder.identity) return known;
   const count = Object.values(parsed.data.files).reduce((sum, { passages }) => sum + passages.length, 0);
   const entry = file.header.tensors.get("vectors");
   if (entry?.dtype !== "float32" || entry.shape.join() !== [count, embedder.size].join())
-    throw new FormatError(cache, `it must hold ${count} vectors of ${embedder.size} numbers; remove it`);
+    throw new FormatError(
+      cache,
+      `it must hold ${count} vectors of ${embedder.size} numbers; delete it to make it again`,
+    );
   const flat = new Float32Array(entry.byteLength / 4);
   await file.readInto("vectors", new Uint8Array(flat.buffer));
   let place = 0;
@@ -263,7 +262,9 @@ function parseState(file: SafetensorsFile): unknown {
   try {
     return JSON.parse(file.header.metadata["lineage"] ?? "null") as unknown;
   } catch (error) {
-    throw new FormatError(file.path, "its description is not JSON; remove it", { cause: error });
+    throw new FormatError(file.path, "its description is not JSON; delete it to make it again", {
+      cause: error,
+    });
   }
 }
 

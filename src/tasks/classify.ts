@@ -108,7 +108,7 @@ export function checkThreshold(
 ): void {
   if (threshold === undefined) return;
   if (!hasThreshold)
-    throw new LineageError("argument", `the task ${name} decides nothing by a threshold; leave it out`);
+    throw new LineageError("argument", `the task ${name} has no threshold; leave out --threshold`);
   if (threshold === "auto" && labels.length !== 2)
     throw new LineageError(
       "argument",

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
+import { validated } from "../base/check.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { Random } from "../base/random.js";
@@ -50,12 +51,12 @@ export async function crossValidate(
   control: RunControl = {},
 ): Promise<FoldsResult> {
   if (!(Number.isInteger(count) && count >= 2))
-    throw new LineageError("argument", `cross-validation needs two folds or more, not ${count}`);
+    throw new LineageError("argument", `cross-validation needs at least two folds, not ${count}`);
   return inFolder(out, () => {
     if (holdsFolds(out))
       throw new LineageError(
         "checkpoint",
-        `${out} already holds a cross-validation; continue it with --resume, or choose another folder with --out`,
+        `${out} already holds a cross-validation; continue it with --resume, or choose another --out`,
       );
     return runFolds(
       out,
@@ -70,9 +71,9 @@ export async function resumeCrossValidation(out: string, control: RunControl = {
   if (!holdsFolds(out))
     throw new LineageError("checkpoint", `there is nothing to resume in ${out}: it has no folds.json`);
   return inFolder(out, async () => {
-    const parsed = foldsSchema.safeParse(await readJson(foldsFile(out)));
-    if (!parsed.success) throw new FormatError(foldsFile(out), z.prettifyError(parsed.error));
-    return await runFolds(out, parsed.data, control);
+    const file = foldsFile(out);
+    const begun = validated(foldsSchema, await readJson(file), (problem) => new FormatError(file, problem));
+    return await runFolds(out, begun, control);
   });
 }
 
@@ -93,14 +94,14 @@ async function runFolds(out: string, begun: Folds, control: RunControl): Promise
   if (begun.rows !== undefined && begun.rows !== training.length)
     throw new LineageError(
       "data",
-      `${file} has ${training.length} rows, but had ${begun.rows} when the cross-validation in ${out} began; the folds would not be the same`,
+      `${file} has ${training.length} rows, but had ${begun.rows} when the cross-validation in ${out} started; restore the file, or start again in another --out`,
     );
   const order = new Random(options.seed).fork("folds").permutation(training.length);
   const folds = [...begun.folds];
   const state = (): Folds => ({ ...begun, rows: training.length, folds, summary: summaryOf(folds) });
   await writeJson(foldsFile(out), state());
   if (folds.length > 0)
-    control.onMessage?.(`going on after fold ${folds.length} of ${count}`, {
+    control.onMessage?.(`resumed after fold ${folds.length} of ${count}`, {
       folds: count,
       done: folds.length,
     });

@@ -50,7 +50,7 @@ export class MaskFiller implements Disposable {
     if (encoding.ids.length > contextLength) {
       throw new LineageError(
         "length",
-        `the text has ${encoding.ids.length} tokens, and the model knows ${contextLength}; shorten it`,
+        `the text has ${encoding.ids.length} tokens, but the model reads at most ${contextLength}; shorten it`,
       );
     }
     const masks = encoding.ids.flatMap((id, place) => (id === this.maskId ? [place] : []));

@@ -39,7 +39,7 @@ export async function readData(options: FinetuneOptions, control: RunControl): P
   const order = new Random(options.seed).fork("held out").permutation(training.length);
   const held = new Set(order.slice(0, count));
   if (count > 0)
-    control.onMessage?.(`${count} of ${training.length} rows are held out to evaluate on`, {
+    control.onMessage?.(`${count} of ${training.length} rows are held out for evaluation`, {
       heldOut: count,
     });
   return {
@@ -77,16 +77,20 @@ export async function readExamples(
   const bad = [...table.bad, ...found.bad];
   if (bad.length > 0)
     onMessage?.(
-      `${file}: ${bad.length} ${bad.length === 1 ? "row is" : "rows are"} left out, because they cannot be used (rows ${listNumbers(bad)})`,
+      `${file}: left out ${bad.length} ${bad.length === 1 ? "row" : "rows"} that cannot be used (${bad.length === 1 ? "row" : "rows"} ${listNumbers(bad)})`,
       { file, bad: bad.length },
     );
-  onMessage?.(`${file}: ${examples.length} rows; ${read}`, { file, rows: examples.length, columns: read });
+  onMessage?.(`${file}: ${examples.length} ${examples.length === 1 ? "row" : "rows"}; ${read}`, {
+    file,
+    rows: examples.length,
+    columns: read,
+  });
   const labelled = examples.filter(({ label }) => label !== undefined);
   const missing = examples.filter(({ label }) => label === undefined);
   if (missing.length > 0) {
     const what = `${file}: ${missing.length} of ${examples.length} rows have no label (${missing.length === 1 ? "row" : "rows"} ${listRows(missing)})`;
     if (!options.skipUnlabelled || labelled.length === 0)
-      throw new LineageError("data", `${what}; label them, or leave them out with --skip-unlabelled`);
+      throw new LineageError("data", `${what}; add labels, or leave the rows out with --skip-unlabelled`);
     onMessage?.(`${what}; they are left out`, { file, unlabelled: missing.length });
   }
   const empty = labelled.filter(({ text, pair, words }) =>

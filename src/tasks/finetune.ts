@@ -81,7 +81,7 @@ export async function runFinetuning(
     if (labels.length < 2)
       throw new LineageError(
         "data",
-        `${data.file} has one class only, ${JSON.stringify(labels[0])}: there is nothing to tell apart`,
+        `${data.file} has one class only, ${JSON.stringify(labels[0])}; a classifier needs at least two`,
       );
     checkLabels(data.heldFile, data.held, labels);
   }
@@ -100,7 +100,7 @@ export async function runFinetuning(
     if (options.metric !== undefined && !measured.includes(options.metric))
       throw new LineageError(
         "argument",
-        `the task ${options.task} does not measure ${JSON.stringify(options.metric)}; it measures ${measured.join(", ")}`,
+        `the task ${options.task} has no metric ${JSON.stringify(options.metric)}; it has ${measured.join(", ")}`,
       );
     const items = prepare(task, data.training, context);
     tellTruncated(data.file, items, context, control);
@@ -131,7 +131,7 @@ async function loadModelFor(
     loaded.weights.dispose();
     throw new LineageError(
       "checkpoint",
-      `the head of ${options.model} tells ${named.join(", ")} apart, but the labels of ${file} are ${labels.join(", ")}; begin a new head with --new-head`,
+      `${options.model} has a head for the labels ${named.join(", ")}, but ${file} has ${labels.join(", ")}; start with a new head: --new-head`,
     );
   }
   return { ...loaded, labels: named ?? labels };
@@ -150,7 +150,7 @@ function tellTruncated(
   if (cut.length === 0) return;
   const tokens = cut.reduce((total, { truncated }) => total + truncated, 0);
   onMessage?.(
-    `${file}: ${cut.length} ${cut.length === 1 ? "text is" : "texts are"} longer than ${maxLength} tokens; what is beyond, ${tokens} tokens, is cut off`,
+    `${file}: ${cut.length} ${cut.length === 1 ? "text is" : "texts are"} longer than ${maxLength} tokens and ${cut.length === 1 ? "is" : "are"} cut (${tokens} tokens left out)`,
     { file, truncatedTexts: cut.length, truncatedTokens: tokens },
   );
 }

@@ -27,7 +27,7 @@ export function checkLabels(file: string, examples: readonly Example[], labels: 
     if (unknown !== undefined) {
       throw new LineageError(
         "data",
-        `${file}: row ${row} has the label ${JSON.stringify(unknown)}, which the training data does not; its labels are ${labels.join(", ")}`,
+        `${file}: row ${row} has the label ${JSON.stringify(unknown)}, which is not in the training data; its labels are ${labels.join(", ")}`,
       );
     }
   }

@@ -15,14 +15,14 @@ function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model
   if (freezeLayers > numLayers)
     throw new LineageError(
       "argument",
-      `the model has ${numLayers} layers; ${freezeLayers} of them cannot be frozen`,
+      `--freeze-layers must be at most ${numLayers}, the layers of the model, not ${freezeLayers}`,
     );
   const shared = system.sharesLayers?.(config) ?? false;
   const asked = freezeLayers > 0 ? "--freeze-layers" : layerDecay < 1 ? "--layer-decay" : undefined;
   if (shared && asked)
     throw new LineageError(
       "argument",
-      `the ${numLayers} layers of ${system.title} share their parameters, so that ${asked} cannot tell one from another; leave it out${asked === "--freeze-layers" ? ", or keep the embeddings with --freeze-embeddings" : ""}`,
+      `the ${numLayers} layers of ${system.title} share their parameters, so ${asked} has no meaning; leave it out${asked === "--freeze-layers" ? ", or use --freeze-embeddings" : ""}`,
     );
 }
 

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
+import { validated } from "../base/check.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { type TaskName, taskNames, paddingOf } from "../data/index.js";
@@ -31,16 +32,19 @@ export async function readSettings(
 ): Promise<Partial<TaskSettings> & { task: TaskName }> {
   const file = settingsFile(folder);
   if (existsSync(file)) {
-    const parsed = settingsSchema.safeParse(await readJson(file));
-    if (!parsed.success) throw new FormatError(file, z.prettifyError(parsed.error));
-    if (task !== undefined && tasks[task].head !== tasks[parsed.data.task].head)
-      throw new LineageError("argument", `${folder} was fine-tuned to ${parsed.data.task}, not to ${task}`);
-    return parsed.data;
+    const settings = validated(
+      settingsSchema,
+      await readJson(file),
+      (problem) => new FormatError(file, problem),
+    );
+    if (task !== undefined && tasks[task].head !== tasks[settings.task].head)
+      throw new LineageError("argument", `${folder} was fine-tuned for ${settings.task}, not for ${task}`);
+    return settings;
   }
   if (task !== undefined) return { task };
   const config = path.join(folder, "config.json");
   if (!existsSync(config))
-    throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
+    throw new LineageError("checkpoint", `${folder} is not a model: it has no config.json`);
   const json = await readJson(config);
   const head = headOfConfig(encoderOf(json), json);
   const {
@@ -70,7 +74,7 @@ export function contextOf(
   if (length > contextLength)
     throw new LineageError(
       "length",
-      `rows of ${length} tokens do not fit the model, which knows ${contextLength}; choose a smaller --max-length`,
+      `--max-length must be at most ${contextLength}, the tokens that the model reads, not ${length}`,
     );
   return {
     tokenizer,

@@ -48,7 +48,7 @@ export class TargetWriter implements Disposable {
     if (ids.length + 3 > contextLength)
       throw new LineageError(
         "length",
-        `the text has ${ids.length} tokens, and the model knows ${contextLength}, of which 3 must be left; shorten it`,
+        `the text has ${ids.length} tokens, but the model reads at most ${contextLength - 3}; shorten it`,
       );
     const [target] = await this.generator.generate([ids], { maxNewTokens });
     return tokenizer.decode(target!);

@@ -19,7 +19,7 @@ export function packedData(tokens: TokenizedCorpus, tokenizer: Tokenizer, contex
   if (endOfTextId === undefined)
     throw new LineageError(
       "tokenizer",
-      "packing documents needs a token that ends one, which this tokenizer does not have; leave --packing out",
+      "--packing documents needs an end-of-text token, which this tokenizer does not have; leave --packing out",
     );
   const training = documentsIn(tokens.training, endOfTextId, context);
   if (training.documents < 2)

@@ -98,7 +98,7 @@ async function run(
   if (options.workers !== undefined && runtime.device !== "cpu")
     throw new LineageError(
       "argument",
-      `workers share out the CPU; leave them out to train on the device ${runtime.device}`,
+      `--workers is for the CPU; leave it out to train on ${runtime.device}`,
     );
   if (options.workers !== undefined && !systemsOfKind("decoder").includes(system))
     throw new LineageError("argument", "workers know the library's systems alone; leave them out");
@@ -142,7 +142,7 @@ async function run(
   requireMemory(
     memory.total - resident,
     `${system.title} and a batch of ${options.batch} x ${contextLength} tokens`,
-    "use a smaller batch that is accumulated more often, or a smaller model",
+    "use a smaller --batch with a larger --accumulate, or a smaller model",
   );
 
   if (size) await tokenize(tokensFolder, corpus, size, tokenizer, options, signal, onTokenized);
@@ -158,7 +158,7 @@ async function run(
   if (tokens.validation.length < 2)
     throw new LineageError(
       "data",
-      `the held-out part of ${corpus.name} has ${tokens.validation.length} tokens, and a loss needs two or more; use more text or a larger share (--validation)`,
+      `the held-out part of ${corpus.name} has ${tokens.validation.length} tokens, but a loss needs at least two; use more text or a larger --validation`,
     );
   const counts = {
     trainingTokens: tokens.training.length,
@@ -166,12 +166,12 @@ async function run(
     droppedTokens: source instanceof DataLoader ? source.droppedTokens : 0,
   };
   onMessage?.(
-    `corpus: ${size ? `${count(size.characters)} characters, ` : ""}${count(counts.trainingTokens)} tokens to learn from, ${count(counts.validationTokens)} held out; vocabulary ${count(tokenizer.vocabSize)}` +
+    `corpus: ${size ? `${count(size.characters)} characters, ` : ""}${count(counts.trainingTokens)} tokens to train on, ${count(counts.validationTokens)} held out; vocabulary ${count(tokenizer.vocabSize)}` +
       (packed
-        ? `; ${count(packed.training.documents)} documents (${count(packed.training.pieces.length)} pieces of at most ${contextLength} tokens), each seen alone`
+        ? `; ${count(packed.training.documents)} documents in ${count(packed.training.pieces.length)} pieces of at most ${contextLength} tokens`
         : "") +
       (counts.droppedTokens > 0
-        ? `; the last ${count(counts.droppedTokens)} fill no row of ${contextLength} and are left out`
+        ? `; the last ${count(counts.droppedTokens)} do not fill a row of ${contextLength} and are left out`
         : ""),
     counts,
   );

@@ -127,7 +127,7 @@ export class Entries {
     const unread = Object.keys(this.values).filter((name) => !this.read.has(name));
     if (unread.length > 0)
       this.reading.warnings.push(
-        `${this.reading.source}: ${this.where} has ${unread.map((name) => JSON.stringify(name.slice(0, 60))).join(", ")}, which lineage does not know and leaves out`,
+        `${this.reading.source}: ${this.where} has ${unread.map((name) => JSON.stringify(name.slice(0, 60))).join(", ")}, which lineage does not know and ignores`,
       );
   }
 }

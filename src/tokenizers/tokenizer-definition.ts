@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { validated } from "../base/check.js";
 import { FormatError } from "../base/errors.js";
 import { shown } from "./entries.js";
 
@@ -148,8 +149,5 @@ export function checkConfig(file: string, value: unknown): TokenizerConfig {
   return check(configSchema, file, value);
 }
 
-function check<T>(schema: z.ZodType<T>, file: string, value: unknown): T {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw new FormatError(file, z.prettifyError(parsed.error));
-  return parsed.data;
-}
+const check = <T>(schema: z.ZodType<T>, file: string, value: unknown): T =>
+  validated(schema, value, (problem) => new FormatError(file, problem));

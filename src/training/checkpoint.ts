@@ -70,7 +70,7 @@ export async function restoreTraining(folder: string, trainer: Trainer): Promise
   if (parsed.data.frozen !== checksumOf(trainer.weights.constants))
     throw new LineageError(
       "checkpoint",
-      `${file.path} was trained over other frozen weights; go on with the model that the run began with`,
+      `${file.path} was trained with other frozen weights; resume with the model that the run started from`,
     );
   for (const [prefix, state] of Object.entries(parts(trainer))) await readWeights([file], state, prefix);
   trainer.restore({ step: parsed.data.step, source: parsed.data.source });

@@ -3,7 +3,7 @@ import { mkdir } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import type { z } from "zod";
-import { problemsOf } from "../base/check.js";
+import { validated } from "../base/check.js";
 import { LineageError } from "../base/errors.js";
 import { readJson, storageError, writeJson } from "../base/files.js";
 import { settleFolder } from "../base/folders.js";
@@ -82,17 +82,14 @@ async function readOptions<Options>(
   if (!resume && existsSync(trainingFile(folder)))
     throw new LineageError(
       "checkpoint",
-      `${folder} already holds a training run; continue it with --resume, or choose another folder with --out`,
+      `${folder} already holds a training run; continue it with --resume, or choose another --out`,
     );
   return parseOptions(schema, resume ? await readJson(optionsFile(folder)) : given);
 }
 
 /** What a run is told, with what it leaves open filled in. Throws `argument` for options that do not fit. */
-export function parseOptions<Options>(schema: z.ZodType<Options>, given: unknown): Options {
-  const parsed = schema.safeParse(given);
-  if (parsed.success) return parsed.data;
-  throw new LineageError("argument", `the options do not fit: ${problemsOf(parsed.error, given)}`);
-}
+export const parseOptions = <Options>(schema: z.ZodType<Options>, given: unknown): Options =>
+  validated(schema, given, (problem) => new LineageError("argument", `wrong options: ${problem}`));
 
 /** A folder that no other process may use until it is released. */
 export interface FolderLock {
@@ -115,6 +112,6 @@ export async function lockFolder(folder: string): Promise<FolderLock> {
   const who = heldBy ? ` (number ${heldBy.pid}${place})` : "";
   throw new LineageError(
     "locked",
-    `another process${who} is training in ${folder}; wait for it, or choose another folder with --out`,
+    `another process${who} is training in ${folder}; wait for it, or choose another --out`,
   );
 }

@@ -164,7 +164,7 @@ class Loop {
     if (value === undefined)
       throw new LineageError(
         "argument",
-        `the evaluation measures no "${metric}"; it measures ${Object.keys(metrics).join(", ")}`,
+        `the evaluation has no metric "${metric}"; it has ${Object.keys(metrics).join(", ")}`,
       );
     if (!Number.isFinite(metrics.loss))
       throw new LineageError(
@@ -191,7 +191,7 @@ class Loop {
   private keptSentence(): string {
     const { path } = this.options.folder;
     return this.savedStep === undefined
-      ? `nothing had been saved in ${path} yet`
+      ? `nothing was saved in ${path} yet`
       : `${path} keeps the checkpoint of step ${this.savedStep}`;
   }
 

@@ -245,8 +245,8 @@ export class TrainingStep implements Disposable {
   ) {}
 
   /**
-   * @param options.accumulates which of the two programs to compile at once, that which adds to the buffers or (default)
-   *   that which writes them; the other one is compiled when it is first used, and takes as much memory again
+   * Compiles the program that writes gradients; the one that adds to them is compiled when it is first used, and takes as
+   * much memory again. With `accumulates` it is the other way round.
    */
   static async create(
     objective: Objective,

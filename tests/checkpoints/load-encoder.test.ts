@@ -62,7 +62,7 @@ describe("An encoder's folder", () => {
     loaded.weights.dispose();
     expect(loaded.labels).toEqual(["bad", "fair", "good"]);
     await expect(loadEncoderForTask(runtime, folder, "classify", { numLabels: 2 })).rejects.toThrow(
-      "tells 3 classes apart, but the task has 2",
+      "has 3 classes, but the task has 2",
     );
     const again = await loadEncoderForTask(runtime, folder, "classify", { numLabels: 2, newHead: "always" });
     again.weights.dispose();

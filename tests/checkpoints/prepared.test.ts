@@ -101,7 +101,7 @@ describe("weights that were prepared once", () => {
       const expected = await logits(source, options);
       expect(await logits(source, { ...options, prepared })).toEqual(expected);
       expect(files()).toHaveLength(1);
-      expect(reports).toEqual([expect.stringMatching(/^kept the prepared weights \([\d.]+ kB\) in /)]);
+      expect(reports).toEqual([expect.stringMatching(/^cached the converted weights \([\d.]+ kB\) in /)]);
       const written = statSync(path.join(prepared.folder, files()[0]!)).ino;
       expect(await logits(source, { ...options, prepared })).toEqual(expected);
       expect(reports).toHaveLength(1);
@@ -154,7 +154,7 @@ describe("weights that were prepared once", () => {
       writeFileSync(file, damaged);
       reports.length = 0;
       expect(await logits(gguf, { prepared })).toEqual(expected);
-      expect(reports[0]).toMatch(/^the prepared weights cannot be used and are made anew: /);
+      expect(reports[0]).toMatch(/^the cached weights cannot be used and are made again: /);
       expect(readFileSync(file).equals(whole)).toBe(true);
     }
   });
@@ -168,7 +168,7 @@ describe("weights that were prepared once", () => {
     mkdirSync(path.dirname(blocked.options.folder), { recursive: true });
     writeFileSync(blocked.options.folder, "a file where a folder should be");
     await logits(gguf, { prepared: blocked.options });
-    expect(blocked.reports).toEqual([expect.stringMatching(/^the prepared weights are not kept: /)]);
+    expect(blocked.reports).toEqual([expect.stringMatching(/^converted weights are not cached: /)]);
   });
 
   it("go when they are too many, those unused for longest first", async () => {

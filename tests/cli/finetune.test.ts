@@ -66,7 +66,7 @@ describe("lineage finetune --folds", () => {
     const { status, stdout } = await lineage("finetune", "--resume", "--out", out, "--json");
     expect(status).toBe(0);
     const messages = records(stdout).map(({ message }) => message);
-    expect(messages).toContain("going on after fold 1 of 3");
+    expect(messages).toContain("resumed after fold 1 of 3");
     expect(messages).not.toContain("fold 1 of 3");
     expect(records(stdout).at(-1)!["summary"]).toMatchObject({
       accuracy: { mean: expect.any(Number) as number },

@@ -54,7 +54,7 @@ describe("a bucketed source", () => {
     expect(() => source(1, [])).toThrow("there is no row to learn from");
     expect(() => {
       source().restore({ epoch: 0, position: 1000 });
-    }).toThrow("the checkpoint's place in the data is not one of this data");
+    }).toThrow("the checkpoint was made with other data");
   });
 });
 

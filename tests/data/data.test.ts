@@ -85,7 +85,7 @@ describe("the loader", () => {
 
   it("refuses a corpus that is shorter than the context, with the numbers", () => {
     expect(() => new DataLoader(corpus.subarray(0, 4), options, "my.txt")).toThrow(
-      "my.txt has 4 tokens, which make 0 rows of 4 tokens",
+      "my.txt has 4 tokens, enough for 0 rows of 4",
     );
   });
 

@@ -66,7 +66,7 @@ describe("ExampleSource", () => {
     expect(take(again, 6)).toEqual(wanted);
     expect(() => {
       again.restore({ place: 3 });
-    }).toThrow("does not say where its batches stand");
+    }).toThrow("does not hold its position in the data");
   });
 
   it("puts examples of like length into one batch", () => {

@@ -160,7 +160,7 @@ describe("a pull from a hub", () => {
 
   it("ends when the hub is silent", async () => {
     silent = true;
-    await expect(pull({ silence: 200 })).rejects.toThrow("the hub has said nothing for 0.2 seconds");
+    await expect(pull({ silence: 200 })).rejects.toThrow("the hub did not answer for 0.2 seconds");
   });
 
   it("never shows a token that cannot be sent", async () => {
@@ -191,15 +191,15 @@ describe("a pull from a hub", () => {
     async (manifest) => {
       const { folder } = await pull();
       await writeFile(path.join(folder, ".lineage-pull.json"), manifest);
-      await expect(pull({ offline: true })).rejects.toThrow("is not in the cache");
+      await expect(pull({ offline: true })).rejects.toThrow("is not complete in the cache");
       expect((await pull()).files.every(({ how }) => how === "cached")).toBe(true);
     },
   );
 
   it("says what cannot be had", async () => {
     await expect(pull({ name: "org/absent" })).rejects.toThrow("the hub has no org/absent at main");
-    await expect(pull({ name: "../../etc" })).rejects.toThrow("is no name of a model");
-    await expect(pull({ offline: true })).rejects.toThrow("org/tiny is not in the cache");
+    await expect(pull({ name: "../../etc" })).rejects.toThrow("is not a model's name");
+    await expect(pull({ offline: true })).rejects.toThrow("org/tiny is not complete in the cache");
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
     await expect(pull()).rejects.toThrow("the hub cannot be reached");

@@ -137,7 +137,7 @@ describe("a configuration that contradicts itself is refused in words", () => {
     expect(() => config.read({ ...json, hidden_act: "gelu" })).toThrow("hidden_act");
     expect(() => config.read({ ...json, attention_bias: "yes" })).toThrow("attention_bias");
     expect(() => config.read({ ...json, rope_scaling: { type: "longrope" } })).toThrow(
-      "rope_scaling is none that lineage knows",
+      "rope_scaling: short_factor is missing",
     );
     expect(() => config.read({ ...json, rope_scaling: { rope_type: "linear", factor: 0.5 } })).toThrow(
       "factor",

@@ -71,7 +71,7 @@ describe("a table of configuration entries", () => {
     for (const [changes, message] of [
       [{ hidden_size: -1 }, "hidden_size is -1: it must be a whole number of at least 1"],
       [{ hidden_size: undefined }, "hidden_size is missing"],
-      [{ mode: "c" }, 'mode is "c"'],
+      [{ mode: "c" }, 'mode must be a or b, not "c"'],
       [{ act: "gelu" }, 'act is "gelu", but lineage computes it only with "silu" or "swish"'],
       [{ experts: 4 }, "experts is 4"],
       [{ is_decoder: true }, "is_decoder is true"],

@@ -53,7 +53,7 @@ describe("an embedder", () => {
   });
 
   it("refuses a length that the model does not know", async () => {
-    await expect(Embedder.load(model, { maxLength: 65 })).rejects.toThrow("between 3 and 64 tokens");
+    await expect(Embedder.load(model, { maxLength: 65 })).rejects.toThrow("maxLength must be from 3 to 64");
   });
 });
 
@@ -95,7 +95,7 @@ describe("a search index", () => {
     using embedder = await Embedder.load(model);
     await expect(
       SearchIndex.open(notes, embedder, { cache: path.join(model, "model.safetensors") }),
-    ).rejects.toThrow("it is no index of a folder's passages");
+    ).rejects.toThrow("this is not a search index");
     await SearchIndex.open(notes, embedder);
     using other = await Embedder.load(model, { pooling: "cls" });
     expect((await SearchIndex.open(notes, other)).report).toMatchObject({ embedded: 1, removed: 0 });

@@ -49,7 +49,7 @@ describe("the measured loss", () => {
 
   it("of numbers needs a head with one answer", async () => {
     await expect(Predictor.load(place("classify"), { task: "regress" })).rejects.toThrow(
-      "tells 2 classes apart, but the task has 1",
+      "has 2 classes, but the task has 1",
     );
   });
 

@@ -37,11 +37,11 @@ describe("a tokenizer's definition", () => {
     [{ [Symbol("a")]: 0 }, "the vocabulary has a symbol as a token"],
     [
       { a: 0, the: -1 },
-      "the token's id is -1; it must be a whole number from 0 to 16777216\n  → at model.vocab.the",
+      "model.vocab.the: the token's id is -1; it must be a whole number from 0 to 16777216",
     ],
     [
       { "a b": 1.5 },
-      'the token\'s id is 1.5; it must be a whole number from 0 to 16777216\n  → at model.vocab["a b"]',
+      'model.vocab["a b"]: the token\'s id is 1.5; it must be a whole number from 0 to 16777216',
     ],
     [{ a: NaN }, "the token's id is NaN; it must be a whole number"],
     [{ a: Infinity }, "the token's id is Infinity; it must be a whole number"],
@@ -50,7 +50,7 @@ describe("a tokenizer's definition", () => {
     [{ a: 1n }, "the token's id is 1n; it must be a whole number"],
     [{ a: null }, "the token's id is null; it must be a whole number"],
     [JSON.parse('{ "__proto__": -1 }'), "the token's id is -1; it must be a whole number"],
-    [[["a", 0], "b"], 'the entry is "b"; it must be a list of [piece, score]\n  → at model.vocab[1]'],
+    [[["a", 0], "b"], 'model.vocab[1]: the entry is "b"; it must be a list of [piece, score]'],
     [[["a"]], "the entry is a list of 1; it must be a list of [piece, score]"],
     [[["a", 0, 0]], "the entry is a list of 3; it must be a list of [piece, score]"],
     [new Array(1), "the entry is missing; it must be a list of [piece, score]"],
@@ -59,9 +59,9 @@ describe("a tokenizer's definition", () => {
         ["a", 0],
         [5, 0],
       ],
-      "the piece is 5; it must be a string\n  → at model.vocab[1][0]",
+      "model.vocab[1][0]: the piece is 5; it must be a string",
     ],
-    [[["a", NaN]], "the score is NaN; it must be a finite number\n  → at model.vocab[0][1]"],
+    [[["a", NaN]], "model.vocab[0][1]: the score is NaN; it must be a finite number"],
     [[["a", -Infinity]], "the score is -Infinity; it must be a finite number"],
     [[["a", "0"]], 'the score is "0"; it must be a finite number'],
   ])("is refused with the vocabulary %o", (vocab, sentence) => {
@@ -69,17 +69,14 @@ describe("a tokenizer's definition", () => {
   });
 
   it.each([
-    [null, "the merges are null; they must be a list\n  → at model.merges"],
+    [null, "model.merges: the merges are null; they must be a list"],
     [{ 0: "a b" }, "the merges are an object; they must be a list"],
-    [
-      ["a b", 5],
-      "the merge is 5; it must be a string of two tokens, or a list of two\n  → at model.merges[1]",
-    ],
+    [["a b", 5], "model.merges[1]: the merge is 5; it must be a string of two tokens, or a list of two"],
     [[["a"]], "the merge is a list of 1; it must be a string of two tokens, or a list of two"],
     [[["a", "b", "c"]], "the merge is a list of 3; it must be"],
     [new Array(1), "the merge is missing; it must be"],
-    [[["a", null]], "the token is null; it must be a string\n  → at model.merges[0][1]"],
-    [[new Array(2)], "the token is missing; it must be a string\n  → at model.merges[0][0]"],
+    [[["a", null]], "model.merges[0][1]: the token is null; it must be a string"],
+    [[new Array(2)], "model.merges[0][0]: the token is missing; it must be a string"],
   ])("is refused with the merges %o", (merges, sentence) => {
     expect(refusal({ vocab: {}, merges })).toContain(sentence);
   });

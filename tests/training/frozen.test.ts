@@ -163,7 +163,7 @@ describe("a model in 4 bits of which the biases learn", () => {
       expect([(await again.step()).loss, (await again.step()).loss]).toEqual(losses.slice(2));
       const others = await partly(model, { bits: 8 }, learns);
       using strange = await trainerOf(model, others.weights);
-      await expect(restoreTraining(folder, strange)).rejects.toThrow(/trained over other frozen weights/);
+      await expect(restoreTraining(folder, strange)).rejects.toThrow(/trained with other frozen weights/);
     } finally {
       await rm(folder, { recursive: true });
     }

@@ -70,7 +70,7 @@ export function checkMetadata(gguf: GgufFile, read: ReadonlySet<string>, warn: W
       );
   }
   if (unknown.length > 0)
-    warn(`${gguf.path} has entries that lineage does not know and leaves out: ${unknown.join(", ")}`);
+    warn(`${gguf.path} has entries that lineage does not know and ignores: ${unknown.join(", ")}`);
 }
 
 /** Entries that `ropeScalingOfGguf` reads. */

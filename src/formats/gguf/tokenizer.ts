@@ -142,13 +142,13 @@ function preTokenizerOf(gguf: GgufFile, warn: Warn): PreTokenizer {
   const name = gguf.get(key("pre"), "string");
   if (!name)
     warn(
-      `${gguf.path} does not say how its texts are cut into words (${key("pre")}); they are cut by llama.cpp's default, which may not be what the model was trained with: convert the model again`,
+      `${gguf.path} does not name its pre-tokenizer (${key("pre")}); llama.cpp's default is used, which may be wrong: convert the model again`,
     );
   const pre = preTokenizers.get(name || "default");
   if (pre) return pre;
   throw new LineageError(
     "unsupported",
-    `${gguf.path} cuts its texts by the rules ${JSON.stringify(name)}; lineage knows ${[...preTokenizers.keys()].join(", ")}`,
+    `${gguf.path} has the pre-tokenizer ${JSON.stringify(name)}; lineage knows ${[...preTokenizers.keys()].join(", ")}`,
   );
 }
 

@@ -156,7 +156,7 @@ describe("a GGUF's tokenizer", () => {
     ggufTokenizer(gguf, (sentence) => warnings.push(sentence));
     expect(warnings).toEqual([expect.stringContaining("tokenizer.ggml.pre")]);
     const unknown = await vocabulary(["a"], { pre: text("my-own") });
-    expect(() => ggufTokenizer(unknown)).toThrow(/by the rules "my-own"; lineage knows gpt-2, /);
+    expect(() => ggufTokenizer(unknown)).toThrow(/has the pre-tokenizer "my-own"; lineage knows gpt-2, /);
   });
 });
 
