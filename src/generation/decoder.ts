@@ -251,7 +251,11 @@ export class Decoder implements Disposable {
 
   /** Forgets what closed slots held. */
   forget(): void {
-    for (const row of this.rows) if (!row.slot) row.truncate(0);
+    for (const row of this.rows) {
+      if (row.slot) continue;
+      row.truncate(0);
+      this.memory?.forget(row.place);
+    }
   }
 
   /**

@@ -161,6 +161,11 @@ export class SourceMemory implements Disposable {
     }
   }
 
+  /** Forgets what a place holds. */
+  forget(place: number): void {
+    this.held[place] = undefined;
+  }
+
   /** Lets two places change what they hold. */
   swap(a: number, b: number): void {
     const [sourceA, sourceB] = [this.held[a], this.held[b]];
