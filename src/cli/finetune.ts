@@ -7,14 +7,20 @@ import {
   crossValidate,
   finetune,
   finetuneOptions,
+  finetuneText,
+  finetuneTextOptions,
   holdsFolds,
+  holdsTextRun,
   resumeCrossValidation,
   resumeFinetuning,
+  resumeText,
 } from "../tasks/index.js";
+import { taskNames } from "../data/index.js";
 import { parseOptions } from "../training/index.js";
 import { modelFor } from "./model.js";
 import { examples, libraryOptions, option, threadsOption } from "./options.js";
 import { type Reporter, colors, duration } from "./terminal.js";
+import { addPairOptions, refuseOthers, tellTextRun } from "./text-pairs.js";
 import { type RunCommand, shownRun } from "./training.js";
 
 interface FinetuneCommand extends RunCommand {
@@ -31,6 +37,11 @@ const shown = (metrics: Readonly<Record<string, number>>): string =>
 const runFinetuning = ({ out, resume, folds, threads, json, ...options }: FinetuneCommand): Promise<void> =>
   shownRun({ threads, json }, async (control, report) => {
     const started = performance.now();
+    const tellText = (result: Parameters<typeof tellTextRun>[1]) => {
+      const seconds = (performance.now() - started) / 1000;
+      tellTextRun(report, result, { command: "finetune", out, seconds });
+    };
+    if (resume && (await holdsTextRun(out))) return tellText(await resumeText(out, control));
     if (resume)
       return holdsFolds(out)
         ? tellFolds(report, out, await resumeCrossValidation(out, control))
@@ -40,6 +51,13 @@ const runFinetuning = ({ out, resume, folds, threads, json, ...options }: Finetu
         throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
     // A model that is not there is told before all data is read.
     const model = await modelFor(String(options["model"]), "fine-tuned");
+    if (options["task"] === "text") {
+      refuseOthers({ ...options, folds }, finetuneTextOptions.shape, "--task text");
+      return tellText(
+        await finetuneText({ ...parseOptions(finetuneTextOptions, { ...options, model }), out }, control),
+      );
+    }
+    refuseOthers(options, finetuneOptions.shape, `--task ${String(options["task"])}`);
     const request = { ...parseOptions(finetuneOptions, { ...options, model }), out };
     if (folds === undefined) tellRun(report, out, await finetune(request, control), started);
     else tellFolds(report, out, await crossValidate({ ...request, folds }, control));
@@ -80,11 +98,16 @@ function tellRun(report: Reporter, out: string, result: FinetuneResult, started:
 }
 
 const of = libraryOptions(finetuneOptions.shape);
+const taskName = z.enum([...taskNames, "text"]);
 
 export const finetuneCommand = new Command("finetune")
-  .description("fine-tune an encoder on a labelled table, and keep the best checkpoint")
+  .description("fine-tune an encoder on a labelled table, or an encoder-decoder on pairs of texts")
   .optionsGroup("Data:")
-  .addOption(of("task", "<name>", "what to learn", { required: true }))
+  .addOption(
+    option("task", "<name>", "what to learn; text: to write the target of each source", taskName, {
+      required: true,
+    }),
+  )
   .addOption(
     of("data", "<file>", "training rows: CSV, TSV, JSONL, Parquet, or SQuAD's JSON", { required: true }),
   )
@@ -109,7 +132,11 @@ export const finetuneCommand = new Command("finetune")
   )
   .addOption(of("stride", "<n>", "tokens that two windows over a long context share"))
   .optionsGroup("Model:")
-  .addOption(of("model", "<place>", "an encoder: folder, or ORG/NAME on the hub", { required: true }))
+  .addOption(
+    of("model", "<place>", "an encoder, or for text an encoder-decoder: folder, or ORG/NAME on the hub", {
+      required: true,
+    }),
+  )
   .addOption(of("newHead", undefined, "start with a new head even if the checkpoint has one"))
   .addOption(of("freezeEmbeddings", undefined, "do not train the embeddings"))
   .addOption(of("freezeLayers", "<n>", "do not train the embeddings and the first n layers"))
@@ -156,7 +183,13 @@ export const finetuneCommand = new Command("finetune")
       z.int().min(2),
       { usual: "off" },
     ),
-  )
+  );
+addPairOptions(
+  finetuneCommand,
+  "Pairs of texts (--task text):",
+  finetuneCommand.options.map((one) => one.attributeName()),
+);
+finetuneCommand
   .optionsGroup("Run:")
   .addOption(option("out", "<folder>", "checkpoint folder", z.string().default("runs/finetuned")))
   .option("--resume", "continue the run in --out, with its own options")
@@ -176,6 +209,10 @@ export const finetuneCommand = new Command("finetune")
       [
         "lineage finetune --model DIR --task span --data train-v2.0.json",
         "columns question, context and answers",
+      ],
+      [
+        "lineage finetune --model t5-small --task text --data news.jsonl --source article --target summary --prefix 'summarize: '",
+        "write summaries",
       ],
       ["lineage finetune --resume --out runs/finetuned", "continue after Ctrl-C, with the same losses"],
     ),

@@ -1,13 +1,19 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
-import { type SystemName, systemsOfKind } from "../models/index.js";
-import { pretrain, pretrainOptions, pretrainSizes, resumePretraining } from "../tasks/index.js";
+import type { SystemName } from "../models/index.js";
+import {
+  pretrain,
+  pretrainOptions,
+  pretrainSizes,
+  pretrainedSystems,
+  resumePretraining,
+} from "../tasks/index.js";
 import { parseOptions } from "../training/index.js";
 import { examples, libraryOptions, option } from "./options.js";
 import { type RunCommand, addRunOptions, shownRun, sizeOptions, tellEnd } from "./training.js";
 
-const names = systemsOfKind("encoder").map(({ name }) => name);
+const names = pretrainedSystems.map(({ name }) => name);
 const of = libraryOptions(pretrainOptions.shape);
 const { shape } = pretrainSizes;
 const sizes = { ...sizeOptions, dropout: "dropout" } as const;
@@ -17,18 +23,18 @@ const size = libraryOptions(
 
 interface PretrainArguments extends RunCommand {
   readonly out: string;
-  readonly model?: SystemName<"encoder">;
+  readonly model?: SystemName<"encoder" | "encoder-decoder">;
   readonly [option: string]: unknown;
 }
 
 export const pretrainCommand = new Command("pretrain")
-  .description("pretrain an encoder from scratch on its own objective")
+  .description("pretrain an encoder or an encoder-decoder from scratch on its own objective")
   .optionsGroup("Data:")
   .addOption(
     option(
       "data",
       "<file>",
-      'UTF-8 text, or "stories" for the embedded corpus; for XLM language=file; may be repeated',
+      'UTF-8 text, or "stories" for the embedded corpus; of several languages language=file; may be repeated',
       z.string(),
       { again: true, required: true },
     ),
@@ -42,6 +48,14 @@ export const pretrainCommand = new Command("pretrain")
       { again: true },
     ),
   )
+  .addOption(
+    of(
+      "exponent",
+      "<x>",
+      "T5, mT5, MASS, BART: languages are sampled by their share of the text to this power",
+      { usual: "mT5 0.3, the others 1" },
+    ),
+  )
   .addOption(of("validation", "<p>", "share of the documents that is held out"))
   .addOption(of("tokenizer", "<folder>", "folder of a tokenizer", { usual: "one is trained on the data" }))
   .addOption(of("vocabSize", "<n>", "tokens of the vocabulary that is learned"))
@@ -52,7 +66,20 @@ export const pretrainCommand = new Command("pretrain")
   .addOption(size("hidden", "<n>", "width of the hidden states"))
   .addOption(size("heads", "<n>", "attention heads"))
   .addOption(size("dropout", "<p>", "dropout probability"));
-addRunOptions(pretrainCommand, of, { usualWarmup: "a tenth of the steps", out: "runs/encoder" })
+addRunOptions(pretrainCommand, of, {
+  usualWarmup: "a tenth of the steps",
+  usualLearningRate: "1e-3; adafactor 1e-2",
+  usualWeightDecay: "0.01; adafactor 0",
+  out: "runs/encoder",
+  more: [
+    of(
+      "optimizer",
+      "<name>",
+      "optimizer; adafactor with steps relative to a parameter's size, as T5 trained",
+    ),
+    of("schedule", "<name>", "schedule of the learning rate"),
+  ],
+})
   .addHelpText(
     "after",
     examples(
@@ -61,6 +88,10 @@ addRunOptions(pretrainCommand, of, { usualWarmup: "a tenth of the steps", out: "
       [
         "lineage pretrain --model xlm --data en=a.en --data de=a.de --parallel en=b.en,de=b.de",
         "two languages and their translations",
+      ],
+      [
+        "lineage pretrain --model mt5 --data en=a.en --data ja=a.ja --optimizer adafactor",
+        "hidden spans in languages that are sampled by their share to the power 0.3",
       ],
     ),
   )
@@ -89,7 +120,7 @@ addRunOptions(pretrainCommand, of, { usualWarmup: "a tenth of the steps", out: "
       tellEnd(report, result, {
         command: "pretrain",
         out,
-        made: (best) => `the encoder (best held-out loss ${best.toFixed(4)}), its tokenizer and loss.svg`,
+        made: (best) => `the model (best held-out loss ${best.toFixed(4)}), its tokenizer and loss.svg`,
       });
     });
   });

@@ -6,15 +6,21 @@ import {
   type TrainControl,
   type TrainRequest,
   type TrainResult,
+  holdsTextRun,
+  resumeText,
   resumeTraining,
   smallSizes,
   train,
   trainOptions,
+  trainText,
+  trainTextOptions,
 } from "../tasks/index.js";
 import { countOption, deviceOption, examples, libraryOptions, option } from "./options.js";
+import { addPairOptions, refuseOthers, tellTextRun } from "./text-pairs.js";
 import { type RunCommand, addRunOptions, shownRun, sizeOptions, tellEnd } from "./training.js";
 
-const decoders = systemsOfKind("decoder");
+const encoderDecoders = systemsOfKind("encoder-decoder");
+const trainable = [...systemsOfKind("decoder"), ...encoderDecoders];
 
 /** Options that only some systems have, by name, with the systems that have them. */
 const ownOptions = new Map<
@@ -26,7 +32,7 @@ const ownOptions = new Map<
     readonly owners: string[];
   }
 >();
-for (const { name, config, options = {} } of decoders)
+for (const { name, config, options = {} } of trainable)
   for (const [option, { field, help, usual }] of Object.entries(options)) {
     const known = ownOptions.get(option);
     if (known) known.owners.push(name);
@@ -40,11 +46,11 @@ function sizesOf(
   name: string,
   options: Readonly<Record<string, unknown>>,
 ): { readonly sizes: Record<string, unknown>; readonly others: Record<string, unknown> } {
-  const system = decoders.find((one) => one.name === name);
+  const system = trainable.find((one) => one.name === name);
   if (!system)
     throw new LineageError(
       "argument",
-      `--model: there is no decoder ${name}; there are ${decoders.map((one) => one.name).join(", ")}`,
+      `--model: there is no ${name}; there are ${trainable.map((one) => one.name).join(", ")}`,
     );
   const own = system.options ?? {};
   const sizes: Record<string, unknown> = {};
@@ -93,12 +99,25 @@ export const runTrain = (
     return result;
   });
 
+/** Trains an encoder-decoder on pairs of texts, or goes on with the run in `out`. */
+const runPairs = (
+  out: string,
+  command: RunCommand,
+  request?: Omit<Parameters<typeof trainText>[0], "out">,
+): Promise<void> =>
+  shownRun(command, async (control, report) => {
+    const started = performance.now();
+    const result = await (request ? trainText({ ...request, out }, control) : resumeText(out, control));
+    const seconds = (performance.now() - started) / 1000;
+    tellTextRun(report, result, { command: "train", out, seconds });
+  });
+
 const of = libraryOptions(trainOptions.shape);
 const size = (name: keyof typeof sizeOptions, help: string): Option =>
   countOption(name, help, undefined, { usual: String(smallSizes[sizeOptions[name]]) });
 
 export const trainCommand = new Command("train")
-  .description("train a decoder from scratch on a text file")
+  .description("train a decoder from scratch on a text file, or an encoder-decoder on pairs of texts")
   .optionsGroup("Data:")
   .addOption(of("data", "<file>", 'UTF-8 text, or "stories" for the embedded corpus', { required: true }))
   .addOption(of("validation", "<p>", "share of the text that is held out"))
@@ -115,7 +134,7 @@ export const trainCommand = new Command("train")
   )
   .optionsGroup("Model:")
   .addOption(
-    option("model", "<name>", "architecture", z.enum(decoders.map(({ name }) => name)).default("gpt2")),
+    option("model", "<name>", "architecture", z.enum(trainable.map(({ name }) => name)).default("gpt2")),
   )
   .addOption(size("context", "context length in tokens"))
   .addOption(size("layers", "number of layers"))
@@ -146,7 +165,13 @@ addRunOptions(trainCommand, of, {
       usual: "none",
     }),
   )
-  .addOption(deviceOption())
+  .addOption(deviceOption());
+addPairOptions(
+  trainCommand,
+  `Pairs of texts (--model ${encoderDecoders.map(({ name }) => name).join(", ")}):`,
+  trainCommand.options.map((one) => one.attributeName()),
+);
+trainCommand
   .addHelpText(
     "after",
     examples(
@@ -158,11 +183,16 @@ addRunOptions(trainCommand, of, {
         "lineage train --data stories --model llama --key-value-heads 2",
         "a LLaMA with grouped-query attention",
       ],
+      [
+        "lineage train --model transformer --data train.de --targets train.en",
+        "a translator, with a tokenizer of its own",
+      ],
     ),
   )
   .action(
     async ({ resume, json, threads, device, model, out = `runs/${model}`, ...options }: TrainArguments) => {
       const command = { json, threads, device };
+      if (resume && (await holdsTextRun(out))) return runPairs(out, command);
       if (resume) return void (await runTrain({ out }, command));
       const { data } = options;
       if (typeof data !== "string")
@@ -171,6 +201,12 @@ addRunOptions(trainCommand, of, {
           "train needs --data FILE, or --data stories for the embedded corpus",
         );
       const { sizes, others } = sizesOf(model, options);
+      const pairs = encoderDecoders.find(({ name }) => name === model);
+      if (pairs) {
+        refuseOthers(others, trainTextOptions.shape, `${pairs.title} on pairs of texts`);
+        return runPairs(out, command, { ...others, data, system: pairs, sizes });
+      }
+      refuseOthers(others, trainOptions.shape, `--model ${model}`);
       // The library checks every option by name.
       const request = { ...others, data, out, system: model, sizes };
       await runTrain(request as TrainRequest, command);

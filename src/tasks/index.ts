@@ -16,8 +16,10 @@ export * from "./source-writer.js";
 export * from "./target-writer.js";
 export * from "./text-options.js";
 export {
+  type FinetuneTextRequest,
   type TextResult,
   type TextSample,
+  type TrainTextRequest,
   finetuneText,
   holdsTextRun,
   resumeText,

@@ -3,26 +3,34 @@ import { LineageError } from "../base/errors.js";
 import { count } from "../base/numbers.js";
 import { savePretrained } from "../checkpoints/index.js";
 import { loadTokenizer, writeTokenizer } from "../formats/index.js";
-import { type EncoderSystem, type SystemName, systemsOfKind } from "../models/index.js";
+import {
+  type EncoderDecoderSystem,
+  type EncoderSystem,
+  type SystemName,
+  systemsOfKind,
+} from "../models/index.js";
 import { Weights, countParameters } from "../nn/index.js";
-import type { PretrainingCorpus } from "../objectives/index.js";
+import type { PretrainingCorpus, PretrainingRecipe } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { trainTokenizer } from "../tokenizers/index.js";
 import {
   type RunFolder,
   type TrainingResult,
+  adafactor,
   adamW,
   evaluate,
   learningPlans,
+  optimizerRates,
   plannedSchedule,
   runTraining,
+  scheduleNames,
 } from "../training/index.js";
 import { countDocuments, readCorpus, textsOf } from "./pretrain-corpus.js";
-import { type RunControl, fromNothing, inRunFolder, namedSystem, smallSizes } from "./run.js";
+import { type RunControl, fromNothing, inRunFolder, smallSizes } from "./run.js";
 
 const plan = learningPlans.pretrain;
 
-/** Sizes of an encoder that are chosen; all else is as published. */
+/** Sizes of a model that are chosen; all else is as published. */
 export const pretrainSizes = z.strictObject({
   hiddenSize: z.int().positive().default(smallSizes.hiddenSize),
   numLayers: z.int().positive().default(smallSizes.numLayers),
@@ -35,7 +43,7 @@ export const pretrainSizes = z.strictObject({
 /** Everything that decides a run of pretraining; kept beside the checkpoint so that resuming needs nothing else. */
 export const pretrainOptions = z.object({
   ...fromNothing,
-  /** Name of an encoder. */
+  /** Name of a system that learns from plain text by an objective of its own. */
   system: z.string(),
   /** Text files, each `file` or `language=file`; or `stories` for the embedded corpus. */
   data: z.array(z.string()).min(1).readonly(),
@@ -46,9 +54,13 @@ export const pretrainOptions = z.object({
   tokenizer: z.string().optional(),
   /** Tokens that the tokenizer learns. */
   vocabSize: z.int().min(64).default(4096),
-  /** Peak of the schedule. */
-  learningRate: z.number().positive().default(plan.learningRate),
-  weightDecay: z.number().nonnegative().default(plan.weightDecay),
+  /** Peak of the schedule. Default: 1e-3 for AdamW, 1e-2 for Adafactor, whose steps are relative to a parameter's size. */
+  learningRate: z.number().positive().optional(),
+  weightDecay: z.number().nonnegative().optional(),
+  /** Power of the languages' shares of the text by which an encoder-decoder samples them. Default: as its system has it. */
+  exponent: z.number().nonnegative().optional(),
+  optimizer: z.enum(["adamw", "adafactor"]).default("adamw"),
+  schedule: z.enum(scheduleNames).default(plan.schedule),
   /** Share of the documents that is held out. */
   validation: z.number().positive().lt(1).default(0.05),
 });
@@ -56,11 +68,32 @@ export type PretrainOptions = z.infer<typeof pretrainOptions>;
 
 /** A run of pretraining: what it is told, and where it is kept. */
 export type PretrainRequest = Omit<z.input<typeof pretrainOptions>, "system"> & {
-  /** An encoder of the library by name, or one of your own. */
-  readonly system: SystemName<"encoder"> | EncoderSystem;
+  /** A system of the library by name, or one of your own. */
+  readonly system: SystemName<"encoder" | "encoder-decoder"> | PretrainedSystem;
   /** Checkpoint folder. */
   readonly out: string;
 };
+
+/** A system with an objective of its own. */
+export type PretrainedSystem = (EncoderSystem | EncoderDecoderSystem) & {
+  readonly pretraining: PretrainingRecipe;
+};
+
+/** The library's systems that `pretrain` knows. */
+export const pretrainedSystems: readonly PretrainedSystem[] = [
+  ...systemsOfKind("encoder"),
+  ...systemsOfKind("encoder-decoder"),
+].filter((system): system is PretrainedSystem => system.pretraining !== undefined);
+
+function pretrainedSystem(name: string): PretrainedSystem {
+  const found = pretrainedSystems.find((system) => system.name === name);
+  if (!found)
+    throw new LineageError(
+      "argument",
+      `there is no ${name} to pretrain; there are ${pretrainedSystems.map((system) => system.name).join(", ")}`,
+    );
+  return found;
+}
 
 export interface PretrainResult extends TrainingResult {
   readonly options: PretrainOptions;
@@ -68,7 +101,7 @@ export interface PretrainResult extends TrainingResult {
 }
 
 /**
- * Pretrains an encoder from text on its own objective, to a checkpoint folder that `finetune` and Hugging Face transformers
+ * Pretrains an encoder or an encoder-decoder from text on its own objective, to a checkpoint folder that `finetune` and Hugging Face transformers
  * load:
  *
  *     await pretrain({ system: "electra", data: ["my.txt"], sizes: { hiddenSize: 256 }, out: "runs/electra" });
@@ -77,7 +110,7 @@ export async function pretrain(
   { out, system: asked, ...options }: PretrainRequest,
   control: RunControl = {},
 ): Promise<PretrainResult> {
-  const system = typeof asked === "string" ? namedSystem("encoder", asked) : asked;
+  const system = typeof asked === "string" ? pretrainedSystem(asked) : asked;
   const given = { ...options, system: system.name };
   return inRunFolder(out, pretrainOptions, { resume: false, given }, (folder) =>
     run(folder, system, control),
@@ -91,16 +124,16 @@ export async function pretrain(
 export const resumePretraining = (
   out: string,
   control: RunControl = {},
-  own?: EncoderSystem,
+  own?: PretrainedSystem,
 ): Promise<PretrainResult> =>
   inRunFolder(out, pretrainOptions, { resume: true }, (folder) => {
     const { system } = folder.options;
-    return run(folder, own?.name === system ? own : namedSystem("encoder", system), control);
+    return run(folder, own?.name === system ? own : pretrainedSystem(system), control);
   });
 
 async function run(
   folder: RunFolder<PretrainOptions>,
-  system: EncoderSystem,
+  system: PretrainedSystem,
   { runtime = createRuntime(), onMessage, observer, signal }: RunControl,
 ): Promise<PretrainResult> {
   const { options, path: out } = folder;
@@ -128,7 +161,21 @@ async function run(
       `${describeLanguages(training)}; vocabulary ${count(tokenizer.vocabSize)}`,
     documents,
   );
-  const prepared = pretraining.prepare({ ...sizes, tokenizer, training, heldOut, batchSize, seed });
+  if (options.exponent !== undefined && system.kind === "encoder")
+    throw new LineageError(
+      "argument",
+      `${system.title} samples languages as published; leave --exponent out`,
+    );
+  const { exponent } = options;
+  const prepared = pretraining.prepare({
+    ...sizes,
+    tokenizer,
+    training,
+    heldOut,
+    batchSize,
+    seed,
+    exponent,
+  });
   const { model, objective, source, networks } = prepared;
   const parameters = countParameters(model);
   onMessage?.(
@@ -145,8 +192,14 @@ async function run(
     accumulation: options.accumulate,
     clipNorm: options.clip,
     seed,
-    schedule: plannedSchedule(plan, steps, options),
-    optimizer: (...buffers) => adamW(...buffers, { betas: plan.betas, weightDecay: options.weightDecay }),
+    schedule: plannedSchedule(plan, steps, {
+      ...options,
+      learningRate: options.learningRate ?? optimizerRates[options.optimizer],
+    }),
+    optimizer: (...buffers) =>
+      options.optimizer === "adafactor"
+        ? adafactor(...buffers, { weightDecay: options.weightDecay ?? 0 })
+        : adamW(...buffers, { betas: plan.betas, weightDecay: options.weightDecay ?? plan.weightDecay }),
     steps,
     evalEvery: options.evalEvery,
     patience: options.patience,
@@ -163,7 +216,7 @@ async function run(
 
 /** The systems that learn from translations. */
 const translators = (): string =>
-  systemsOfKind("encoder")
+  pretrainedSystems
     .filter(({ pretraining }) => pretraining.readsTranslations)
     .map(({ name }) => name)
     .join(" or ");

@@ -2,10 +2,10 @@ import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { type TextPair, type WrittenPair, type WrittenPairs, readTextPairs } from "../data/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
-import type { FinetuneControl } from "./finetune-options.js";
+import type { RunControl } from "./run.js";
 import type { TextOptions } from "./text-options.js";
 
-type Tell = FinetuneControl["onMessage"];
+type Tell = RunControl["onMessage"];
 
 /** The pairs of texts that a run learns from and is measured on. */
 export interface TextData {

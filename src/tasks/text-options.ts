@@ -1,4 +1,7 @@
 import { z } from "zod";
+import { learningPlans, scheduleNames } from "../training/index.js";
+
+const { trainPairs, finetunePairs } = learningPlans;
 
 /** What decides a run over pairs of texts, whether its model is new or not. */
 const pairsShape = {
@@ -33,8 +36,8 @@ const pairsShape = {
   labelSmoothing: z.number().min(0).lt(1).default(0.1),
   clip: z.number().positive().default(1),
   optimizer: z.enum(["adamw", "adafactor"]).default("adamw"),
-  weightDecay: z.number().nonnegative().default(0),
-  beta2: z.number().positive().lt(1).default(0.98),
+  weightDecay: z.number().nonnegative().default(trainPairs.weightDecay),
+  beta2: z.number().positive().lt(1).default(trainPairs.betas[1]),
   /** Steps between evaluations. Default: once an epoch. */
   evalEvery: z.int().positive().optional(),
   /** Held-out texts that are written at an evaluation, the first ones; the loss is over all. */
@@ -58,10 +61,10 @@ export const finetuneTextOptions = z.object({
   /** Folder of an encoder-decoder. */
   model: z.string(),
   epochs: z.number().positive().default(3),
-  learningRate: z.number().positive().default(3e-4),
+  learningRate: z.number().positive().default(finetunePairs.learningRate),
   /** Share of the steps over which the learning rate rises. */
-  warmup: z.number().min(0).lt(1).default(0.1),
-  schedule: z.enum(["constant", "linear", "cosine", "inverse-root"]).default("linear"),
+  warmup: z.number().min(0).lt(1).default(finetunePairs.warmup.share),
+  schedule: z.enum(scheduleNames).default(finetunePairs.schedule),
 });
 export type FinetuneTextOptions = z.infer<typeof finetuneTextOptions>;
 
@@ -77,10 +80,10 @@ export const trainTextOptions = z.object({
   /** Tokens that the tokenizer learns. */
   vocabSize: z.int().min(64).default(8000),
   epochs: z.number().positive().default(20),
-  learningRate: z.number().positive().default(2e-3),
+  learningRate: z.number().positive().default(trainPairs.learningRate),
   /** Steps of rising learning rate. Default: a tenth of the steps, 2,000 at most. */
   warmup: z.int().nonnegative().optional(),
-  schedule: z.enum(["constant", "linear", "cosine", "inverse-root"]).default("inverse-root"),
+  schedule: z.enum(scheduleNames).default(trainPairs.schedule),
 });
 export type TrainTextOptions = z.infer<typeof trainTextOptions>;
 

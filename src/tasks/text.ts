@@ -6,29 +6,29 @@ import { requireMemory } from "../base/memory.js";
 import { type EncoderDecoderCheckpoint, loadModel, saveModel } from "../checkpoints/index.js";
 import { pairSource, pairsOnce } from "../data/index.js";
 import { loadTokenizer, writeTokenizer } from "../formats/index.js";
-import { type EncoderDecoderSystem, systemsOfKind } from "../models/index.js";
+import type { EncoderDecoderSystem, SystemName } from "../models/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import { sequenceToSequenceObjective } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
-import type { Runtime } from "../runtime/types.js";
 import { type Tokenizer, trainTokenizer } from "../tokenizers/index.js";
 import {
   CheckpointAverage,
   EvaluationStep,
   type Metrics,
   type Optimizer,
-  RunFolder,
-  type ScheduleName,
+  type RunFolder,
   type TrainingResult,
   adafactor,
   adamW,
   optimizerStateSize,
+  learningPlans,
+  plannedSchedule,
   runTraining,
-  schedule,
   trainingMemory,
+  warmupSteps,
 } from "../training/index.js";
 import type { z } from "zod";
-import type { FinetuneControl } from "./finetune-options.js";
+import { type RunControl, inRunFolder, namedSystem, smallSizes } from "./run.js";
 import { SourceWriter } from "./source-writer.js";
 import { type EncodedPair, type TextData, encodePairs, readTextData } from "./text-data.js";
 import {
@@ -42,6 +42,7 @@ import { type TextScores, scoreTexts } from "./text-scores.js";
 
 /** What a run over pairs of texts did. */
 export interface TextResult extends TrainingResult {
+  readonly options: TextOptions;
   /** Of the checkpoint that was kept. */
   readonly metrics: Metrics | undefined;
   /** sacreBLEU's signatures of the metrics that have one. */
@@ -58,24 +59,29 @@ export interface TextSample {
   readonly text: string;
 }
 
+/** A run of fine-tuning: what it is told, and where it is kept. */
+export type FinetuneTextRequest = z.input<typeof finetuneTextOptions> & { readonly out: string };
+
 /**
  * Fine-tunes an encoder-decoder on pairs of texts and keeps the best checkpoint in `out`:
  *
  *     await finetuneText({ model: "t5-small", data: "news.jsonl", source: "article", target: "summary", prefix: "summarize: ", out: "runs/news" });
  *
  * `out` receives what Hugging Face transformers reads, `evaluation.json`, and what `runTraining` writes, so that a run that
- * was stopped goes on with `resume`. Throws `data` with the rows for pairs that cannot be learned from.
+ * was stopped goes on with `resumeText`. Throws `data` with the rows for pairs that cannot be learned from.
  */
 export const finetuneText = (
-  { out, ...given }: z.input<typeof finetuneTextOptions> & { readonly out: string },
-  control: FinetuneControl = {},
+  { out, ...given }: FinetuneTextRequest,
+  control: RunControl = {},
 ): Promise<TextResult> =>
-  inFolder(out, finetuneTextOptions, given, control, async (folder, runtime) => {
-    const { options } = folder;
-    const data = await readTextData(options, control.onMessage);
-    const loaded = await loadModel(runtime, options.model, { kind: "encoder-decoder" });
-    return new TextRun(folder, loaded, data, control, (steps) => Math.floor(steps * options.warmup));
-  });
+  inRunFolder(out, finetuneTextOptions, { resume: false, given }, (folder) => runFinetuning(folder, control));
+
+/** A run of training: what it is told, and where it is kept. */
+export type TrainTextRequest = Omit<z.input<typeof trainTextOptions>, "system"> & {
+  /** An encoder-decoder of the library by name, or one of your own. */
+  readonly system: SystemName<"encoder-decoder"> | EncoderDecoderSystem;
+  readonly out: string;
+};
 
 /**
  * Makes an encoder-decoder from pairs of texts, with a tokenizer of its own that both sides share:
@@ -84,21 +90,16 @@ export const finetuneText = (
  *
  * `out` receives the same as from `finetuneText`.
  */
-export const trainText = (
-  { out, ...given }: z.input<typeof trainTextOptions> & { readonly out: string },
-  control: FinetuneControl = {},
-): Promise<TextResult> =>
-  inFolder(out, trainTextOptions, given, control, async (folder, runtime) => {
-    const { options } = folder;
-    const system = systemNamed(options.system);
-    const data = await readTextData(options, control.onMessage);
-    const tokenizer = await tokenizerFor(folder, system, data);
-    const model = newModel(system, options, tokenizer);
-    const weights = Weights.initialize(runtime, model, options.seed);
-    const usual = (steps: number) => Math.min(2000, Math.ceil(steps / 10));
-    const loaded = { system, model, weights, tokenizer };
-    return new TextRun(folder, loaded, data, control, (steps) => options.warmup ?? usual(steps));
-  });
+export async function trainText(
+  { out, system: asked, ...options }: TrainTextRequest,
+  control: RunControl = {},
+): Promise<TextResult> {
+  const system = typeof asked === "string" ? namedSystem("encoder-decoder", asked) : asked;
+  const given = { ...options, system: system.name };
+  return inRunFolder(out, trainTextOptions, { resume: false, given }, (folder) =>
+    runNew(folder, system, control),
+  );
+}
 
 /** What `run.json` says of the run in a folder; undefined where there is none. */
 async function keptOptions(out: string): Promise<{ task?: unknown; system?: unknown } | undefined> {
@@ -112,47 +113,53 @@ async function keptOptions(out: string): Promise<{ task?: unknown; system?: unkn
 export const holdsTextRun = async (out: string): Promise<boolean> =>
   (await keptOptions(out))?.task === "text";
 
-/** Goes on with the run in a folder, by the options that it was started with. */
-export async function resumeText(out: string, control: FinetuneControl = {}): Promise<TextResult> {
-  const resuming = { ...control, resume: true };
+/**
+ * Goes on with the run in a folder, new model or not, to exactly the losses of a run that was never stopped.
+ * @param own the system of a run that trains one of your own
+ */
+export async function resumeText(
+  out: string,
+  control: RunControl = {},
+  own?: EncoderDecoderSystem,
+): Promise<TextResult> {
   const isNew = (await keptOptions(out))?.system !== undefined;
-  // A run that goes on is told by its folder.
-  const given = { out } as never;
-  return isNew ? trainText(given, resuming) : finetuneText(given, resuming);
+  if (!isNew)
+    return inRunFolder(out, finetuneTextOptions, { resume: true }, (folder) =>
+      runFinetuning(folder, control),
+    );
+  return inRunFolder(out, trainTextOptions, { resume: true }, (folder) => {
+    const { system } = folder.options;
+    return runNew(folder, own?.name === system ? own : namedSystem("encoder-decoder", system), control);
+  });
 }
 
-async function inFolder<Options extends TextOptions>(
-  out: string,
-  schema: z.ZodType<Options>,
-  given: unknown,
-  control: FinetuneControl,
-  begin: (folder: RunFolder<Options>, runtime: Runtime) => Promise<TextRun>,
+async function runFinetuning(
+  folder: RunFolder<FinetuneTextOptions>,
+  control: RunControl,
 ): Promise<TextResult> {
-  const folder = await RunFolder.open(out, schema, { resume: control.resume ?? false, given });
-  try {
-    const run = await begin(folder, control.runtime ?? createRuntime());
-    try {
-      return await run.run();
-    } finally {
-      run.dispose();
-    }
-  } finally {
-    await folder.close();
-  }
+  const { options } = folder;
+  const data = await readTextData(options, control.onMessage);
+  const runtime = control.runtime ?? createRuntime();
+  const loaded = await loadModel(runtime, options.model, { kind: "encoder-decoder" });
+  using run = new TextRun(folder, loaded, data, control);
+  return await run.run((steps) => Math.floor(steps * options.warmup));
+}
+
+async function runNew(
+  folder: RunFolder<TrainTextOptions>,
+  system: EncoderDecoderSystem,
+  control: RunControl,
+): Promise<TextResult> {
+  const { options } = folder;
+  const data = await readTextData(options, control.onMessage);
+  const tokenizer = await tokenizerFor(folder, system, data);
+  const model = newModel(system, options, tokenizer);
+  const weights = Weights.initialize(control.runtime ?? createRuntime(), model, options.seed);
+  using run = new TextRun(folder, { system, model, weights, tokenizer }, data, control);
+  return await run.run((steps) => options.warmup ?? warmupSteps(learningPlans.trainPairs, steps));
 }
 
 // ---- New models ---------------------------------------------------------------------------------------------------
-
-function systemNamed(name: string): EncoderDecoderSystem {
-  const known = systemsOfKind("encoder-decoder");
-  const found = known.find((system) => system.name === name);
-  if (!found)
-    throw new LineageError(
-      "argument",
-      `there is no encoder-decoder ${name}; there are ${known.map((system) => system.name).join(", ")}`,
-    );
-  return found;
-}
 
 /** The tokenizer of a new model; kept from the start, so that a run that is interrupted early goes on with the same tokens. */
 async function tokenizerFor(
@@ -174,9 +181,6 @@ async function tokenizerFor(
   await writeTokenizer(tokenizer, out);
   return tokenizer;
 }
-
-/** Sizes where nothing is chosen. */
-const smallSizes = { contextLength: 256, hiddenSize: 128, numLayers: 4, numHeads: 4 };
 
 function newModel(system: EncoderDecoderSystem, { sizes }: TrainTextOptions, tokenizer: Tokenizer) {
   const { config } = system;
@@ -224,8 +228,7 @@ class TextRun implements Disposable {
     private readonly folder: RunFolder<TextOptions>,
     private readonly loaded: EncoderDecoderCheckpoint,
     data: TextData,
-    private readonly control: FinetuneControl,
-    private readonly warmupOf: (steps: number) => number,
+    private readonly control: RunControl,
   ) {
     const { options } = folder;
     const { model, tokenizer, weights } = loaded;
@@ -245,7 +248,8 @@ class TextRun implements Disposable {
         : undefined;
   }
 
-  async run(): Promise<TextResult> {
+  /** @param warmupOf steps of rising learning rate among so many */
+  async run(warmupOf: (steps: number) => number): Promise<TextResult> {
     const { folder, loaded, control, training, held } = this;
     const { options } = folder;
     const { model, weights, system } = loaded;
@@ -272,7 +276,6 @@ class TextRun implements Disposable {
       `${system.title} and batches of ${maxTokens} tokens`,
       "use smaller batches (--max-tokens) that are accumulated more often, or a smaller model",
     );
-    const { learningRate } = options;
     const result = await runTraining({
       folder,
       objective,
@@ -281,10 +284,10 @@ class TextRun implements Disposable {
       accumulation: accumulate,
       clipNorm: options.clip,
       seed,
-      schedule: schedule(options.schedule satisfies ScheduleName, {
-        learningRate,
-        warmupSteps: this.warmupOf(steps),
-        totalSteps: steps + 1,
+      schedule: plannedSchedule(learningPlans.finetunePairs, steps, {
+        schedule: options.schedule,
+        learningRate: options.learningRate,
+        warmup: warmupOf(steps),
       }),
       optimizer: (...buffers) => optimizerOf(options, ...buffers),
       steps,
@@ -316,12 +319,13 @@ class TextRun implements Disposable {
         await saveModel(folder.path, { ...loaded, weights: this.last?.weights ?? current });
         if (this.last) await writeJson(evaluationFile(folder.path), this.last.kept);
       },
-      signal: control.signal,
-      observer: control.observer,
+      ...(control.signal && { signal: control.signal }),
+      ...(control.observer && { observer: control.observer }),
     });
     const kept = result.best === undefined ? undefined : await readKept(folder.path);
     return {
       ...result,
+      options,
       metrics: kept?.metrics,
       signatures: kept?.signatures,
       parameters,

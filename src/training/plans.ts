@@ -52,6 +52,27 @@ export const learningPlans = {
     betas: [0.9, 0.999],
     weightDecay: 0.01,
   },
+  /**
+   * An encoder-decoder from nothing: the root of the steps after a warm-up, and the betas of Vaswani et al. 2017, section
+   * 5.3. Runs are shorter than theirs, and networks smaller.
+   */
+  trainPairs: {
+    schedule: "inverse-root",
+    learningRate: 2e-3,
+    warmup: { share: 0.1, most: 2000 },
+    floor: 0,
+    betas: [0.9, 0.98],
+    weightDecay: 0,
+  },
+  /** An encoder-decoder that knows its language: T5 bears more than an encoder, whose rates would take it many epochs. */
+  finetunePairs: {
+    schedule: "linear",
+    learningRate: 3e-4,
+    warmup: { share: 0.1 },
+    floor: 0,
+    betas: [0.9, 0.98],
+    weightDecay: 0,
+  },
 } as const satisfies Readonly<Record<string, LearningPlan>>;
 
 /** Steps of rising learning rate. */

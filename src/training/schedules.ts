@@ -13,7 +13,7 @@ export interface ScheduleOptions {
   readonly minimum?: number;
 }
 
-export const scheduleNames = ["constant", "linear", "cosine", "inverse-root"] as const;
+export const scheduleNames = ["constant", "linear", "cosine", "inverse-root", "relative"] as const;
 export type ScheduleName = (typeof scheduleNames)[number];
 
 /** A schedule by name, with linear warm-up. */
@@ -34,6 +34,8 @@ export function schedule(name: ScheduleName, options: ScheduleOptions): Schedule
       ((learningRate - minimum) * (1 + Math.cos(Math.PI * Math.min(1, (step - warmupSteps) / span)))) / 2,
     // Vaswani et al. 2017, equation 3, scaled so that the peak is the given rate.
     "inverse-root": (step) => learningRate * Math.sqrt(Math.max(1, warmupSteps) / step),
+    // Adafactor's own, Shazeer & Stern 2018, section 9: T5 was pretrained with it, at 1e-2 for its first 10,000 steps.
+    relative: (step) => Math.min(learningRate, 1 / Math.sqrt(step)),
   };
   return (step) => (step < warmupSteps ? (learningRate * step) / warmupSteps : decay[name](step));
 }

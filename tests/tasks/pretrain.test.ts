@@ -51,9 +51,38 @@ it("pretrains an encoder in a folder that loads, and goes on to the same weights
   expect(parts!.equals(expected!)).toBe(true);
 });
 
+it("pretrains an mT5 in two languages with Adafactor, and goes on to the same weights", async () => {
+  writeFileSync(at("small"), [...stories({ seed: 2, count: 8 })].join("\n\n"));
+  const given = {
+    ...request,
+    system: "mt5",
+    data: [`en=${at("text")}`, `sv=${at("small")}`],
+    ...({ optimizer: "adafactor", schedule: "relative", exponent: 0.5 } as const),
+  } as const;
+  await pretrain({ ...given, out: at("mt5") });
+  const controller = new AbortController();
+  const observer = {
+    stepped: ({ step }: { step: number }) => {
+      if (step === 4) controller.abort();
+    },
+  };
+  await pretrain({ ...given, out: at("mt5-parts") }, { signal: controller.signal, observer });
+  expect(await resumePretraining(at("mt5-parts"))).toMatchObject({ outcome: "finished", step: 6 });
+  const [parts, expected] = ["mt5-parts", "mt5"].map((name) =>
+    readFileSync(path.join(at(name), "model.safetensors")),
+  );
+  expect(parts!.equals(expected!)).toBe(true);
+  const { system, weights } = await loadModel(createRuntime(), at("mt5"), { kind: "encoder-decoder" });
+  weights.dispose();
+  expect(system.name).toBe("mt5");
+});
+
 it("refuses translations and sizes that the system does not have", async () => {
   await expect(pretrain({ ...request, parallel: ["en=a,de=b"], out: at("pairs") })).rejects.toThrow(
     "only xlm learns from --parallel",
+  );
+  await expect(pretrain({ ...request, exponent: 0.3, out: at("power") })).rejects.toThrow(
+    "BERT samples languages as published; leave --exponent out",
   );
   const sizes = { ...request.sizes, width: 3 };
   await expect(pretrain({ ...request, sizes, out: at("sizes") })).rejects.toThrow("width");

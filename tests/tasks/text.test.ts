@@ -2,17 +2,16 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import type { z } from "zod";
 import { Random } from "../../src/base/random.js";
 import { loadModel } from "../../src/checkpoints/index.js";
 import { bleu } from "../../src/metrics/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import {
   SourceWriter,
+  type TrainTextRequest,
   finetuneText,
   resumeText,
   trainText,
-  trainTextOptions,
 } from "../../src/tasks/index.js";
 import type { TrainingObserver } from "../../src/training/index.js";
 
@@ -35,9 +34,9 @@ await writeFile(
 );
 
 let count = 0;
-const options = (more: Partial<z.input<typeof trainTextOptions>> = {}) => ({
+const options = (more: Partial<TrainTextRequest> = {}) => ({
   out: path.join(root, `run-${count++}`),
-  system: "transformer",
+  system: "transformer" as TrainTextRequest["system"],
   data: table,
   sizes: { hiddenSize: 32, numLayers: 1, numHeads: 4, contextLength: 32, dropout: 0 },
   vocabSize: 300,
@@ -139,7 +138,7 @@ describe("training on pairs of texts", () => {
   });
 
   it("refuses what it cannot do, in words", async () => {
-    await expect(trainText(options({ system: "gpt2" }), { runtime })).rejects.toThrow(
+    await expect(trainText(options({ system: "gpt2" as "t5" }), { runtime })).rejects.toThrow(
       "there is no encoder-decoder gpt2; there are",
     );
     await expect(trainText(options({ maxLength: 64 }), { runtime })).rejects.toThrow(
@@ -152,25 +151,28 @@ describe("training on pairs of texts", () => {
 });
 
 describe("fine-tuning on pairs of texts", () => {
-  it.each(["t5", "bart", "mass", "mt5"])("goes on from the folder of a %s, with a prefix", async (system) => {
-    const sizes = { hiddenSize: 32, numLayers: 1, numHeads: 4, contextLength: 64, dropout: 0 };
-    const vocabSize = system.includes("t5") ? 160 : 300;
-    const begun = options({ system, sizes, vocabSize, prefix: "translate: ", steps: 30, evalRows: 5 });
-    const first = await trainText(begun, { runtime });
-    const further = await finetuneText(
-      {
-        model: begun.out,
-        data: table,
-        prefix: "translate: ",
-        out: path.join(root, `fine-${system}`),
-        maxTokens: 256,
-        steps: 40,
-        learningRate: 5e-3,
-        evalRows: 5,
-        metric: "loss",
-      },
-      { runtime },
-    );
-    expect(further.metrics!.loss).toBeLessThan(first.metrics!.loss);
-  });
+  it.each(["t5", "bart", "mass", "mt5"] as const)(
+    "goes on from the folder of a %s, with a prefix",
+    async (system) => {
+      const sizes = { hiddenSize: 32, numLayers: 1, numHeads: 4, contextLength: 64, dropout: 0 };
+      const vocabSize = system.includes("t5") ? 160 : 300;
+      const begun = options({ system, sizes, vocabSize, prefix: "translate: ", steps: 30, evalRows: 5 });
+      const first = await trainText(begun, { runtime });
+      const further = await finetuneText(
+        {
+          model: begun.out,
+          data: table,
+          prefix: "translate: ",
+          out: path.join(root, `fine-${system}`),
+          maxTokens: 256,
+          steps: 40,
+          learningRate: 5e-3,
+          evalRows: 5,
+          metric: "loss",
+        },
+        { runtime },
+      );
+      expect(further.metrics!.loss).toBeLessThan(first.metrics!.loss);
+    },
+  );
 });

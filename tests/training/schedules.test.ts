@@ -52,4 +52,10 @@ describe("schedules", () => {
       "the cosine schedule needs totalSteps beyond its 0 warm-up steps",
     );
   });
+
+  it("holds Adafactor's relative steps at their limit until 1 / root of the step is less", () => {
+    // transformers' Adafactor with relative_step: min(1e-2, 1 / sqrt(step)).
+    const rate = schedule("relative", { learningRate: 1e-2 });
+    expect([1, 9_999, 40_000, 1_000_000].map(rate)).toEqual([1e-2, 1e-2, 5e-3, 1e-3]);
+  });
 });
