@@ -25,6 +25,9 @@ export function observe(kind: ObservationKind, tensor: Tensor): void {
   for (const observations of open) observations.push(seen);
 }
 
+/** Whether anybody observes: what computes a part of a tensor only has to compute all of it then. */
+export const isObserved = (): boolean => open.length > 0;
+
 /**
  * Writes a model down and gives all that its parts let be seen, in the order in which they were written:
  *

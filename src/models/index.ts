@@ -6,6 +6,7 @@ export * from "./deberta.js";
 export * from "./electra.js";
 export * from "./gpt1.js";
 export * from "./gpt2.js";
+export * from "./gpt3.js";
 export * from "./llama.js";
 export * from "./mass.js";
 export * from "./mbart.js";

@@ -8,6 +8,7 @@ import { deberta } from "./deberta.js";
 import { electra } from "./electra.js";
 import { gpt1 } from "./gpt1.js";
 import { gpt2 } from "./gpt2.js";
+import { gpt3 } from "./gpt3.js";
 import { llama } from "./llama.js";
 import { mass } from "./mass.js";
 import { mbart } from "./mbart.js";
@@ -34,6 +35,7 @@ import { xlnet } from "./xlnet.js";
 export const systems = {
   gpt1,
   gpt2,
+  gpt3,
   llama,
   mistral,
   qwen2,

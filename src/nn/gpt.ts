@@ -1,10 +1,18 @@
 import { type KeyValueCache, type Tensor, attention, cachedAttention } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
 import { type Initializer, normalInit } from "./initializers.js";
-import { type ActivationName, Dropout, Linear, activations, mergeHeads, splitHeads } from "./layers.js";
+import {
+  type ActivationName,
+  Dropout,
+  Linear,
+  type LinearOptions,
+  activations,
+  mergeHeads,
+  splitHeads,
+} from "./layers.js";
 import { Module } from "./module.js";
 
-/** What the parts that GPT-1 and GPT-2 share take of a configuration. */
+/** What the parts that GPT-1, GPT-2 and GPT-3 share take of a configuration. */
 export interface GptPartsConfig {
   readonly hiddenSize: number;
   readonly numHeads: number;
@@ -108,15 +116,16 @@ export class GptFeedForward extends Module {
     /** Named as in Hugging Face's `config.json`. */
     private readonly activation: ActivationName,
     residual: Initializer,
+    layout: LinearOptions["layout"] = "in,out",
   ) {
     super();
     const { hiddenSize, intermediateSize, initializerRange } = config;
     this.up = new Linear(hiddenSize, intermediateSize, {
-      layout: "in,out",
+      layout,
       initializer: normalInit(initializerRange),
     });
     this.down = new Linear(intermediateSize, hiddenSize, {
-      layout: "in,out",
+      layout,
       initializer: residual,
     });
     this.residualDropout = new Dropout(config.dropout);

@@ -211,6 +211,15 @@ const rules: Rule[] = [
     ],
   ],
   [
+    "attention over a band that is narrower than the text",
+    (q, k, v) => g.attention(q!, k!, v!, { causal: true, window: 2 }),
+    [
+      [1, 4, 9, 2],
+      [1, 2, 9, 2],
+      [1, 2, 9, 2],
+    ],
+  ],
+  [
     "attention, grouped",
     (q, k, v) => g.attention(q!, k!, v!),
     [

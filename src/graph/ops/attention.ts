@@ -1,11 +1,12 @@
 import { ShapeError } from "../../base/errors.js";
 import { type Dim, equalShapes, formatShape, multiplyDims } from "../dims.js";
-import { observe } from "../observe.js";
+import { isObserved, observe } from "../observe.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
-import { add, cast, greaterEqual, less, logicalAnd, mul, neg, sub, where } from "./elementwise.js";
-import { range, scalar } from "./leaf.js";
+import { add, cast, mul, neg, sub } from "./elementwise.js";
 import { softmax } from "./activation.js";
+import { bandedAttention, isWorthBands } from "./banded-attention.js";
+import { causalMask, maskBias } from "./masks.js";
 import { matmul } from "./matmul.js";
 import { type RandomStream, dropout } from "./random.js";
 import { concat, reshape, slice, stack, unsqueeze } from "./shape.js";
@@ -23,30 +24,6 @@ export interface AttentionOptions {
   readonly scale?: number;
   readonly dropout?: number;
   readonly random?: RandomStream | undefined;
-}
-
-/** A score that softmax turns into exactly 0; finite, so that a row with nothing to look at gives no NaN. */
-const maskedScore = (dtype: Tensor["dtype"]): number => (dtype === "float16" ? -6e4 : -1e30);
-
-/** 0 where a mask allows, the masked score elsewhere: one broadcast addition instead of a choice per score. */
-const maskBias = (mask: Tensor, dtype: Tensor["dtype"]): Tensor =>
-  where(mask, scalar(0, dtype), scalar(maskedScore(dtype), dtype));
-
-/**
- * Bool `[queryLength, keyLength]`: key `j` is not after query `i`, when the last query is at the last key; nor `window` or
- * more before it.
- */
-export function causalMask(queryLength: Dim, keyLength: Dim, queryOffset: Dim = 0, window?: number): Tensor {
-  const queries = unsqueeze(range(queryLength, "int64"), 1);
-  const keys = unsqueeze(range(keyLength, "int64"), 0);
-  if (typeof queryOffset === "number") {
-    const places = queryOffset === 0 ? queries : add(queries, queryOffset);
-    const past = greaterEqual(places, keys);
-    return window === undefined ? past : logicalAnd(past, less(sub(places, keys), window));
-  }
-  throw new ShapeError(
-    "causalMask: the offset of the first query must be a number; pass a mask for a symbolic one",
-  );
 }
 
 /**
@@ -89,6 +66,20 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
       : reshape(x, [...lead, numKeyValueHeads, group, ...x.shape.slice(-2)]);
   };
 
+  const { window } = options;
+  if (
+    options.causal &&
+    typeof queryLength === "number" &&
+    window !== undefined &&
+    isWorthBands(queryLength, window) &&
+    keyLength === queryLength &&
+    !options.mask &&
+    !options.bias &&
+    !isObserved()
+  ) {
+    const result = bandedAttention(queries, keys, values, { ...options, window, scale });
+    return grouped ? reshape(result, [batch!, numHeads, queryLength, value.shape[3]!]) : result;
+  }
   let scores = matmul(queries, keys, { transposeB: true, alpha: scale });
   if (options.bias) scores = add(scores, inGroups(options.bias));
   if (options.causal) {
