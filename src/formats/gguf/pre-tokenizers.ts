@@ -4,8 +4,14 @@ export interface PreTokenizer {
   readonly definition: { readonly type: string };
   /** Whether texts begin with BOS where the file does not say. */
   readonly addsBos?: boolean;
+  /** Whether texts begin with BOS whatever the file says. */
+  readonly forcesBos?: boolean;
   /** Whether a word that is a token as a whole is one without merging. */
   readonly ignoresMerges?: boolean;
+  /** Whether a file may have no merges: what is no token as a whole then becomes its bytes. */
+  readonly needsNoMerges?: boolean;
+  /** Where tokens are written as text, and not by the letters that stand for their bytes: what a space is written as. */
+  readonly writtenSpace?: string | undefined;
 }
 
 const byteLevel = (useRegex: boolean) => ({
@@ -45,6 +51,15 @@ const cased = (ending: string, numbers: string) => {
   return `${before}${capitals}*${smalls}+${ending}|${before}${capitals}+${smalls}*${ending}|${numbers}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|${spaces}`;
 };
 const gpt4o = cased(`${contractions}?`, "\\p{N}{1,3}");
+
+/** Kimi's: words have no ideographs, which stand by themselves. */
+const kimi = (() => {
+  const but = (letters: string) => `(?:(?!\\p{Han})[${letters}])`;
+  const [capitals, smalls] = [but("\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}"), but("\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}")];
+  const word = (first: string, second: string) =>
+    `[^\\r\\n\\p{L}\\p{N}]?${capitals}${first}${smalls}${second}${contractions}?`;
+  return `\\p{Han}+|${word("*", "+")}|${word("+", "*")}|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|${spaces}`;
+})();
 
 const ideographs = "[一-龥\u3040-ゟ゠-ヿ]+";
 const symbols = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+";
@@ -96,6 +111,24 @@ const definitions = {
     "[\\p{P}!-/:-@\\[-`{-~]",
     gpt2,
   ),
+  "kimi-k2": splits(kimi),
+  // Digits by threes from the right.
+  afmoe: splits(
+    "\\p{N}{1,3}(?=(?:\\p{N}{3})*(?!\\p{N}))",
+    "[一-鿿㐀-䶿豈-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdf\u0e00-\u0e7f\u0e80-\u0effក-\u17ffက-႟ꩠ-ꩿꧠ-\ua9ff가-\ud7afᄀ-ᇿ]+",
+    deepSeek3("[\\r\\n]*|\\s*[\\r\\n]+"),
+  ),
+  superbpe: splits("\\p{N}+", "(?=(\\d{3})+(?!\\d))"),
+  "exaone-moe": splits(
+    `${contractions}|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}\\p{M}*(?: \\p{L}\\p{M}*)*)+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+`,
+  ),
+  youtu: splits(
+    "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+",
+    cased(`${contractions}?`, "\\p{N}"),
+  ),
+  // Lines, of text and not of bytes.
+  gemma4: split("[^\\n]+|[\\n]+"),
+  whitespace: { type: "WhitespaceSplit" },
   default: splits("[\\p{P}\\$\\+<=>\\^~\\|]+", gpt2, "\\p{N}+", "[0-9][0-9][0-9]"),
 } as const satisfies Record<string, { readonly type: string }>;
 
@@ -116,7 +149,7 @@ const names: Readonly<Record<Definition, string>> = {
   "seed-coder": "seed-coder",
   laguna: "laguna",
   tekken: "tekken",
-  "gpt-4o": "gpt-4o llama4 kanana2 talkie minimax-m2",
+  "gpt-4o": "gpt-4o llama4 kanana2 talkie minimax-m2 granite-embed-multi-97m",
   tiny_aya: "tiny_aya cohere2moe",
   "deepseek-llm": "deepseek-llm",
   "deepseek-coder": "deepseek-coder",
@@ -126,6 +159,13 @@ const names: Readonly<Record<Definition, string>> = {
   bloom: "bloom poro-chat gpt3-finnish",
   viking: "viking",
   chameleon: "chameleon",
+  "kimi-k2": "kimi-k2",
+  afmoe: "afmoe",
+  superbpe: "superbpe",
+  "exaone-moe": "exaone-moe",
+  youtu: "youtu",
+  gemma4: "gemma4 granite-embed-multi-311m sarvam-moe",
+  whitespace: "whitespace",
   default: "default",
 };
 
@@ -134,9 +174,19 @@ const withBos = new Set(
     " ",
   ),
 );
-const withoutMerges = new Set([...withBos, "minicpm5"].filter((name) => name !== "chameleon"));
+const gemma = new Set(["gemma4", "granite-embed-multi-311m"]);
+// Of Gemma's words llama.cpp looks up breaks of lines alone; its merges lead to every other token.
+const withoutMerges = new Set(
+  [...withBos, ...gemma, "minicpm5", "youtu", "granite-embed-multi-97m"].filter(
+    (name) => name !== "chameleon",
+  ),
+);
+const writtenSpaces: ReadonlyMap<string, string> = new Map([
+  ...[...gemma, "sarvam-moe"].map((name) => [name, "▁"] as const),
+  ["whitespace", " "],
+]);
 
-/** By `tokenizer.ggml.pre`. Those that llama.cpp runs by code of its own, and not by expressions, are missing. */
+/** By `tokenizer.ggml.pre`. */
 export const preTokenizers: ReadonlyMap<string, PreTokenizer> = new Map(
   Object.entries(names).flatMap(([definition, all]) =>
     all.split(" ").map((name) => [
@@ -144,16 +194,21 @@ export const preTokenizers: ReadonlyMap<string, PreTokenizer> = new Map(
       {
         definition: definitions[definition as Definition],
         addsBos: withBos.has(name),
+        forcesBos: gemma.has(name),
+        needsNoMerges: name === "kimi-k2",
+        writtenSpace: writtenSpaces.get(name),
         ignoresMerges: withoutMerges.has(name),
       },
     ]),
   ),
 );
 
-/** The name that a file gets for a cut; undefined where llama.cpp has none. */
+/** The name that a file gets for a cut of byte-level tokens; undefined where llama.cpp has none. */
 export function preTokenizerName(definition: unknown): string | undefined {
   const wanted = fingerprint(definition);
-  return Object.entries(definitions).find(([, known]) => fingerprint(known) === wanted)?.[0];
+  return Object.entries(definitions).find(
+    ([name, known]) => !writtenSpaces.has(name) && fingerprint(known) === wanted,
+  )?.[0];
 }
 
 /** What of a pre-tokenizer decides where it cuts. */

@@ -40,11 +40,12 @@ function valuesOf(gguf: GgufFile, name: string, count: number): readonly number[
  * file contradicts itself, `unsupported` for a kind that lineage does not know.
  */
 export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokenizer {
-  const kind = gguf.require(key("model"), "string");
+  const given = gguf.require(key("model"), "string");
+  const kind = given === "gemma4" || given === "whitespace" ? "gpt2" : given;
   if (kind !== "llama" && kind !== "gpt2")
     throw new LineageError(
       "unsupported",
-      `${gguf.path} has a tokenizer of the kind ${kind}; lineage knows llama (SentencePiece) and gpt2 (byte-level BPE)`,
+      `${gguf.path} has a tokenizer of the kind ${given}; lineage knows llama (SentencePiece), gpt2 (byte-level BPE), gemma4 and whitespace`,
     );
   const tokens = tokensOf(gguf).map((token, id) => (token === "" ? `[EMPTY_${id}]` : token));
   if (new Set(tokens).size !== tokens.length)
@@ -60,16 +61,19 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
     pad: id("padding"),
     unk: id("unknown") ?? usual(0),
   };
-  const pre = kind === "gpt2" ? preTokenizerOf(gguf, warn) : undefined;
+  const pre =
+    kind === "gpt2" ? preTokenizerOf(gguf, given === "gemma4" ? given : undefined, warn) : undefined;
   const content = (value: number | undefined) => (value === undefined ? undefined : tokens[value]);
   const config: TokenizerConfig = {
-    add_bos_token: gguf.get(key("add_bos_token"), "boolean") ?? pre?.addsBos ?? kind === "llama",
+    add_bos_token:
+      (pre?.forcesBos ?? false) ||
+      (gguf.get(key("add_bos_token"), "boolean") ?? pre?.addsBos ?? kind === "llama"),
     add_eos_token: gguf.get(key("add_eos_token"), "boolean") ?? false,
     bos_token: content(ids.bos),
     eos_token: content(ids.eos),
     pad_token: content(ids.pad),
     unk_token: content(ids.unk),
-    chat_template: gguf.get("tokenizer.chat_template", "string"),
+    chat_template: templatesOf(gguf),
     clean_up_tokenization_spaces: false,
   };
   const endings = new Set(endIds(tokens, id));
@@ -98,13 +102,14 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
     return new Tokenizer(own.definition, { ...own.config, ...config }, gguf.path);
   }
 
-  const merges = gguf.list(key("merges"), "string");
+  const merges = gguf.list(key("merges"), "string") ?? (pre?.needsNoMerges ? [] : undefined);
   if (!merges) throw new FormatError(gguf.path, `a byte-level tokenizer needs ${key("merges")}`);
+  const { writtenSpace } = pre!;
   const definition: TokenizerDefinition = {
     version: "1.0",
     added_tokens: tokens.flatMap((token, index) => {
       const type = typeOf(index);
-      return type === PieceType.normal || type === PieceType.unused
+      return type === PieceType.normal || type === PieceType.unused || type === PieceType.byte
         ? []
         : [
             {
@@ -118,10 +123,16 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
             },
           ];
     }),
-    normalizer: null,
+    normalizer: writtenSpace === undefined ? null : written(gguf, writtenSpace),
     pre_tokenizer: pre!.definition,
     post_processor: null,
-    decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
+    decoder:
+      writtenSpace === undefined
+        ? { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true }
+        : {
+            type: "Sequence",
+            decoders: [replacing(writtenSpace, " "), { type: "ByteFallback" }, { type: "Fuse" }],
+          },
     model: {
       type: "BPE",
       dropout: null,
@@ -129,7 +140,7 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
       continuing_subword_prefix: "",
       end_of_word_suffix: "",
       fuse_unk: false,
-      byte_fallback: false,
+      byte_fallback: writtenSpace !== undefined,
       ignore_merges: pre!.ignoresMerges ?? false,
       vocab: Object.fromEntries(tokens.map((token, index) => [token, index])),
       merges: [...merges],
@@ -138,8 +149,44 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
   return new Tokenizer(definition, config, gguf.path);
 }
 
-function preTokenizerOf(gguf: GgufFile, warn: Warn): PreTokenizer {
-  const name = gguf.get(key("pre"), "string");
+const replacing = (from: string, to: string) => ({
+  type: "Replace",
+  pattern: { String: from },
+  content: to,
+});
+
+/** What a text is before it is cut, where tokens are written as text. */
+function written(gguf: GgufFile, space: string): { readonly type: string } {
+  const lowercase = gguf.get(key("normalizer.lowercase"), "boolean") ?? false;
+  const strips = gguf.get(key("normalizer.strip_accents"), "boolean") ?? lowercase;
+  if (strips)
+    throw new LineageError(
+      "unsupported",
+      `${gguf.path} has a tokenizer that takes accents away, which lineage does not do for its kind`,
+    );
+  return {
+    type: "Sequence",
+    normalizers: [
+      ...(lowercase ? [{ type: "Lowercase" }] : []),
+      ...(space === " " ? [] : [replacing(" ", space)]),
+    ],
+  } as { readonly type: string };
+}
+
+/** The template of a conversation, or all where there are several: the others' names are parts of their keys. */
+function templatesOf(gguf: GgufFile): TokenizerConfig["chat_template"] {
+  const start = "tokenizer.chat_template";
+  const main = gguf.get(start, "string");
+  const named = [...gguf.header.metadata.keys()].flatMap((name) => {
+    const template = name.startsWith(`${start}.`) ? gguf.get(name, "string") : undefined;
+    return template === undefined ? [] : [{ name: name.slice(start.length + 1), template }];
+  });
+  if (named.length === 0) return main;
+  return main === undefined ? named : [{ name: "default", template: main }, ...named];
+}
+
+function preTokenizerOf(gguf: GgufFile, kind: string | undefined, warn: Warn): PreTokenizer {
+  const name = kind ?? gguf.get(key("pre"), "string");
   if (!name)
     warn(
       `${gguf.path} does not name its pre-tokenizer (${key("pre")}); llama.cpp's default is used, which may be wrong: convert the model again`,
@@ -232,7 +279,16 @@ export function ggufTokenizerMetadata(
   }))
     if (id !== undefined) set(`${key}_token_id`, { type: "uint32", value: id });
   set("add_bos_token", { type: "bool", value: tokenizer.addsBos });
-  const template = tokenizer.chatTemplate();
-  if (template !== undefined) metadata.set("tokenizer.chat_template", { type: "string", value: template });
+  const given = config.chat_template ?? [];
+  const templates = typeof given === "string" ? [{ name: "default", template: given }] : given;
+  const names: string[] = [];
+  for (const { name: written, template: value } of templates) {
+    // What llama.cpp's own converter leaves of a name.
+    const name = written.replace(/[^A-Za-z0-9]/g, "_");
+    if (name !== "default") names.push(name);
+    metadata.set(`tokenizer.chat_template${name === "default" ? "" : `.${name}`}`, { type: "string", value });
+  }
+  if (names.length > 0)
+    metadata.set("tokenizer.chat_templates", { type: "array", of: "string", value: names });
   return metadata;
 }

@@ -8,6 +8,7 @@ import {
   ggufFormat,
   ggufStopIds,
   ggufTokenizer,
+  ggufTokenizerMetadata,
   writeGguf,
 } from "../../../src/formats/index.js";
 import { preTokenizers } from "../../../src/formats/gguf/pre-tokenizers.js";
@@ -15,7 +16,8 @@ import { saveGguf } from "../../../src/checkpoints/index.js";
 import { Llama, llamaConfig, systems } from "../../../src/models/index.js";
 import { Weights } from "../../../src/nn/index.js";
 import { createRuntime } from "../../../src/runtime/index.js";
-import { trainByteLevelBpe } from "../../../src/tokenizers/index.js";
+import { byteCharacters } from "../../../src/tokenizers/bytes.js";
+import { Tokenizer, trainByteLevelBpe } from "../../../src/tokenizers/index.js";
 import { LlamaCppModel, llamaCppFolder } from "../../../bench/llama-cpp.js";
 
 const texts = [
@@ -38,9 +40,13 @@ const texts = [
  */
 const known: Readonly<Record<string, RegExp>> = {
   ...Object.fromEntries(
-    ["tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"].map((name) => [name, /ÉCOLE/]),
+    ["tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2", "granite-embed-multi-97m"].map(
+      (name) => [name, /ÉCOLE/],
+    ),
   ),
-  ...Object.fromEntries(["tiny_aya", "cohere2moe"].map((name) => [name, /ÉCOLE|camelCase/])),
+  ...Object.fromEntries(
+    ["tiny_aya", "cohere2moe", "kimi-k2", "youtu"].map((name) => [name, /ÉCOLE|camelCase/]),
+  ),
 };
 
 let folder: string;
@@ -92,8 +98,32 @@ async function fileWith(
   return file;
 }
 
-const text = (value: string): GgufValue => ({ type: "string", value });
 const uint32 = (value: number): GgufValue => ({ type: "uint32", value });
+
+/** A vocabulary of Gemma's kind: bytes by their numbers, spaces as a sign of their own. */
+const writtenAsText: Readonly<Record<string, GgufValue>> = (() => {
+  const bytes = Array.from(
+    { length: 256 },
+    (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`,
+  );
+  const pairs = ["h e", "l l", "he ll", "hell o", "▁ a", "▁a n", "▁an d", "▁ ▁", "1 2", "\n \n", "i t"];
+  const named = ["<bos>", "<eos>", "<unk>", ...bytes, "\n", "\t", "▁", ..."abcdefghilnotw123é日"];
+  const merged = pairs.map((pair) => pair.replace(" ", ""));
+  const tokens = [...new Set([...named, ...merged])];
+  while (tokens.length < trained.vocabSize) tokens.push(`[PAD${tokens.length}]`);
+  const type = (token: string) =>
+    token.startsWith("<0x") ? 6 : token === "<unk>" ? 2 : /^<|^\[PAD/.test(token) ? 3 : 1;
+  return {
+    "tokenizer.ggml.tokens": { type: "array", of: "string", value: tokens },
+    "tokenizer.ggml.token_type": { type: "array", of: "int32", value: tokens.map(type) },
+    "tokenizer.ggml.merges": { type: "array", of: "string", value: pairs },
+    "tokenizer.ggml.bos_token_id": uint32(0),
+    "tokenizer.ggml.eos_token_id": uint32(1),
+    "tokenizer.ggml.unknown_token_id": uint32(2),
+  };
+})();
+
+const text = (value: string): GgufValue => ({ type: "string", value });
 
 /** A file of a vocabulary alone. */
 async function vocabulary(
@@ -160,10 +190,100 @@ describe("a GGUF's tokenizer", () => {
   });
 });
 
+describe("tokens that are written as text", () => {
+  it("are cut by lines, spell what they have no token for by bytes, and become the text again", async () => {
+    const file = await fileWith("gemma", {
+      ...writtenAsText,
+      "tokenizer.ggml.model": text("gemma4"),
+      "tokenizer.ggml.add_bos_token": { type: "bool", value: false },
+    });
+    const tokenizer = ggufTokenizer(await GgufFile.open(file));
+    const spelled = tokenizer.encode("hello and\n\n\n12é🙂").map((id) => tokenizer.idToToken(id));
+    // Two breaks of line are a token, three are none.
+    expect(spelled).toEqual([
+      "hello",
+      "▁and",
+      "\n\n",
+      "\n",
+      "12",
+      "é",
+      "<0xF0>",
+      "<0x9F>",
+      "<0x99>",
+      "<0x82>",
+    ]);
+    for (const sample of texts) {
+      expect(tokenizer.decode(tokenizer.encode(sample))).toBe(sample);
+    }
+    // As llama.cpp has it, whatever the file says.
+    expect(tokenizer.addsBos).toBe(true);
+  });
+
+  it("are divided at spaces by the rules whitespace", async () => {
+    const gguf = await vocabulary(["a", "b", "ab", "ba"], {
+      model: text("whitespace"),
+      pre: text("whitespace"),
+      merges: { type: "array", of: "string", value: ["a b"] },
+    });
+    expect(ggufTokenizer(gguf).encode("ab  ba\nabb")).toEqual([2, 1, 0, 2, 1]);
+  });
+});
+
+// By hand, from the models' own expressions.
+it.each([
+  ["kimi-k2", ["Hello", " World's", " ", "中文字", "abc", "123", "4", "!\n"]],
+  ["afmoe", ["1", "234", "567", " abc", " ", "12", " =", "x"]],
+  ["superbpe", ["a b ", "12", "345", " c.d"]],
+  ["exaone-moe", ["hello big world it", "'s", " ", "1", "2", "!\n", "\n"]],
+  ["youtu", ["한국어", " Camel", "Case", " ", "1", "2", "日本"]],
+])("the rules %s cut %j", (name, pieces) => {
+  const tokens = pieces.map(byteCharacters);
+  const tokenizer = new Tokenizer({
+    version: "1.0",
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: preTokenizers.get(name)!.definition,
+    post_processor: null,
+    decoder: null,
+    model: {
+      type: "WordLevel",
+      unk_token: "?",
+      vocab: Object.fromEntries([...new Set(["?", ...tokens])].map((token, id) => [token, id])),
+    },
+  });
+  const found = tokenizer.encode(pieces.join("")).map((id) => tokenizer.idToToken(id));
+  expect(found).toEqual(tokens);
+});
+
+it("keeps every template of a conversation by its name, in both directions", async () => {
+  const templates = [
+    { name: "default", template: "{{ messages }}" },
+    { name: "tool_use", template: "{{ tools }}" },
+  ];
+  const named = new Tokenizer(trained.definition, { ...trained.config, chat_template: templates });
+  const metadata = ggufTokenizerMetadata(named, named.vocabSize, []);
+  expect(metadata.get("tokenizer.chat_template.tool_use")).toEqual(text("{{ tools }}"));
+  expect(metadata.get("tokenizer.chat_templates")).toEqual({
+    type: "array",
+    of: "string",
+    value: ["tool_use"],
+  });
+  const file = await fileWith("templates", Object.fromEntries(metadata));
+  const again = ggufTokenizer(await GgufFile.open(file));
+  for (const { name, template } of templates) expect(again.chatTemplate(name)).toBe(template);
+  const alone = ggufTokenizer(
+    await GgufFile.open(await fileWith("one", { "tokenizer.chat_template.rag": text("{{ documents }}") })),
+  );
+  expect(alone.chatTemplate("rag")).toBe("{{ documents }}");
+});
+
 describe.skipIf(!llamaCppFolder)(
   "a GGUF's tokenizer beside llama.cpp's (needs @node-llama-cpp/linux-x64)",
   () => {
-    it.each([...preTokenizers.keys()])("cuts alike by the rules %s", async (pre) => {
+    const byteLevel = [...preTokenizers].flatMap(([name, { writtenSpace }]) =>
+      writtenSpace === undefined ? [name] : [],
+    );
+    it.each(byteLevel)("cuts alike by the rules %s", async (pre) => {
       const file = await fileWith("cut", { "tokenizer.ggml.pre": text(pre) });
       using theirs = tryOpen(file);
       if (!theirs) return; // A name that is younger than this llama.cpp.
@@ -173,6 +293,15 @@ describe.skipIf(!llamaCppFolder)(
         const spell = (ids: readonly number[]) => ids.map((id) => ours.idToToken(id));
         expect(spell(ours.encode(sample)), JSON.stringify(sample)).toEqual(spell(theirs.tokenize(sample)));
       }
+    });
+
+    it.each(["gemma4", "sarvam-moe"])("cuts tokens written as text alike by the rules %s", async (pre) => {
+      const file = await fileWith("written", { ...writtenAsText, "tokenizer.ggml.pre": text(pre) });
+      using theirs = tryOpen(file);
+      if (!theirs) return;
+      const ours = ggufTokenizer(await GgufFile.open(file));
+      for (const sample of texts)
+        expect(ours.encode(sample), JSON.stringify(sample)).toEqual(theirs.tokenize(sample));
     });
 
     it("cuts by llama.cpp's default where no rules are named", async () => {
