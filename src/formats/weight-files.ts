@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
 import { bytesPerElement, elementCount } from "../base/dtype.js";
@@ -206,29 +207,16 @@ const comparedBytes = 2 ** 24;
 
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 
-/** The weight files of a checkpoint folder: `model.safetensors`, or the shards that its index names. Throws for a missing one. */
+/**
+ * The weight files of a checkpoint folder: `model.safetensors`, or the shards that its index names, or else those that their own
+ * numbers say are all. Throws for a missing one.
+ */
 export async function openWeightFiles(folder: string): Promise<SafetensorsFile[]> {
   await settleFolder(folder);
   const single = path.join(folder, singleFile);
   if (existsSync(single)) return [await SafetensorsFile.open(single)];
   const index = path.join(folder, indexFile);
-  if (!existsSync(index)) {
-    throw new LineageError(
-      "checkpoint",
-      `${folder} is not a checkpoint: it has no model.safetensors, nor an index of shards`,
-    );
-  }
-  const parsed = indexSchema.safeParse(await readJson(index));
-  if (!parsed.success)
-    throw new FormatError(index, "it must have a weight_map from tensor names to file names");
-  const names = [...new Set(Object.values(parsed.data.weight_map))];
-  if (names.length === 0) throw new FormatError(index, "its weight_map names no tensor");
-  for (const name of names) {
-    if (name !== path.basename(name) || /^\.{0,2}$|[\\\0]/.test(name))
-      throw new FormatError(index, `the shard ${JSON.stringify(name)} must be a file of the same folder`);
-    if (!existsSync(path.join(folder, name)))
-      throw new LineageError("checkpoint", `${folder} has no ${name}, a shard that its index names`);
-  }
+  const names = existsSync(index) ? await indexedShards(index) : await numberedShards(folder);
   const files = await Promise.all(names.map((name) => SafetensorsFile.open(path.join(folder, name))));
   const holders = new Map<string, string>();
   for (const { path: file, header } of files) {
@@ -241,6 +229,59 @@ export async function openWeightFiles(folder: string): Promise<SafetensorsFile[]
   }
   return files;
 }
+
+/** The shards that an index names. Throws for one that is not there. */
+async function indexedShards(index: string): Promise<string[]> {
+  const folder = path.dirname(index);
+  const parsed = indexSchema.safeParse(await readJson(index));
+  if (!parsed.success)
+    throw new FormatError(index, "it must have a weight_map from tensor names to file names");
+  const names = [...new Set(Object.values(parsed.data.weight_map))];
+  if (names.length === 0) throw new FormatError(index, "its weight_map names no tensor");
+  for (const name of names) {
+    if (name !== path.basename(name) || /^\.{0,2}$|[\\\0]/.test(name))
+      throw new FormatError(index, `the shard ${JSON.stringify(name)} must be a file of the same folder`);
+    if (!existsSync(path.join(folder, name)))
+      throw new LineageError("checkpoint", `${folder} has no ${name}, a shard that its index names`);
+  }
+  return names;
+}
+
+/** The shards of a folder without an index, where their own numbers say that they are all, and of one model. */
+async function numberedShards(folder: string): Promise<string[]> {
+  const sets = new Map<string, { readonly count: number; readonly names: Map<number, string> }>();
+  for (const name of await readdir(folder)) {
+    const [, stem, number, count] = /^(.+)-(\d{5})-of-(\d{5})\.safetensors$/.exec(name) ?? [];
+    if (stem === undefined) continue;
+    const key = `${stem}-*-of-${count!}.safetensors`;
+    if (!sets.has(key)) sets.set(key, { count: Number(count), names: new Map() });
+    sets.get(key)!.names.set(Number(number), name);
+  }
+  const [first, second] = sets;
+  if (!first)
+    throw new LineageError(
+      "checkpoint",
+      `${folder} is not a checkpoint: it has no ${singleFile}, nor shards of one`,
+    );
+  if (second)
+    throw new LineageError(
+      "checkpoint",
+      `${folder} has shards of several models (${[...sets.keys()].join(", ")}) and no ${indexFile} that says which are meant`,
+    );
+  const [, { count, names }] = first;
+  const given = Array.from({ length: Math.max(names.size, Math.min(count, mostShards)) }, (_, i) =>
+    names.get(i + 1),
+  );
+  const missing = given.flatMap((name, i) => (name === undefined ? [String(i + 1)] : []));
+  if (missing.length > 0 || count !== names.size)
+    throw new LineageError(
+      "checkpoint",
+      `${folder} has ${names.size} of ${count} shards and no ${indexFile}; missing: ${missing.slice(0, 10).join(", ")}${missing.length > 10 ? ", ..." : ""}`,
+    );
+  return given as string[];
+}
+
+const mostShards = 10_000;
 
 export interface LoadWeightsOptions extends FileLayout {
   /** Of the first values of parameters that the files do not have. Default 0. */

@@ -55,3 +55,24 @@ it("an index that names a missing shard, or one outside the folder, is refused",
     "has no tensor bias, which the model needs",
   );
 });
+
+it("shards without an index are read where their numbers say that they are all", async () => {
+  const place = await mkdtemp(path.join(os.tmpdir(), "lineage-"));
+  const shard = (name: string, tensor: string) =>
+    writeSafetensors(path.join(place, `${name}.safetensors`), [
+      { name: tensor, dtype: "float16", shape: [4], bytes: bits(float16Bits) },
+    ]);
+  try {
+    await expect(loadWeights(runtime, model, place)).rejects.toThrow("nor shards of one");
+    await shard("model-00001-of-00002", "weight");
+    await expect(loadWeights(runtime, model, place)).rejects.toThrow("has 1 of 2 shards");
+    await expect(loadWeights(runtime, model, place)).rejects.toThrow("missing: 2");
+    await shard("model-00002-of-00002", "bias");
+    using weights = await loadWeights(runtime, model, place);
+    expect([...weights.get("bias").view()]).toEqual(values);
+    await shard("other-00001-of-00002", "weight");
+    await expect(loadWeights(runtime, model, place)).rejects.toThrow("shards of several models");
+  } finally {
+    await rm(place, { recursive: true });
+  }
+});
