@@ -1,9 +1,9 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import type { CsvError } from "csv-parse/sync";
 import { FormatError, LineageError, messageOf } from "../base/errors.js";
 import { storageError } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
+import { parseCsv } from "./csv.js";
 import { readParquetRows } from "./parquet.js";
 import { isSquad, squadRows } from "./squad.js";
 
@@ -56,8 +56,8 @@ const formats: Readonly<Record<string, TableFormat>> = {
 /**
  * Reads a CSV, TSV, JSONL (or a JSON array, or SQuAD's nested JSON) or Parquet file; all but Parquet also as `.gz`. A CSV
  * may be separated by commas, semicolons or tabs and mix line endings; quotes mean something in CSV alone, as TSV has none.
- * Throws FormatError for broken quoting or a wrong encoding, and with all rows that have a wrong number of cells or are no
- * JSON; nothing is left out unless `skipBadRows` says so.
+ * Throws FormatError for a wrong encoding, and with all rows that have a wrong number of cells, a quote that is never closed or
+ * no JSON; nothing is left out unless `skipBadRows` says so.
  */
 export async function readTable(file: string, options: TableOptions = {}): Promise<Table> {
   const packed = /\.gz$/i.test(file);
@@ -71,8 +71,7 @@ export async function readTable(file: string, options: TableOptions = {}): Promi
   }
   if (format === "parquet") return readParquet(file);
   const text = await readTextFile(file, options.encoding);
-  const table =
-    format === "jsonl" ? parseJsonLines(file, text) : await parseDelimited(file, text, format, options);
+  const table = format === "jsonl" ? parseJsonLines(file, text) : parseDelimited(file, text, format, options);
   if (table.bad.length > 0 && !options.skipBadRows)
     throw new FormatError(file, describeBadRows(table.bad, table.bad.length + table.rows.length));
   if (table.rows.length === 0)
@@ -175,36 +174,23 @@ function decode(file: string, bytes: Uint8Array, encoding?: string): string {
 
 // ---- CSV and TSV --------------------------------------------------------------------------------------------------
 
-async function parseDelimited(
+function parseDelimited(
   file: string,
   text: string,
   format: "csv" | "tsv",
   { header = true }: TableOptions,
-): Promise<Table> {
-  // Few uses of this library read tables, and fewer read all kinds: a format's package is loaded when it is needed.
-  const csv = await import("csv-parse/sync");
+): Table {
   const delimiter = format === "tsv" ? "\t" : likelyDelimiter(text);
-  let records: string[][];
-  try {
-    records = csv.parse(text, {
-      delimiter,
-      // A file that several programs wrote may mix all three.
-      record_delimiter: ["\r\n", "\n", "\r"],
-      quote: format === "tsv" ? false : '"',
-      relax_column_count: true,
-      bom: true,
-    });
-  } catch (error) {
-    if (!(error instanceof csv.CsvError)) throw error;
-    throw new FormatError(file, describeCsvError(error), { cause: error });
-  }
-  const blank = (cells: readonly string[]) => cells.length === 1 && cells[0]!.trim() === "";
-  const filled = records.flatMap((cells, index) => (blank(cells) ? [] : [{ number: index + 1, cells }]));
+  const blank = (cells: readonly string[] | undefined) => cells?.length === 1 && cells[0]!.trim() === "";
+  const filled = parseCsv(text, delimiter, format === "csv").flatMap((record, index) =>
+    blank(record.cells) ? [] : [{ number: index + 1, ...record }],
+  );
   const first = filled[0];
   if (!first) throw new LineageError("data", `${file} is empty: there is no row in it`);
+  if (first.cells === undefined) throw new FormatError(file, `row ${first.number} ${first.reason}`);
   const named =
     typeof header === "function"
-      ? header(first.cells) || namesNumbers(filled.map(({ cells }) => cells))
+      ? header(first.cells) || namesNumbers(filled.flatMap(({ cells }) => (cells ? [cells] : [])))
       : header;
   const columns = named
     ? first.cells.map((name) => name.trim())
@@ -214,7 +200,11 @@ async function parseDelimited(
     throw new FormatError(file, `the header names the column ${JSON.stringify(twice)} twice`);
   const rows: Row[] = [];
   const bad: BadRow[] = [];
-  for (const { number, cells } of filled.slice(named ? 1 : 0)) {
+  for (const { number, cells, reason: broken } of filled.slice(named ? 1 : 0)) {
+    if (cells === undefined) {
+      bad.push({ number, reason: broken });
+      continue;
+    }
     if (cells.length !== columns.length) {
       const reason =
         `has ${cells.length} cells, but there are ${columns.length} columns (${columns.join(", ")}); ` +
@@ -247,22 +237,6 @@ function likelyDelimiter(text: string): string {
     .map((delimiter) => ({ delimiter, count: line.split(delimiter).length }))
     .sort((a, b) => b.count - a.count);
   return best!.delimiter;
-}
-
-function describeCsvError(error: CsvError): string {
-  const info = error as unknown as { code: string; records?: number; lines?: number };
-  const row = `row ${(info.records ?? 0) + 1}`;
-  switch (info.code) {
-    case "CSV_QUOTE_NOT_CLOSED":
-      return `${row} opens a quote that is never closed; close it, or double every quote that is part of the text: ""`;
-    case "CSV_INVALID_CLOSING_QUOTE":
-    case "CSV_NON_TRIMABLE_CHAR_AFTER_CLOSING_QUOTE":
-      return `${row} (line ${info.lines}) goes on after a closing quote; double every quote that is part of the text: ""`;
-    case "INVALID_OPENING_QUOTE":
-      return `${row} (line ${info.lines}) has a quote in the middle of a cell; put the whole cell in quotes and double the ones inside`;
-    default:
-      return `${row} (line ${info.lines}) cannot be read: ${error.message}`;
-  }
 }
 
 // ---- JSONL and Parquet --------------------------------------------------------------------------------------------

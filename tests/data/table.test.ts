@@ -7,6 +7,7 @@ import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { LineageError } from "../../src/base/errors.js";
 import { Random } from "../../src/base/random.js";
+import { parseCsv } from "../../src/data/csv.js";
 import { examplesOf, readTable } from "../../src/data/index.js";
 import { readExamples } from "../../src/tasks/index.js";
 import { Reference } from "../support/reference.js";
@@ -145,6 +146,13 @@ describe("a table is read", () => {
     expect(mixed.rows.map(({ values }) => values["label"])).toEqual(["x", "y", "z", "w"]);
   });
 
+  it("as pandas and Python's csv read it where quotes stand anywhere", async () => {
+    const cases = new Reference("").json("csv-quotes.json") as { text: string; rows: string[][] }[];
+    for (const { text, rows } of cases)
+      expect(parseCsv(text, ",", true).map(({ cells }) => cells)).toEqual(rows);
+    expect(cases.length).toBe(150);
+  });
+
   it("with 64-bit integers apart, in JSONL, a JSON array and Parquet", async () => {
     const [a, b] = ["9007199254740992", "9007199254740993"];
     const lines = `{"text": "say ${b} \\"x\\" 1", "label": ${a}, "n": [${b}, -${b}, 1.5e300, 12]}\n{"text": "b", "label": ${b}}\n`;
@@ -205,10 +213,27 @@ describe("a table that cannot be read is refused with its row:", () => {
     await expect(readTable(await file(name, content))).rejects.toThrow(message);
   };
 
-  it("broken quoting", async () => {
+  it("quotes that are never closed, all of them at once", async () => {
     await refused("g.csv", 'text,label\na,b\n"open,x\nmore,y\n', "row 3 opens a quote that is never closed");
-    await refused("h.csv", 'text,label\n"a" b,x\n', "row 2 (line 2) goes on after a closing quote");
-    await refused("i.csv", 'text,label\nsay "hi",x\n', "row 2 (line 2) has a quote in the middle of a cell");
+    const several = 'text,label\na,b\nmore,y,z\nc,"d\ne,f\n';
+    await refused(
+      "h.csv",
+      several,
+      /2 of 4 rows cannot be used.*\n  row 3 has 3 cells.*\n  row 4 opens a quote/,
+    );
+    const { rows, bad } = await readTable(await file("i.csv", several), { skipBadRows: true });
+    expect(rows.map(({ values }) => ({ ...values }))).toEqual([
+      { text: "a", label: "b" },
+      { text: "e", label: "f" },
+    ]);
+    expect(bad.map(({ number }) => number)).toEqual([3, 4]);
+    await refused("open.csv", '"text,label\na,b\n', "row 1 opens a quote that is never closed");
+  });
+
+  it("no file of quotes alone, in bounded time", async () => {
+    const started = performance.now();
+    await refused("quotes.csv", `text,label\n${'"a,""""\n""",b\n'.repeat(100_000)}"`, "never closed");
+    expect(performance.now() - started).toBeLessThan(5000);
   });
   it("too many or too few cells", async () => {
     await refused(

@@ -1,9 +1,14 @@
-"""Rows that Python's csv reads from texts with mixed line endings and quoted cells: values/csv-tables.json."""
+"""
+Rows that Python's csv reads from texts with mixed line endings and quoted cells (values/csv-tables.json), and that it and pandas
+2.2.3 read from texts with quotes anywhere (values/csv-quotes.json).
+"""
 
 import csv
 import io
 import json
 import random
+
+import pandas
 
 from common import VALUES, write
 
@@ -38,3 +43,33 @@ for _ in range(150):
     if len(kept) > 1:
         cases.append({"text": text, "rows": kept})
 write(VALUES / "csv-tables.json", json.dumps(cases, ensure_ascii=False).encode())
+
+
+def closed(text: str) -> bool:
+    try:
+        list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        return "unexpected end of data" not in str(error)
+    return True
+
+
+loose = []
+while len(loose) < 150:
+    columns = random.randint(2, 3)
+    parts = [["a", "b", "c"][:columns]]
+    parts += [
+        ["".join(random.choice(["x", "é", '"', '"', " ", "'", "\n", ";"]) for _ in range(random.randint(1, 5))) for _ in range(columns)]
+        for _ in range(random.randint(1, 4))
+    ]
+    text = "\n".join(",".join(row) for row in parts) + "\n"
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    if not closed(text) or any(len(row) != columns for row in rows) or any(not "".join(row).strip() for row in rows):
+        continue
+    try:
+        frame = pandas.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False)
+    except pandas.errors.ParserError:
+        continue
+    if frame.values.tolist() != rows:
+        continue
+    loose.append({"text": text, "rows": rows})
+write(VALUES / "csv-quotes.json", json.dumps(loose, ensure_ascii=False).encode())
