@@ -219,7 +219,7 @@ describe("a table that cannot be read is refused with its row:", () => {
     await refused(
       "h.csv",
       several,
-      /2 of 4 rows cannot be used.*\n  row 3 has 3 cells.*\n  row 4 opens a quote/,
+      /2 of 4 rows cannot be used.*\n {2}row 3 has 3 cells.*\n {2}row 4 opens a quote/,
     );
     const { rows, bad } = await readTable(await file("i.csv", several), { skipBadRows: true });
     expect(rows.map(({ values }) => ({ ...values }))).toEqual([
