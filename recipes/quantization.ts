@@ -205,7 +205,7 @@ const best = points.filter(
 );
 await plot(
   path.join(out, "divergence.svg"),
-  "Divergence from full precision, log10 of nats",
+  "Quantisation: divergence from full precision",
   [{ label: "the best form of each size", points: best.sort((a, b) => a.step - b.step) }],
-  "bits a weight",
+  { x: "bits a weight", y: "divergence, log10 of nats" },
 );

@@ -4,7 +4,7 @@ import path from "node:path";
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import { writeAtomically } from "../src/base/files.js";
 import { stories } from "../src/data/index.js";
-import { type Curve, lossChart } from "../src/training/index.js";
+import { type ChartOptions, type Curve, lossChart } from "../src/training/index.js";
 
 export interface RecipeOptions {
   /** Folder of the real data; without it the embedded stories stand in. */
@@ -107,9 +107,9 @@ export async function plot(
   file: string,
   title: string,
   curves: readonly Curve[],
-  axis?: string,
+  options?: ChartOptions,
 ): Promise<void> {
-  await writeAtomically(file, [lossChart(title, curves, axis)]);
+  await writeAtomically(file, [lossChart(title, curves, options)]);
   console.log(`wrote ${file}`);
 }
 

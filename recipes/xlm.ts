@@ -308,11 +308,12 @@ console.log(
 );
 await plot(
   `${out}/alignment.svg`,
-  "Translations found among held-out sentences, %",
+  "XLM: translations found among held-out sentences",
   results.flatMap(({ name, points }) =>
     layers.map((layer, index) => ({
       label: `${name}, ${layer}`,
       points: points.map(({ step, found }) => ({ step, loss: 100 * found[index]! })),
     })),
   ),
+  { y: "found, %" },
 );

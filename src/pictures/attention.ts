@@ -69,7 +69,7 @@ export function attentionPicture(
     if (size < 64) parts.push(svgText("head", left - 8, y + 4, { anchor: "end", fill: quiet }));
     y += 16;
     for (const { layer, weights } of maps) {
-      parts.push(svgText(`layer ${layer}`, left - 8, y + size / 2, { anchor: "end", fill: quiet, room: 64 }));
+      parts.push(svgText(`layer ${layer}`, left - 8, y + size / 2, { anchor: "end", fill: quiet, room: 72 }));
       for (let head = 0; head < heads; head++) {
         const [x, image] = [left + head * (size + 6), mapImage(weights, head, rows, columns)];
         parts.push(

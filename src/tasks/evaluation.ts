@@ -22,7 +22,9 @@ export async function writeEvaluation(out: string, { metrics, confusion }: Measu
     }),
   });
   if (confusion)
-    await writeAtomically(path.join(out, "confusion.svg"), [confusionPicture("Held-out rows", confusion)]);
+    await writeAtomically(path.join(out, "confusion.svg"), [
+      confusionPicture(`Held-out rows of ${path.basename(path.resolve(out))}`, confusion),
+    ]);
 }
 
 export const readEvaluation = async (out: string): Promise<KeptEvaluation> =>

@@ -1,4 +1,4 @@
-export { type Curve, lossChart } from "../pictures/index.js";
+export { type ChartOptions, type Curve, lossChart } from "../pictures/index.js";
 export * from "./checkpoint-average.js";
 export * from "./checkpoint.js";
 export * from "./folder.js";

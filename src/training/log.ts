@@ -1,5 +1,6 @@
 import { appendFileSync, existsSync } from "node:fs";
 import os from "node:os";
+import path from "node:path";
 import { readTextParts, storageError, writeAtomically } from "../base/files.js";
 import { lossChart, pngOf } from "../pictures/index.js";
 import type { RunFolder } from "./folder.js";
@@ -86,7 +87,7 @@ export class MetricsLog {
   }
 
   private picture(): string {
-    return lossChart("Loss", [
+    return lossChart(`Loss of ${path.basename(path.resolve(this.folder.path))}`, [
       { label: "training", points: this.learned.points },
       { label: "held out", points: this.heldOut.points },
     ]);
