@@ -1,5 +1,5 @@
 /**
- * Transformer language models: load one and write, chat, embed or predict with it; train your own; fine-tune.
+ * Transformer language models: load one and write, chat, translate, embed or predict with it; train your own; fine-tune.
  *
  *     import { load } from "lineage";
  *     using model = await load("HuggingFaceTB/SmolLM2-135M-Instruct", { quantize: 4 });
@@ -8,10 +8,13 @@
 export { LineageError } from "./base/errors.js";
 export {
   type DecoderModel,
+  type EncoderDecoderModel,
   type EncoderModel,
   type LoadModelOptions,
   type LoadedModel,
   type ReplyOptions,
+  type StreamOptions,
+  type StreamReport,
   type TaskModel,
   type TaskPrediction,
   load,
@@ -37,4 +40,4 @@ export {
   train,
 } from "./tasks/index.js";
 export type { ChatMessage } from "./tokenizers/index.js";
-export type { TextReport, WriteOptions } from "./generation/index.js";
+export type { TextReport, TransformOptions, Transformation, WriteOptions } from "./generation/index.js";

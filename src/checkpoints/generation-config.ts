@@ -41,7 +41,7 @@ export interface GenerationDefaults {
   readonly numBeams?: number;
   /** Exponent of the length by which a beam's score is divided. */
   readonly lengthPenalty?: number;
-  readonly earlyStopping?: boolean;
+  readonly earlyStopping?: boolean | "never";
   /** Size of the n-grams that are written once at most. */
   readonly noRepeatNgramSize?: number;
   /** Least and greatest number of ids, the first one that the decoder reads counted in. */
@@ -91,8 +91,7 @@ export async function readGenerationConfig(folder: string, config: unknown): Pro
       bannedIds: banned.length > 0 ? banned : undefined,
       numBeams: json.num_beams,
       lengthPenalty: json.length_penalty,
-      // "never" looks for better beams as long as there may be any; false ends a little earlier, and nothing here does.
-      earlyStopping: json.early_stopping === "never" ? false : json.early_stopping,
+      earlyStopping: json.early_stopping,
       noRepeatNgramSize: json.no_repeat_ngram_size,
       minLength: json.min_length,
       maxLength: json.max_length,

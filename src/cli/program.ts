@@ -19,6 +19,7 @@ const groups: Readonly<Record<string, Commands>> = {
   "Use:": {
     generate: async () => (await import("./generate.js")).generateCommand,
     chat: async () => (await import("./chat.js")).chatCommand,
+    transform: async () => (await import("./transform.js")).transformCommand,
     predict: async () => (await import("./predict.js")).predictCommand,
     "fill-mask": async () => (await import("./fill-mask.js")).fillMaskCommand,
     embed: async () => (await import("./embed.js")).embedCommand,
@@ -68,6 +69,7 @@ ${examples(
     "lineage finetune --model DIR --task classify --data train.csv",
     "learn from labelled rows; then run lineage predict",
   ],
+  ['lineage transform --model runs/de-en "Ein Hund rennt."', "translate, summarise, answer"],
   ['lineage search notes "renewing a passport" --model DIR', "find passages by meaning"],
 )}`,
     );

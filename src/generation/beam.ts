@@ -20,7 +20,7 @@ export interface BeamOptions
   readonly lengthPenalty?: number | undefined;
   /**
    * Whether to end as soon as there are as many finished texts as beams. Default false: go on while a text of the present
-   * length could be better; `never`: while one of any length could be.
+   * length could be better; `never`: while one of any length could be. One beam takes the likeliest token each time, and ends.
    */
   readonly earlyStopping?: boolean | "never" | undefined;
   readonly stopIds?: readonly number[] | undefined;
@@ -143,8 +143,9 @@ export class BeamSearch extends Writing {
   }
 
   override take(scores: readonly (Scores | undefined)[]): Promise<void> {
-    const { maxNewTokens, lengthPenalty = 1, earlyStopping = false, stopIds = [] } = this.request;
+    const { maxNewTokens, lengthPenalty = 1, stopIds = [] } = this.request;
     const { numBeams } = this;
+    const earlyStopping = numBeams === 1 || (this.request.earlyStopping ?? false);
     const length = this.running[0]!.ids.length + 1;
     const candidates = this.best(scores);
     const last = length === maxNewTokens;

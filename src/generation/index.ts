@@ -14,3 +14,4 @@ export { type Ranked, Slot } from "./slot.js";
 export * from "./speculative.js";
 export * from "./stops.js";
 export * from "./text.js";
+export * from "./transform.js";

@@ -7,7 +7,7 @@ import { ConstraintCompiler, type ConstraintRule } from "./constraint.js";
 import { Decoder } from "./decoder.js";
 import { type ContinuationOptions, checkGeneration } from "./generate.js";
 import { type FinishReason, GenerationQueue } from "./queue.js";
-import type { CausalModel } from "./model.js";
+import type { CausalModel, Prompt } from "./model.js";
 import type { Sequence, SequenceEvent, Speculation, TokenConstraint } from "./sequence.js";
 import { StopStrings } from "./stops.js";
 
@@ -37,6 +37,7 @@ export interface TextOptions extends ContinuationOptions {
 /** How a text came about. */
 export interface TextReport {
   readonly finish: FinishReason;
+  /** Of the prompt, and of the source where there is one. */
   readonly promptTokens: number;
   /** Of these, how many the decoder still held. */
   readonly reusedTokens: number;
@@ -64,7 +65,7 @@ export function promptIds(tokenizer: Tokenizer, prompt: string): number[] {
 }
 
 /**
- * Continues a prompt, given as text or as ids. The text is asked for at once, and written as it is read: several of them on
+ * Continues a prompt, given as text or as ids; or writes about a source, given by its ids. The text is asked for at once, and written as it is read: several of them on
  * one decoder share its slots, whichever is read first.
  *
  *   for await (const piece of generateText(writer, "Once upon a time", { temperature: 0.7 })) process.stdout.write(piece);
@@ -76,18 +77,19 @@ export function promptIds(tokenizer: Tokenizer, prompt: string): number[] {
  */
 export function generateText(
   writer: TextWriter,
-  prompt: string | readonly number[],
+  prompt: string | Prompt,
   options: TextOptions = {},
 ): TextStream {
   checkGeneration(options);
-  const ids = typeof prompt === "string" ? promptIds(writer.tokenizer, prompt) : prompt;
+  const asked = typeof prompt === "string" ? promptIds(writer.tokenizer, prompt) : prompt;
+  const { ids } = writer.decoder.whole(asked);
   const { capacity } = writer.decoder;
   if (ids.length >= capacity && options.maxNewTokens !== 0)
     throw new LineageError(
       "length",
       `the prompt has ${ids.length} tokens, but the context holds ${capacity} and needs room for the answer; shorten the prompt`,
     );
-  return new TextStream(writer, ids, options);
+  return new TextStream(writer, asked, options);
 }
 
 /** A text on its way: pieces of whole characters, none of them part of a stop string; at the end the report. */
@@ -106,7 +108,7 @@ export class TextStream implements AsyncIterableIterator<string, TextReport> {
   /** @internal */
   constructor(
     private readonly writer: TextWriter,
-    private readonly ids: readonly number[],
+    private readonly prompt: Prompt,
     private readonly options: TextOptions,
   ) {
     this.queue = GenerationQueue.of(writer.decoder);
@@ -133,8 +135,9 @@ export class TextStream implements AsyncIterableIterator<string, TextReport> {
   /** How far the text has come: the report before its end, and of a text that was cut off by its signal. */
   get progress(): Omit<TextReport, "finish"> {
     const first = this.firstAt ?? performance.now();
+    const { ids, source = [] } = this.writer.decoder.whole(this.prompt);
     return {
-      promptTokens: this.ids.length,
+      promptTokens: source.length + ids.length,
       reusedTokens: this.sequence?.reusedTokens ?? 0,
       newTokens: this.newTokens,
       promptSeconds: (first - this.started) / 1000,
@@ -157,7 +160,7 @@ export class TextStream implements AsyncIterableIterator<string, TextReport> {
     const { seed = 0, stream = 0 } = this.options;
     return this.queue.submit({
       ...this.options,
-      prompt: this.ids,
+      prompt: this.prompt,
       random: new Random(seed, stream),
       stopIds,
       constraint,

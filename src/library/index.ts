@@ -1,9 +1,12 @@
 export { type LoadModelOptions, load } from "./load.js";
 export type {
   DecoderModel,
+  EncoderDecoderModel,
   EncoderModel,
   LoadedModel,
   ReplyOptions,
+  StreamOptions,
+  StreamReport,
   TaskModel,
   TaskPrediction,
 } from "./model.js";

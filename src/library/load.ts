@@ -8,15 +8,17 @@ import {
   readConfig,
 } from "../checkpoints/index.js";
 import type { TaskName } from "../data/index.js";
-import { headOfConfig, systemOf } from "../models/index.js";
+import { type SystemKind, headOfConfig, systemOf } from "../models/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { Embedder } from "../search/index.js";
 import { Predictor } from "../tasks/index.js";
 import {
   type DecoderModel,
+  type EncoderDecoderModel,
   type EncoderModel,
   LoadedDecoder,
   LoadedEmbedder,
+  LoadedEncoderDecoder,
   type LoadedModel,
   LoadedPredictor,
   type TaskModel,
@@ -24,9 +26,15 @@ import {
 import { type SourceOptions, modelPlace } from "./source.js";
 
 export interface LoadModelOptions extends SourceOptions, LoadOptions {
-  /** Keeps a decoder's matrices in 4 bits, 8 bits or 4-bit NormalFloat, or by a whole scheme. Default: as the files have them. */
+  /**
+   * Keeps the matrices of a model that writes in 4 bits, 8 bits or 4-bit NormalFloat, or by a whole scheme. Default: as the
+   * files have them.
+   */
   readonly quantize?: 4 | 8 | "nf4" | InferenceOptions["quantize"];
-  /** Texts that a decoder writes side by side; others wait. Default 1. */
+  /**
+   * Texts that are written side by side, each beam counted; others wait. Default 1 for a decoder, and 32 sources of an
+   * encoder-decoder.
+   */
   readonly slots?: number;
   /** Keeps a decoder's converted weights for the next load. Default: nothing is kept. */
   readonly prepared?: InferenceOptions["prepared"];
@@ -36,7 +44,7 @@ export interface LoadModelOptions extends SourceOptions, LoadOptions {
   /** Where the engine runs, where no `runtime` is given. */
   readonly device?: Device;
   /** What the model must be; the type then has what it can do, and another model is refused. */
-  readonly kind?: "decoder" | "encoder";
+  readonly kind?: SystemKind;
   /** The task of an encoder with a head. Default: as its files say. */
   readonly task?: TaskName;
 }
@@ -47,8 +55,8 @@ export interface LoadModelOptions extends SourceOptions, LoadOptions {
  *     using model = await load("SmolLM2-135M-Instruct.Q4_1.gguf", { quantize: 4 });
  *     for await (const piece of model.generate("Once upon a time", { temperature: 0.7 })) process.stdout.write(piece);
  *
- * What it can do follows from its files: a decoder generates and chats, an encoder embeds, an encoder with a task's head
- * predicts. With `kind` or `task` the type says it too.
+ * What it can do follows from its files: a decoder generates and chats, an encoder-decoder transforms (translates,
+ * summarises), an encoder embeds, an encoder with a task's head predicts. With `kind` or `task` the type says it too.
  */
 export async function load<T extends TaskName>(
   source: string,
@@ -62,11 +70,15 @@ export async function load(
   source: string,
   options: LoadModelOptions & { readonly kind: "encoder" },
 ): Promise<EncoderModel>;
+export async function load(
+  source: string,
+  options: LoadModelOptions & { readonly kind: "encoder-decoder" },
+): Promise<EncoderDecoderModel>;
 export async function load(source: string, options?: LoadModelOptions): Promise<LoadedModel>;
 export async function load(
   source: string,
   options: LoadModelOptions = {},
-): Promise<LoadedModel | TaskModel | DecoderModel | EncoderModel> {
+): Promise<LoadedModel | TaskModel | DecoderModel | EncoderModel | EncoderDecoderModel> {
   const {
     runtime = createRuntime({ threads: options.threads, device: options.device }),
     kind,
@@ -77,27 +89,32 @@ export async function load(
   if (kind !== undefined && found.kind !== kind)
     throw new LineageError(
       "checkpoint",
-      `${source} holds ${found.description}, not ${kind === "encoder" ? "an encoder" : "a decoder"}`,
+      `${source} holds ${found.description}, not ${kind === "decoder" ? "a decoder" : `an ${kind}`}`,
     );
   if (task !== undefined && found.kind !== "encoder")
     throw new LineageError(
       "checkpoint",
       `${source} holds ${found.description}, which has no head for ${task}; take an encoder that finetune has trained to it`,
     );
-  if (found.kind === "decoder") {
-    const { quantize } = options;
+  const { quantize, slots } = options;
+  const packed = {
+    ...options,
+    quantize: typeof quantize === "object" || quantize === undefined ? quantize : { bits: quantize },
+  };
+  if (found.kind === "decoder")
     return new LoadedDecoder(
       source,
-      await loadForInference(runtime, place, {
-        ...options,
-        kind: "decoder",
-        quantize: typeof quantize === "object" || quantize === undefined ? quantize : { bits: quantize },
-      }),
-      options.slots ?? 1,
+      await loadForInference(runtime, place, { ...packed, kind: "decoder" }),
+      slots ?? 1,
     );
-  }
-  if (options.quantize !== undefined)
-    throw new LineageError("unsupported", `${source} holds an encoder; quantize is for decoders`);
+  if (found.kind === "encoder-decoder")
+    return new LoadedEncoderDecoder(
+      source,
+      await loadForInference(runtime, place, { ...packed, kind: "encoder-decoder" }),
+      slots,
+    );
+  if (quantize !== undefined)
+    throw new LineageError("unsupported", `${source} holds an encoder; quantize is for models that write`);
   if (task !== undefined || (found.hasHead && kind === undefined)) {
     // The overloads promise the answers of the task that was asked for, which the predictor has checked.
     return new LoadedPredictor(source, await Predictor.load(place, { runtime, ...(task && { task }) })) as
@@ -111,7 +128,7 @@ async function kindOf(
   place: string,
   { systems = [] }: LoadOptions,
 ): Promise<{
-  readonly kind: "decoder" | "encoder";
+  readonly kind: SystemKind;
   readonly hasHead: boolean;
   readonly description: string;
 }> {
@@ -121,10 +138,7 @@ async function kindOf(
   const system = systemOf(json, systems);
   if (system.kind === "decoder") return decoder;
   if (system.kind === "encoder-decoder")
-    throw new LineageError(
-      "unsupported",
-      `${place} holds a ${system.title}, an encoder-decoder, which load does not open`,
-    );
+    return { kind: system.kind, hasHead: false, description: `${system.title}, an encoder-decoder` };
   const head = headOfConfig(system, json);
   const hasHead = existsSync(path.join(place, "task.json")) || (head !== undefined && head !== "fill-mask");
   return { kind: "encoder", hasHead, description: hasHead ? "an encoder with a task's head" : "an encoder" };

@@ -1,15 +1,19 @@
 import { LineageError } from "../base/errors.js";
-import type { InferenceCheckpoint } from "../checkpoints/index.js";
+import type { InferenceCheckpoint, InferenceEncoderDecoder } from "../checkpoints/index.js";
 import type { TaskName } from "../data/index.js";
 import {
   type CacheType,
   ConstraintCompiler,
   Decoder,
   type TextReport,
+  type TransformOptions,
+  type Transformation,
   type WriteOptions,
+  checkTransform,
   endOfText,
   generateText,
   promptIds,
+  transform,
 } from "../generation/index.js";
 import { type LookOptions, type Looked, Looker, type Subject } from "../look/index.js";
 import type { SystemKind } from "../models/index.js";
@@ -63,6 +67,38 @@ export interface DecoderModel extends BaseModel {
   generate(prompt: string, options?: WriteOptions): AsyncGenerator<string, TextReport>;
   /** Answers the last message of a conversation. Throws `tokenizer` for a model without a chat template. */
   chat(messages: readonly ChatMessage[], options?: ReplyOptions): Promise<string>;
+}
+
+/** What `stream` takes: a text that is written token by token, so without beams and in one piece. */
+export interface StreamOptions
+  extends
+    Omit<WriteOptions, "cache">,
+    Pick<TransformOptions, "prefix" | "minNewTokens" | "noRepeatNgram" | "begin"> {}
+
+/** An encoder-decoder: it writes texts about texts, such as translations and summaries. */
+export interface EncoderDecoderModel extends BaseModel {
+  readonly kind: "encoder-decoder";
+  /** Texts that a search follows where a call does not say. */
+  readonly beams: number;
+  /**
+   * One text, or the best few, about each text, in their order. What the options leave open is as the model's files say:
+   *
+   *     const [{ text }] = await model.transform(["Ein Hund rennt."], { beams: 4 });
+   */
+  transform(texts: readonly string[], options?: TransformOptions): Promise<Transformation[]>;
+  /** The same for texts that come one by one: those that wait are transformed together, and results keep the order. */
+  transformEach(
+    texts: Iterable<string> | AsyncIterable<string>,
+    options?: TransformOptions,
+  ): AsyncGenerator<Transformation>;
+  /** One text, piece by piece as it is written. Default: the likeliest token each time; `temperature` draws. */
+  stream(text: string, options?: StreamOptions): AsyncGenerator<string, StreamReport>;
+}
+
+/** How a text about a text came about. */
+export interface StreamReport extends TextReport {
+  /** Tokens of the source beyond the context, which were not read. */
+  readonly cutTokens: number;
 }
 
 /** An encoder without a head: it turns texts into vectors. */
@@ -122,6 +158,21 @@ export abstract class LoadedModel implements BaseModel {
     return this.rejects("predict", "needs an encoder that finetune has trained to a task");
   }
 
+  transform(_texts: readonly string[], _options?: TransformOptions): Promise<Transformation[]> {
+    return this.rejects("transform", needsEncoderDecoder);
+  }
+
+  transformEach(
+    _texts: Iterable<string> | AsyncIterable<string>,
+    _options?: TransformOptions,
+  ): AsyncGenerator<Transformation> {
+    return this.cannot("transform", needsEncoderDecoder);
+  }
+
+  stream(_text: string, _options?: StreamOptions): AsyncGenerator<string, StreamReport> {
+    return this.cannot("transform", needsEncoderDecoder);
+  }
+
   private cannot(what: string, needs: string): never {
     throw new LineageError(
       "unsupported",
@@ -140,6 +191,8 @@ export abstract class LoadedModel implements BaseModel {
     this.dispose();
   }
 }
+
+const needsEncoderDecoder = "needs an encoder-decoder, such as T5, BART or Marian's translation models";
 
 /** Tokens that a decoder has room for at least, so that one serves several texts. */
 const leastCapacity = 512;
@@ -266,6 +319,205 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     this.loaded.weights.dispose();
   }
 }
+
+/** Sources that are written about side by side. */
+const usualSlots = 32;
+
+/** Texts that `transformEach` takes together at most. */
+const textsAtOnce = 1024;
+
+export class LoadedEncoderDecoder extends LoadedModel implements EncoderDecoderModel {
+  readonly kind = "encoder-decoder";
+  readonly description: string;
+  /** Decoders by their beams. The last one stays for the next call. */
+  private readonly shared = new Map<number, { readonly decoder: Promise<Decoder>; users: number }>();
+  private compiler: Promise<ConstraintCompiler> | undefined;
+  private disposed = false;
+
+  /** @param slots rows that are written side by side, each beam counted; default 32 sources */
+  constructor(
+    source: string,
+    private readonly loaded: InferenceEncoderDecoder,
+    private readonly slots: number | undefined,
+  ) {
+    super(source);
+    this.description = `${loaded.system.title}, an encoder-decoder`;
+  }
+
+  override async transform(
+    texts: readonly string[],
+    options: TransformOptions = {},
+  ): Promise<Transformation[]> {
+    const whole = this.withDefaults(options);
+    checkTransform(whole);
+    return this.using(whole.beams ?? 1, (decoder) => transform(this.writer(decoder), texts, whole));
+  }
+
+  override async *transformEach(
+    texts: Iterable<string> | AsyncIterable<string>,
+    options: TransformOptions = {},
+  ): AsyncGenerator<Transformation> {
+    checkTransform(this.withDefaults(options));
+    for await (const batch of inBatches(texts, textsAtOnce)) yield* await this.transform(batch, options);
+  }
+
+  override async *stream(text: string, options: StreamOptions = {}): AsyncGenerator<string, StreamReport> {
+    const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+    const { rule, prefix = "", ...rest } = given as StreamOptions;
+    const { begin, maxNewTokens, ...defaults } = this.defaults;
+    const { tokenizer } = this.loaded;
+    const draws = [rest.temperature, rest.topK, rest.topP, rest.minP].some((value) => value !== undefined);
+    const shared = this.take(1);
+    try {
+      const decoder = await shared.decoder;
+      using constraint = rule && (await (await this.compile()).compile(rule));
+      const { sourceCapacity: maxLength } = decoder;
+      const { ids, truncated } = tokenizer.encodePair(prefix + text, undefined, { maxLength });
+      const written = generateText(
+        this.writer(decoder),
+        { source: ids, begin: rest.begin ?? begin },
+        { ...defaults, maxNewTokens, ...(!draws && { temperature: 0 }), ...rest, constraint },
+      );
+      yield* written;
+      return { ...written.report!, cutTokens: truncated };
+    } finally {
+      this.leave(shared);
+    }
+  }
+
+  get beams(): number {
+    return this.loaded.generation?.numBeams ?? 1;
+  }
+
+  /** What the model's files say of how it writes. */
+  private get defaults(): TransformOptions {
+    const { generation = {}, model } = this.loaded;
+    const { maxLength, minLength, noRepeatNgramSize, forcedEosId } = generation;
+    // Lengths there count the start token.
+    const most = generation.maxNewTokens ?? (maxLength === undefined ? undefined : maxLength - 1);
+    return {
+      begin: [generation.startId ?? model.config.decoderStartTokenId],
+      maxNewTokens: most,
+      minNewTokens: generation.minNewTokens ?? Math.max(0, (minLength ?? 1) - 1),
+      noRepeatNgram: noRepeatNgramSize === 0 ? undefined : noRepeatNgramSize,
+      banned: generation.bannedIds,
+      forcedFirst: generation.forcedBosId,
+      forcedLast: forcedEosId === undefined ? undefined : [forcedEosId],
+    };
+  }
+
+  private withDefaults(options: TransformOptions): TransformOptions {
+    const { numBeams, lengthPenalty, earlyStopping } = this.loaded.generation ?? {};
+    const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+    // Whoever asks for samples does not want the beams of the files.
+    const { temperature, topK, topP, minP } = options;
+    const draws = [temperature, topK, topP, minP].some((value) => value !== undefined);
+    return { ...this.defaults, ...(!draws && { beams: numBeams }), lengthPenalty, earlyStopping, ...given };
+  }
+
+  private writer(decoder: Decoder) {
+    const { tokenizer, stopIds } = this.loaded;
+    return { decoder, tokenizer, stopIds };
+  }
+
+  private async using<T>(beams: number, work: (decoder: Decoder) => Promise<T>): Promise<T> {
+    const shared = this.take(beams);
+    try {
+      return await work(await shared.decoder);
+    } finally {
+      this.leave(shared);
+    }
+  }
+
+  /** A decoder with so many beams: the one that is there, or a new one in the place of those that nobody uses. */
+  private take(beams: number) {
+    if (this.disposed) throw new LineageError("disposed", `${this.source} was disposed`);
+    let shared = this.shared.get(beams);
+    if (!shared) {
+      for (const [key, other] of this.shared) {
+        if (other.users > 0) continue;
+        this.shared.delete(key);
+        letGo(other.decoder);
+      }
+      const { model, weights } = this.loaded;
+      const slots = this.slots === undefined ? usualSlots : Math.max(1, Math.ceil(this.slots / beams));
+      shared = { decoder: Decoder.create({ model, weights, slots, beams }), users: 0 };
+      this.shared.set(beams, shared);
+    }
+    shared.users++;
+    return shared;
+  }
+
+  private leave(shared: { readonly decoder: Promise<Decoder>; users: number }): void {
+    shared.users--;
+    if (this.disposed && shared.users === 0) letGo(shared.decoder);
+  }
+
+  private compile(): Promise<ConstraintCompiler> {
+    const { model, tokenizer, stopIds = endOfText(tokenizer) } = this.loaded;
+    const { vocabSize } = model.config;
+    return (this.compiler ??= ConstraintCompiler.create(tokenizer, { vocabSize, stopIds }));
+  }
+
+  override dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    for (const { decoder } of this.shared.values()) letGo(decoder);
+    void this.compiler?.then((compiler) => {
+      compiler.dispose();
+    });
+    this.loaded.weights.dispose();
+  }
+}
+
+/** One that could not be made has been told to whoever asked for it. */
+function letGo(decoder: Promise<Decoder>): void {
+  decoder.then(
+    (made) => {
+      made.dispose();
+    },
+    () => undefined,
+  );
+}
+
+/** What has come of a stream whenever somebody asks for more: one text of a slow one, many of a file. */
+async function* inBatches(
+  texts: Iterable<string> | AsyncIterable<string>,
+  most: number,
+): AsyncGenerator<string[]> {
+  const iterator = Symbol.asyncIterator in texts ? texts[Symbol.asyncIterator]() : texts[Symbol.iterator]();
+  const ask = (): Promise<IteratorResult<string>> => {
+    const next = Promise.resolve(iterator.next());
+    // It may fail while a batch is being worked on; whoever waits for it is told then.
+    next.catch(() => undefined);
+    return next;
+  };
+  try {
+    for (let next = ask(), ended = false; !ended;) {
+      const batch: string[] = [];
+      while (batch.length < most) {
+        const come = await (batch.length === 0 ? next : Promise.race([next, soon()]));
+        if (come === undefined) break;
+        if (come.done) {
+          ended = true;
+          break;
+        }
+        batch.push(come.value);
+        next = ask();
+      }
+      if (batch.length > 0) yield batch;
+    }
+  } finally {
+    await iterator.return?.();
+  }
+}
+
+const soon = (): Promise<undefined> =>
+  new Promise((resolve) =>
+    setImmediate(() => {
+      resolve(undefined);
+    }),
+  );
 
 export class LoadedEmbedder extends LoadedModel implements EncoderModel {
   readonly kind = "encoder";
