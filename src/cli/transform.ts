@@ -2,6 +2,7 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
+import { count } from "../base/numbers.js";
 import { readTextFile } from "../data/index.js";
 import {
   type TransformOptions,
@@ -25,7 +26,7 @@ import {
 } from "./options.js";
 import { interruptible } from "./progress.js";
 import { type QuantizedBits, schemeOf } from "./quantize.js";
-import { Reporter, colors, count, print, tell } from "./terminal.js";
+import { Reporter, colors, print, tell } from "./terminal.js";
 import { readTexts, stdinLines } from "./texts.js";
 
 interface TransformCommand extends Omit<TransformOptions, "onProgress" | "signal" | "earlyStopping"> {

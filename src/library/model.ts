@@ -340,7 +340,7 @@ export class LoadedEncoderDecoder extends LoadedModel implements EncoderDecoderM
     private readonly loaded: InferenceEncoderDecoder,
     private readonly slots: number | undefined,
   ) {
-    super(source);
+    super(source, loaded);
     this.description = `${loaded.system.title}, an encoder-decoder`;
   }
 
