@@ -89,7 +89,7 @@ export function requireOriginal(folder: string, json: unknown): void {
   if ((json as { quantization_config?: unknown }).quantization_config)
     throw new LineageError(
       "checkpoint",
-      `${folder} is quantised: it generates and chats, but training, evaluation and export need the original`,
+      `${folder} is quantised: it can be run, but training, evaluation, conversion and export need the original`,
     );
 }
 

@@ -1,10 +1,20 @@
 export * from "./checkpoint.js";
 export * from "./compare.js";
+export * from "./compare-encoders.js";
+export * from "./encoder-onnx.js";
+export * from "./held-encoder.js";
 export { readConfig, replaceModel } from "./folder.js";
 export { type SaveGgufOptions, loadGguf, saveGguf } from "./gguf.js";
 export type { GenerationDefaults } from "./generation-config.js";
 export * from "./inference.js";
-export { encoderForTask, encoderModelTypes, loadEncoderForTask, type TaskOptions } from "./load-encoder.js";
+export {
+  encoderForTask,
+  encoderModelTypes,
+  loadEncoderForInference,
+  loadEncoderForTask,
+  loadTaskForInference,
+  type TaskOptions,
+} from "./load-encoder.js";
 export * from "./load.js";
 export * from "./onnx.js";
 export type { PreparedOptions } from "./prepared.js";

@@ -393,7 +393,7 @@ const quantizationConfig = z.object({
 });
 
 /** Which parameters of a folder are packed, and how. Throws `config` for a quantisation of another program's. */
-function packedEntries(file: string, json: unknown): Readonly<Record<string, PackedEntry>> {
+export function packedEntries(file: string, json: unknown): Readonly<Record<string, PackedEntry>> {
   const { quantization_config: entries } = validated(
     quantizationConfig,
     json,
@@ -411,28 +411,54 @@ async function inferenceFromFolder<S, C extends SystemConfig, M extends Module>(
   const { json, system, config, files, ...found } = await readFolder(folder, find, options);
   const model = system.create(config);
   const entries = packedEntries(path.join(folder, "config.json"), json);
+  const { aliases, optional, unused = noTensor } = system;
+  const layout = { ...(aliases && { aliases }), ...(optional && { optional }), unused };
+  const assembled = await folderWeights(runtime, model, { folder, files, entries }, layout, options);
+  return { ...found, system, model, ...assembled };
+}
+
+/** Matches the name of no tensor. */
+const noTensor = /^$/;
+
+/** The weight files of a folder, and which of its parameters they hold in fewer bits. */
+export interface FolderFiles {
+  readonly folder: string;
+  readonly files: readonly SafetensorsFile[];
+  readonly entries: Readonly<Record<string, PackedEntry>>;
+}
+
+/** A model's weights from a folder's files, as `loadForInference` takes them. */
+export async function folderWeights(
+  runtime: Runtime,
+  model: Module,
+  { folder, files, entries }: FolderFiles,
+  { unused, aliases, optional }: Omit<LoadWeightsOptions, "seed">,
+  options: InferenceOptions,
+): Promise<{ readonly weights: ModelWeights } & Kept> {
   const parameters = namedParameters(model);
-  const plain = [...parameters].filter(([name]) => !Object.hasOwn(entries, name));
-  const { aliases, optional } = system;
+  const packedAs = (name: string): string | undefined =>
+    (aliases?.(name) ?? [name]).find((alias) => Object.hasOwn(entries, alias));
+  const plain = [...parameters].filter(([name]) => packedAs(name) === undefined);
   const places = placeTensors(
     files,
     plain.map(([name, { shape }]) => [name, shape] as const),
     "",
     { ...(aliases && { aliases }), ...(optional && { optional }) },
   );
-  refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, system.unused);
+  if (unused) refuseUnused(files, new Set([...places.values()].map(({ stored }) => stored)), entries, unused);
   const mappings = new Map(files.map((file) => [file, runtime.mapFile(file.path)]));
   const packable = packableWeights(model);
-  const assembled = await assemble(
+  return assemble(
     runtime,
     model,
     (name, parameter, transposed) => {
       const { shape } = parameter;
-      const entry = Object.hasOwn(entries, name) ? entries[name] : undefined;
-      if (entry) {
+      const packed = packedAs(name);
+      if (packed !== undefined) {
         if (!packable.has(name))
           throw new LineageError("checkpoint", `${folder}: ${name} is quantised, but no product reads it`);
-        return packedSource(runtime, files, mappings, name, entry, layoutOf(shape, transposed));
+        const layout = layoutOf(shape, transposed);
+        return packedSource(runtime, files, mappings, packed, entries[packed]!, layout);
       }
       const stored = places.get(name);
       return stored
@@ -442,19 +468,18 @@ async function inferenceFromFolder<S, C extends SystemConfig, M extends Module>(
     new Map([...mappings].map(([{ path: place }, mapping]) => [place, mapping])),
     options,
   );
-  return { ...found, system, model, ...assembled };
 }
 
 function refuseUnused(
   files: readonly SafetensorsFile[],
   taken: ReadonlySet<string>,
   entries: Readonly<Record<string, PackedEntry>>,
-  unused: RegExp | undefined,
+  unused: RegExp,
 ): void {
   const ours = (name: string) => Object.hasOwn(entries, name.slice(0, name.lastIndexOf(".")));
   for (const { path: file, header } of files) {
     const extra = [...header.tensors.keys()].find(
-      (name) => !taken.has(name) && !unused?.test(name) && !ours(name),
+      (name) => !taken.has(name) && !unused.test(name) && !ours(name),
     );
     if (extra !== undefined)
       throw new LineageError(

@@ -35,9 +35,15 @@ export async function loadModel(
 ): Promise<CheckpointOfKind[SystemKind]> {
   const mayBeGguf = kind === undefined || kind === "decoder";
   if (mayBeGguf && (await modelPlace(place)) === "gguf") return loadGguf(runtime, place, options);
-  const found = kind ?? systemOf(await readConfig(place), options.systems).kind;
-  return loaders[found](runtime, place, options);
+  return loaders[kind ?? (await kindIn(place, options))](runtime, place, options);
 }
+
+/** Which kind of model a GGUF file or a checkpoint folder holds. */
+export const kindIn = async (
+  place: string,
+  { systems }: Pick<LoadOptions, "systems"> = {},
+): Promise<SystemKind> =>
+  (await modelPlace(place)) === "gguf" ? "decoder" : systemOf(await readConfig(place), systems).kind;
 
 /** Loaders by kind. What a kind's files need besides, such as other names of tensors, stands in its own file. */
 const loaders: {

@@ -21,6 +21,11 @@ import { storedWeight } from "./stored.js";
 export type CheckpointToSave = Checkpoint<System, WeightSet, Module & { readonly config: SystemConfig }> &
   Partial<Pick<HeadCheckpoint, "head" | "labels">>;
 
+export interface SaveOptions extends SaveWeightsOptions {
+  /** Writes further files of the model beside its own. Default: none. */
+  readonly beside?: (staging: string) => Promise<void>;
+}
+
 /**
  * Writes what `loadModel`, and Hugging Face transformers, read: a model that was there is replaced as a whole. Frozen
  * weights are written with those that learn. Where some are quantised they stay so, and the folder is for
@@ -30,7 +35,7 @@ export type CheckpointToSave = Checkpoint<System, WeightSet, Module & { readonly
 export async function saveModel(
   folder: string,
   { system, model, weights, tokenizer, stopIds, generation, head, labels }: CheckpointToSave,
-  options: SaveWeightsOptions = {},
+  { beside, ...options }: SaveOptions = {},
 ): Promise<void> {
   const { tensors, quantized } = storedWeights(model, weights);
   const [first] = Object.keys(quantized);
@@ -43,6 +48,7 @@ export async function saveModel(
   await replaceModel(folder, async (staging) => {
     const config = path.join(staging, "config.json");
     await writeTokenizer(tokenizer, staging);
+    await beside?.(staging);
     if (system.kind === "encoder-decoder") {
       const described = system.config.read(json);
       const [startId, padId] = [system.startId(described), described.padTokenId];

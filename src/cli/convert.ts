@@ -11,11 +11,15 @@ import {
   type Comparison,
   compareModels,
   compareOnnx,
+  kindIn,
   loadModel,
   saveModel,
   saveGguf,
 } from "../checkpoints/index.js";
+import { convertEncoder, saveEncoderOnnx } from "../library/leave.js";
 import { createRuntime } from "../runtime/index.js";
+import type { Runtime } from "../runtime/types.js";
+import { describeEncoders, encoderProblems, refuseProblems } from "./comparison.js";
 import { modelFor } from "./model.js";
 import { examples, option, threadsOption } from "./options.js";
 import { colors, print } from "./terminal.js";
@@ -45,6 +49,10 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   checkEnding(to);
   const place = await modelFor(from);
   const runtime = createRuntime({ threads: command.threads });
+  if ((await kindIn(place)) === "encoder") {
+    await convertEncoderTo(runtime, place, to, command);
+    return;
+  }
   const source = await loadModel(runtime, place, { kind: "decoder" });
   using weights = source.weights;
   let comparison: Comparison;
@@ -69,8 +77,32 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   const problems = problemsOf(comparison, tolerance[kind]!);
   if (command.json) print(`${JSON.stringify({ from, to, kind, ...comparison, problems })}\n`);
   else print(`${describe(comparison, from, to)}\n`);
-  if (problems.length > 0)
-    throw new LineageError("checkpoint", `${to} differs from ${from}: ${problems.join("; ")}`);
+  refuseProblems(problems, from, to);
+}
+
+/** An encoder as one ONNX file, or as a folder in another dtype. Throws `unsupported` for a GGUF. */
+async function convertEncoderTo(
+  runtime: Runtime,
+  from: string,
+  to: string,
+  { dtype, shardSize, json }: ConvertCommand,
+): Promise<void> {
+  if (to.endsWith(".gguf"))
+    throw new LineageError(
+      "unsupported",
+      `${from} holds an encoder, and lineage writes GGUF files of decoders alone: convert it to a .onnx file or a folder, or export it for transformers.js`,
+    );
+  const kind = to.endsWith(".onnx") ? "float32" : dtype;
+  const comparison = to.endsWith(".onnx")
+    ? await saveEncoderOnnx(runtime, from, to)
+    : await convertEncoder(runtime, from, to, { dtype, shardBytes: shardSize * 1e6 });
+  const problems = encoderProblems(comparison, kind);
+  print(
+    json
+      ? `${JSON.stringify({ from, to, kind, ...comparison, problems })}\n`
+      : `${describeEncoders(comparison, from, to)}\n`,
+  );
+  refuseProblems(problems, from, to);
 }
 
 /** Whether the special tokens are the same ones. A GGUF ends besides at every token whose name says so. */

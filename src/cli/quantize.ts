@@ -1,9 +1,12 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { formatBytes } from "../base/memory.js";
-import { loadForInference, saveModel } from "../checkpoints/index.js";
+import { kindIn, loadForInference, saveModel } from "../checkpoints/index.js";
 import type { QuantizationScheme } from "../quantization/index.js";
+import { type QuantizedEncoder, quantizeEncoderFolder } from "../library/leave.js";
 import { createRuntime } from "../runtime/index.js";
+import type { Runtime } from "../runtime/types.js";
+import { describeEncoders, encoderProblems, refuseProblems } from "./comparison.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, option, threadsOption, requiredOption } from "./options.js";
 import { print } from "./terminal.js";
@@ -24,7 +27,7 @@ export const fastPromptsHelp =
 interface QuantizeCommand {
   readonly model: string;
   readonly out: string;
-  readonly bits: QuantizedBits;
+  readonly bits?: QuantizedBits;
   readonly blockSize?: number | "row";
   readonly symmetric?: boolean;
   readonly candidates: number;
@@ -32,17 +35,58 @@ interface QuantizeCommand {
   readonly json?: boolean;
 }
 
+async function quantize(command: QuantizeCommand): Promise<void> {
+  const { model, out, blockSize, symmetric, candidates, threads, json } = command;
+  const started = performance.now();
+  const place = await modelFor(model);
+  const kind = await kindIn(place);
+  const bits = command.bits ?? (kind === "encoder" ? "8" : "4");
+  const scheme = schemeOf(bits, { blockSize, symmetric, candidates })!;
+  const runtime = createRuntime({ threads });
+  const made =
+    kind === "encoder"
+      ? await quantizeEncoderFolder(runtime, place, out, scheme)
+      : await quantizeDecoder(runtime, place, out, scheme);
+  const seconds = (performance.now() - started) / 1000;
+  const { comparison, byteLength, packed, inFull } = made;
+  const problems = comparison && encoderProblems(comparison, bits);
+  if (json)
+    print(`${JSON.stringify({ out, bits, byteLength, packed, inFull, seconds, ...comparison, problems })}\n`);
+  else {
+    print(
+      `${out}: ${formatBytes(byteLength)}, ${packed} matrices quantised, ${inFull} tensors in full precision, in ${seconds.toFixed(1)} s\n`,
+    );
+    if (comparison) print(`${describeEncoders(comparison, place, out)}\n`);
+  }
+  if (problems) refuseProblems(problems, place, out);
+}
+
+async function quantizeDecoder(
+  runtime: Runtime,
+  place: string,
+  out: string,
+  scheme: QuantizationScheme,
+): Promise<Omit<QuantizedEncoder, "comparison"> & { readonly comparison?: undefined }> {
+  const loaded = await loadForInference(runtime, place, { quantize: scheme });
+  await saveModel(out, loaded);
+  const { byteLength, constants } = loaded.weights;
+  return {
+    byteLength,
+    packed: Object.keys(constants.packed).length,
+    inFull: Object.keys(constants.tensors).length,
+  };
+}
+
 export const quantizeCommand = new Command("quantize")
-  .description("write a model with matrices in 4 or 8 bits, for generate and chat")
+  .description(
+    "write a model with matrices in 4 or 8 bits: a decoder for generate and chat, an encoder for embed, search, predict and fill-mask",
+  )
   .addOption(requiredOption("model", "<place>", "a folder, a .gguf file, or ORG/NAME on the hub"))
   .addOption(requiredOption("out", "<folder>", "folder of the result"))
   .addOption(
-    option(
-      "bits",
-      "<bits>",
-      "bits of a weight; nf4 is 4-bit NormalFloat",
-      z.enum(["4", "8", "nf4"]).default("4"),
-    ),
+    option("bits", "<bits>", "bits of a weight; nf4 is 4-bit NormalFloat", z.enum(["4", "8", "nf4"]), {
+      usual: "4; an encoder 8",
+    }),
   )
   .addOption(
     option(
@@ -64,33 +108,7 @@ export const quantizeCommand = new Command("quantize")
       ["lineage quantize --model big --bits 4 --block-size 128 --out big-4", "the fastest to decode"],
       ["lineage quantize --model model.gguf --bits 8 --out model-8", "from a GGUF"],
       ["lineage quantize --model big --bits 8 --block-size row --out big-8", "reads prompts fastest"],
+      ["lineage quantize --model all-MiniLM-L6-v2 --out minilm-8", "an encoder, compared with its source"],
     ),
   )
-  .action(
-    async ({
-      model: source,
-      out,
-      bits,
-      blockSize,
-      symmetric,
-      candidates,
-      threads,
-      json,
-    }: QuantizeCommand) => {
-      const started = performance.now();
-      const scheme = schemeOf(bits, { blockSize, symmetric, candidates });
-      const loaded = await loadForInference(createRuntime({ threads }), await modelFor(source), {
-        quantize: scheme,
-      });
-      await saveModel(out, loaded);
-      const seconds = (performance.now() - started) / 1000;
-      const { packed, tensors } = loaded.weights.constants;
-      const { byteLength } = loaded.weights;
-      const counts = { packed: Object.keys(packed).length, inFull: Object.keys(tensors).length };
-      print(
-        json
-          ? `${JSON.stringify({ out, bits, byteLength, ...counts, seconds })}\n`
-          : `${out}: ${formatBytes(byteLength)}, ${counts.packed} matrices quantised, ${counts.inFull} tensors in full precision, in ${seconds.toFixed(1)} s\n`,
-      );
-    },
-  );
+  .action(quantize);

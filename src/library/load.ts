@@ -114,7 +114,10 @@ export async function load(
       slots,
     );
   if (quantize !== undefined)
-    throw new LineageError("unsupported", `${source} holds an encoder; quantize is for models that write`);
+    throw new LineageError(
+      "unsupported",
+      `${source} holds an encoder, which is not quantised as it is loaded: lineage quantize writes a folder that load opens`,
+    );
   if (task !== undefined || (found.hasHead && kind === undefined)) {
     // The overloads promise the answers of the task that was asked for, which the predictor has checked.
     return new LoadedPredictor(source, await Predictor.load(place, { runtime, ...(task && { task }) })) as

@@ -1,4 +1,5 @@
 import { LineageError } from "../base/errors.js";
+import { float16Bits } from "../base/half.js";
 import {
   type BlockWeight,
   type ConstantWeights,
@@ -26,6 +27,7 @@ import {
   adjacentBlocks,
   blockArrays,
   blockSizes,
+  layoutOf,
   matrixOf,
   quantizeBlocks,
 } from "./blocks.js";
@@ -195,22 +197,21 @@ export async function quantizeMatrix(
 /**
  * Packs the matrices of a model. Other parameters are copied. Every kind of packed weight is checked against plain
  * arithmetic on this device.
+ * @param options.whole parameters that stay in full precision; default none
  */
 export async function quantizeWeights(
   model: Module,
   weights: WeightSet,
   scheme: QuantizationScheme,
+  { whole = () => false }: { readonly whole?: ((name: string) => boolean) | undefined } = {},
 ): Promise<ModelWeights> {
   const { runtime } = weights;
   const packable = packableWeights(model);
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
   for (const [name, { shape }] of namedParameters(model)) {
-    const tensor = weights.tensors[name] ?? weights.constants?.tensors[name];
-    if (tensor?.dtype !== "float32")
-      throw new LineageError("argument", `${name} is not in full precision; quantise the original weights`);
-    const data = tensor.view() as Float32Array;
-    const place = packable.get(name);
+    const data = fullPrecision(weights, name);
+    const place = whole(name) ? undefined : packable.get(name);
     const weight =
       place && (await quantizeMatrix(runtime, matrixOf(data, shape, place.transposed), place.kind, scheme));
     if (weight) packed[name] = weight;
@@ -218,4 +219,36 @@ export async function quantizeWeights(
   }
   await verifyPacked(runtime, Object.values(packed));
   return new ModelWeights(runtime, { tensors, packed });
+}
+
+/** The largest number of a 16-bit float. */
+const largestHalf = 65_504;
+
+/** A model's matrices in 16-bit floats, everything else as it is. Throws `data` for numbers that are too large for them. */
+export function halveWeights(model: Module, weights: WeightSet): ModelWeights {
+  const { runtime } = weights;
+  const packable = packableWeights(model);
+  const tensors: Record<string, DeviceTensor> = {};
+  const packed: Record<string, PackedWeight> = {};
+  for (const [name, { shape }] of namedParameters(model)) {
+    const data = fullPrecision(weights, name);
+    const place = packable.get(name);
+    if (!place) {
+      tensors[name] = runtime.createTensor("float32", shape, data);
+      continue;
+    }
+    if (data.some((value) => !(Math.abs(value) <= largestHalf)))
+      throw new LineageError("data", `${name} holds numbers that 16-bit floats do not have; keep 32 bits`);
+    const values = runtime.createTensor("float16", shape, Uint16Array.from(data, float16Bits));
+    packed[name] = { kind: "half", ...layoutOf(shape, place.transposed), values };
+  }
+  return new ModelWeights(runtime, { tensors, packed });
+}
+
+/** A parameter's numbers. Throws `argument` where they are in fewer bits already. */
+function fullPrecision(weights: WeightSet, name: string): Float32Array {
+  const tensor = weights.tensors[name] ?? weights.constants?.tensors[name];
+  if (tensor?.dtype !== "float32")
+    throw new LineageError("argument", `${name} is not in full precision; take the original weights`);
+  return tensor.view() as Float32Array;
 }

@@ -1,18 +1,18 @@
 import { createHash } from "node:crypto";
 import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
-import { FormatError, LineageError } from "../base/errors.js";
+import { LineageError } from "../base/errors.js";
 import { type Warn, emitWarning } from "../base/warnings.js";
 import { batchesByLength, padRows, paddingOf } from "../data/index.js";
-import { type Tensor, constant, div, linear, maximum, sigmoid, sqrt, square, sum } from "../graph/index.js";
 import type { Encoding } from "../tokenizers/index.js";
 import { EncoderProgram } from "../tasks/index.js";
-import { type EncoderCheckpoint, loadModel } from "../checkpoints/index.js";
-import { activations } from "../nn/index.js";
+import { type EncoderCheckpoint, loadEncoderForInference } from "../checkpoints/index.js";
+import type { ModelWeights } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
-import { type DenseModule, type SentenceModules, type VectorModule, readModules } from "./modules.js";
-import { type Pooling, pooled } from "./pooling.js";
+import { type SentenceModules, type VectorModule, readModules } from "./modules.js";
+import type { Pooling } from "./pooling.js";
+import { type VectorRecipe, sentenceVector, vectorSize } from "./vector.js";
 
 export interface EmbedderOptions {
   /** Default: as the folder's sentence-transformers modules say, else the mean. */
@@ -41,9 +41,7 @@ export interface EmbedOptions {
   readonly signal?: AbortSignal;
 }
 
-interface Recipe {
-  readonly poolings: readonly Pooling[];
-  readonly modules: readonly VectorModule[];
+interface Recipe extends VectorRecipe {
   readonly maxLength: number;
   readonly lowercase: boolean;
 }
@@ -58,7 +56,7 @@ interface Recipe {
 export class Embedder implements Disposable {
   private constructor(
     /** The network with its weights and its tokenizer. */
-    readonly loaded: EncoderCheckpoint,
+    readonly loaded: EncoderCheckpoint<ModelWeights>,
     private readonly program: EncoderProgram<"vector">,
     private readonly recipe: Recipe,
     private readonly prompts: Pick<SentenceModules, "prompts" | "defaultPrompt">,
@@ -72,13 +70,10 @@ export class Embedder implements Disposable {
   static async load(folder: string, options: EmbedderOptions = {}): Promise<Embedder> {
     const warn = options.warn ?? emitWarning;
     const own = await readModules(folder, warn);
-    const loaded = await loadModel(options.runtime ?? createRuntime(), own.encoder, {
-      kind: "encoder",
-      warn,
-    });
+    const loaded = await loadEncoderForInference(options.runtime ?? createRuntime(), own.encoder, { warn });
     try {
       const { contextLength, hiddenSize } = loaded.model.config;
-      const maxLength = options.maxLength ?? Math.min(own.maxLength ?? tokenizerLimit(loaded), contextLength);
+      const maxLength = options.maxLength ?? textLimit(own, loaded);
       if (!(Number.isInteger(maxLength) && maxLength >= 3 && maxLength <= contextLength)) {
         throw new LineageError(
           "length",
@@ -94,8 +89,7 @@ export class Embedder implements Disposable {
       const size = vectorSize(folder, recipe, own.width ?? hiddenSize, hiddenSize);
       const program = await EncoderProgram.create(loaded.model, loaded.weights, (inputs) => {
         const hidden = loaded.model.encode(inputs);
-        const vector = pooled(hidden, inputs.attentionMask!, recipe.poolings);
-        return { vector: recipe.modules.reduce(applied, vector) };
+        return { vector: sentenceVector(hidden, inputs.attentionMask!, recipe) };
       });
       const identity = await identityOf(folder, own.encoder, {
         ...recipe,
@@ -162,11 +156,15 @@ export class Embedder implements Disposable {
   }
 }
 
-/** Tokens that the tokenizer's files allow; without limit where they say none. */
-const tokenizerLimit = ({ tokenizer }: EncoderCheckpoint): number => {
-  const limit = tokenizer.config["model_max_length"];
-  return typeof limit === "number" && limit >= 1 ? Math.floor(limit) : Infinity;
-};
+/** Tokens of a text, special ones included: what the modules say, else the tokenizer's files, and no more than the model knows. */
+export function textLimit(
+  { maxLength }: Pick<SentenceModules, "maxLength">,
+  { tokenizer, model }: Pick<EncoderCheckpoint, "tokenizer" | "model">,
+): number {
+  const said = tokenizer.config["model_max_length"];
+  const limit = typeof said === "number" && said >= 1 ? Math.floor(said) : Infinity;
+  return Math.min(maxLength ?? limit, model.config.contextLength);
+}
 
 /** The modules with a norm at the end, or without any, where that is asked for. */
 function normalized(
@@ -177,50 +175,6 @@ function normalized(
   const others = modules.filter(({ kind }) => kind !== "normalize");
   return normalize ? [...others, { kind: "normalize" }] : others;
 }
-
-/** Numbers of a vector. Throws FormatError where one module does not take what another gives. */
-function vectorSize(
-  folder: string,
-  { poolings: chosen, modules }: Recipe,
-  width: number,
-  hiddenSize: number,
-): number {
-  if (width !== hiddenSize)
-    throw new FormatError(
-      folder,
-      `the pooling takes states of ${width} numbers, but the model's have ${hiddenSize}`,
-    );
-  let size = chosen.length * width;
-  for (const module of modules) {
-    if (module.kind !== "dense") continue;
-    if (module.inputs !== size)
-      throw new FormatError(folder, `a linear layer takes ${module.inputs} numbers, but is given ${size}`);
-    size = module.outputs;
-  }
-  return size;
-}
-
-/** A vector `[batch, size]` after a module. */
-function applied(vector: Tensor, module: VectorModule): Tensor {
-  if (module.kind === "normalize")
-    return div(vector, maximum(sqrt(sum(square(vector), { axes: 1, keepDims: true })), 1e-12));
-  const { weight, bias, inputs, outputs, activation } = module;
-  const sums = linear(
-    vector,
-    constant("float32", [outputs, inputs], weight),
-    bias && constant("float32", [outputs], bias),
-    { transposeWeight: true },
-  );
-  return denseActivations[activation](sums);
-}
-
-const denseActivations: Readonly<Record<DenseModule["activation"], (x: Tensor) => Tensor>> = {
-  identity: (x) => x,
-  tanh: (x) => x.tanh(),
-  relu: (x) => activations.relu(x),
-  gelu: (x) => activations.gelu(x),
-  sigmoid: (x) => sigmoid(x),
-};
 
 /** A module without its numbers, which the date of its file stands for. */
 const described = (module: VectorModule) =>
@@ -251,14 +205,3 @@ const foldersIn = async (folder: string): Promise<string[]> =>
     .filter((entry) => entry.isDirectory() && /^\d+_/.test(entry.name))
     .map(({ name }) => path.join(folder, name))
     .sort();
-
-/** Cosine of the angle between two vectors; 0 where one is zero. */
-export function cosineSimilarity(a: Float32Array, b: Float32Array): number {
-  let [product, lengthA, lengthB] = [0, 0, 0];
-  for (let i = 0; i < a.length; i++) {
-    product += a[i]! * b[i]!;
-    lengthA += a[i]! * a[i]!;
-    lengthB += b[i]! * b[i]!;
-  }
-  return lengthA === 0 || lengthB === 0 ? 0 : product / Math.sqrt(lengthA * lengthB);
-}

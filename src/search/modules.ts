@@ -1,9 +1,10 @@
 import { existsSync } from "node:fs";
+import { copyFile, cp } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
 import { validated } from "../base/check.js";
 import { FormatError, LineageError } from "../base/errors.js";
-import { readJson } from "../base/files.js";
+import { readJson, writeJson } from "../base/files.js";
 import type { Warn } from "../base/warnings.js";
 import { SafetensorsFile } from "../formats/index.js";
 import { type Pooling, poolings } from "./pooling.js";
@@ -99,6 +100,32 @@ export async function readModules(folder: string, warn: Warn): Promise<SentenceM
       `no ${encoder === undefined ? "Transformer" : "Pooling"}, without which there are no vectors`,
     );
   return { encoder, ...pooling, modules, ...(await readEncoderSettings(encoder, warn)), ...settings };
+}
+
+/**
+ * Copies what sentence-transformers' files say beside an encoder that is written anew into `to`: the modules, with the
+ * encoder at the top of the folder, and the settings. Nothing is copied of a folder without modules.
+ */
+export async function copyModules(from: string, to: string): Promise<void> {
+  const file = path.join(from, "modules.json");
+  if (!existsSync(file)) return;
+  const modules = await parse(moduleList, file);
+  const encoder = modules.findIndex(({ type }) => encoderKinds.includes(type.split(".").at(-1)!));
+  const place = path.basename(modules[encoder]?.path ?? "");
+  const settings = [path.join(from, "config_sentence_transformers.json")].concat(
+    encoderSettingsNames.map((name) => path.join(from, place, name)),
+  );
+  for (const setting of settings)
+    if (existsSync(setting)) await copyFile(setting, path.join(to, path.basename(setting)));
+  for (const [index, { path: folder }] of modules.entries())
+    if (index !== encoder && folder !== "" && existsSync(path.join(from, path.basename(folder))))
+      await cp(path.join(from, path.basename(folder)), path.join(to, path.basename(folder)), {
+        recursive: true,
+      });
+  await writeJson(
+    path.join(to, "modules.json"),
+    modules.map((module, index) => (index === encoder ? { ...module, path: "" } : module)),
+  );
 }
 
 // ---- Beside the modules -------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ import path from "node:path";
 import { z } from "zod";
 import { FormatError, LineageError } from "../base/errors.js";
 import { storageError } from "../base/files.js";
+import { cosineSimilarity } from "../base/numbers.js";
 import { SafetensorsFile, writeSafetensors } from "../formats/index.js";
-import { type Embedder, cosineSimilarity } from "./embedder.js";
+import type { Embedder } from "./embedder.js";
 
 /** A stretch of a file, lines counted from 1. */
 export interface Passage {

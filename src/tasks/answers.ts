@@ -1,5 +1,5 @@
 import { type Example, batchesByLength } from "../data/index.js";
-import { type EncoderWithHead, type Weights } from "../nn/index.js";
+import { type EncoderWithHead, type WeightSet } from "../nn/index.js";
 import { batchOf, inputsOf, logitsOf } from "./batches.js";
 import { thresholdFor } from "./classify.js";
 import { EncoderProgram, type HostTensor } from "./encoder-program.js";
@@ -21,7 +21,7 @@ export class Answerer implements Disposable {
     private readonly task: Task,
     private readonly context: TaskContext,
     private readonly model: EncoderWithHead,
-    private readonly weights: Weights,
+    private readonly weights: WeightSet,
   ) {}
 
   /** Logits of rows. */

@@ -1,6 +1,6 @@
 import type { BatchTensor } from "../data/index.js";
 import { type Tensor, compile, input } from "../graph/index.js";
-import { type EncoderInputs, type Module, type Weights, namedParameters } from "../nn/index.js";
+import { type EncoderInputs, type Module, type WeightSet, namedParameters } from "../nn/index.js";
 import type { DeviceTensor, Program, RunOptions } from "../runtime/types.js";
 import type { InputSpec } from "../training/index.js";
 
@@ -29,7 +29,7 @@ export interface HostTensor {
 export class EncoderProgram<Name extends string> implements Disposable {
   private constructor(
     private readonly program: Program,
-    private readonly weights: Weights,
+    private readonly weights: WeightSet,
     private readonly results: readonly Name[],
   ) {}
 
@@ -40,7 +40,7 @@ export class EncoderProgram<Name extends string> implements Disposable {
    */
   static async create<Name extends string>(
     model: Module,
-    weights: Weights,
+    weights: WeightSet,
     results: (inputs: EncoderInputs, tensors: Readonly<Record<string, Tensor>>) => Record<Name, Tensor>,
     {
       shape = ["batch", "sequence"],
@@ -53,7 +53,10 @@ export class EncoderProgram<Name extends string> implements Disposable {
       Object.entries(specs).map(([name, spec]) => [name, input(name, spec.dtype, spec.shape)]),
     );
     const computed = results(encoderInputsOf(tensors), tensors);
-    const program = await compile(weights.runtime, computed, { name: "encoder" });
+    const program = await compile(weights.runtime, computed, {
+      name: "encoder",
+      constants: weights.constants,
+    });
     return new EncoderProgram(program, weights, Object.keys(computed) as Name[]);
   }
 

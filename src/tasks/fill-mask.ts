@@ -1,7 +1,8 @@
 import { LineageError } from "../base/errors.js";
 import { EncoderProgram } from "./encoder-program.js";
 import { padRows, paddingOf } from "../data/index.js";
-import { type HeadCheckpoint, loadEncoderForTask } from "../checkpoints/index.js";
+import { type HeadCheckpoint, loadTaskForInference } from "../checkpoints/index.js";
+import type { ModelWeights } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 
@@ -15,16 +16,14 @@ export interface Filling {
 /** Guesses the words behind masks with an encoder's masked language model. */
 export class MaskFiller implements Disposable {
   private constructor(
-    private readonly loaded: HeadCheckpoint,
+    private readonly loaded: HeadCheckpoint<ModelWeights>,
     private readonly program: EncoderProgram<"probabilities">,
     private readonly maskId: number,
   ) {}
 
   /** Throws `checkpoint` where the folder has no masked language model's head, `tokenizer` where it has no mask token. */
   static async load(folder: string, { runtime }: { runtime?: Runtime } = {}): Promise<MaskFiller> {
-    const loaded = await loadEncoderForTask(runtime ?? createRuntime(), folder, "fill-mask", {
-      newHead: "never",
-    });
+    const loaded = await loadTaskForInference(runtime ?? createRuntime(), folder, "fill-mask");
     const { maskId } = loaded.tokenizer;
     if (maskId === undefined)
       throw new LineageError("tokenizer", `the tokenizer of ${folder} has no mask token`);

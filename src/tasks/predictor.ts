@@ -1,5 +1,6 @@
 import type { Example, TaskName } from "../data/index.js";
-import { type HeadCheckpoint, loadEncoderForTask } from "../checkpoints/index.js";
+import { type HeadCheckpoint, classesOf, loadTaskForInference } from "../checkpoints/index.js";
+import type { ModelWeights } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type AnswerOptions, Answerer } from "./answers.js";
@@ -30,7 +31,7 @@ export class Predictor implements Disposable {
   private constructor(
     readonly task: TaskName,
     /** The network with its weights and its tokenizer. */
-    readonly loaded: HeadCheckpoint,
+    readonly loaded: HeadCheckpoint<ModelWeights>,
     private readonly context: TaskContext,
     private readonly answerer: Answerer,
     /** Probability that decides unless it is told otherwise, as fine-tuning chose it. */
@@ -41,9 +42,8 @@ export class Predictor implements Disposable {
   static async load(folder: string, options: PredictorOptions = {}): Promise<Predictor> {
     const settings = await readSettings(folder, options.task);
     const task = tasks[settings.task];
-    const loaded = await loadEncoderForTask(options.runtime ?? createRuntime(), folder, task.head, {
+    const loaded = await loadTaskForInference(options.runtime ?? createRuntime(), folder, task.head, {
       numLabels: task.hasClasses ? undefined : task.numLabels([]),
-      newHead: "never",
     });
     const named = {
       ...loaded,
@@ -108,8 +108,5 @@ export class Predictor implements Disposable {
 }
 
 /** Names for classes that nobody named, as transformers has them. */
-function numbered({ system, head, weights }: HeadCheckpoint): string[] {
-  const { output } = system.heads[head];
-  const classes = output === undefined ? 0 : weights.get(`${output}.weight`).shape[0]!;
-  return Array.from({ length: classes }, (_, id) => `LABEL_${id}`);
-}
+const numbered = (loaded: HeadCheckpoint<ModelWeights>): string[] =>
+  Array.from({ length: classesOf(loaded) }, (_, id) => `LABEL_${id}`);

@@ -2,9 +2,10 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
-import { type HeadCheckpoint, loadEncoderForTask } from "../checkpoints/index.js";
+import { type HeadCheckpoint, loadTaskForInference } from "../checkpoints/index.js";
 import { unilm } from "../models/index.js";
 import { vocabularyOf, wordPieceTokens } from "../objectives/index.js";
+import type { ModelWeights } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { UnilmGenerator } from "./unilm-generator.js";
@@ -22,15 +23,13 @@ export async function holdsTargetWriter(folder: string): Promise<boolean> {
 /** Writes the text that follows from another, word after word the likeliest, with a UniLM. */
 export class TargetWriter implements Disposable {
   private constructor(
-    private readonly loaded: HeadCheckpoint,
+    private readonly loaded: HeadCheckpoint<ModelWeights>,
     private readonly generator: UnilmGenerator,
   ) {}
 
   /** Throws `checkpoint` where the folder has no head for words. */
   static async load(folder: string, { runtime }: { runtime?: Runtime } = {}): Promise<TargetWriter> {
-    const loaded = await loadEncoderForTask(runtime ?? createRuntime(), folder, "fill-mask", {
-      newHead: "never",
-    });
+    const loaded = await loadTaskForInference(runtime ?? createRuntime(), folder, "fill-mask");
     const { model, weights, tokenizer } = loaded;
     const generator = await UnilmGenerator.create(
       { encoder: model.encoder, logits: (hidden) => model.head.forward(hidden, {}) },

@@ -1,5 +1,5 @@
 import { type Tensor, compile, input } from "../graph/index.js";
-import { type Encoder, type Weights, statesAt } from "../nn/index.js";
+import { type Encoder, type WeightSet, statesAt } from "../nn/index.js";
 import {
   type MaskingVocabulary,
   type PretrainingRow,
@@ -20,7 +20,7 @@ export type GenerationVocabulary = Pick<SentenceVocabulary, "classId" | "separat
 export class UnilmGenerator implements Disposable {
   private constructor(
     private readonly program: Program,
-    private readonly weights: Weights,
+    private readonly weights: WeightSet,
     private readonly vocabulary: GenerationVocabulary,
     private readonly contextLength: number,
   ) {}
@@ -28,7 +28,7 @@ export class UnilmGenerator implements Disposable {
   /** @param logits of states `[masked, hiddenSize]`: `[masked, vocabSize]` */
   static async create(
     { encoder, logits: answer }: { encoder: Encoder; logits: (hidden: Tensor) => Tensor },
-    weights: Weights,
+    weights: WeightSet,
     vocabulary: GenerationVocabulary,
   ): Promise<UnilmGenerator> {
     const tokens = ["batch", "sequence"];
@@ -39,7 +39,11 @@ export class UnilmGenerator implements Disposable {
     };
     const hidden = encoder.encode(inputs);
     const logits = answer(statesAt(hidden, input("maskedPositions", "int32", ["masked"])));
-    const program = await compile(weights.runtime, { logits }, { name: "generation" });
+    const program = await compile(
+      weights.runtime,
+      { logits },
+      { name: "generation", constants: weights.constants },
+    );
     return new UnilmGenerator(program, weights, vocabulary, encoder.config.contextLength);
   }
 

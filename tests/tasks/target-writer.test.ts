@@ -3,6 +3,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { saveModel } from "../../src/checkpoints/index.js";
+import { quantizeEncoderFolder } from "../../src/library/leave.js";
 import { unilm, unilmConfig } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -49,6 +50,16 @@ it("a UniLM's folder writes what follows from a text, the same by the command", 
   const { stdout, status } = await lineage("generate", ...given);
   expect([status, stdout.trim()]).toEqual([0, text.trim()]);
   expect((await lineage("generate", ...given, "--regex", "a*")).stderr).toContain("leave out --regex");
+});
+
+it("a UniLM in 8 bits writes the same", async () => {
+  using runtime = createRuntime();
+  const few = path.join(root, "few");
+  await quantizeEncoderFolder(runtime, folder, few, { bits: 8 });
+  using full = await TargetWriter.load(folder);
+  using writer = await TargetWriter.load(few);
+  const options = { maxNewTokens: 5 };
+  expect(await writer.write("the dog was good", options)).toBe(await full.write("the dog was good", options));
 });
 
 it("another encoder is none", async () => {

@@ -1,0 +1,67 @@
+import type { WeightSet, Weights } from "../nn/index.js";
+import { type Encoder, namedParameters } from "../nn/index.js";
+import { type ModelWeights, type QuantizationScheme, quantizeWeights } from "../quantization/index.js";
+import type { Runtime } from "../runtime/types.js";
+import type { EncoderCheckpoint, HeadCheckpoint, LoadOptions } from "./checkpoint.js";
+import {
+  headIn,
+  loadEncoder,
+  loadEncoderForInference,
+  loadEncoderForTask,
+  loadTaskForInference,
+} from "./load-encoder.js";
+
+/** What an encoder's folder holds: the encoder with the head that it names, or alone. */
+export type HeldEncoder<W extends WeightSet = Weights> = EncoderCheckpoint<W> | HeadCheckpoint<W>;
+
+/** The encoder itself. */
+export const encoderIn = (held: HeldEncoder<WeightSet>): Encoder =>
+  "head" in held ? held.model.encoder : held.model;
+
+/** Reads an encoder's folder as it is: with the head that it names and has, or alone. Throws `checkpoint` for a quantised one. */
+export async function loadHeldEncoder(
+  runtime: Runtime,
+  folder: string,
+  options: LoadOptions = {},
+): Promise<HeldEncoder> {
+  const head = await headIn(folder, options);
+  return head === undefined
+    ? loadEncoder(runtime, folder, options)
+    : loadEncoderForTask(runtime, folder, head, { ...options, newHead: "never" });
+}
+
+/** As `loadHeldEncoder`, for an encoder that is only run, quantised or not. */
+export async function loadHeldForInference(
+  runtime: Runtime,
+  folder: string,
+  options: LoadOptions = {},
+): Promise<HeldEncoder<ModelWeights>> {
+  const head = await headIn(folder, options);
+  return head === undefined
+    ? loadEncoderForInference(runtime, folder, options)
+    : loadTaskForInference(runtime, folder, head, options);
+}
+
+/**
+ * Whether a parameter stays in full precision when the matrices are quantised: a task's last layer has a few rows, from which
+ * the answers come.
+ */
+export function staysWhole(held: HeldEncoder<WeightSet>): (name: string) => boolean {
+  const output = "head" in held ? held.system.heads[held.head].output : undefined;
+  return (name) => output !== undefined && name.startsWith(`${output}.`);
+}
+
+/** How many classes a head tells apart; 0 for a head of another kind. */
+export function classesOf({ system, head, model }: HeadCheckpoint<WeightSet>): number {
+  const { output } = system.heads[head];
+  return output === undefined ? 0 : namedParameters(model).get(`${output}.weight`)!.shape[0]!;
+}
+
+/** An encoder's matrices in fewer bits. */
+export async function quantizeEncoder(
+  held: HeldEncoder,
+  scheme: QuantizationScheme,
+): Promise<HeldEncoder<ModelWeights>> {
+  const options = { whole: staysWhole(held) };
+  return { ...held, weights: await quantizeWeights(held.model, held.weights, scheme, options) };
+}
