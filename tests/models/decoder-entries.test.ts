@@ -19,7 +19,11 @@ const cases = versions.flatMap(({ transformers, entries }) =>
 
 it("walks over every decoder and encoder-decoder", () => {
   expect([...new Set(cases.map(({ name }) => name))].sort()).toEqual(
-    [...systemsOfKind("decoder"), ...systemsOfKind("encoder-decoder")].map(({ name }) => name).sort(),
+    [...systemsOfKind("decoder"), ...systemsOfKind("encoder-decoder")]
+      .map(({ name }) => name)
+      // Its weights were never published, so transformers does not know it.
+      .filter((name) => name !== "palm")
+      .sort(),
   );
 });
 

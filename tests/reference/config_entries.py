@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from common import VALUES
 
 TYPES = ["albert", "bert", "deberta", "deberta-v2", "electra", "roberta", "xlm", "xlnet"]
-TYPES += ["gpt2", "llama", "mistral", "qwen2"]
+TYPES += ["gpt2", "gpt_neo", "llama", "mistral", "openai-gpt", "qwen2"]
 TYPES += ["bart", "marian", "mbart", "mt5", "t5"]
 
 
