@@ -10,7 +10,7 @@ import {
   isTokenizerFile,
   isWeightFile,
   loadTokenizer,
-  modelPlace,
+  modelForm,
   openWeightFiles,
 } from "../formats/index.js";
 import type { SystemConfig, SystemKind } from "../models/index.js";
@@ -22,7 +22,7 @@ import { type GenerationDefaults, readGenerationConfig } from "./generation-conf
 
 /** The `config.json` of a checkpoint folder. */
 export async function readConfig(folder: string): Promise<unknown> {
-  if ((await modelPlace(folder)) === "gguf")
+  if ((await modelForm(folder)) === "gguf")
     throw new LineageError(
       "unsupported",
       `${folder} is a GGUF file, from which lineage reads decoders; take the model's checkpoint folder`,

@@ -10,7 +10,7 @@ import { emitWarning } from "../base/warnings.js";
 import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
 import {
   floatReaders,
-  modelPlace,
+  modelForm,
   type Place,
   type GgufFile,
   type GgufPlace,
@@ -119,7 +119,7 @@ export async function loadForInference(
   const { systems } = options;
   if (kind === "encoder-decoder")
     return inferenceFromFolder(runtime, source, (json) => encoderDecoderOf(json, systems), options);
-  return (await modelPlace(source)) === "gguf"
+  return (await modelForm(source)) === "gguf"
     ? inferenceFromGguf(runtime, source, options)
     : inferenceFromFolder(runtime, source, (json) => decoderOf(json, systems), options);
 }

@@ -1,4 +1,4 @@
-import { type LoadWeightsOptions, loadWeights, modelPlace } from "../formats/index.js";
+import { type LoadWeightsOptions, loadWeights, modelForm } from "../formats/index.js";
 import {
   type SystemConfig,
   type SystemKind,
@@ -34,7 +34,7 @@ export async function loadModel(
   { kind, ...options }: LoadOptions & { readonly kind?: SystemKind } = {},
 ): Promise<CheckpointOfKind[SystemKind]> {
   const mayBeGguf = kind === undefined || kind === "decoder";
-  if (mayBeGguf && (await modelPlace(place)) === "gguf") return loadGguf(runtime, place, options);
+  if (mayBeGguf && (await modelForm(place)) === "gguf") return loadGguf(runtime, place, options);
   return loaders[kind ?? (await kindIn(place, options))](runtime, place, options);
 }
 
@@ -43,7 +43,7 @@ export const kindIn = async (
   place: string,
   { systems }: Pick<LoadOptions, "systems"> = {},
 ): Promise<SystemKind> =>
-  (await modelPlace(place)) === "gguf" ? "decoder" : systemOf(await readConfig(place), systems).kind;
+  (await modelForm(place)) === "gguf" ? "decoder" : systemOf(await readConfig(place), systems).kind;
 
 /** Loaders by kind. What a kind's files need besides, such as other names of tensors, stands in its own file. */
 const loaders: {

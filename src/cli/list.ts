@@ -6,7 +6,7 @@ import { nearest } from "../base/check.js";
 import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
-import { pullFolder } from "../formats/hub.js";
+import { manifestName, pullFolder } from "../formats/hub.js";
 import { cacheOption, examples } from "./options.js";
 import { print } from "./terminal.js";
 
@@ -28,11 +28,11 @@ async function pulledModels(cache: string): Promise<PulledModel[]> {
     const files = (await readdir(folder, { recursive: true, withFileTypes: true })).filter((file) =>
       file.isFile(),
     );
-    const whole = files.some(({ name }) => name === ".lineage-pull.json");
+    const whole = files.some(({ name }) => name === manifestName);
     // Prepared weights lie in the cache too.
     if (!whole && !entry.name.includes("--")) continue;
     const sizes = await Promise.all(files.map((file) => stat(path.join(file.parentPath, file.name))));
-    const manifest = whole ? await readJson(path.join(folder, ".lineage-pull.json")) : undefined;
+    const manifest = whole ? await readJson(path.join(folder, manifestName)) : undefined;
     const named = (manifest as { readonly name?: unknown } | undefined)?.name;
     models.push({
       name: typeof named === "string" ? named : entry.name.replace("--", "/"),

@@ -1,8 +1,7 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { formatBytes } from "../base/memory.js";
-import { pullModel } from "../formats/hub.js";
-import { hubAccess } from "./model.js";
+import { hubAccess, pullModel } from "../formats/hub.js";
 import { cacheOption, examples, option } from "./options.js";
 import { Reporter, print } from "./terminal.js";
 

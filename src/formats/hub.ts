@@ -61,7 +61,8 @@ const stagingName = ".lineage-pull";
 const needed =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json$|^merges\.txt$|^vocab\.txt$|^(tokenizer|spiece|sentencepiece\.bpe)\.model$|^chat_template\.jinja$|^model.*\.safetensors(\.index\.json)?$/;
 
-const manifestName = ".lineage-pull.json";
+/** Written last: where it is, the model is whole. */
+export const manifestName = ".lineage-pull.json";
 
 /** The folder that a model is pulled into. Throws `argument` for what is no name of a model. */
 export function pullFolder(name: string, cache: string): string {
@@ -77,6 +78,16 @@ export function pullFolder(name: string, cache: string): string {
     );
   return path.join(cache, parts.join("--"));
 }
+
+/** Where the hub is and who asks, by the environment. */
+export const hubAccess = (): Pick<PullOptions, "hubUrl" | "accessToken"> => ({
+  hubUrl: process.env["HF_ENDPOINT"],
+  accessToken: process.env["HF_TOKEN"],
+});
+
+/** Whether a model was pulled, and all of it. */
+export const isPulled = (name: string, cache: string): boolean =>
+  existsSync(path.join(pullFolder(name, cache), manifestName));
 
 /**
  * Brings a model from the hub into the cache, or finds it there: a file that is there and has its checksum is not fetched
@@ -203,7 +214,8 @@ function checkToken(token: string | undefined): string | undefined {
       "argument",
       "the token for the hub (HF_TOKEN) holds a space, a line break or another character that no token has; set it again",
     );
-  return trimmed;
+  // An empty variable of the environment is none.
+  return trimmed === "" ? undefined : trimmed;
 }
 
 /** The line to the hub, which is given up when nothing comes over it for a while. */

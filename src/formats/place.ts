@@ -13,7 +13,7 @@ export type PathKind =
   | "missing"
   | "other";
 
-const hubName = /^[A-Za-z0-9][A-Za-z0-9._-]*\/[A-Za-z0-9][A-Za-z0-9._-]*$/;
+const hubName = /^[A-Za-z0-9_][A-Za-z0-9._-]*\/[A-Za-z0-9_][A-Za-z0-9._-]*(?<!\.gguf)$/;
 
 /** Throws LineageError `storage` for a file that cannot be read, or that is a pipe or a device. */
 export async function placeOf(place: string): Promise<PathKind> {
@@ -40,7 +40,7 @@ export async function placeOf(place: string): Promise<PathKind> {
  * Whether a model lies in a folder or in a GGUF file. Throws `storage` where there is nothing, `checkpoint` for a file of
  * another kind; both say what would be right.
  */
-export async function modelPlace(place: string): Promise<"folder" | "gguf"> {
+export async function modelForm(place: string): Promise<"folder" | "gguf"> {
   const found = await placeOf(place);
   switch (found) {
     case "folder":

@@ -178,7 +178,7 @@ describe("lineage", () => {
     expect(stderr).not.toMatch(/[^\P{Cc}\n]/u);
     const env = { HF_TOKEN: "hf_secret\nsecond" };
     const pulled = spawned(["pull", "some/model"], { env });
-    expect(pulled.stderr).toMatch(/^error: HF_TOKEN holds /);
+    expect(pulled.stderr).toMatch(/^error: the token for the hub \(HF_TOKEN\) holds /);
     expect(pulled.stderr).not.toContain("hf_secret");
   });
 

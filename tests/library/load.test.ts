@@ -118,8 +118,35 @@ describe("a loaded encoder", () => {
   });
 });
 
+it("a token of the hub that cannot be one is refused without showing it, before the hub is asked", async () => {
+  const before = process.env["HF_TOKEN"];
+  process.env["HF_TOKEN"] = "hf_secret\nsecond";
+  try {
+    const refused = load("nobody/nothing", { cache: place("cache") });
+    await expect(refused).rejects.toThrow(/^the token for the hub \(HF_TOKEN\) holds a space, a line break/);
+    await expect(refused).rejects.not.toThrow("hf_secret");
+  } finally {
+    if (before === undefined) delete process.env["HF_TOKEN"];
+    else process.env["HF_TOKEN"] = before;
+  }
+});
+
+it("a model that was pulled is taken from the cache, and a file that is not there is none of the hub's", async () => {
+  const cache = place("cache");
+  const folder = path.join(cache, "nobody--mood");
+  await mkdir(folder, { recursive: true });
+  await writeTinyBert(folder, "classify");
+  await writeFile(path.join(folder, ".lineage-pull.json"), "{}");
+  using model = await load("nobody/mood", { cache, task: "classify" });
+  expect(model.labels).toEqual(["LABEL_0", "LABEL_1"]);
+  await expect(load("nowhere/model.gguf", { cache })).rejects.toThrow("there is no nowhere/model.gguf");
+  await expect(load(place("moot"))).rejects.toThrow(`did you mean ${place("mood")}?`);
+});
+
 it("a source that is nowhere is told apart from a folder that is no model", async () => {
-  await expect(load(place("nowhere"))).rejects.toThrow("a model is a folder, a .gguf file, or ORG/NAME");
+  await expect(load(place("nowhere"))).rejects.toThrow(
+    "a model is a folder (what train wrote, or one of Hugging Face), a .gguf file, or ORG/NAME",
+  );
   await mkdir(place("empty"));
   await expect(load(place("empty"))).rejects.toThrow("no config.json");
 });
