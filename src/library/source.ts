@@ -26,7 +26,7 @@ export interface SourceOptions extends Pick<PullOptions, "offline" | "onProgress
 export async function modelPlace(source: string, options: SourceOptions = {}): Promise<string> {
   const here = await placeHere(source, options);
   if (here !== undefined) return here;
-  const { cache = cacheFolder(), foldersOnly: _, ...more } = options;
+  const { cache = cacheFolder(), ...more } = options;
   return (await pullModel(source, { ...more, ...hubAccess(), cache })).folder;
 }
 
