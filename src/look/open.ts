@@ -1,5 +1,5 @@
 import { type LoadOptions, loadForInference, loadModel, readConfig } from "../checkpoints/index.js";
-import { modelPlace } from "../formats/index.js";
+import { modelForm } from "../formats/index.js";
 import { systemOf } from "../models/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { Looker } from "./looker.js";
@@ -15,7 +15,7 @@ export async function openLooker(
 }
 
 async function opened(runtime: Runtime, place: string, options: LoadOptions) {
-  if ((await modelPlace(place)) === "gguf") return loadForInference(runtime, place, options);
+  if ((await modelForm(place)) === "gguf") return loadForInference(runtime, place, options);
   const { kind } = systemOf(await readConfig(place), options.systems);
   return kind === "encoder"
     ? loadModel(runtime, place, { ...options, kind })
