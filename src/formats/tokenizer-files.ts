@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { readdir } from "node:fs/promises";
+import { readdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readBytes, readJson, readText, writeJson } from "../base/files.js";
@@ -9,9 +9,16 @@ import {
   type TokenizerConfig,
   type TokenizerDefinition,
   byteLevelTokenizer,
+  type SentencePieceModel,
   checkConfig,
+  inLanguages,
+  languagePlace,
+  marianTokenizer,
+  sentencePieceOfMbart,
+  mbartLanguages,
   parseSentencePiece,
   sentencePieceDefinition,
+  sentencePieceOfT5,
   template,
   wordBpeTokenizer,
   wordEnd,
@@ -25,11 +32,13 @@ import {
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   await settleFolder(folder);
-  const config = await readConfig(folder);
+  const config = await withClass(folder, await readConfig(folder));
   const find = (...names: string[]) =>
     names.map((name) => path.join(folder, name)).find((name) => existsSync(name));
   const file = find("tokenizer.json");
-  if (file) return new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file);
+  if (file) return inOwnLanguages(new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file));
+  const [source, target] = [find("source.spm"), find("target.spm")];
+  if (source && target) return loadMarian(folder, config);
   const sentencePiece = find("tokenizer.model", "spiece.model", "sentencepiece.bpe.model");
   if (sentencePiece) return loadSentencePiece(sentencePiece, config);
   const vocabulary = find("vocab.json", "encoder.json", "gpt2_encoder.json");
@@ -43,19 +52,97 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   );
 }
 
-/** Reads a SentencePiece `tokenizer.model`; `config` adds to what it says of itself. */
+/** Reads a SentencePiece `tokenizer.model`; `config` adds to what it says of itself, and names the kind that is not plain. */
 export async function loadSentencePiece(file: string, config: TokenizerConfig = {}): Promise<Tokenizer> {
-  const bytes = await readBytes(file);
-  const own = sentencePieceDefinition(parseSentencePiece(file, bytes));
-  return new Tokenizer(own.definition, { ...own.config, ...dropNull(config) }, file);
+  const model = parseSentencePiece(file, await readBytes(file));
+  const own = definitionOfClass(file, model, config);
+  return inOwnLanguages(new Tokenizer(own.definition, { ...own.config, ...dropNull(config) }, file));
 }
 
-/** Writes `tokenizer.json` and `tokenizer_config.json`. */
+function definitionOfClass(file: string, model: SentencePieceModel, config: TokenizerConfig) {
+  switch (String(config["tokenizer_class"]).replace(/Fast$/, "")) {
+    case "T5Tokenizer": {
+      const { extra_ids: sentinels = 100 } = config;
+      if (!Number.isInteger(sentinels) || (sentinels as number) < 0 || (sentinels as number) > 10_000)
+        throw new FormatError(
+          file,
+          "tokenizer_config.json: extra_ids must be a whole number from 0 to 10,000",
+        );
+      return sentencePieceOfT5(model, sentinels as number);
+    }
+    case "MBartTokenizer":
+      return sentencePieceOfMbart(file, model, mbartLanguages.slice(0, 25));
+    case "MBart50Tokenizer":
+      return sentencePieceOfMbart(file, model, mbartLanguages);
+    default:
+      return sentencePieceDefinition(model);
+  }
+}
+
+/** mBART's tokenizers in the languages that their configuration names. */
+function inOwnLanguages(tokenizer: Tokenizer): Tokenizer {
+  const { config } = tokenizer;
+  if (languagePlace(config["tokenizer_class"]) === undefined) return tokenizer;
+  const language = (entry: string) => (typeof config[entry] === "string" ? config[entry] : undefined);
+  return inLanguages(tokenizer, { source: language("src_lang"), target: language("tgt_lang") });
+}
+
+/** Marian's two SentencePiece models and their vocabulary. */
+async function loadMarian(folder: string, config: TokenizerConfig): Promise<Tokenizer> {
+  if (config["separate_vocabs"] === true)
+    throw new LineageError(
+      "unsupported",
+      `${folder} has a vocabulary for each side; lineage reads models with one`,
+    );
+  const files = new Map<string, Uint8Array>();
+  for (const name of ["source.spm", "target.spm", "vocab.json"]) {
+    if (!existsSync(path.join(folder, name)))
+      throw new LineageError(
+        "tokenizer",
+        `${folder} has no ${name}, which belongs to source.spm and target.spm`,
+      );
+    files.set(name, await readBytes(path.join(folder, name)));
+  }
+  const model = (name: string) => parseSentencePiece(path.join(folder, name), files.get(name)!);
+  const place = path.join(folder, "vocab.json");
+  return marianTokenizer({
+    source: model("source.spm"),
+    target: model("target.spm"),
+    vocabulary: idsByToken(place, await readJson(place)),
+    config,
+    files,
+  });
+}
+
+/** The class of a tokenizer whose own files do not name it, by the model beside it, as transformers finds it. */
+async function withClass(folder: string, config: TokenizerConfig): Promise<TokenizerConfig> {
+  const file = path.join(folder, "config.json");
+  if (config["tokenizer_class"] !== undefined || !existsSync(file)) return config;
+  const json = await readJson(file);
+  const { tokenizer_class: named, model_type: type } =
+    typeof json === "object" && json !== null ? (json as Record<string, unknown>) : {};
+  const usual = classOfModel.get(type);
+  return usual === undefined
+    ? config
+    : { ...config, tokenizer_class: typeof named === "string" ? named : usual };
+}
+
+const classOfModel: ReadonlyMap<unknown, string> = new Map([
+  ["bart", "BartTokenizer"],
+  ["marian", "MarianTokenizer"],
+  ["mbart", "MBartTokenizer"],
+  ["mt5", "T5Tokenizer"],
+  ["t5", "T5Tokenizer"],
+]);
+
+/** Writes `tokenizer.json`, or the files that a tokenizer was read from where it has none, and `tokenizer_config.json`. */
 export async function writeTokenizer(tokenizer: Tokenizer, folder: string): Promise<void> {
   await replaceFiles(
     folder,
     async (staging) => {
-      await writeJson(path.join(staging, "tokenizer.json"), tokenizer.definition);
+      const { files } = tokenizer;
+      if (!files) await writeJson(path.join(staging, "tokenizer.json"), tokenizer.definition);
+      else for (const [name, bytes] of files) await writeFile(path.join(staging, name), bytes);
       await writeJson(path.join(staging, "tokenizer_config.json"), tokenizer.config);
     },
     { part: isTokenizerFile },
@@ -64,7 +151,7 @@ export async function writeTokenizer(tokenizer: Tokenizer, folder: string): Prom
 
 /** Whether a file of this name is a part of the tokenizer in its folder, lineage's or another program's. */
 export const isTokenizerFile = (name: string): boolean =>
-  /^((tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json|vocab\.txt|merges\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model|chat_template\.jinja)$/.test(
+  /^((tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json|vocab\.txt|merges\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model|(source|target)\.spm|chat_template\.jinja)$/.test(
     name,
   );
 

@@ -5,6 +5,8 @@ export { template } from "./definitions.js";
 export type { Encoding, PairOptions } from "./encoding.js";
 export { type TokenizerRecipe, trainTokenizer } from "./recipe.js";
 export * from "./from-vocabulary.js";
+export * from "./languages.js";
+export * from "./marian.js";
 export * from "./sentencepiece.js";
 export * from "./tokenizer.js";
 export { type TokenizerConfig, type TokenizerDefinition, checkConfig } from "./tokenizer-definition.js";

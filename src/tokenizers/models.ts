@@ -22,6 +22,9 @@ export interface ModelMaker {
 export interface ModelOptions {
   /** Whether it runs as SentencePiece does, and which tokens it finds within words there. */
   readonly sentencePiece?: { readonly userDefined: readonly string[] };
+  /** Ids by token, where another file than the model's has them, and the token for pieces that it lacks. */
+  readonly vocabulary?: ReadonlyMap<string, number>;
+  readonly unknown?: string | undefined;
 }
 
 const modelTypes = ["BPE", "WordPiece", "WordLevel", "Unigram"] as const;
@@ -54,9 +57,11 @@ export function readModel(part: Entries, options: ModelOptions): ModelMaker {
     part.refuse(
       `the vocabulary of a ${type} is ${type === "Unigram" ? "a list of [piece, score]" : "an object with the id of each token"}`,
     );
-  const entries: Iterable<readonly [string, number]> = pieces
-    ? pieces.map(([piece], id) => [piece, id] as const)
-    : Object.entries(vocab as Record<string, number>);
+  const entries: Iterable<readonly [string, number]> = options.vocabulary
+    ? options.vocabulary
+    : pieces
+      ? pieces.map(([piece], id) => [piece, id] as const)
+      : Object.entries(vocab as Record<string, number>);
   let size = 0;
   for (const [token, id] of entries) {
     vocabulary.set(token, id);
@@ -78,7 +83,7 @@ function makerOf(
   type: ModelType,
   part: Entries,
   pieces: readonly [string, number][] | undefined,
-  { sentencePiece }: ModelOptions,
+  { sentencePiece, vocabulary: other, unknown = "" }: ModelOptions,
 ): (context: ModelContext) => Model {
   switch (type) {
     case "BPE": {
@@ -124,8 +129,13 @@ function makerOf(
         userDefined: new Set(sentencePiece.userDefined),
         neverCut: (piece: string) => byteFallback && bytePattern.test(piece),
       };
-      return (context) =>
-        remembering(createUnigram(context, { pieces: pieces!, unknownId, byteFallback, sentencePiece: own }));
+      const unigram = {
+        pieces: pieces!,
+        unknownId: other ? other.get(unknown) : unknownId,
+        byteFallback,
+        sentencePiece: own,
+      };
+      return (context) => remembering(createUnigram(context, unigram));
     }
   }
 }

@@ -1,5 +1,6 @@
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import { FormatError, messageOf } from "../base/errors.js";
+import { addedToken, template } from "./definitions.js";
 import type { TokenizerConfig, TokenizerDefinition } from "./tokenizer-definition.js";
 
 /** What a piece is for; numbered as in sentencepiece_model.proto and in GGUF. */
@@ -253,4 +254,74 @@ function toBase64(bytes: Uint8Array): string {
   let binary = "";
   for (const byte of bytes) binary += String.fromCharCode(byte);
   return btoa(binary);
+}
+
+// ---- Systems --------------------------------------------------------------------------------------------------------
+
+/**
+ * T5's tokenizer, Raffel et al. 2020: `text </s>`, with tokens behind the pieces that stand for hidden spans, the first of them
+ * last.
+ * @param sentinels how many of them
+ */
+export function sentencePieceOfT5(model: SentencePieceModel, sentinels: number) {
+  const { definition, config } = sentencePieceDefinition(model);
+  const { pieces, eosId } = model;
+  const names = Array.from({ length: sentinels }, (_, index) => `<extra_id_${index}>`);
+  const added = names.map((content, index) => ({
+    ...addedToken(pieces.length + sentinels - 1 - index, content),
+    lstrip: true,
+    rstrip: true,
+  }));
+  const end = eosId === undefined ? undefined : pieces[eosId]!.piece;
+  return {
+    definition: {
+      ...definition,
+      added_tokens: [...(definition.added_tokens ?? []), ...added.reverse()],
+      post_processor: end === undefined ? null : template(["A", end], ["A", end, "B", end], [[end, eosId!]]),
+    },
+    config: { ...config, extra_ids: sentinels, ...(sentinels > 0 && { additional_special_tokens: names }) },
+  };
+}
+
+/**
+ * mBART's tokenizer: fairseq's special tokens come first, so that ids are one above those of the pieces; the languages and the
+ * mask come last. Throws FormatError for a model that begins otherwise than fairseq's do.
+ */
+export function sentencePieceOfMbart(file: string, model: SentencePieceModel, languages: readonly string[]) {
+  const special = (piece: string): Piece => ({ piece, score: 0, type: PieceType.control });
+  const [unknown, bos, eos, ...pieces] = model.pieces;
+  if (
+    unknown?.type !== PieceType.unknown ||
+    bos?.type !== PieceType.control ||
+    eos?.type !== PieceType.control ||
+    model.kind !== "unigram"
+  )
+    throw new FormatError(
+      file,
+      "it must be a unigram model that begins with <unk>, <s> and </s>, as mBART's does",
+    );
+  const mask = "<mask>";
+  const { definition, config } = sentencePieceDefinition({
+    ...model,
+    pieces: [bos, special("<pad>"), eos, unknown, ...pieces, ...languages.map(special), special(mask)],
+    bosId: 0,
+    padId: 1,
+    eosId: 2,
+    unkId: 3,
+  });
+  const added = (definition.added_tokens ?? []).map((token) =>
+    // As a word, the mask takes the space before it along.
+    token.content === mask ? { ...token, lstrip: true } : token,
+  );
+  return {
+    definition: { ...definition, added_tokens: added, post_processor: null },
+    config: {
+      ...config,
+      add_bos_token: false,
+      cls_token: bos.piece,
+      sep_token: eos.piece,
+      mask_token: mask,
+      additional_special_tokens: [...languages],
+    },
+  };
 }

@@ -46,6 +46,16 @@ export interface DecodeOptions {
   readonly skipSpecialTokens?: boolean;
 }
 
+/** What a tokenizer may have besides its definition. */
+export interface TokenizerParts {
+  /** The tokenizer of texts that are written, where it is another than that of texts that are read. */
+  readonly target?: Tokenizer;
+  /** Ids by token, where the definition's pieces have those of another file. */
+  readonly vocabulary?: ReadonlyMap<string, number>;
+  /** Files that say all of it, by name; they are written as they are, and no `tokenizer.json`. */
+  readonly files?: ReadonlyMap<string, Uint8Array>;
+}
+
 /** A text's token ids and back, over a `tokenizer.json` of the field. */
 export class Tokenizer {
   readonly definition: CheckedDefinition;
@@ -53,6 +63,10 @@ export class Tokenizer {
   readonly warnings: readonly string[];
   /** Tokens that are found in a text as they are written. */
   readonly addedTokens: readonly AddedToken[];
+  /** The tokenizer of texts that a model writes; itself but where the files have two, or languages. */
+  readonly target: Tokenizer;
+  /** Files that say all of it, by name; undefined where the definition does. */
+  readonly files: ReadonlyMap<string, Uint8Array> | undefined;
   private readonly pipeline: Pipeline;
   private readonly decoder: Decoder;
   private readonly template: Template;
@@ -64,13 +78,17 @@ export class Tokenizer {
    * @param definition the content of a `tokenizer.json`
    * @param config that of its `tokenizer_config.json`
    * @param source where they come from, for messages
+   * @param parts what it has besides
    * Throws FormatError for a definition that is malformed or that lineage cannot run.
    */
   constructor(
     definition: TokenizerDefinition,
     readonly config: TokenizerConfig = {},
     source = "tokenizer.json",
+    { target, vocabulary, files }: TokenizerParts = {},
   ) {
+    this.target = target ?? this;
+    this.files = files;
     this.definition = checkDefinition(source, definition);
     this.config = checkConfig(source, config);
     const reading = new Reading(source);
@@ -86,10 +104,10 @@ export class Tokenizer {
     const userDefined = sentencePiece
       ? this.definition.added_tokens.filter(({ special }) => !special).map(({ content }) => content)
       : [];
-    const maker = readModel(
-      new Entries(whole.get("model"), "model", reading),
-      sentencePiece ? { sentencePiece: { userDefined } } : {},
-    );
+    const maker = readModel(new Entries(whole.get("model"), "model", reading), {
+      ...(sentencePiece && { sentencePiece: { userDefined } }),
+      ...(vocabulary && { vocabulary, unknown: namedToken(this.config, "unk_token") }),
+    });
     this.addedTokens = resolveAddedTokens(
       this.definition,
       this.config,

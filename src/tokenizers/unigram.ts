@@ -21,6 +21,9 @@ interface TrieNode {
 
 const node = (): TrieNode => ({ children: new Map(), id: -1, score: 0 });
 
+/** Of a piece that the model cuts and the vocabulary has no id for. */
+const lackingId = 2 ** 30;
+
 /** Taken from the lowest score for a character that no piece covers. */
 const unknownPenalty = 10;
 
@@ -54,7 +57,7 @@ export function createUnigram(
       place = child;
     }
     // Of a piece that is there twice, the last one holds.
-    place.id = vocabulary.get(piece)!;
+    place.id = vocabulary.get(piece) ?? lackingId;
     place.score = userDefined?.has(piece) ? utf8(piece).length * highest - 0.1 : score;
   }
 
@@ -126,7 +129,8 @@ export function createUnigram(
             continue;
           }
         }
-        ids.push(id);
+        if (id === lackingId && unknownId === undefined) throw noToken(word.slice(start, end));
+        ids.push(id === lackingId ? unknownId! : id);
         if (spans) {
           const bytes = byteLength(word.slice(start, end));
           spans.push(place, place + bytes);
