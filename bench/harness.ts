@@ -14,7 +14,7 @@ export interface Answer {
   peakMiB: number;
 }
 
-/** PyTorch in a process of its own; undefined where there is none. */
+/** An engine in a process of its own, such as PyTorch; undefined where there is none. */
 export class Peer {
   private constructor(
     private readonly child: ChildProcessWithoutNullStreams,
@@ -22,10 +22,11 @@ export class Peer {
     readonly version: string,
   ) {}
 
-  /** @param script a Python file of `bench` */
-  static async start(python: string, script: string, threads: number): Promise<Peer | undefined> {
-    const file = new URL(`../../bench/${script}`, import.meta.url).pathname;
-    const child = spawn(python, [file, String(threads)]);
+  /** @param script a file of `bench`: a Python one, or a built one */
+  static async start(command: string, script: string, threads: number): Promise<Peer | undefined> {
+    const place = script.endsWith(".js") ? script : `../../bench/${script}`;
+    const file = fileURLToPath(new URL(place, import.meta.url));
+    const child = spawn(command, [file, String(threads)]);
     child.on("error", () => undefined);
     const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
     const first = await lines.next();

@@ -23,6 +23,7 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   encoders: { python: true },
   llama: { python: false },
   slots: { python: false },
+  translation: { python: true },
 };
 
 const { values: options, positionals } = parseArgs({
