@@ -92,6 +92,8 @@ export class GenerationQueue {
   }
 
   private async takeTurn(): Promise<void> {
+    // Texts that are asked for at the same time begin together.
+    await Promise.resolve();
     for (const writing of [...this.waiting, ...this.running])
       if (writing.request.signal?.aborted) writing.fail(writing.request.signal.reason);
     this.clearUp();
