@@ -175,7 +175,7 @@ export class TextStream implements AsyncIterableIterator<string, TextReport> {
   private async *write(): AsyncGenerator<string, TextReport> {
     const { tokenizer } = this.writer;
     const { stop = [], constraint, signal } = this.options;
-    const characters = new StreamDecoder(tokenizer);
+    const characters = new StreamDecoder(tokenizer.target);
     const stops = new StopStrings(stop);
     using walk = constraint && (await constraint.begin());
     const sequence = (this.sequence ??= this.submit(walk));

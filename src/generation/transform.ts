@@ -267,7 +267,7 @@ class Writers {
   }
 
   private text(ids: readonly number[], finish: WrittenText["finish"]): WrittenText {
-    return { text: this.writer.tokenizer.decode(ids), newTokens: ids.length, finish };
+    return { text: this.writer.tokenizer.target.decode(ids), newTokens: ids.length, finish };
   }
 }
 

@@ -86,7 +86,7 @@ function read(
           "argument",
           "an encoder-decoder is looked at with what it writes: give the pair",
         );
-      const target = tokenizer.encodePair(pair, undefined, { maxLength });
+      const target = tokenizer.target.encodePair(pair, undefined, { maxLength });
       // The end is written last, and read no more.
       const written = [system.startId((model as EncoderDecoder).config), ...target.ids.slice(0, -1)];
       return {

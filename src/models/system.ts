@@ -160,8 +160,6 @@ export interface EncoderDecoderDefinition<
   startId(config: NoInfer<C>): number;
   /** The system's own pretraining, where it has one. */
   readonly pretraining?: PretrainingRecipe;
-  /** Where llama.cpp knows it. */
-  readonly gguf?: GgufLayout<NoInfer<C>>;
 }
 
 // ---- Systems ------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ export function encodePairs(
 ): EncodedPair[] {
   const encoded = pairs.map((written): EncodedPair => {
     const source = tokenizer.encodePair(prefix + written.source).ids;
-    const target = tokenizer.encodePair(written.target).ids;
+    const target = tokenizer.target.encodePair(written.target).ids;
     return { source, target, written };
   });
   const isLong = ({ source, target }: TextPair) => source.length > maxLength || target.length > maxLength;

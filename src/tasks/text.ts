@@ -353,7 +353,7 @@ class TextRun implements Disposable {
       rows.map(({ source }) => source),
       { signal },
     );
-    const texts = found.map(([best]) => tokenizer.decode(best!.ids));
+    const texts = found.map(([best]) => tokenizer.target.decode(best!.ids));
     const scores = scoreTexts(
       texts,
       rows.map(({ written }) => written.target),

@@ -4,6 +4,7 @@ import path from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { loadTokenizer, writeTokenizer } from "../../src/formats/index.js";
 import { inLanguages } from "../../src/tokenizers/index.js";
+import { encodePairs } from "../../src/tasks/text-data.js";
 import { Reference } from "../support/reference.js";
 
 interface Encoded {
@@ -89,4 +90,14 @@ it("Marian's files are written as they were read, and refused where one is missi
   await expect(loadTokenizer(folder)).rejects.toThrow("the vocabulary lacks <pad>");
   await rm(path.join(folder, "vocab.json"));
   await expect(loadTokenizer(folder)).rejects.toThrow("has no vocab.json");
+});
+
+it("pairs of texts are cut by the tokenizer of each side", async () => {
+  const reference = referenceOf("marian");
+  const { encoded, targets } = reference.json("values.json") as Values;
+  const written = targets!.map(({ text }, row) => ({ source: encoded[row]!.text, target: text, row }));
+  const options = { maxLength: 1000, long: "refuse", prefix: "" } as const;
+  const pairs = encodePairs("pairs", written, await loadTokenizer(reference.path()), options);
+  expect(pairs.map(({ source }) => source)).toEqual(encoded.slice(0, written.length).map(({ ids }) => ids));
+  expect(pairs.map(({ target }) => target)).toEqual(targets!.map(({ ids }) => ids));
 });
