@@ -1,9 +1,20 @@
 import { describe, expect, it } from "vitest";
 import { compile, input } from "../../src/graph/index.js";
-import { Decoder, type GenerateOptions, beamSearch, generate } from "../../src/generation/index.js";
+import {
+  type BeamOptions,
+  Decoder,
+  type Drafter,
+  type GenerateOptions,
+  type TokenConstraint,
+  beamSearch,
+  generate,
+  modelDrafter,
+  promptLookup,
+} from "../../src/generation/index.js";
 import { loadWeights } from "../../src/formats/index.js";
-import { systemOf } from "../../src/models/index.js";
-import { type EncoderDecoder, type Weights, namedParameters } from "../../src/nn/index.js";
+import { Random } from "../../src/base/random.js";
+import { systemOf, systems } from "../../src/models/index.js";
+import { type EncoderDecoder, Weights, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { Reference, relativeError } from "../support/reference.js";
 
@@ -122,4 +133,116 @@ describe.each(names)("a decoder of %s", (name) => {
       ).toBeLessThan(1e-5);
     weights.dispose();
   });
+});
+
+describe.each(["transformer", "t5", "bart"] as const)("texts of a %s that share a decoder", (name) => {
+  const sizes = {
+    vocabSize: 61,
+    contextLength: 120,
+    hiddenSize: 32,
+    numLayers: 2,
+    numHeads: 4,
+    padTokenId: 0,
+    decoderStartTokenId: 0,
+  };
+  const model =
+    name === "t5"
+      ? systems.t5.create(systems.t5.config.create({ ...sizes, headSize: 8, intermediateSize: 48 }))
+      : systems[name].create(systems[name].config.create({ ...sizes, initializerRange: 0.4 }));
+  const weights = Weights.initialize(runtime, model, 8);
+  const random = new Random(3);
+  const works = Array.from({ length: 11 }, (_, stream) => ({
+    source: Array.from({ length: 1 + random.integer(70) }, () => 1 + random.integer(60)),
+    maxNewTokens: 1 + random.integer(100),
+    stopIds: [random.integer(61), random.integer(61)],
+    begin: [0, ...Array.from({ length: random.integer(4) }, () => random.integer(61))],
+    seed: 5,
+    stream,
+  }));
+
+  it("are each what they are alone, however long they and their sources are, and leave no memory", async () => {
+    const before = runtime.allocatedBytes;
+    const collect = async (decoder: Decoder, work: (typeof works)[number], options: GenerateOptions) => {
+      const { source, begin, ...rest } = work;
+      const events: unknown[] = [];
+      for await (const { id, finish } of generate(decoder, [{ source, begin }], { ...rest, ...options }))
+        events.push(id ?? finish);
+      return events;
+    };
+    for (const options of [{ temperature: 0 }, { temperature: 1 }, { topK: 4, noRepeatNgram: 2 }]) {
+      const wanted = [];
+      for (const work of works) {
+        using single = await Decoder.create({ model, weights });
+        wanted.push(await collect(single, work, options));
+      }
+      using shared = await Decoder.create({ model, weights, slots: 3 });
+      expect(await Promise.all(works.map((work) => collect(shared, work, options)))).toEqual(wanted);
+      expect(shared.freeSlots).toBe(3);
+    }
+    expect(runtime.allocatedBytes).toBe(before);
+  });
+
+  it("are found by beam searches that are each what they are alone", async () => {
+    const search = (decoder: Decoder, { source, begin, maxNewTokens, stopIds }: (typeof works)[number]) => {
+      const options: BeamOptions = { maxNewTokens, stopIds, numBeams: 3, numReturned: 3, noRepeatNgram: 3 };
+      return beamSearch(decoder, { source, begin }, options);
+    };
+    const wanted = [];
+    for (const work of works) {
+      using single = await Decoder.create({ model, weights, beams: 3 });
+      wanted.push((await search(single, work)).map(({ ids }) => ids));
+    }
+    using shared = await Decoder.create({ model, weights, slots: 4, beams: 4 });
+    const found = await Promise.all(works.map((work) => search(shared, work)));
+    expect(found.map((beams) => beams.map(({ ids }) => ids))).toEqual(wanted);
+    expect(shared.freeSlots).toBe(4);
+  });
+
+  it("are the same with guesses, and are what a constraint allows", async () => {
+    using decoder = await Decoder.create({ model, weights });
+    using other = await Decoder.create({ model, weights });
+    const { source } = works[1]!;
+    const write = async (options: GenerateOptions) => {
+      decoder.forget();
+      const ids: number[] = [];
+      const all = { temperature: 0, maxNewTokens: 40, ...options };
+      for await (const { id } of generate(decoder, [{ source }], all)) if (id !== undefined) ids.push(id);
+      return ids;
+    };
+    const wanted = await write({});
+    const drafters: Drafter[] = [promptLookup(), modelDrafter(other)];
+    for (const drafter of drafters) expect(await write({ drafter })).toEqual(wanted);
+    const even: TokenConstraint = {
+      restrict: (logits) => {
+        for (let id = 1; id < logits.length; id += 2) logits[id] = -Infinity;
+      },
+      accept: () => undefined,
+      finished: false,
+    };
+    const constrained = await write({ constraints: [even] });
+    expect(constrained).toHaveLength(40);
+    expect(constrained.every((id) => id % 2 === 0)).toBe(true);
+  });
+});
+
+it("refuses prompts that do not fit the kind of model, and sources that do not fit the model", async () => {
+  const { model, weights } = await loaded("bart-tiny");
+  using decoder = await Decoder.create({ model, weights });
+  await expect(generate(decoder, [[1, 2]]).next()).rejects.toThrow(
+    "a prompt of an encoder-decoder has a source",
+  );
+  await expect(generate(decoder, [{ source: [] }]).next()).rejects.toThrow(
+    "a source needs at least one token",
+  );
+  const long = Array.from({ length: 33 }, () => 5);
+  await expect(generate(decoder, [{ source: long }]).next()).rejects.toThrow(
+    "a source of 33 tokens does not fit the 32 that the model reads",
+  );
+  await expect(Decoder.create({ model, weights, cacheType: "int8" })).rejects.toThrow(
+    "the cache of an encoder-decoder is float32",
+  );
+  await expect(beamSearch(decoder, { source: [5] }, { maxNewTokens: 4, numBeams: 2 })).rejects.toThrow(
+    "numBeams must be a whole number from 1 to the 1 beams",
+  );
+  weights.dispose();
 });
