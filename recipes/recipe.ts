@@ -40,7 +40,7 @@ export function recipeOptions<Own extends OwnOptions>(
   });
   const given = values["data"];
   if (typeof given === "string" && given !== "stories" && !existsSync(given))
-    refuse(`there is no ${given}; name the folder of the data, or leave --data out for the embedded stories`);
+    refuse(`there is no folder ${given}; leave --data out for the embedded stories`);
   const { out, scale, threads } = values as { out: string; scale: string; threads?: string };
   for (const [option, value] of Object.entries({ scale, threads }))
     if (value !== undefined && !(Number(value) > 0))
@@ -62,12 +62,16 @@ function parsed(options: OwnOptions) {
     if (!(error instanceof TypeError)) throw error;
     return refuse(error.message);
   }
-  console.log(`${usage(options)}
-  --data FOLDER  the real data; default: ../shared/data where it is, else the embedded stories (--data stories)
-  --out FOLDER   what the recipe writes: models, a table, a plot
-  --scale X      factor of the numbers of steps; 1 takes some minutes on two cores
-  --threads N    of the engine; default: all cores
-  --smoke        seconds: everything runs, nothing is learned`);
+  console.log(`Usage: ${usage(options)}
+
+Shows the claim of a paper in small; docs/results.md says what came out.
+
+  --data FOLDER  folder of the real data, or stories (default: ../shared/data if it is there, else the embedded stories)
+  --out FOLDER   folder for models, tables and plots (default: ${String(options["out"]?.default)})
+  --scale X      factor of the number of steps (default: 1, some minutes on two cores)
+  --threads N    threads of the engine (default: one for each core)
+  --smoke        run everything in seconds; nothing is learned
+  --help         show this help`);
   process.exit(0);
 }
 

@@ -98,7 +98,7 @@ export async function openFile(file: string): Promise<{ handle: FileHandle; size
 }
 
 /** As `openFile`, at once: a file descriptor. */
-export function openFileSync(file: string): { fd: number; size: number } {
+function openFileSync(file: string): { fd: number; size: number } {
   let fd: number;
   try {
     fd = openSync(file, forReading);

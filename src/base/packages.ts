@@ -17,18 +17,9 @@ export const requireHere = process
   .createRequire(bundleFile ?? import.meta.url);
 
 /**
- * Loads a package that only some need. Throws `unsupported`, with what to install, where it is missing.
+ * The main file of a package that only some need. Throws `unsupported`, with what to install, where it is missing.
  * @param purpose what needs it, as the subject of a sentence: "reading Parquet"
  */
-export async function optionalPackage<T>(name: string, purpose: string, load: () => Promise<T>): Promise<T> {
-  try {
-    return await load();
-  } catch (error) {
-    throw missing(name, purpose, error);
-  }
-}
-
-/** The main file of a package that only some need; throws as `optionalPackage` does. */
 export function resolvePackage(name: string, purpose: string): string {
   try {
     return requireHere.resolve(name);

@@ -28,7 +28,9 @@ async function demo({ out, steps }: { out: string; steps: number }): Promise<voi
     temperature: 0.7,
     seed: 3,
   });
-  tell(`\nWrite another one: lineage generate --model ${out} --prompt "Long ago" --seed 4\n`);
+  // npm start runs where no lineage is on the path.
+  const lineage = process.env["npm_lifecycle_event"] === "start" ? "npm run lineage --" : "lineage";
+  tell(`\nWrite another one: ${lineage} generate --model ${out} --prompt "Long ago" --seed 4\n`);
 }
 
 export const demoCommand = new Command("demo")

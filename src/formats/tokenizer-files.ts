@@ -294,17 +294,21 @@ function withNames<K extends string>(
   return named;
 }
 
-function roberta(given: ByteLevelParts & { config: TokenizerConfig }): Tokenizer {
+type UsualTokens = Readonly<
+  Record<`${"bos" | "eos" | "sep" | "cls" | "unk" | "pad" | "mask"}_token`, string>
+>;
+type EncoderFiles = ByteLevelParts & { readonly config: TokenizerConfig };
+/** What stands around a text, and where: the token's content and its id. */
+type Marks = { readonly cls: readonly [string, number]; readonly sep: readonly [string, number] };
+
+/** The byte-level tokenizer of an encoder, whose special tokens have usual names. */
+function byteLevelEncoder(
+  given: EncoderFiles,
+  usual: UsualTokens,
+  around: (marks: Marks) => ByteLevelParts["postProcessor"],
+): Tokenizer {
   const { vocabulary, config } = given;
-  const names = withNames(config, {
-    bos_token: "<s>",
-    eos_token: "</s>",
-    sep_token: "</s>",
-    cls_token: "<s>",
-    unk_token: "<unk>",
-    pad_token: "<pad>",
-    mask_token: "<mask>",
-  });
+  const names = withNames(config, usual);
   const [cls, sep] = [vocabulary.get(names.cls_token), vocabulary.get(names.sep_token)];
   return byteLevelTokenizer({
     ...prefixed(given, config),
@@ -314,47 +318,47 @@ function roberta(given: ByteLevelParts & { config: TokenizerConfig }): Tokenizer
     postProcessor:
       cls === undefined || sep === undefined
         ? null
-        : {
-            type: "RobertaProcessing",
-            sep: [names.sep_token, sep],
-            cls: [names.cls_token, cls],
-            trim_offsets: true,
-            add_prefix_space: config["add_prefix_space"] === true,
-          },
+        : around({ cls: [names.cls_token, cls], sep: [names.sep_token, sep] }),
     config: { ...names, ...config },
   });
 }
 
-function deberta(given: ByteLevelParts & { config: TokenizerConfig }): Tokenizer {
-  const { vocabulary, config } = given;
-  const names = withNames(config, {
-    bos_token: "[CLS]",
-    eos_token: "[SEP]",
-    sep_token: "[SEP]",
-    cls_token: "[CLS]",
-    unk_token: "[UNK]",
-    pad_token: "[PAD]",
-    mask_token: "[MASK]",
-  });
-  const [cls, sep] = [vocabulary.get(names.cls_token), vocabulary.get(names.sep_token)];
-  return byteLevelTokenizer({
-    ...prefixed(given, config),
-    special: [...new Set(Object.values(names))].filter((token) => vocabulary.has(token)),
-    leftStripped: [names.mask_token],
-    postProcessor:
-      cls === undefined || sep === undefined
-        ? null
-        : template(
-            [names.cls_token, "A", names.sep_token],
-            [names.cls_token, "A", names.sep_token, ["B", 1], [names.sep_token, 1]],
-            [
-              [names.cls_token, cls],
-              [names.sep_token, sep],
-            ],
-          ),
-    config: { ...names, ...config },
-  });
-}
+const roberta = (given: EncoderFiles): Tokenizer =>
+  byteLevelEncoder(
+    given,
+    {
+      bos_token: "<s>",
+      eos_token: "</s>",
+      sep_token: "</s>",
+      cls_token: "<s>",
+      unk_token: "<unk>",
+      pad_token: "<pad>",
+      mask_token: "<mask>",
+    },
+    ({ cls, sep }) => ({
+      type: "RobertaProcessing",
+      sep: [...sep],
+      cls: [...cls],
+      trim_offsets: true,
+      add_prefix_space: given.config["add_prefix_space"] === true,
+    }),
+  );
+
+const deberta = (given: EncoderFiles): Tokenizer =>
+  byteLevelEncoder(
+    given,
+    {
+      bos_token: "[CLS]",
+      eos_token: "[SEP]",
+      sep_token: "[SEP]",
+      cls_token: "[CLS]",
+      unk_token: "[UNK]",
+      pad_token: "[PAD]",
+      mask_token: "[MASK]",
+    },
+    ({ cls, sep }) =>
+      template([cls[0], "A", sep[0]], [cls[0], "A", sep[0], ["B", 1], [sep[0], 1]], [[...cls], [...sep]]),
+  );
 
 // ---- Configurations -------------------------------------------------------------------------------------------------
 

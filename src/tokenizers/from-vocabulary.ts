@@ -5,6 +5,22 @@ import type { TokenizerConfig, TokenizerDefinition } from "./tokenizer-definitio
 // Tokenizers that are known by their kind and their vocabulary alone: what trainers learn, and what folders hold that are
 // older than tokenizer.json.
 
+/** The model of a byte-level BPE as `tokenizer.json` has it. */
+export const byteLevelBpe = (
+  vocabulary: Iterable<readonly [token: string, id: number]>,
+  merges: readonly string[],
+) => ({
+  type: "BPE",
+  dropout: null,
+  unk_token: null,
+  continuing_subword_prefix: "",
+  end_of_word_suffix: "",
+  fuse_unk: false,
+  byte_fallback: false,
+  vocab: Object.fromEntries(vocabulary),
+  merges: [...merges],
+});
+
 export interface ByteLevelOptions {
   /** Ids by token. */
   readonly vocabulary: ReadonlyMap<string, number>;
@@ -46,17 +62,7 @@ export function byteLevelTokenizer({
       pre_tokenizer: preTokenizer,
       post_processor: postProcessor,
       decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
-      model: {
-        type: "BPE",
-        dropout: null,
-        unk_token: null,
-        continuing_subword_prefix: "",
-        end_of_word_suffix: "",
-        fuse_unk: false,
-        byte_fallback: false,
-        vocab: Object.fromEntries(vocabulary),
-        merges: [...merges],
-      },
+      model: byteLevelBpe(vocabulary, merges),
     },
     { ...named, ...config },
   );

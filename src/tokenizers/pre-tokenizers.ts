@@ -152,7 +152,7 @@ function byteLevel(part: Entries): PreTokenizer {
   };
 }
 
-export const prependSchemes = ["always", "first", "never"] as const;
+const prependSchemes = ["always", "first", "never"] as const;
 export type PrependScheme = (typeof prependSchemes)[number];
 
 /** Where a Metaspace puts its mark before a text; older files say `add_prefix_space`. */

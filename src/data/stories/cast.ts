@@ -19,7 +19,7 @@ import {
 export const pick = <T>(random: Random, items: readonly T[]): T => items[random.integer(items.length)]!;
 
 /** `count` different items in random order. */
-export function pickSeveral<T>(random: Random, items: readonly T[], count: number): T[] {
+function pickSeveral<T>(random: Random, items: readonly T[], count: number): T[] {
   const chosen: T[] = [];
   while (chosen.length < count) {
     const item = pick(random, items);
@@ -30,7 +30,7 @@ export function pickSeveral<T>(random: Random, items: readonly T[], count: numbe
 
 const she = { he: "she", him: "her", his: "her", himself: "herself" };
 const he = { he: "he", him: "him", his: "his", himself: "himself" };
-export const pronouns = (female: boolean): typeof he => (female ? she : he);
+const pronouns = (female: boolean): typeof he => (female ? she : he);
 
 /** Which heroes a plot can have. */
 export type Heroes = "child" | "animal" | "any";

@@ -42,9 +42,9 @@ export const traits = list(`kind, curious, brave, cheerful, clever, shy, gentle,
 export const colours = list(
   `red, blue, green, yellow, purple, orange, pink, white, brown, black, grey, golden, silver`,
 );
-export const clothColours = list(`${colours.join()}, striped, spotted, woolly, soft, warm, thick, knitted`);
-export const woods = list(`wooden, carved, painted, old, tiny, smooth, little, handmade`);
-export const metals = list(`shiny, silver, golden, copper, brass, tiny, polished, old, iron, round`);
+const clothColours = list(`${colours.join()}, striped, spotted, woolly, soft, warm, thick, knitted`);
+const woods = list(`wooden, carved, painted, old, tiny, smooth, little, handmade`);
+const metals = list(`shiny, silver, golden, copper, brass, tiny, polished, old, iron, round`);
 export const papers = list(`paper, thin, old, colourful, folded, yellow, green, blue`);
 
 /** Things that a child owns and carries; all singular, so that each is an "it". */

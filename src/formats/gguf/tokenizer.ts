@@ -2,6 +2,7 @@ import { FormatError, LineageError } from "../../base/errors.js";
 import {
   type Piece,
   PieceType,
+  byteLevelBpe,
   bytePattern,
   sentencePieceDefinition,
   Tokenizer,
@@ -134,16 +135,12 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
             decoders: [replacing(writtenSpace, " "), { type: "ByteFallback" }, { type: "Fuse" }],
           },
     model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: "",
-      end_of_word_suffix: "",
-      fuse_unk: false,
+      ...byteLevelBpe(
+        tokens.map((token, index) => [token, index]),
+        merges,
+      ),
       byte_fallback: writtenSpace !== undefined,
       ignore_merges: pre!.ignoresMerges ?? false,
-      vocab: Object.fromEntries(tokens.map((token, index) => [token, index])),
-      merges: [...merges],
     },
   };
   return new Tokenizer(definition, config, gguf.path);

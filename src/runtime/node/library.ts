@@ -24,7 +24,7 @@ const cudaFileNames: Partial<Record<NodeJS.Platform, string>> = {
   win32: "onnxruntime_providers_cuda.dll",
 };
 
-export function thisHost(): Host {
+function thisHost(): Host {
   const { platform, arch } = process;
   if (platform !== "linux") return { platform, arch, musl: false };
   // The report would otherwise look up the names of all network peers, which can take seconds.

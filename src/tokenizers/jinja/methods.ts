@@ -62,7 +62,7 @@ export function asInteger(value: Value | undefined, what: string): number {
 // ---- slices ----
 
 /** Python's `start:stop:step` over so many items, as the indexes that it takes. */
-export function sliceIndexes(
+function sliceIndexes(
   length: number,
   start: number | undefined,
   stop: number | undefined,
