@@ -32,11 +32,16 @@ import {
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   await settleFolder(folder);
-  const config = await withClass(folder, await readConfig(folder));
+  const own = await readConfig(folder);
+  const config = await withClass(folder, own);
   const find = (...names: string[]) =>
     names.map((name) => path.join(folder, name)).find((name) => existsSync(name));
   const file = find("tokenizer.json");
-  if (file) return inOwnLanguages(new Tokenizer((await readJson(file)) as TokenizerDefinition, config, file));
+  if (file) {
+    // It says all but where languages stand; which class it is of, only its own files tell.
+    const given = languagePlace(config["tokenizer_class"]) === undefined ? own : config;
+    return inOwnLanguages(new Tokenizer((await readJson(file)) as TokenizerDefinition, given, file));
+  }
   const [source, target] = [find("source.spm"), find("target.spm")];
   if (source && target) return loadMarian(folder, config);
   const sentencePiece = find("tokenizer.model", "spiece.model", "sentencepiece.bpe.model");
@@ -79,10 +84,11 @@ function definitionOfClass(file: string, model: SentencePieceModel, config: Toke
   }
 }
 
-/** mBART's tokenizers in the languages that their configuration names. */
+/** mBART's tokenizers in the languages that their configuration names; another one, beside an mBART, as it is. */
 function inOwnLanguages(tokenizer: Tokenizer): Tokenizer {
   const { config } = tokenizer;
   if (languagePlace(config["tokenizer_class"]) === undefined) return tokenizer;
+  if (!mbartLanguages.some((code) => tokenizer.tokenToId(code) !== undefined)) return tokenizer;
   const language = (entry: string) => (typeof config[entry] === "string" ? config[entry] : undefined);
   return inLanguages(tokenizer, { source: language("src_lang"), target: language("tgt_lang") });
 }

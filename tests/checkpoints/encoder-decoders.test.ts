@@ -174,6 +174,22 @@ describe.each(cases)("$name as transformers $transformers saves it", ({ name, wr
   });
 });
 
+it.each(["t5-gated-tiny", "marian-tiny"])("%s in 8 bits comes back as it was saved", async (name) => {
+  await published(name, versions[0]!.folders[name]!, true);
+  const options = { kind: "encoder-decoder", quantize: { bits: 8, blockSize: 16 } } as const;
+  const loaded = await loadForInference(runtime, folder, options);
+  using weights = loaded.weights;
+  const before = await logitsOf(name, loaded.model, weights);
+  const out = path.join(folder, "quantised");
+  await saveModel(out, loaded);
+  const again = await loadForInference(runtime, out, { kind: "encoder-decoder" });
+  using kept = again.weights;
+  expect(Object.keys(kept.constants.packed).sort()).toEqual(Object.keys(weights.constants.packed).sort());
+  expect(await logitsOf(name, again.model, kept)).toEqual(before);
+  expect(again.generation).toEqual(loaded.generation);
+  await expect(loadModel(runtime, out, { kind: "encoder-decoder" })).rejects.toThrow("is quantised");
+});
+
 describe("a folder that is not as the newest transformers writes it", () => {
   const { folders } = versions[0]!;
 

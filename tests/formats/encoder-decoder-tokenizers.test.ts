@@ -62,6 +62,19 @@ describe.each(kinds)("the published files of a tokenizer of %s", (kind) => {
   });
 });
 
+it.each(["mt5", "mbart", "mbart50"])(
+  "the tokenizer.json that transformers makes of %s gives its ids",
+  async (kind) => {
+    const reference = referenceOf(`${kind}-fast`);
+    const { encoded, targets } = reference.json("values.json") as Values;
+    const tokenizer = await loadTokenizer(reference.path());
+    expect(tokenizer.warnings).toEqual([]);
+    for (const { text, ids } of encoded) expect([text, tokenizer.encodePair(text).ids]).toEqual([text, ids]);
+    for (const { text, ids } of targets!)
+      expect([text, tokenizer.target.encodePair(text).ids]).toEqual([text, ids]);
+  },
+);
+
 it("mBART's tokenizer takes other languages, and refuses one that it does not have", async () => {
   const german = await loadTokenizer(referenceOf("mbart").path());
   const french = inLanguages(german, { source: "fr_XX", target: "ja_XX" });

@@ -147,6 +147,19 @@ def main() -> None:
     record("bart", BartTokenizer(str(OUT / "bart" / "vocab.json"), str(OUT / "bart" / "merges.txt")), TEXTS + MASKED)
 
 
+def fast(kind: str) -> None:
+    """What transformers makes of the same files: tokenizer.json, with ids that are not always SentencePiece's."""
+    values = json.loads((OUT / kind / "values.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(OUT / kind)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            write_json(OUT / f"{kind}-fast" / file, json.loads((Path(folder) / file).read_text()))
+    encoded = ids(tokenizer, [entry["text"] for entry in values["encoded"]])
+    targets = [{"text": e["text"], "ids": tokenizer(text_target=e["text"])["input_ids"]} for e in values.get("targets", [])]
+    write_json(OUT / f"{kind}-fast" / "values.json", {"madeWith": made_with(), "encoded": encoded, "targets": targets})
+
+
 def compare(folder: Path) -> None:
     for place in sorted(folder.iterdir()):
         values = json.loads((OUT / place.name / "values.json").read_text())
@@ -156,4 +169,9 @@ def compare(folder: Path) -> None:
         print(place.name, type(tokenizer).__name__, "of", len(values["encoded"]), "other ids:", other, targets)
 
 
-compare(Path(sys.argv[1])) if len(sys.argv) > 1 else main()
+if len(sys.argv) > 1:
+    compare(Path(sys.argv[1]))
+else:
+    main()
+    for kind in ("mt5", "mbart", "mbart50"):
+        fast(kind)
