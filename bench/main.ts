@@ -21,9 +21,10 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   "gpt2-decoding": { python: true },
   "gpt2-training": { python: true },
   encoders: { python: true },
+  translation: { python: true },
+  "translation-training": { python: true },
   llama: { python: false },
   slots: { python: false },
-  translation: { python: true },
 };
 
 const { values: options, positionals } = parseArgs({
