@@ -160,7 +160,7 @@ for (const { name, noise } of contenders) {
     heldOut,
   });
   curves.push(curve);
-  const sources = test.map((story) => summaryPair(story).source);
+  const sources = test.map((story) => story.join(" "));
   const texts = await written(model, weights, tokenizer, sources, smoke ? 10 : 80);
   const { rougeL } = rouge(
     texts,

@@ -142,13 +142,7 @@ for (const { name, rates } of contenders) {
     heldOut,
   });
   curves.push(curve);
-  const texts = await written(
-    model,
-    weights,
-    tokenizer,
-    test.de.map((text) => pairOf(text, "").source),
-    smoke ? 12 : 64,
-  );
+  const texts = await written(model, weights, tokenizer, test.de, smoke ? 12 : 64);
   rows.push([name, curve.points.at(-1)!.loss.toFixed(3), bleu(texts, [test.en]).score.toFixed(1), texts[0]!]);
 }
 

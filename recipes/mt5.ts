@@ -182,8 +182,9 @@ printTable(
 
 // ---- Which language is answered in ------------------------------------------------------------------------------------
 
+const ordered = (text: string) => text.split(" ").sort().join(" ");
 const taskOf = (text: string): TextPair => ({
-  source: [...encode(text.split(" ").sort().join(" ")), endId],
+  source: [...encode(ordered(text)), endId],
   target: [...encode(text), endId],
 });
 const wordsOf = (text: string) => text.toLowerCase().match(/\p{L}+/gu) ?? [];
@@ -219,7 +220,7 @@ for (const unlabelled of [0, settings.unlabelled]) {
     collate: (found) => pairBatch(found, batch),
   });
   await learn(name, weights, source, settings.tuningSteps);
-  const sources = test.de.slice(0, settings.tested).map((text) => taskOf(text).source);
+  const sources = test.de.slice(0, settings.tested).map(ordered);
   const texts = await written(model, weights, tokenizer, sources, smoke ? 8 : 50);
   answers.push([name, percent(germanShare(texts)), texts[0]!]);
 }

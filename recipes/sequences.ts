@@ -5,7 +5,7 @@ import { gunzipSync } from "node:zlib";
 import type { Batch, BatchSource } from "../src/data/index.js";
 import { documentsOf, stories } from "../src/data/index.js";
 import type { EncoderDecoder, Weights } from "../src/nn/index.js";
-import { SourceWriter } from "../src/tasks/index.js";
+import { Decoder, transform } from "../src/generation/index.js";
 import type { Tokenizer } from "../src/tokenizers/index.js";
 import {
   type Curve,
@@ -94,15 +94,15 @@ export async function train(options: SequenceTraining): Promise<Curve> {
   return { label: name, points };
 }
 
-/** What a network writes about each source, greedily. */
+/** What a network writes about each source, the likeliest token each time. */
 export async function written(
   model: EncoderDecoder,
   weights: Weights,
   tokenizer: Tokenizer,
-  sources: readonly (readonly number[])[],
+  sources: readonly string[],
   capacity: number,
 ): Promise<string[]> {
-  using writer = await SourceWriter.create({ model, weights, tokenizer }, { slots: 32, capacity });
-  const found = await writer.write(sources);
-  return found.map(([best]) => tokenizer.decode(best!.ids).trim());
+  using decoder = await Decoder.create({ model, weights, slots: 32, capacity });
+  const found = await transform({ decoder, tokenizer }, sources);
+  return found.map(({ text }) => text.trim());
 }

@@ -190,7 +190,7 @@ async function measured(weights: Weights, task: Task): Promise<number> {
     model,
     weights,
     tokenizer,
-    rows.map(({ source }) => encode(source)),
+    rows.map(({ source }) => source),
     smoke ? 8 : 60,
   );
   return task.score(

@@ -23,13 +23,13 @@ import { readText, writeAtomically } from "../src/base/files.js";
 import { saveModel } from "../src/checkpoints/index.js";
 import { type TextPair, documentsOf, pairSource, pairsOnce, stories } from "../src/data/index.js";
 import { SafetensorsFile, loadWeights, readWeights } from "../src/formats/index.js";
+import { Decoder, transform } from "../src/generation/index.js";
 import { compile, input, observing } from "../src/graph/index.js";
 import { bleu } from "../src/metrics/index.js";
 import { transformer, transformerTable } from "../src/models/index.js";
 import { Weights, countParameters, namedParameters } from "../src/nn/index.js";
 import { sequenceToSequenceObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { SourceWriter } from "../src/tasks/index.js";
 import { type Tokenizer, trainTokenizer } from "../src/tokenizers/index.js";
 import {
   CheckpointAverage,
@@ -205,12 +205,10 @@ function scores(texts: readonly string[], to: Language) {
 
 async function translate(weights: Weights, from: Language, beams: number): Promise<string[]> {
   const model = transformer.create(config);
-  using writer = await SourceWriter.create(
-    { model, weights, tokenizer },
-    { slots: 32, beams, capacity: Math.min(settings.contextLength, smoke ? 12 : 100) },
-  );
-  const found = await writer.write(test[from].map(encode));
-  return found.map(([best]) => tokenizer.decode(best!.ids).trim());
+  const capacity = Math.min(settings.contextLength, smoke ? 12 : 100);
+  using decoder = await Decoder.create({ model, weights, slots: 32, beams, capacity });
+  const found = await transform({ decoder, tokenizer }, test[from], { beams });
+  return found.map(({ text }) => text.trim());
 }
 
 /** The weights of a finished run: the last ones, or the averaged ones that were kept. */

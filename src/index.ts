@@ -26,18 +26,24 @@ export { cosineSimilarity } from "./search/index.js";
 export {
   type FinetuneRequest,
   type FinetuneResult,
+  type FinetuneTextRequest,
   type PretrainRequest,
   type PretrainResult,
   type RunControl,
+  type TextResult,
   type TrainControl,
   type TrainRequest,
   type TrainResult,
+  type TrainTextRequest,
   finetune,
+  finetuneText,
   pretrain,
   resumeFinetuning,
   resumePretraining,
+  resumeText,
   resumeTraining,
   train,
+  trainText,
 } from "./tasks/index.js";
 export type { ChatMessage } from "./tokenizers/index.js";
 export type { TextReport, TransformOptions, Transformation, WriteOptions } from "./generation/index.js";

@@ -87,6 +87,6 @@ export const mass = defineSystem({
   sizes: massSizes,
   holds: ({ pretraining_objective: objective }) => objective === mark.pretraining_objective,
   create: (config) => new Bart(config),
-  tokenizer: { kind: "encoder BPE", style: "xlm" },
+  tokenizer: { kind: "encoder BPE", style: "mass" },
   pretraining: { objective: "half of each sentence, from the other half", prepare: pretrainMass },
 });

@@ -12,7 +12,6 @@ export { type RunControl, smallSizes } from "./run.js";
 export * from "./train-options.js";
 export { resumeTraining, train, trainObjective } from "./train.js";
 export * from "./unilm-generator.js";
-export * from "./source-writer.js";
 export * from "./target-writer.js";
 export * from "./text-options.js";
 export {

@@ -82,8 +82,9 @@ export function encodePairs(
 ): EncodedPair[] {
   const encoded = pairs.map((written): EncodedPair => {
     const source = tokenizer.encodePair(prefix + written.source).ids;
-    const target = tokenizer.target.encodePair(written.target).ids;
-    return { source, target, written };
+    const { ids } = tokenizer.target.encodePair(written.target);
+    // A text that began with its end would end there.
+    return { source, target: ids[0] === tokenizer.target.eosId ? ids.slice(1) : ids, written };
   });
   const isLong = ({ source, target }: TextPair) => source.length > maxLength || target.length > maxLength;
   const tooLong = encoded.filter(isLong);

@@ -6,6 +6,7 @@ import { requireMemory } from "../base/memory.js";
 import { type EncoderDecoderCheckpoint, loadModel, saveModel } from "../checkpoints/index.js";
 import { pairSource, pairsOnce } from "../data/index.js";
 import { loadTokenizer, writeTokenizer } from "../formats/index.js";
+import { Decoder, transform } from "../generation/index.js";
 import type { EncoderDecoderSystem, SystemName } from "../models/index.js";
 import { Weights, countParameters } from "../nn/index.js";
 import { sequenceToSequenceObjective } from "../objectives/index.js";
@@ -29,7 +30,6 @@ import {
 } from "../training/index.js";
 import type { z } from "zod";
 import { type RunControl, inRunFolder, namedSystem, smallSizes } from "./run.js";
-import { SourceWriter } from "./source-writer.js";
 import { type EncodedPair, type TextData, encodePairs, readTextData } from "./text-data.js";
 import {
   type FinetuneTextOptions,
@@ -220,7 +220,7 @@ class TextRun implements Disposable {
   private readonly held: readonly EncodedPair[];
   private readonly average: CheckpointAverage | undefined;
   private evaluation: EvaluationStep | undefined;
-  private writer: SourceWriter | undefined;
+  private decoder: Decoder | undefined;
   /** The weights that were evaluated last, and what came of it. */
   private last: { readonly weights: Weights; readonly kept: object } | undefined;
 
@@ -339,21 +339,24 @@ class TextRun implements Disposable {
     const { loaded, control, folder } = this;
     const { model, tokenizer } = loaded;
     const rows = this.held.slice(0, folder.options.evalRows);
-    this.writer ??= await SourceWriter.create(
-      { ...loaded, weights },
-      {
-        slots: Math.min(32, rows.length),
-        capacity: Math.min(
-          model.config.contextLength,
-          slack + Math.max(...rows.map(({ target }) => target.length)),
-        ),
-      },
+    this.decoder ??= await Decoder.create({
+      model,
+      weights,
+      slots: Math.min(32, rows.length),
+      capacity: Math.min(
+        model.config.contextLength,
+        slack + Math.max(...rows.map(({ target }) => target.length)),
+      ),
+    });
+    // What slots hold of earlier texts was computed with the weights of then.
+    this.decoder.forget();
+    const { stopIds } = loaded;
+    const found = await transform(
+      { decoder: this.decoder, tokenizer, stopIds },
+      rows.map(({ written }) => written.source),
+      { prefix: folder.options.prefix, signal },
     );
-    const found = await this.writer.write(
-      rows.map(({ source }) => source),
-      { signal },
-    );
-    const texts = found.map(([best]) => tokenizer.target.decode(best!.ids));
+    const texts = found.map(({ text }) => text);
     const scores = scoreTexts(
       texts,
       rows.map(({ written }) => written.target),
@@ -368,7 +371,7 @@ class TextRun implements Disposable {
   }
 
   dispose(): void {
-    this.writer?.dispose();
+    this.decoder?.dispose();
     this.evaluation?.dispose();
     this.average?.dispose();
     this.loaded.weights.dispose();

@@ -4,7 +4,7 @@ import type { Tokenizer } from "./tokenizer.js";
 import { learnByteLevelBpe } from "./train-byte-level-bpe.js";
 
 /** Whose special tokens a byte-level BPE has, and where it puts them. */
-export type EncoderBpeStyle = "roberta" | "deberta" | "xlm" | "transformer";
+export type EncoderBpeStyle = "roberta" | "deberta" | "xlm" | "mass" | "transformer";
 
 export interface EncoderBpeOptions {
   /** Tokens of the vocabulary, the 256 bytes and the special ones included. */
@@ -52,6 +52,14 @@ const styles: Readonly<Record<EncoderBpeStyle, Style>> = {
     unknown: "<unk>",
     mask: "<special1>",
   },
+  mass: {
+    special: ["<s>", "</s>", "<pad>", "<unk>", "<special0>", "<special1>"],
+    separator: "</s>",
+    between: 1,
+    padding: "<pad>",
+    unknown: "<unk>",
+    mask: "<special1>",
+  },
   transformer: {
     special: ["<pad>", "</s>", "<unk>"],
     separator: "</s>",
@@ -63,9 +71,8 @@ const styles: Readonly<Record<EncoderBpeStyle, Style>> = {
 
 /**
  * Trains a byte-level BPE with a system's special tokens first: `<s> a </s></s> b </s>` as RoBERTa has them, `[CLS] a
- * [SEP] b [SEP]` as DeBERTa, `</s> a </s></s> b </s>` as XLM, whose languages share one vocabulary, `a </s>` as the Transformer, whose
- * two sides do. Throws `data` for an
- * empty text.
+ * [SEP] b [SEP]` as DeBERTa, `</s> a </s></s> b </s>` as XLM, whose languages share one vocabulary, `a </s>` as the
+ * Transformer and MASS, whose two sides do. Throws `data` for an empty text.
  */
 export function trainEncoderBpe(
   documents: Iterable<string>,
