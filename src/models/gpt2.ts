@@ -10,13 +10,14 @@ import {
   GptAttention,
   GptFeedForward,
   LayerNorm,
-  Linear,
+  type Linear,
   Module,
   checkHeads,
   configEntries,
   configTable,
   entry,
   normalInit,
+  outputHead,
   residualInit,
   throughLayers,
 } from "../nn/index.js";
@@ -168,11 +169,8 @@ export class Gpt2 extends CausalLm {
 
   constructor(readonly config: Gpt2Config) {
     super();
-    const { hiddenSize, vocabSize, tieEmbeddings, initializerRange } = config;
     this.transformer = new Gpt2Transformer(config);
-    this.head = tieEmbeddings
-      ? undefined
-      : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
+    this.head = outputHead(config);
   }
 }
 

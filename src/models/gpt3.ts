@@ -22,6 +22,7 @@ import {
   layerWindow,
   mergeHeads,
   normalInit,
+  outputHead,
   residualInit,
   splitHeads,
   throughLayers,
@@ -272,11 +273,8 @@ export class Gpt3 extends CausalLm {
 
   constructor(readonly config: Gpt3Config) {
     super();
-    const { hiddenSize, vocabSize, tieEmbeddings, initializerRange } = config;
     this.transformer = new Gpt3Transformer(config);
-    this.head = tieEmbeddings
-      ? undefined
-      : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
+    this.head = outputHead(config);
   }
 }
 

@@ -10,21 +10,20 @@ import {
   type ForwardContext,
   GroupedQueryAttention,
   type GroupedQueryAttentionConfig,
-  Linear,
+  type Linear,
   Module,
   RMSNorm,
   type RotaryConfig,
   type RotaryContext,
   type RotaryScaling,
   SwiGLU,
-  checkGroupedHeads,
   configEntries,
   configTable,
   entry,
-  headSizeField,
+  gatedDecoderEntries,
+  gatedDecoderFields,
   normalInit,
-  ropeScalingField,
-  ropeThetaField,
+  outputHead,
   rotaryTables,
   throughLayers,
 } from "../nn/index.js";
@@ -32,7 +31,7 @@ import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-const { size, dropout, epsilon, flag, positive } = configEntries;
+const { flag } = configEntries;
 
 /**
  * The feed-forward width of section 2.2: two thirds of 4 hiddenSize, so that three matrices cost what two did, rounded up
@@ -46,40 +45,20 @@ export const llamaTable = configTable({
   type: "llama",
   title: "LLaMA",
   fields: {
-    vocabSize: entry("vocab_size", size, { published: 32_000 }),
-    /** Positions that the model was made for: 2,048 in LLaMA, 4,096 in LLaMA-2. */
-    contextLength: entry("max_position_embeddings", size, { absent: 2048 }),
-    hiddenSize: entry("hidden_size", size),
-    /** Width of the gated feed-forward layer. */
-    intermediateSize: entry("intermediate_size", size, {
-      published: ({ hiddenSize }: { hiddenSize: number }) => llamaIntermediateSize(hiddenSize),
+    // Contexts are 2,048 in LLaMA, 4,096 in LLaMA-2.
+    ...gatedDecoderFields({
+      vocabSize: 32_000,
+      contextLength: { absent: 2048 },
+      intermediateSize: (hiddenSize) => llamaIntermediateSize(hiddenSize),
+      numKeyValueHeads: { absent: ({ numHeads }) => numHeads },
+      rmsNormEpsilon: { absent: 1e-6 },
     }),
-    numLayers: entry("num_hidden_layers", size),
-    numHeads: entry("num_attention_heads", size),
-    /** Heads of keys and values, each shared by a group of query heads. */
-    numKeyValueHeads: entry("num_key_value_heads", size, {
-      absent: ({ numHeads }: { numHeads: number }) => numHeads,
-    }),
-    headSize: headSizeField,
-    rmsNormEpsilon: entry("rms_norm_eps", epsilon, { absent: 1e-6 }),
-    /** Base of the rotary wavelengths. */
-    ropeTheta: ropeThetaField,
-    ropeScaling: ropeScalingField,
-    /** Probability of dropout of the attention probabilities. */
-    attentionDropout: entry("attention_dropout", dropout, { absent: 0 }),
     /** Whether queries, keys, values and the output of attention have biases. */
     attentionBias: entry("attention_bias", flag, { absent: false }),
     /** Whether the products of the feed-forward layer have biases. */
     mlpBias: entry("mlp_bias", flag, { absent: false }),
-    /** Whether the output embeddings are the token embeddings. */
-    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: false }),
-    /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
-    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
   },
-  fixed: { hidden_act: "silu" },
-  only: { hidden_act: ["swish"] },
-  withoutEffect: { is_decoder: "it is one" },
-  check: checkGroupedHeads,
+  ...gatedDecoderEntries,
 });
 
 export type LlamaConfig = ConfigOf<typeof llamaTable>;
@@ -231,11 +210,8 @@ export class Llama extends CausalLm {
 
   constructor(readonly config: LlamaConfig) {
     super();
-    const { hiddenSize, vocabSize, tieEmbeddings, initializerRange } = config;
     this.transformer = new LlamaTransformer(config);
-    this.head = tieEmbeddings
-      ? undefined
-      : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
+    this.head = outputHead(config);
   }
 }
 

@@ -2,62 +2,42 @@ import {
   CausalLm,
   type Choices,
   type ConfigOf,
-  Linear,
-  checkGroupedHeads,
+  type Linear,
   configEntries,
   configTable,
   entry,
-  headSizeField,
-  normalInit,
-  ropeScalingField,
-  ropeThetaField,
+  gatedDecoderEntries,
+  gatedDecoderFields,
+  outputHead,
 } from "../nn/index.js";
 import { LlamaTransformer, llamaArchitecture } from "./llama.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-const { size, dropout, epsilon, flag, positive } = configEntries;
+const { size } = configEntries;
 
 /** Mistral, Jiang et al. 2023, "Mistral 7B": LLaMA's block with grouped queries and a sliding window. */
 export const mistralTable = configTable({
   type: "mistral",
   title: "Mistral",
   fields: {
-    vocabSize: entry("vocab_size", size, { published: 32_000 }),
-    /** Positions that the model was made for; with a window its cache stays as large as the window. */
-    contextLength: entry("max_position_embeddings", size, { absent: 131_072, published: 32_768 }),
-    hiddenSize: entry("hidden_size", size),
-    /** Width of the gated feed-forward layer. */
-    intermediateSize: entry("intermediate_size", size, {
-      published: ({ hiddenSize }: { hiddenSize: number }) => Math.ceil((3.5 * hiddenSize) / 256) * 256,
+    // With a window, the cache stays as large as the window.
+    ...gatedDecoderFields({
+      vocabSize: 32_000,
+      contextLength: { absent: 131_072, published: 32_768 },
+      intermediateSize: (hiddenSize) => Math.ceil((3.5 * hiddenSize) / 256) * 256,
+      numKeyValueHeads: {
+        absent: 8,
+        null: ({ numHeads }) => numHeads,
+        published: ({ numHeads }) => (numHeads % 4 === 0 ? numHeads / 4 : numHeads),
+      },
+      rmsNormEpsilon: { absent: 1e-6, published: 1e-5 },
     }),
-    numLayers: entry("num_hidden_layers", size),
-    numHeads: entry("num_attention_heads", size),
-    /** Heads of keys and values, each shared by a group of query heads. */
-    numKeyValueHeads: entry("num_key_value_heads", size, {
-      absent: 8,
-      null: ({ numHeads }: { numHeads: number }) => numHeads,
-      published: ({ numHeads }: { numHeads: number }) => (numHeads % 4 === 0 ? numHeads / 4 : numHeads),
-    }),
-    headSize: headSizeField,
     /** Keys that a query looks back on, itself included; undefined for all. */
     slidingWindow: entry("sliding_window", size.optional(), { absent: 4096, null: undefined }),
-    rmsNormEpsilon: entry("rms_norm_eps", epsilon, { absent: 1e-6, published: 1e-5 }),
-    /** Base of the rotary wavelengths. */
-    ropeTheta: ropeThetaField,
-    ropeScaling: ropeScalingField,
-    /** Probability of dropout of the attention probabilities. */
-    attentionDropout: entry("attention_dropout", dropout, { absent: 0 }),
-    /** Whether the output embeddings are the token embeddings. */
-    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: false }),
-    /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
-    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
   },
-  fixed: { hidden_act: "silu" },
-  only: { hidden_act: ["swish"] },
-  withoutEffect: { is_decoder: "it is one" },
-  check: checkGroupedHeads,
+  ...gatedDecoderEntries,
 });
 
 export type MistralConfig = ConfigOf<typeof mistralTable>;
@@ -90,11 +70,8 @@ export class Mistral extends CausalLm {
 
   constructor(readonly config: MistralConfig) {
     super();
-    const { hiddenSize, vocabSize, tieEmbeddings, initializerRange } = config;
     this.transformer = new LlamaTransformer(config);
-    this.head = tieEmbeddings
-      ? undefined
-      : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
+    this.head = outputHead(config);
   }
 }
 

@@ -6,16 +6,14 @@ import {
   type ConfigOf,
   type Field,
   type LayerType,
-  Linear,
-  checkGroupedHeads,
+  type Linear,
   configEntries,
   configTable,
   entry,
-  headSizeField,
+  gatedDecoderEntries,
+  gatedDecoderFields,
   layerTypes,
-  normalInit,
-  ropeScalingField,
-  ropeThetaField,
+  outputHead,
 } from "../nn/index.js";
 import { ropeScalingToGguf } from "../formats/gguf/rope.js";
 import { LlamaTransformer, llamaGguf } from "./llama.js";
@@ -23,7 +21,7 @@ import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-const { size, dropout, epsilon, flag, positive } = configEntries;
+const { size, flag } = configEntries;
 
 /** The window is used where `use_sliding_window` says so. */
 const slidingWindowField: Field<number | undefined> = {
@@ -82,45 +80,27 @@ export const qwen2Table = configTable({
   type: "qwen2",
   title: "Qwen2",
   fields: {
-    vocabSize: entry("vocab_size", size, { published: 151_936 }),
-    /** Positions that the model was made for. */
-    contextLength: entry("max_position_embeddings", size, { absent: 32_768 }),
-    hiddenSize: entry("hidden_size", size),
-    /** Width of the gated feed-forward layer. */
-    intermediateSize: entry("intermediate_size", size, {
-      published: ({ hiddenSize }: { hiddenSize: number }) => Math.ceil((5.4 * hiddenSize) / 256) * 256,
+    ...gatedDecoderFields({
+      vocabSize: 151_936,
+      contextLength: { absent: 32_768 },
+      intermediateSize: (hiddenSize) => Math.ceil((5.4 * hiddenSize) / 256) * 256,
+      numKeyValueHeads: {
+        absent: 32,
+        null: ({ numHeads }) => numHeads,
+        published: ({ numHeads }) => (numHeads % 2 === 0 ? 2 : numHeads),
+      },
+      rmsNormEpsilon: { absent: 1e-6 },
     }),
-    numLayers: entry("num_hidden_layers", size),
-    numHeads: entry("num_attention_heads", size),
-    /** Heads of keys and values, each shared by a group of query heads. */
-    numKeyValueHeads: entry("num_key_value_heads", size, {
-      absent: 32,
-      null: ({ numHeads }: { numHeads: number }) => numHeads,
-      published: ({ numHeads }: { numHeads: number }) => (numHeads % 2 === 0 ? 2 : numHeads),
-    }),
-    headSize: headSizeField,
     /** Keys that a query of a layer with a window looks back on, itself included; undefined where no layer has one. */
     slidingWindow: slidingWindowField,
     /** Which layers have the window. Default: all. */
     layerTypes: layerTypesField,
-    rmsNormEpsilon: entry("rms_norm_eps", epsilon, { absent: 1e-6 }),
-    /** Base of the rotary wavelengths. */
-    ropeTheta: ropeThetaField,
-    ropeScaling: ropeScalingField,
-    /** Probability of dropout of the attention probabilities. */
-    attentionDropout: entry("attention_dropout", dropout, { absent: 0 }),
-    /** Whether the output embeddings are the token embeddings. */
-    tieEmbeddings: entry("tie_word_embeddings", flag, { absent: false }),
-    /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
-    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
   },
-  fixed: { hidden_act: "silu" },
-  only: { hidden_act: ["swish"] },
+  ...gatedDecoderEntries,
   withoutEffect: {
-    is_decoder: "it is one",
+    ...gatedDecoderEntries.withoutEffect,
     use_mrope: "it is for models of pictures",
   },
-  check: checkGroupedHeads,
 });
 
 export type Qwen2Config = ConfigOf<typeof qwen2Table>;
@@ -171,11 +151,8 @@ export class Qwen2 extends CausalLm {
 
   constructor(readonly config: Qwen2Config) {
     super();
-    const { hiddenSize, vocabSize, tieEmbeddings, initializerRange } = config;
     this.transformer = new LlamaTransformer({ ...config, projectionBias: true });
-    this.head = tieEmbeddings
-      ? undefined
-      : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
+    this.head = outputHead(config);
   }
 }
 

@@ -7,7 +7,8 @@ import {
   matmul,
 } from "../graph/index.js";
 import type { ForwardContext } from "./context.js";
-import type { Embedding, Linear } from "./layers.js";
+import { normalInit } from "./initializers.js";
+import { type Embedding, Linear } from "./layers.js";
 import { Module } from "./module.js";
 import type { LayerType } from "./attention.js";
 import type { RotaryScaling } from "./rotary.js";
@@ -38,6 +39,22 @@ export interface CausalTransformer extends Module {
   /** The last layer's normalised states `[batch, sequence, hiddenSize]` of token ids `[batch, sequence]`. */
   forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor;
 }
+
+/** The output embeddings `[vocabSize, hiddenSize]` of a model whose token embeddings do not serve as such. */
+export const outputHead = ({
+  hiddenSize,
+  vocabSize,
+  tieEmbeddings,
+  initializerRange,
+}: {
+  readonly hiddenSize: number;
+  readonly vocabSize: number;
+  readonly tieEmbeddings: boolean;
+  readonly initializerRange: number;
+}): Linear | undefined =>
+  tieEmbeddings
+    ? undefined
+    : new Linear(hiddenSize, vocabSize, { bias: false, initializer: normalInit(initializerRange) });
 
 /** A decoder with its language-modelling head. Its property names are those of the published checkpoint, by `static names`. */
 export abstract class CausalLm extends Module {
