@@ -11,6 +11,7 @@ import {
   Embedding,
   EncoderDecoder,
   type EncoderInputs,
+  type Field,
   type ForwardContext,
   type KeysAndValues,
   Linear,
@@ -78,7 +79,11 @@ export const t5Fields = (absent: T5Defaults) => ({
   dropout: entry("dropout_rate", dropout, { absent: 0.1 }),
   rmsNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-6 }),
   /** Factor of all first weights. */
-  initializerFactor: entry("initializer_factor", positive, { absent: 1 }),
+  initializerFactor: {
+    ...entry("initializer_factor", positive, { absent: 1 }),
+    // transformers 5 takes 1.0 and refuses 1, which JSON does not tell apart.
+    write: (value) => (value === 1 ? {} : { initializer_factor: value }),
+  } satisfies Field<number>,
   feedForward: entry("feed_forward_proj", z.enum(feedForwardNames), { absent: absent.feedForward }),
   /** Whether the output embeddings are the token embeddings. transformers 5 writes so, whatever its tensors say. */
   tieEmbeddings: entry("tie_word_embeddings", flag, { absent: absent.tieEmbeddings }),

@@ -42,6 +42,15 @@ describe("what transformers 5 writes", () => {
     expect(mt5.config.read(mt5.config.write(tied))).toEqual(tied);
   });
 
+  it("has no whole number where transformers 5 wants one with a fraction", () => {
+    const small = t5Sizes["t5-small"];
+    expect(t5.config.write(small.config)).not.toHaveProperty("initializer_factor");
+    expect(t5.config.read(t5.config.write({ ...small.config, initializerFactor: 0.5 }))).toMatchObject({
+      initializerFactor: 0.5,
+    });
+    expect(t5.config.read(t5.config.write(small.config))).toEqual(small.config);
+  });
+
   it("is an mT5 of its own sizes where a file says none", () => {
     expect(mt5.config.read({ model_type: "mt5" })).toEqual({
       ...mt5Sizes["mt5-small"].config,
