@@ -7,6 +7,9 @@
  * English half of Multi30k's captions and the German other half, so that no sentence has its translation among them; then
  * 1,000 pairs from German to English, tested on test_2016_flickr.
  *
+ * What came out (1,200 steps of pretraining, 300 of fine-tuning): a held-out loss of 4.200 with half of the sentence, 4.289 with
+ * the two ends, 4.598 with nothing. BLEU is 3 to 6 for all of them and says nothing yet: the claim shows in the loss alone.
+ *
  *   node dist/recipes/mass.js [--data FOLDER with multi30k, default ../shared/data] [--out FOLDER] [--smoke]
  */
 import path from "node:path";

@@ -7,6 +7,9 @@
  * the tiny one of Wu et al. 2021, who trained it to about 41 tokenised BLEU from English to German. The baseline writes, word
  * for word, the likeliest translation by IBM's model 1 of the same pairs.
  *
+ * What came out in minutes (German to English, 700 steps of 2,048 tokens): 4.7 sacreBLEU with beams and averaging, 3.9 without
+ * either, 1.7 without label smoothing, against 20.7 word for word: three passes over the pairs are not enough.
+ *
  * sacreBLEU is cased, with mteval's words (13a); "tokenised" is the same in lower case, as Wu et al. prepare their data.
  *
  *   node dist/recipes/transformer.js [--data FOLDER with multi30k, default ../shared/data] [--out FOLDER] [--smoke]
