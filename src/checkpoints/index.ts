@@ -1,3 +1,4 @@
+export * from "./adapter.js";
 export * from "./checkpoint.js";
 export * from "./compare.js";
 export * from "./compare-encoders.js";

@@ -10,7 +10,7 @@ import {
 } from "../formats/index.js";
 import type { QuantizedWeight } from "../graph/index.js";
 import { type System, type SystemConfig, configJson } from "../models/index.js";
-import { type Module, type WeightSet, namedParameters } from "../nn/index.js";
+import { Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
 import type { Checkpoint, HeadCheckpoint } from "./checkpoint.js";
 import { replaceModel } from "./folder.js";
 import { writeGenerationConfig } from "./generation-config.js";
@@ -88,6 +88,12 @@ function storedWeights(
   const parameters = [...namedParameters(model)].sort(
     ([, a], [, b]) => Number(a.shape.length < 2) - Number(b.shape.length < 2),
   );
+  for (const module of allModules(model))
+    if (module instanceof Linear && module.adapter)
+      throw new LineageError(
+        "argument",
+        `${module.path} has an adapter: merge it first, or save the adapter alone with saveAdapter`,
+      );
   for (const [name] of parameters) {
     const stored = storedWeight(weights, name);
     if ("tensor" in stored) tensors.push(stored.tensor);

@@ -11,22 +11,12 @@ import {
   checkSampling,
   endOfText,
 } from "../generation/index.js";
-import { loadForInference } from "../checkpoints/index.js";
 import { scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { historyFile, historySize, keepHistory, readHistory } from "./history.js";
-import { type ModelCommand, addModelOptions, addSamplingOptions } from "./inference.js";
+import { type ModelCommand, addModelOptions, addSamplingOptions, loadToWrite } from "./inference.js";
 import { modelFor } from "./model.js";
-import {
-  countOption,
-  deviceOption,
-  examples,
-  option,
-  preparedWeights,
-  threadsOption,
-  requiredOption,
-} from "./options.js";
-import { schemeOf } from "./quantize.js";
+import { countOption, deviceOption, examples, option, threadsOption, requiredOption } from "./options.js";
 import { colors, print, tell } from "./terminal.js";
 
 interface ChatCommand extends SamplingOptions, ModelCommand {
@@ -125,11 +115,7 @@ async function chat(command: ChatCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const started = performance.now();
   const notes: string[] = [];
-  const loaded = await loadForInference(runtime, await modelFor(command.model), {
-    quantize: schemeOf(command.quantize),
-    fastPrompts: command.fastPrompts,
-    prepared: preparedWeights(command.prepared, notes),
-  });
+  const loaded = await loadToWrite(runtime, await modelFor(command.model), command, notes);
   const { model, weights, tokenizer } = loaded;
   const capacity = Math.min(scaledContext(model.config), command.context);
   using decoder = await Decoder.create({ model, weights, capacity });

@@ -18,7 +18,7 @@ import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index
 import { scaledContext } from "../nn/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { TargetWriter, holdsTargetWriter } from "../tasks/index.js";
-import { type ModelCommand, addModelOptions, addSamplingOptions } from "./inference.js";
+import { type ModelCommand, addModelOptions, addSamplingOptions, loadToWrite } from "./inference.js";
 import { modelFor } from "./model.js";
 import {
   countOption,
@@ -26,14 +26,12 @@ import {
   examples,
   flagOf,
   option,
-  preparedWeights,
   threadsOption,
   requiredOption,
 } from "./options.js";
 import { interruptible } from "./progress.js";
 import { readInput } from "./texts.js";
 import { colors, print, tell } from "./terminal.js";
-import { schemeOf } from "./quantize.js";
 
 export interface GenerateCommand extends SamplingOptions, ModelCommand {
   readonly model: string;
@@ -92,8 +90,8 @@ async function ruleOf({ jsonSchema, regex }: GenerateCommand): Promise<Constrain
 
 /** Writes the text that a UniLM makes of a prompt. Throws `argument` for options that its way of writing does not have. */
 async function writeTarget(command: GenerateCommand, prompt: string): Promise<void> {
-  const { speculative, jsonSchema, regex, quantize, stop } = command;
-  for (const [option, value] of Object.entries({ speculative, jsonSchema, regex, quantize, stop }))
+  const { speculative, jsonSchema, regex, quantize, stop, adapter } = command;
+  for (const [option, value] of Object.entries({ speculative, jsonSchema, regex, quantize, stop, adapter }))
     if (value !== undefined)
       throw new LineageError(
         "argument",
@@ -120,11 +118,7 @@ export async function generateText(command: GenerateCommand): Promise<void> {
   if (await holdsTargetWriter(place)) return writeTarget({ ...command, model: place }, prompt);
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const notes: string[] = [];
-  const loaded = await loadForInference(runtime, place, {
-    quantize: schemeOf(command.quantize),
-    fastPrompts: command.fastPrompts,
-    prepared: preparedWeights(command.prepared, notes),
-  });
+  const loaded = await loadToWrite(runtime, place, command, notes);
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, command);
   await interruptible((signal) =>

@@ -1,8 +1,16 @@
 import type { Command } from "commander";
 import { z } from "zod";
+import { LineageError } from "../base/errors.js";
+import {
+  type InferenceCheckpoint,
+  loadAdapter,
+  loadForInference,
+  mergeAdapter,
+} from "../checkpoints/index.js";
 import type { SamplingOptions } from "../generation/index.js";
-import { countOption, option, preparedOption } from "./options.js";
-import { type QuantizedBits, fastPromptsHelp } from "./quantize.js";
+import type { Runtime } from "../runtime/types.js";
+import { countOption, option, preparedOption, preparedWeights } from "./options.js";
+import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 
 // What the commands that write text have in common.
 
@@ -11,6 +19,30 @@ export interface ModelCommand {
   readonly quantize?: QuantizedBits;
   readonly fastPrompts?: boolean;
   readonly prepared?: boolean;
+  readonly adapter?: string;
+  readonly mergeAdapter?: boolean;
+}
+
+/**
+ * Loads a model to write with, and the adapter that was asked for.
+ * @param notes gets what is to be said of prepared weights at the end
+ */
+export async function loadToWrite(
+  runtime: Runtime,
+  place: string,
+  { quantize, fastPrompts, prepared, adapter: folder, mergeAdapter: merges }: ModelCommand,
+  notes: string[],
+): Promise<InferenceCheckpoint> {
+  if (merges && folder === undefined)
+    throw new LineageError("argument", "--merge-adapter needs --adapter FOLDER");
+  const loaded = await loadForInference(runtime, place, {
+    quantize: schemeOf(quantize),
+    fastPrompts,
+    prepared: preparedWeights(prepared, notes),
+  });
+  if (folder === undefined) return loaded;
+  const adapted = await loadAdapter(folder, loaded);
+  return { ...loaded, weights: merges ? mergeAdapter(adapted) : adapted.weights };
 }
 
 /** Adds the options of sampling. */
@@ -80,4 +112,13 @@ export const addModelOptions = (command: Command): Command =>
       }),
     )
     .option("--fast-prompts", fastPromptsHelp)
+    .addOption(
+      option("adapter", "<folder>", "a LoRA adapter for this model, in peft's layout", z.string(), {
+        usual: "none",
+      }),
+    )
+    .option(
+      "--merge-adapter",
+      "add the adapter to the matrices while loading, in float32 (default: it is computed beside them)",
+    )
     .addOption(preparedOption());

@@ -33,6 +33,7 @@ const groups: Readonly<Record<string, Commands>> = {
   },
   "Convert:": {
     convert: async () => (await import("./convert.js")).convertCommand,
+    merge: async () => (await import("./merge.js")).mergeCommand,
     quantize: async () => (await import("./quantize.js")).quantizeCommand,
     export: async () => (await import("./export.js")).exportCommand,
   },

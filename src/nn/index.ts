@@ -15,6 +15,7 @@ export * from "./gpt.js";
 export * from "./heads.js";
 export * from "./initializers.js";
 export * from "./layers.js";
+export * from "./lora.js";
 export * from "./module.js";
 export * from "./relative-bias.js";
 export * from "./rotary.js";

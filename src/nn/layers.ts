@@ -22,8 +22,15 @@ export interface LinearOptions {
   readonly initializer?: Initializer;
 }
 
+/** What an adapter adds to a linear layer's product, from the same input. */
+export type LinearAdapter = Module & { forward(x: Tensor): Tensor };
+
 /** `[..., inSize]` -> `[..., outSize]`: a matrix product and a bias. */
 export class Linear extends Module {
+  // An adapter's parameters stand beside the layer's own.
+  static override readonly names = { adapter: "" };
+  /** Default: none. */
+  adapter: LinearAdapter | undefined = undefined;
   readonly weight: Parameter;
   readonly bias: Parameter | undefined;
   /** Whether the weight is `[outSize, inSize]`. */
@@ -38,7 +45,9 @@ export class Linear extends Module {
   }
 
   override forward(x: Tensor): Tensor {
-    return linear(x, this.weight.tensor, this.bias?.tensor, { transposeWeight: this.transposeWeight });
+    const { weight, bias, transposeWeight, adapter } = this;
+    const product = linear(x, weight.tensor, bias?.tensor, { transposeWeight });
+    return adapter ? product.add(adapter.forward(x)) : product;
   }
 }
 

@@ -1,3 +1,4 @@
+export * from "./adapter.js";
 export * from "./causal.js";
 export * from "./denoising.js";
 export * from "./masked-lm.js";

@@ -99,6 +99,32 @@ export class ModelWeights implements WeightSet, Disposable {
     return constantBytes(this.constants);
   }
 
+  /**
+   * The same weights with some added or replaced in full precision, and some left out. What is replaced or left out is
+   * disposed; all else belongs to the result.
+   */
+  with(added: Readonly<Record<string, DeviceTensor>>, left: readonly string[] = []): ModelWeights {
+    const gone = new Set([...Object.keys(added), ...left]);
+    const split = <T>(entries: Readonly<Record<string, T>>): { kept: Record<string, T>; dropped: T[] } => {
+      const all = Object.entries(entries);
+      return {
+        kept: Object.fromEntries(all.filter(([name]) => !gone.has(name))),
+        dropped: all.filter(([name]) => gone.has(name)).map(([, value]) => value),
+      };
+    };
+    const tensors = split(this.constants.tensors);
+    const packed = split(this.constants.packed);
+    const prompt = this.promptWeights && split(this.promptWeights);
+    for (const tensor of tensors.dropped) tensor.dispose();
+    for (const weight of [...packed.dropped, ...(prompt?.dropped ?? [])])
+      for (const tensor of Object.values(packedParts(weight))) tensor.dispose();
+    return new ModelWeights(
+      this.runtime,
+      { tensors: { ...tensors.kept, ...added }, packed: packed.kept },
+      prompt?.kept,
+    );
+  }
+
   dispose(): void {
     for (const tensor of Object.values(constantTensors(this.constants))) tensor.dispose();
     for (const weight of Object.values(this.promptWeights ?? {}))
