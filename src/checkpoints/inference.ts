@@ -45,6 +45,7 @@ import {
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
 import { type SystemConfig, decoderOf, encoderDecoderOf } from "../models/index.js";
+import { loadAdapter, mergeAdapter } from "./adapter.js";
 import type { DecoderCheckpoint, EncoderDecoderCheckpoint, LoadOptions } from "./checkpoint.js";
 import { type Described, readFolder } from "./folder.js";
 import { openGguf } from "./gguf.js";
@@ -84,6 +85,10 @@ export interface InferenceOptions extends LoadOptions {
   readonly fastPrompts?: boolean | undefined;
   /** Keeps what had to be made of the weights for the next load of the same files. Default: nothing is kept. */
   readonly prepared?: PreparedOptions | undefined;
+  /** Folder of a LoRA adapter in peft's layout, which is computed beside the matrices. Default: none. */
+  readonly adapter?: string | undefined;
+  /** Adds the adapter to the matrices, in float32, instead. */
+  readonly mergeAdapter?: boolean | undefined;
 }
 
 /** How one parameter lies in a file. */
@@ -115,6 +120,26 @@ export async function loadForInference(
   runtime: Runtime,
   source: string,
   { kind = "decoder", ...options }: InferenceOptions & { readonly kind?: keyof InferenceOfKind } = {},
+): Promise<InferenceCheckpoint | InferenceEncoderDecoder> {
+  const { adapter, mergeAdapter: merges } = options;
+  if (merges && adapter === undefined)
+    throw new LineageError("argument", "there is no adapter to merge: name its folder");
+  const loaded = await loadBase(runtime, source, kind, options);
+  if (adapter === undefined) return loaded;
+  try {
+    const adapted = await loadAdapter(adapter, loaded);
+    return { ...loaded, weights: merges ? mergeAdapter(adapted) : adapted.weights };
+  } catch (error) {
+    loaded.weights.dispose();
+    throw error;
+  }
+}
+
+async function loadBase(
+  runtime: Runtime,
+  source: string,
+  kind: keyof InferenceOfKind,
+  options: InferenceOptions,
 ): Promise<InferenceCheckpoint | InferenceEncoderDecoder> {
   const { systems } = options;
   if (kind === "encoder-decoder")

@@ -1,12 +1,6 @@
 import type { Command } from "commander";
 import { z } from "zod";
-import { LineageError } from "../base/errors.js";
-import {
-  type InferenceCheckpoint,
-  loadAdapter,
-  loadForInference,
-  mergeAdapter,
-} from "../checkpoints/index.js";
+import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
 import type { SamplingOptions } from "../generation/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { countOption, option, preparedOption, preparedWeights } from "./options.js";
@@ -27,23 +21,19 @@ export interface ModelCommand {
  * Loads a model to write with, and the adapter that was asked for.
  * @param notes gets what is to be said of prepared weights at the end
  */
-export async function loadToWrite(
+export const loadToWrite = (
   runtime: Runtime,
   place: string,
-  { quantize, fastPrompts, prepared, adapter: folder, mergeAdapter: merges }: ModelCommand,
+  { quantize, fastPrompts, prepared, adapter, mergeAdapter }: ModelCommand,
   notes: string[],
-): Promise<InferenceCheckpoint> {
-  if (merges && folder === undefined)
-    throw new LineageError("argument", "--merge-adapter needs --adapter FOLDER");
-  const loaded = await loadForInference(runtime, place, {
+): Promise<InferenceCheckpoint> =>
+  loadForInference(runtime, place, {
     quantize: schemeOf(quantize),
     fastPrompts,
     prepared: preparedWeights(prepared, notes),
+    adapter,
+    mergeAdapter,
   });
-  if (folder === undefined) return loaded;
-  const adapted = await loadAdapter(folder, loaded);
-  return { ...loaded, weights: merges ? mergeAdapter(adapted) : adapted.weights };
-}
 
 /** Adds the options of sampling. */
 export const addSamplingOptions = (

@@ -2,14 +2,7 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { count } from "../base/numbers.js";
-import {
-  compareModels,
-  dequantizeWeights,
-  loadAdapter,
-  loadForInference,
-  mergeAdapter,
-  saveModel,
-} from "../checkpoints/index.js";
+import { compareModels, dequantizeWeights, loadForInference, saveModel } from "../checkpoints/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
 import { examples, option, requiredOption, threadsOption } from "./options.js";
@@ -33,15 +26,14 @@ const tolerance = 0.05;
 async function merge({ model, adapter, out, threads, json, ...how }: MergeCommand): Promise<void> {
   const runtime = createRuntime({ threads });
   const place = await modelFor(model);
-  const load = () => loadForInference(runtime, place, { quantize: schemeOf(how.quantize) });
-  const base = await load();
-  using weights = dequantizeWeights(mergeAdapter(await loadAdapter(adapter, base)));
-  await saveModel(out, { ...base, weights }, { dtype: how.dtype });
-  const source = await load();
-  const { weights: beside } = await loadAdapter(adapter, source);
+  const options = { quantize: schemeOf(how.quantize), adapter };
+  const merged = await loadForInference(runtime, place, { ...options, mergeAdapter: true });
+  using weights = dequantizeWeights(merged.weights);
+  await saveModel(out, { ...merged, weights }, { dtype: how.dtype });
+  const source = await loadForInference(runtime, place, options);
   const result = await loadForInference(runtime, out);
-  const comparison = await compareModels({ ...source, weights: beside }, result);
-  beside.dispose();
+  const comparison = await compareModels(source, result);
+  source.weights.dispose();
   result.weights.dispose();
   const { tokens, meanDivergence, largestDivergence, sameFirst } = comparison;
   print(

@@ -38,6 +38,10 @@ export interface LoadModelOptions extends SourceOptions, LoadOptions {
   readonly slots?: number;
   /** Keeps a decoder's converted weights for the next load. Default: nothing is kept. */
   readonly prepared?: InferenceOptions["prepared"];
+  /** Folder of a LoRA adapter, in peft's layout, for a model that writes; it is computed beside the matrices. Default: none. */
+  readonly adapter?: string;
+  /** Adds the adapter to the matrices, in float32, instead. */
+  readonly mergeAdapter?: boolean;
   readonly runtime?: Runtime;
   /** Threads of the engine, where no `runtime` is given. */
   readonly threads?: number;
@@ -112,6 +116,11 @@ export async function load(
       source,
       await loadForInference(runtime, place, { ...packed, kind: "encoder-decoder" }),
       slots,
+    );
+  if (options.adapter !== undefined)
+    throw new LineageError(
+      "unsupported",
+      `${source} holds an encoder; adapters are loaded with models that write`,
     );
   if (quantize !== undefined)
     throw new LineageError(

@@ -95,6 +95,6 @@ describe("an adapter on the command line", () => {
       /q_proj\.lora_A\.weight is \[4, 32\], but this model wants \[4, 64\]: the adapter was made for another base/,
     );
     const none = await lineage("generate", "--model", folder("base"), "--merge-adapter", "--prompt", "a");
-    expect(none.stderr).toContain("--merge-adapter needs --adapter FOLDER");
+    expect(none.stderr).toContain("there is no adapter to merge: name its folder");
   });
 });

@@ -95,7 +95,7 @@ describe("lineage", () => {
       (await lineage("--help")).stdout.matchAll(/^ {2}([a-z-]+) \[options\]/gm),
       ([, name]) => name!,
     );
-    expect(names).toHaveLength(20);
+    expect(names).toHaveLength(21);
     expect((await lineage("--help")).stdout).toMatch(/Examples:\n {2}lineage /);
     // Nothing happens without these.
     const off = ["--stop", "--json-schema", "--regex", "--parallel"];
