@@ -26,7 +26,7 @@ const groups: Readonly<Record<string, Commands>> = {
     search: async () => (await import("./search.js")).searchCommand,
   },
   "Measure:": {
-    eval: async () => (await import("./eval.js")).evalCommand,
+    evaluate: async () => (await import("./evaluate.js")).evaluateCommand,
     score: async () => (await import("./score.js")).scoreCommand,
     look: async () => (await import("./look.js")).lookCommand,
     inspect: async () => (await import("./inspect.js")).inspectCommand,
@@ -65,7 +65,7 @@ ${examples(
   ["lineage train --data my.txt --out runs/mine", "train on your own text"],
   ["lineage train --resume --out runs/mine", "continue after Ctrl-C, with the same losses"],
   ['lineage generate --model runs/mine --prompt "Once"', "continue a prompt"],
-  ["lineage eval --model runs/mine --data held-out.txt", "perplexity"],
+  ["lineage evaluate --model runs/mine --text held-out.txt", "perplexity; --tasks for accuracies"],
   [
     "lineage finetune --model DIR --task classify --data train.csv",
     "learn from labelled rows; then run lineage predict",

@@ -8,6 +8,7 @@ export * from "./from-vocabulary.js";
 export * from "./languages.js";
 export * from "./marian.js";
 export * from "./sentencepiece.js";
+export { templateOf } from "./text-template.js";
 export * from "./tokenizer.js";
 export { type TokenizerConfig, type TokenizerDefinition, checkConfig } from "./tokenizer-definition.js";
 export { trainByteLevelBpe } from "./train-byte-level-bpe.js";

@@ -253,9 +253,12 @@ describe("lineage", () => {
   });
 
   it("tells the perplexity of a text", async () => {
-    const { stdout, status } = await lineage("eval", "--model", run, "--data", text, "--json");
+    const { stdout, status } = await lineage("evaluate", "--model", run, "--text", text, "--json");
     expect(status).toBe(0);
-    expect((JSON.parse(stdout) as { perplexity: number }).perplexity).toBeLessThan(20);
+    const { results } = JSON.parse(stdout) as {
+      results: { scores: { token_perplexity: { value: number } } }[];
+    };
+    expect(results[0]!.scores.token_perplexity.value).toBeLessThan(20);
   });
 
   it.each(["sgd", "adafactor"])("trains with %s, and resumes it", async (optimizer) => {
@@ -497,7 +500,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     const file = path.join(folder, "latin1.txt");
     await writeFile(file, Buffer.from([0x63, 0x61, 0x66, 0xe9, 0x0a]));
     await refused(["train", "--data", file, "--out", path.join(folder, "h")], "the text is not UTF-8");
-    await refused(["eval", "--model", run, "--data", file], "the text is not UTF-8");
+    await refused(["evaluate", "--model", run, "--text", file], "the text is not UTF-8");
   });
 
   it("a model that does not fit into memory, before anything is loaded", async () => {
@@ -519,7 +522,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     );
     expect(existsSync(path.join(out, "metrics.jsonl"))).toBe(true);
     if (existsSync(path.join(out, "model.safetensors")))
-      expect((await lineage("eval", "--model", out, "--data", text)).status).toBe(0);
+      expect((await lineage("evaluate", "--model", out, "--text", text)).status).toBe(0);
   });
 
   it("a disk that is full, with what was written before as it was", async () => {
@@ -552,7 +555,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     );
     expect(status).toBe(1);
     expect(state.equals(await readFile(path.join(out, "training.safetensors")))).toBe(true);
-    expect((await lineage("eval", "--model", out, "--data", text)).status).toBe(0);
+    expect((await lineage("evaluate", "--model", out, "--text", text)).status).toBe(0);
     expect((await readdir(out)).filter((name) => name.endsWith(".tmp"))).toEqual([]);
     expect((await lineage("train", "--resume", "--out", out)).status).toBe(0);
   });

@@ -53,6 +53,11 @@ export const templateLimits: TemplateLimits = {
   seconds: 2,
 };
 
+export interface TemplateOptions {
+  /** Whether what is not there fails where it is written, walked over or filtered, as jinja2's StrictUndefined. */
+  readonly strict?: boolean;
+}
+
 /** Levels of macros and loops that call themselves. */
 const maxCalls = 60;
 /** The longest range that the sandbox of transformers allows. */
@@ -69,6 +74,7 @@ export class Template {
   constructor(
     source: string,
     private readonly limits: TemplateLimits = templateLimits,
+    private readonly options: TemplateOptions = {},
   ) {
     if (source.length > limits.length)
       throw new JinjaError(
@@ -96,7 +102,7 @@ export class Template {
       for (const [name, value] of builtins(budget, now)) globals.set(name, value);
       for (const [name, value] of Object.entries(own)) globals.set(name, fromData(value, 0));
       for (const [name, value] of Object.entries(data)) globals.set(name, fromData(value, fromUser));
-      return new Run(budget).write(this.body, new Scope(globals));
+      return new Run(budget, this.options.strict ?? false).write(this.body, new Scope(globals));
     } catch (error) {
       // Values may be nested as deep as the steps allow.
       if (error instanceof RangeError)
@@ -126,7 +132,10 @@ class Run {
   private calls = 0;
   private readonly context: Context;
 
-  constructor(private readonly budget: Budget) {
+  constructor(
+    private readonly budget: Budget,
+    private readonly strict: boolean,
+  ) {
     this.context = {
       budget,
       item: (object, key) => this.item(object, key),
@@ -141,6 +150,11 @@ class Run {
     const out: Text[] = [];
     this.run(body, scope, out);
     return this.joined(out);
+  }
+
+  /** A value that is there, where the template is strict. */
+  private present(value: Value): Value {
+    return this.strict && value instanceof Undefined ? fail(value.message) : value;
   }
 
   private joined(out: readonly Text[]): Text {
@@ -163,14 +177,14 @@ class Run {
         out.push(Text.of(statement.text));
         return "end";
       case "output":
-        out.push(textOf(this.evaluate(statement.value, scope), this.budget));
+        out.push(textOf(this.present(this.evaluate(statement.value, scope)), this.budget));
         return "end";
       case "if": {
         const branch = statement.branches.find(({ test }) => isTrue(this.evaluate(test, scope)));
         return this.run(branch?.body ?? statement.otherwise, scope, out);
       }
       case "for":
-        this.loop(statement, this.evaluate(statement.iterable, scope), scope, out, 0);
+        this.loop(statement, this.present(this.evaluate(statement.iterable, scope)), scope, out, 0);
         return "end";
       case "set":
         this.assign(statement.target, this.evaluate(statement.value, scope), scope);
@@ -379,7 +393,8 @@ class Run {
       }
       case "filter": {
         if (!expression.input) return fail("a filter needs a value");
-        const input = this.evaluate(expression.input, scope);
+        const value = this.evaluate(expression.input, scope);
+        const input = /^(d|default)$/.test(expression.name) ? value : this.present(value);
         return applyFilter(expression.name, input, this.arguments(expression.args, scope), this.context);
       }
       case "test":

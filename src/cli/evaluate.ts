@@ -1,0 +1,272 @@
+import { Command } from "commander";
+import { z } from "zod";
+import { LineageError } from "../base/errors.js";
+import { count } from "../base/numbers.js";
+import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
+import {
+  type Plan,
+  type PlanOptions,
+  ResultFile,
+  type Task,
+  type TaskResult,
+  builtInTasks,
+  findTask,
+  identityOf,
+  modelHash,
+  planTask,
+  resultOf,
+  runPlan,
+  textTask,
+} from "../evaluation/index.js";
+import { Decoder } from "../generation/index.js";
+import { scaledContext } from "../nn/index.js";
+import { type Device, createRuntime } from "../runtime/index.js";
+import { type ModelCommand, addModelOptions } from "./inference.js";
+import { modelFor } from "./model.js";
+import {
+  countOption,
+  deviceOption,
+  examples,
+  option,
+  preparedWeights,
+  requiredOption,
+  threadsOption,
+} from "./options.js";
+import { interruptible } from "./progress.js";
+import { schemeOf } from "./quantize.js";
+import { Reporter, colors, print, tell } from "./terminal.js";
+
+interface EvaluateCommand extends ModelCommand {
+  readonly model: string;
+  readonly tasks?: string;
+  readonly text?: string;
+  readonly data?: string;
+  readonly shots: string;
+  readonly seed: number;
+  readonly limit?: number;
+  readonly truncate?: boolean;
+  readonly samples: number;
+  readonly temperature?: number;
+  readonly overlap: number;
+  readonly out?: string;
+  readonly json?: boolean;
+  readonly threads?: number;
+  readonly device?: Device;
+}
+
+/** The numbers of `--shots`. */
+function shotsOf(text: string): number[] {
+  const numbers = text.split(",").map((part) => (/^\d{1,4}$/.test(part.trim()) ? Number(part) : NaN));
+  if (numbers.some(Number.isNaN))
+    throw new LineageError(
+      "argument",
+      `--shots must be whole numbers with commas between them, such as 0,1,5, not ${JSON.stringify(text)}`,
+    );
+  return [...new Set(numbers)];
+}
+
+async function tasksOf({ tasks, text, data }: EvaluateCommand): Promise<Task[]> {
+  if ((tasks === undefined) === (text === undefined))
+    throw new LineageError("argument", "give --tasks NAMES, or --text FILE for the perplexity of a text");
+  if (text !== undefined) return [await textTask(text)];
+  const names = tasks!.split(",").map((name) => name.trim());
+  const found = await Promise.all(names.map((name) => findTask(name, { data })));
+  const twice = found.find(({ name }, index) => found.findIndex((task) => task.name === name) !== index);
+  if (twice) throw new LineageError("argument", `--tasks names ${twice.name} twice`);
+  return found;
+}
+
+/** Asks a model the questions of tasks. */
+async function evaluateModel(command: EvaluateCommand): Promise<void> {
+  const { json = false, out, threads, device, quantize } = command;
+  // Everything that can be wrong with what was typed is looked at before a model is loaded.
+  const tasks = await tasksOf(command);
+  const shots = command.text === undefined ? shotsOf(command.shots) : [0];
+  const place = await modelFor(command.model);
+  const notes: string[] = [];
+  const loaded = await loadForInference(createRuntime({ threads, device }), place, {
+    quantize: schemeOf(quantize),
+    fastPrompts: command.fastPrompts,
+    prepared: preparedWeights(command.prepared, notes),
+  });
+  const context = scaledContext(loaded.model.config);
+  const plans: Plan[] = [];
+  for (const task of tasks)
+    for (const number of shots) {
+      const options: PlanOptions = { ...command, shots: number };
+      plans.push(await planTask(task, loaded.tokenizer, context, options));
+    }
+  const hash = out === undefined ? "" : await modelHash(place);
+  const files = new Map<Plan, ResultFile>();
+  // Of a folder with results of another model nothing is written, so all files are looked at first.
+  if (out !== undefined)
+    for (const plan of plans)
+      files.set(
+        plan,
+        await ResultFile.open(out, plan, identityOf(plan, hash, quantize), { model: command.model }),
+      );
+  const results = await interruptible((signal) => ask(loaded, plans, files, signal, json));
+  await loaded.kept;
+  if (json) print(`${JSON.stringify({ model: command.model, results })}\n`);
+  else print(table(results));
+  for (const { task, beyond, cut } of results) {
+    if (beyond > 0)
+      tell(
+        `${task}: ${count(beyond)} prompts were longer than the context of ${context} and not asked; --truncate cuts their beginnings\n`,
+      );
+    if (cut > 0)
+      tell(
+        `${task}: ${count(cut)} prompts were longer than the context of ${context} and lost their beginnings\n`,
+      );
+  }
+  if (command.text !== undefined && results.some(({ scores }) => scores["loss"] && tokensOf(plans) < 100))
+    tell(`${command.text} has only ${tokensOf(plans)} tokens: its perplexity says little\n`);
+  for (const note of notes) tell(`${colors.dim(note)}\n`);
+}
+
+const tokensOf = (plans: readonly Plan[]): number =>
+  plans.reduce(
+    (sum, { asked }) =>
+      sum + asked.flatMap(({ targets }) => targets).reduce((part, { target }) => part + target.length, 0),
+    0,
+  );
+
+/** Runs plans one after the other on one decoder. What was answered is kept, however the run ends. */
+async function ask(
+  model: InferenceCheckpoint,
+  plans: readonly Plan[],
+  files: ReadonlyMap<Plan, ResultFile>,
+  signal: AbortSignal,
+  json: boolean,
+): Promise<TaskResult[]> {
+  const report = await Reporter.create(false);
+  using decoder = await Decoder.create({
+    ...model,
+    capacity: Math.max(...plans.map(({ capacity }) => capacity)),
+    slots: plans.some(({ task }) => task.declaration.generate) ? 4 : 1,
+  });
+  const results: TaskResult[] = [];
+  for (const plan of plans) {
+    const file = files.get(plan);
+    let done = 0;
+    const started = performance.now();
+    try {
+      const predictions = await runPlan({ ...model, decoder }, plan, {
+        signal,
+        known: file?.known,
+        predicted: async (prediction) => {
+          done++;
+          const share = done / plan.asked.length;
+          if (!json)
+            report.progress(
+              `${plan.task.name}, ${plan.options.shots}-shot: ${count(done)} of ${count(plan.asked.length)} rows, ${(done / ((performance.now() - started) / 1000)).toFixed(1)} rows/s`,
+              {},
+              share,
+            );
+          await file?.add(prediction);
+        },
+      });
+      results.push(resultOf(plan, predictions));
+    } finally {
+      await file?.save();
+    }
+  }
+  report.done();
+  return results;
+}
+
+/** Results as columns. */
+function table(results: readonly TaskResult[]): string {
+  const rows = [
+    ["task", "shots", "rows", "metric", "value", "stderr"],
+    ...results.flatMap(({ task, shots, rows: asked, scores }) =>
+      Object.entries(scores).map(([metric, { value, stderr }], index) => [
+        ...(index === 0 ? [task, String(shots), count(asked)] : ["", "", ""]),
+        metric,
+        value.toFixed(4),
+        stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
+      ]),
+    ),
+  ];
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const numeric = new Set([1, 2, 4]);
+  const line = (row: readonly string[]): string =>
+    row
+      .map((cell, column) =>
+        numeric.has(column) ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!),
+      )
+      .join("  ")
+      .trimEnd();
+  return `${rows.map(line).join("\n")}\n`;
+}
+
+const command = new Command("evaluate")
+  .description("measure a model on tasks (accuracy, exact match), or the perplexity of a text")
+  .optionsGroup("What:")
+  .addOption(
+    option("tasks", "<names>", "built-in tasks or .json files that declare one, with commas between"),
+  )
+  .addOption(option("text", "<file>", "a UTF-8 text, for its perplexity"))
+  .addOption(option("data", "<folder>", "folder of the built-in tasks' files"))
+  .addOption(
+    option(
+      "shots",
+      "<numbers>",
+      "examples before each question; several numbers are several runs",
+      z.string().default("0"),
+    ),
+  )
+  .addOption(option("seed", "<n>", "draws the examples and the samples", z.int().nonnegative().default(0)))
+  .addOption(countOption("limit", "ask only the first n questions of each task", undefined, { usual: "all" }))
+  .option(
+    "--truncate",
+    "cut the beginning of prompts beyond the context (default: they are counted and not asked)",
+  )
+  .addOption(countOption("samples", "answers of a task that writes; the most frequent one counts", 1))
+  .addOption(
+    option("temperature", "<x>", "of samples", z.number().nonnegative(), {
+      usual: "0, and 0.7 for several samples",
+    }),
+  )
+  .addOption(countOption("overlap", "tokens that each window of a long text reads before its own", 1))
+  .optionsGroup("Model:")
+  .addOption(requiredOption("model", "<place>", "a decoder: folder, .gguf file, or ORG/NAME on the hub"));
+
+export const evaluateCommand = addModelOptions(command)
+  .optionsGroup("Run:")
+  .addOption(
+    option("out", "<folder>", "write scores and every prediction; a run with the same folder goes on"),
+  )
+  .addOption(deviceOption())
+  .addOption(threadsOption())
+  .option("--json", "one JSON object with the scores")
+  .addHelpText(
+    "after",
+    `
+Built-in tasks, which read their files from --data:
+  ${[...builtInTasks].map(([name, { data }]) => `${name} (${data})`).join("\n  ")}
+
+A task of your own is a .json file beside its data. Templates are Jinja and see the columns of a row:
+  {
+    "data": "questions.jsonl",
+    "prompt": "Question: {{ question }}\\nAnswer:",
+    "choices": ["{{ a }}", "{{ b }}", "{{ c }}"],
+    "target": "{{ right }}"
+  }
+Target is the text of a choice, or its place from 0. Instead of choices:
+  "generate": { "stop": ["\\n"], "extract": "([0-9]+)" }   the model writes, and exact_match is measured
+  "text": "{{ article }}"                                 perplexity
+More: "revision", "instructions", "delimiter", "unconditional" (for acc_mutual_info),
+"shots": { "data", "draw": "first" or "random", "separator", "target" }.
+
+Scores have the names of EleutherAI's lm-evaluation-harness, and equal its numbers.
+${examples(
+  ["lineage evaluate --model runs/mine --text held-out.txt", "loss and perplexity of a text"],
+  ["lineage evaluate --model chat.gguf --tasks sst2,logiqa --data DIR --shots 0,5 --limit 100", "accuracies"],
+  [
+    "lineage evaluate --model chat.gguf --tasks mine.json --out results",
+    "your own task; predictions in results",
+  ],
+)}`,
+  )
+  .action(evaluateModel);

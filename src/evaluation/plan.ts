@@ -1,0 +1,269 @@
+import { indexOfLargest } from "../base/numbers.js";
+import { type Decoder, type TextWriter, generateText, promptIds } from "../generation/index.js";
+import type { Tokenizer } from "../tokenizers/index.js";
+import type { Task, TaskDeclaration } from "./declaration.js";
+import {
+  type Likelihood,
+  type Target,
+  beyond,
+  encodePair,
+  leftTruncated,
+  prefixToken,
+  rollingWindows,
+  targetLikelihoods,
+} from "./likelihood.js";
+import { type Question, questionsOf } from "./questions.js";
+import type { Prediction } from "./scores.js";
+
+export interface PlanOptions {
+  /** Examples before each question. Default 0. */
+  readonly shots?: number | undefined;
+  /** Draws the examples, and samples. Default 0. */
+  readonly seed?: number | undefined;
+  /** The first so many questions. Default: all. */
+  readonly limit?: number | undefined;
+  /** Whether a prompt beyond the context loses its beginning. Default: it is counted and not asked. */
+  readonly truncate?: boolean | undefined;
+  /** Answers to a question of a task that writes, of which the most frequent counts. Default 1. */
+  readonly samples?: number | undefined;
+  /** Of samples. Default: 0 for one sample, 0.7 for several. */
+  readonly temperature?: number | undefined;
+  /** Tokens that a window of a long text reads before its own, at least. Default 1. */
+  readonly overlap?: number | undefined;
+}
+
+/** A question as ids. */
+interface Asked {
+  readonly question: Question;
+  readonly cut: number;
+  /** Tokens beyond the context of a question that is not asked; 0 for one that is. */
+  readonly tooMany: number;
+  /** A target for each choice, or each window of a text. */
+  readonly targets: readonly Target[];
+  /** The prompt of an answer that is written. */
+  readonly prompt: readonly number[];
+}
+
+/** A task with everything that a model is to be asked. */
+export interface Plan {
+  readonly task: Task;
+  readonly options: PlanOptions;
+  readonly examples: readonly number[];
+  readonly asked: readonly Asked[];
+  /** Choices after the unconditional prompt, by their text. */
+  readonly unconditional: ReadonlyMap<string, Target>;
+  /** Positions that a decoder needs for it. */
+  readonly capacity: number;
+}
+
+/**
+ * Reads a task's data, renders its prompts and encodes them, before any model runs. Throws as `questionsOf`.
+ * @param context tokens that the model reads at most
+ */
+export async function planTask(
+  task: Task,
+  tokenizer: Tokenizer,
+  context: number,
+  options: PlanOptions = {},
+): Promise<Plan> {
+  const { shots = 0, seed = 0, limit } = options;
+  const { questions, examples } = await questionsOf(task, { shots, seed, limit });
+  const asked = questions.map((question) => ask(task.declaration, question, tokenizer, context, options));
+  const unconditional = new Map<string, Target>();
+  const { unconditional: prompt, delimiter, generate } = task.declaration;
+  if (prompt !== undefined)
+    for (const choice of new Set(questions.flatMap(({ choices }) => choices)))
+      unconditional.set(choice, encodePair(tokenizer, { context: prompt, continuation: delimiter + choice }));
+  const room = generate?.maxNewTokens ?? 0;
+  let capacity = 2;
+  for (const target of [...asked.flatMap(({ targets }) => targets), ...unconditional.values()])
+    capacity = Math.max(capacity, target.context.length + target.target.length - 1);
+  for (const { prompt: ids } of asked) if (ids.length > 0) capacity = Math.max(capacity, ids.length + room);
+  return { task, options, examples, asked, unconditional, capacity };
+}
+
+function ask(
+  { delimiter, generate, choices, unconditional: _, ...rest }: TaskDeclaration,
+  question: Question,
+  tokenizer: Tokenizer,
+  context: number,
+  { truncate = false, overlap }: PlanOptions,
+): Asked {
+  const none = { question, cut: 0, tooMany: 0, targets: [], prompt: [] };
+  if (rest.text !== undefined)
+    return {
+      ...none,
+      targets: rollingWindows(tokenizer.encode(question.prompt), prefixToken(tokenizer), context, overlap),
+    };
+  if (choices !== undefined) {
+    const targets = question.choices.map((choice) =>
+      encodePair(tokenizer, { context: question.prompt, continuation: delimiter + choice }),
+    );
+    const tooMany = Math.max(...targets.map((target) => beyond(target, context)));
+    if (tooMany === 0) return { ...none, targets };
+    return truncate
+      ? { ...none, cut: tooMany, targets: targets.map((target) => leftTruncated(target, context)) }
+      : { ...none, tooMany };
+  }
+  const ids = promptIds(tokenizer, question.prompt);
+  const tooMany = Math.max(0, ids.length + generate!.maxNewTokens - context);
+  if (tooMany === 0) return { ...none, prompt: ids };
+  return truncate && tooMany < ids.length
+    ? { ...none, cut: tooMany, prompt: ids.slice(tooMany) }
+    : { ...none, tooMany };
+}
+
+export interface RunOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Predictions that are known already, by row. */
+  readonly known?: ReadonlyMap<number, Prediction> | undefined;
+  /** Is told of each prediction as it is made; the order is not that of the rows. */
+  readonly predicted?: ((prediction: Prediction) => void | Promise<void>) | undefined;
+}
+
+/** Asks a model everything of a plan that is not known yet; all predictions, in the order of the rows. */
+export async function runPlan(
+  writer: TextWriter,
+  plan: Plan,
+  options: RunOptions = {},
+): Promise<Prediction[]> {
+  const { known = new Map<number, Prediction>(), predicted } = options;
+  const made = new Map(known);
+  const add = async (prediction: Prediction): Promise<void> => {
+    made.set(prediction.row, prediction);
+    await predicted?.(prediction);
+  };
+  const open = plan.asked.filter(({ question }) => !known.has(question.row));
+  for (const { question, tooMany } of open)
+    if (tooMany > 0) await add({ kind: "beyond", row: question.row, hash: question.hash, tooMany });
+  const fitting = open.filter(({ tooMany }) => tooMany === 0);
+  if (plan.task.declaration.generate) await write(writer, plan, fitting, add, options);
+  else await measure(writer.decoder, plan, fitting, add, options);
+  return plan.asked.map(({ question }) => made.get(question.row)!);
+}
+
+type Add = (prediction: Prediction) => Promise<void>;
+
+/** Likelihoods of choices, or of texts. */
+async function measure(
+  decoder: Decoder,
+  plan: Plan,
+  asked: readonly Asked[],
+  add: Add,
+  { signal }: RunOptions,
+): Promise<void> {
+  const before = new Map<string, number>();
+  if (asked.length > 0) {
+    const texts = [...plan.unconditional.keys()];
+    const values = await targetLikelihoods(decoder, [...plan.unconditional.values()], { signal });
+    for (const [index, text] of texts.entries()) before.set(text, values[index]!.sum);
+  }
+  const owners = asked.flatMap((one) => one.targets.map((_, place) => ({ one, place })));
+  const found = new Map(asked.map((one) => [one, [] as Likelihood[]]));
+  const left = new Map(asked.map((one) => [one, one.targets.length]));
+  for (const one of asked) if (one.targets.length === 0) await add(predictionOf(plan, one, [], before));
+  await targetLikelihoods(
+    decoder,
+    asked.flatMap(({ targets }) => targets),
+    {
+      signal,
+      scored: async (index, likelihood) => {
+        const { one, place } = owners[index]!;
+        found.get(one)![place] = likelihood;
+        left.set(one, left.get(one)! - 1);
+        if (left.get(one) === 0) await add(predictionOf(plan, one, found.get(one)!, before));
+      },
+    },
+  );
+}
+
+function predictionOf(
+  { task: { declaration } }: Plan,
+  { question, cut }: Asked,
+  likelihoods: readonly Likelihood[],
+  before: ReadonlyMap<string, number>,
+): Prediction {
+  const { row, hash, choices, target, prompt } = question;
+  const head = { row, hash, ...(cut > 0 && { cut }) };
+  const sums = likelihoods.map(({ sum }) => sum);
+  if (declaration.text !== undefined)
+    return {
+      ...head,
+      kind: "perplexity",
+      logLikelihood: sums.reduce((total, sum) => total + sum, 0),
+      tokens: likelihoods.reduce((total, { tokens }) => total + tokens, 0),
+      words: prompt.split(/\s+/).length,
+      bytes: Buffer.byteLength(prompt),
+    };
+  return {
+    ...head,
+    kind: "choices",
+    choices: [...choices],
+    target: Number(target),
+    answer: indexOfLargest(sums),
+    logLikelihoods: sums,
+    tokens: likelihoods.map(({ tokens }) => tokens),
+    greedy: likelihoods.map(({ greedy }) => greedy),
+    ...(before.size > 0 && { unconditional: choices.map((choice) => before.get(choice)!) }),
+  };
+}
+
+/** Answers that a model writes, several questions side by side. */
+async function write(
+  writer: TextWriter,
+  plan: Plan,
+  asked: readonly Asked[],
+  add: Add,
+  { signal }: RunOptions,
+): Promise<void> {
+  const generate = plan.task.declaration.generate!;
+  const { samples = 1, seed = 0, temperature = samples > 1 ? 0.7 : 0 } = plan.options;
+  const { maxNewTokens, stop } = generate;
+  const side = Math.max(1, writer.decoder.slots);
+  for (let start = 0; start < asked.length; start += side) {
+    signal?.throwIfAborted();
+    await Promise.all(
+      asked.slice(start, start + side).map(async ({ question, prompt, cut }) => {
+        const { row, hash, target } = question;
+        const streams = Array.from({ length: samples }, (_, sample) =>
+          generateText(writer, prompt, {
+            maxNewTokens,
+            stop,
+            temperature,
+            seed,
+            stream: row * samples + sample,
+            signal,
+          }).all(),
+        );
+        const texts = (await Promise.all(streams)).map(({ text }) => text);
+        const answer = majority(texts.map((text) => extracted(text, generate)));
+        const right = comparable(String(target), generate);
+        const correct = answer !== null && comparable(answer, generate) === right;
+        const prediction = { row, hash, ...(cut > 0 && { cut }) };
+        await add({ ...prediction, kind: "text", target: String(target), answer, correct, texts });
+      }),
+    );
+  }
+}
+
+type Rule = NonNullable<TaskDeclaration["generate"]>;
+
+/** The answer in a text; null where the rule finds none. */
+export function extracted(text: string, { extract, take }: Pick<Rule, "extract" | "take">): string | null {
+  if (extract === undefined) return text.trim();
+  const matches = [...text.matchAll(new RegExp(extract, "gu"))];
+  const match = take === "first" ? matches[0] : matches.at(-1);
+  return match ? (match[1] ?? match[0]).trim() : null;
+}
+
+const comparable = (text: string, { ignore }: Pick<Rule, "ignore">): string =>
+  ignore.reduce((rest, part) => rest.replace(new RegExp(part, "gu"), ""), text).trim();
+
+/** What most answers say, of equals the first; null where there is none (Wang et al. 2022, self-consistency). */
+export function majority(answers: readonly (string | null)[]): string | null {
+  const counts = new Map<string, number>();
+  for (const answer of answers) if (answer !== null) counts.set(answer, (counts.get(answer) ?? 0) + 1);
+  let best: string | null = null;
+  for (const [answer, votes] of counts) if (best === null || votes > counts.get(best)!) best = answer;
+  return best;
+}

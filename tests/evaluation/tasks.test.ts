@@ -1,0 +1,200 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import {
+  extracted,
+  findTask,
+  majority,
+  questionsOf,
+  rollingWindows,
+  scoresOf,
+} from "../../src/evaluation/index.js";
+import { lineage } from "../support/cli.js";
+import { Reference } from "../support/reference.js";
+
+let folder = "";
+const model = new Reference("evaluation").path();
+const rows = Array.from({ length: 6 }, (_, index) => ({
+  q: `The cat eats fish number ${index}. Who?`,
+  a: "cat",
+  b: "small grey elephant",
+  right: index % 2,
+}));
+const task = {
+  data: "mine.jsonl",
+  prompt: "{{ q }}",
+  choices: ["{{ a }}", "{{ b }}"],
+  target: "{{ right }}",
+};
+
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), "lineage evaluate "));
+  await writeFile(path.join(folder, "mine.jsonl"), rows.map((row) => JSON.stringify(row)).join("\n"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function declared(name: string, changes: Record<string, unknown> = {}): Promise<string> {
+  const file = path.join(folder, `${name}.json`);
+  await writeFile(file, JSON.stringify({ ...task, ...changes }));
+  return file;
+}
+const evaluate = (file: string, ...more: string[]) =>
+  lineage("evaluate", "--model", model, "--tasks", file, ...more);
+
+describe("A task", () => {
+  it("asks its rows after the same examples, none of which is asked", async () => {
+    const found = await findTask(
+      await declared("shots", { delimiter: " = ", shots: { separator: "\n--\n" } }),
+    );
+    const { questions, examples } = await questionsOf(found, { shots: 2, seed: 1 });
+    expect(examples).toHaveLength(2);
+    expect(questions.map(({ row }) => row)).toEqual(
+      [0, 1, 2, 3, 4, 5].filter((row) => !examples.includes(row)),
+    );
+    const shown = examples.map(
+      (row) => `${rows[row]!.q} = ${row % 2 === 0 ? "cat" : "small grey elephant"}\n--\n`,
+    );
+    for (const { row, prompt, target } of questions) {
+      expect(prompt).toBe(shown.join("") + rows[row]!.q);
+      expect(target).toBe(rows[row]!.right);
+    }
+    expect((await questionsOf(found, { shots: 2, seed: 1 })).examples).toEqual(examples);
+    const seeds = await Promise.all([1, 2, 3, 4].map((seed) => questionsOf(found, { shots: 2, seed })));
+    expect(new Set(seeds.map((each) => each.examples.join())).size).toBeGreaterThan(1);
+  });
+
+  it.each([
+    [
+      "a column that is not there",
+      { prompt: "{{ question }}" },
+      /row 1: the template prompt fails: 'question' is undefined; the columns are q, a, b, right/,
+    ],
+    ["a template that is none", { prompt: "{% if %}" }, /the template prompt cannot be read/],
+    ["an empty choice", { choices: ["{{ a }}", "{{ q[:0] }}"] }, /row 1: choice 1 is empty/],
+    ["a target that is no choice", { target: "dog" }, /the target "dog" is none of the choices "cat"/],
+    ["two kinds of answers", { text: "{{ q }}" }, /must have one of choices, generate and text/],
+    ["an unknown entry", { promt: "" }, /has "promt", which is not known here/],
+    ["data that are not there", { data: "none.jsonl" }, /the data of bad are not there/],
+  ])("with %s is refused in words", async (_, changes, message) => {
+    const { status, stderr } = await evaluate(await declared("bad", changes));
+    expect(status).toBe(1);
+    expect(stderr).toMatch(message);
+  });
+
+  it("with fewer examples than shots is refused", async () => {
+    const { status, stderr } = await evaluate(await declared("few"), "--shots", "0,6");
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/few has 5 examples, which are fewer than --shots 6/);
+  });
+});
+
+describe("lineage evaluate", () => {
+  it("goes on where it was, and refuses another model's or task's results", async () => {
+    const out = path.join(folder, "results");
+    const file = await declared("mine");
+    const stored = path.join(out, "mine-0-shot.json");
+    const read = async () =>
+      JSON.parse(await readFile(stored, "utf8")) as {
+        complete: boolean;
+        promptHash: string;
+        identity: Record<string, unknown>;
+        predictions: { row: number; logLikelihoods: number[] }[];
+      };
+    expect((await evaluate(file, "--out", out, "--limit", "2")).status).toBe(0);
+    const first = await read();
+    expect(first.predictions.map(({ row }) => row)).toEqual([0, 1]);
+    // A prediction that is there is not made again.
+    first.predictions[0]!.logLikelihoods = [-1, -2];
+    await writeFile(stored, JSON.stringify(first));
+    const { status, stdout } = await evaluate(file, "--out", out, "--json");
+    expect(status).toBe(0);
+    const second = await read();
+    expect(second.complete).toBe(true);
+    expect(second.predictions).toHaveLength(6);
+    expect(second.predictions[0]!.logLikelihoods).toEqual([-1, -2]);
+    expect(JSON.parse(stdout)).toMatchObject({ results: [{ task: "mine", shots: 0, rows: 6, beyond: 0 }] });
+
+    await declared("mine", { revision: "2" });
+    const other = await evaluate(file, "--out", out);
+    expect(other.status).toBe(1);
+    expect(other.stderr).toMatch(/holds results of another revision \(1, now 2\)/);
+    await declared("mine");
+    await writeFile(stored, JSON.stringify({ ...second, identity: { ...second.identity, model: "0" } }));
+    expect((await evaluate(file, "--out", out)).stderr).toMatch(/holds results of another model/);
+  });
+
+  it("counts prompts beyond the context, and cuts them where that is asked for", async () => {
+    const long = "The cat eats fish. ".repeat(60);
+    await writeFile(
+      path.join(folder, "long.jsonl"),
+      [...rows.slice(0, 2), { ...rows[0]!, q: long }].map((row) => JSON.stringify(row)).join("\n"),
+    );
+    const file = await declared("long", { data: "long.jsonl" });
+    const counted = await evaluate(file, "--json");
+    expect(JSON.parse(counted.stdout)).toMatchObject({ results: [{ rows: 2, beyond: 1, cut: 0 }] });
+    expect(counted.stderr).toMatch(/1 prompts were longer than the context of 192 and not asked/);
+    const cut = await evaluate(file, "--json", "--truncate");
+    expect(JSON.parse(cut.stdout)).toMatchObject({ results: [{ rows: 3, beyond: 0, cut: 1 }] });
+  });
+
+  it("lets a model write, and votes over samples", async () => {
+    const file = await declared("written", {
+      choices: undefined,
+      target: "{{ a }}",
+      generate: { maxNewTokens: 4, extract: "[a-z]+" },
+    });
+    const { stdout, status } = await evaluate(file, "--samples", "3", "--json", "--limit", "2");
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ results: [{ rows: 2, scores: { exact_match: {} } }] });
+  });
+});
+
+describe("The parts of an evaluation", () => {
+  it("predict each token of a long text once", () => {
+    const ids = Array.from({ length: 23 }, (_, index) => index + 1);
+    for (const overlap of [1, 3, 6]) {
+      const windows = rollingWindows(ids, 0, 7, overlap);
+      expect(windows.flatMap(({ target }) => target)).toEqual(ids);
+      for (const [index, { context, target }] of windows.entries()) {
+        expect(context.length + target.length - 1).toBeLessThanOrEqual(7);
+        expect(context.at(-1)).toBe(target[0]! - 1);
+        if (index > 0) expect(context.length).toBeGreaterThanOrEqual(overlap);
+      }
+    }
+    expect(rollingWindows(ids, undefined, 7).flatMap(({ target }) => target)).toEqual(ids.slice(1));
+  });
+
+  it("extract an answer, and take what most samples say", () => {
+    const text = "It is 3. No, #### 1,204 dollars #### 7";
+    expect(extracted(text, { extract: "#### ([0-9,]+)", take: "first" })).toBe("1,204");
+    expect(extracted(text, { extract: "#### ([0-9,]+)", take: "last" })).toBe("7");
+    expect(extracted("none", { extract: "#### ([0-9,]+)", take: "last" })).toBeNull();
+    expect(majority(["7", null, "8", "8", null, null])).toBe("8");
+    expect(majority([null])).toBeNull();
+  });
+
+  it("normalise likelihoods by the length of the choice", () => {
+    const [prediction] = [
+      {
+        kind: "choices" as const,
+        row: 0,
+        hash: "",
+        choices: ["é", "abcd"],
+        target: 1,
+        answer: 0,
+        logLikelihoods: [-1.9, -4],
+        tokens: [1, 2],
+        greedy: [false, false],
+        unconditional: [-1, -9],
+      },
+    ];
+    const scores = scoresOf([prediction]);
+    // -1.9 for a character against -1; -0.95 for a byte against -1; -1.9 for a token against -2.
+    expect(scores["acc"]!.value).toBe(0);
+    expect(scores["acc_norm"]!.value).toBe(1);
+    expect(scores["acc_bytes"]!.value).toBe(0);
+    expect(scores["acc_tokens"]!.value).toBe(0);
+    expect(scores["acc_mutual_info"]!.value).toBe(1);
+  });
+});
