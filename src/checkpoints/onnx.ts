@@ -1,7 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { writeJson } from "../base/files.js";
-import { type CausalModel, decoderOutputs } from "../generation/index.js";
+import { type CausalModel, decoderOutputs, encoderDecoderOutputs } from "../generation/index.js";
 import { saveOnnx, type SaveOnnxOptions, writeTokenizer } from "../formats/index.js";
 import type { Tensor } from "../graph/index.js";
 import type { Module, WeightSet } from "../nn/index.js";
@@ -10,8 +10,9 @@ import { halveWeights, quantizeWeights } from "../quantization/index.js";
 import { Tokenizer } from "../tokenizers/index.js";
 import { type MakeVector, encoderOutputs } from "./encoder-onnx.js";
 import { type HeldEncoder, classesOf, encoderIn, staysWhole } from "./held-encoder.js";
-import type { DecoderCheckpoint } from "./checkpoint.js";
+import type { DecoderCheckpoint, EncoderDecoderCheckpoint } from "./checkpoint.js";
 import { replaceModel } from "./folder.js";
+import { writeGenerationConfig } from "./generation-config.js";
 
 /** Writes `decoderOutputs` of a model with its weights, as `saveOnnx` does. */
 export const saveDecoderOnnx = (
@@ -25,17 +26,20 @@ export const saveDecoderOnnx = (
 export const onnxDtypes = ["fp32", "fp16", "q8", "q4"] as const;
 export type OnnxDtype = (typeof onnxDtypes)[number];
 
-/** The files in which transformers.js looks for them. */
-const fileNames: Readonly<Record<OnnxDtype, string>> = {
-  fp32: "model.onnx",
-  fp16: "model_fp16.onnx",
-  q8: "model_quantized.onnx",
-  q4: "model_q4.onnx",
+/** How transformers.js ends the names of the files in which it looks for them. */
+const suffixes: Readonly<Record<OnnxDtype, string>> = {
+  fp32: "",
+  fp16: "_fp16",
+  q8: "_quantized",
+  q4: "_q4",
 };
 
-/** The file of a folder for transformers.js that holds a model's matrices so. */
-export const onnxFileOf = (folder: string, dtype: OnnxDtype): string =>
-  path.join(folder, "onnx", fileNames[dtype]);
+/** The programs of a folder for transformers.js: `model`, or of an encoder-decoder the other two. */
+type ProgramName = "model" | "encoder_model" | "decoder_model_merged";
+
+/** The file of a folder for transformers.js that holds a program with its matrices kept so. */
+export const onnxFileOf = (folder: string, dtype: OnnxDtype, program: ProgramName = "model"): string =>
+  path.join(folder, "onnx", `${program}${suffixes[dtype]}.onnx`);
 
 /** What fewer bits are: blocks of 128 are read nearly as exactly as of 32, and faster in a page. */
 const schemes = { q8: { bits: 8, blockSize: 128 }, q4: { bits: 4 } } as const;
@@ -44,7 +48,8 @@ const schemes = { q8: { bits: 8, blockSize: 128 }, q4: { bits: 4 } } as const;
 interface Leaving {
   readonly name: string;
   readonly network: Module;
-  readonly outputs: Readonly<Record<string, Tensor>>;
+  /** What each program computes. */
+  readonly programs: Readonly<Partial<Record<ProgramName, Readonly<Record<string, Tensor>>>>>;
   readonly weights: WeightSet;
   readonly whole?: (name: string) => boolean;
 }
@@ -52,7 +57,7 @@ interface Leaving {
 /** Writes a folder that transformers.js loads: a file for each dtype, its weights beside it, configuration and tokenizer. */
 async function writeForTransformersJs(
   folder: string,
-  { name, network, outputs, weights, whole }: Leaving,
+  { name, network, programs, weights, whole }: Leaving,
   dtypes: readonly OnnxDtype[],
   config: Readonly<Record<string, unknown>>,
   tokenizer: Tokenizer,
@@ -61,16 +66,22 @@ async function writeForTransformersJs(
   await replaceModel(folder, async (staging) => {
     await mkdir(path.join(staging, "onnx"));
     for (const dtype of new Set(dtypes)) {
-      const file = onnxFileOf(staging, dtype);
+      const save = async (kept: WeightSet): Promise<void> => {
+        for (const [program, outputs] of Object.entries(programs))
+          await saveOnnx(onnxFileOf(staging, dtype, program as ProgramName), outputs, {
+            name,
+            weights: kept,
+          });
+      };
       if (dtype === "fp32") {
-        await saveOnnx(file, outputs, { name, weights });
+        await save(weights);
         continue;
       }
       using fewer =
         dtype === "fp16"
           ? halveWeights(network, weights)
           : await quantizeWeights(network, weights, schemes[dtype], { whole });
-      await saveOnnx(file, outputs, { name, weights: fewer });
+      await save(fewer);
     }
     await writeTokenizer(tokenizer, staging);
     await writeJson(path.join(staging, "config.json"), {
@@ -97,7 +108,7 @@ export const exportForTransformersJs = (
 ): Promise<void> =>
   writeForTransformersJs(
     folder,
-    { name: "decoder", network: model, outputs: decoderOutputs(model), weights },
+    { name: "decoder", network: model, programs: { model: decoderOutputs(model) }, weights },
     dtypes,
     configJson(system, model.config),
     tokenizer,
@@ -120,16 +131,12 @@ export async function exportEncoderForTransformersJs(
   held: HeldEncoder<WeightSet>,
   { dtypes = ["fp32", "q8"], vector, maxLength, beside }: ExportEncoderOptions = {},
 ): Promise<void> {
-  const { tokenizer } = held;
-  const { contextLength } = encoderIn(held).config;
-  const said = tokenizer.config["model_max_length"];
-  const limit = Math.min(maxLength ?? (typeof said === "number" ? said : Infinity), contextLength);
   await writeForTransformersJs(
     folder,
     {
       name: "encoder",
       network: held.model,
-      outputs: encoderOutputs(held, vector),
+      programs: { model: encoderOutputs(held, vector) },
       weights: held.weights,
       whole: staysWhole(held),
     },
@@ -138,9 +145,44 @@ export async function exportEncoderForTransformersJs(
       ...configJson(held.system, encoderIn(held).config, "head" in held ? held : {}),
       ...numberedLabels(held),
     },
-    new Tokenizer(tokenizer.definition, { ...tokenizer.config, model_max_length: limit }),
+    cutting(held.tokenizer, encoderIn(held).config.contextLength, maxLength),
     beside,
   );
+}
+
+/**
+ * Writes a folder that transformers.js loads: `onnx/encoder_model.onnx` and `onnx/decoder_model_merged.onnx` as
+ * `encoderDecoderOutputs` has them, with how the model writes beside them.
+ * @param dtypes two files for each; the first is the default where transformers.js's own is not among them
+ */
+export async function exportEncoderDecoderForTransformersJs(
+  folder: string,
+  { system, model, weights, tokenizer, stopIds, generation }: EncoderDecoderCheckpoint<WeightSet>,
+  dtypes: readonly OnnxDtype[] = ["fp32", "q8"],
+): Promise<void> {
+  const { encoder, decoder } = encoderDecoderOutputs(model);
+  const { contextLength, decoderStartTokenId: startId, padTokenId: padId } = model.config;
+  await writeForTransformersJs(
+    folder,
+    {
+      name: system.title,
+      network: model,
+      programs: { encoder_model: encoder, decoder_model_merged: decoder },
+      weights,
+    },
+    dtypes,
+    configJson(system, model.config),
+    cutting(tokenizer, contextLength),
+    (staging) =>
+      writeGenerationConfig(staging, tokenizer, { stopIds, generation: { startId, ...generation }, padId }),
+  );
+}
+
+/** The tokenizer as transformers.js reads it, which cuts a text where the model's positions end, or earlier. */
+function cutting(tokenizer: Tokenizer, contextLength: number, maxLength?: number): Tokenizer {
+  const said = tokenizer.config["model_max_length"];
+  const limit = Math.min(maxLength ?? (typeof said === "number" ? said : Infinity), contextLength);
+  return new Tokenizer(tokenizer.standalone, { ...tokenizer.config, model_max_length: limit });
 }
 
 /** Names of classes, which transformers.js answers by: numbers where nobody named them. */

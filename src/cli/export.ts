@@ -5,6 +5,7 @@ import { input } from "../graph/index.js";
 import { dataFileOf, saveOnnx } from "../formats/index.js";
 import {
   type OnnxDtype,
+  exportEncoderDecoderForTransformersJs,
   exportForTransformersJs,
   kindIn,
   loadModel,
@@ -31,7 +32,18 @@ async function exportOnnx({ model: source, out, dtype }: ExportCommand): Promise
     throw new LineageError("argument", "--dtype is for a folder; one .onnx file has 32-bit floats");
   const place = await modelFor(source);
   const runtime = createRuntime();
-  if ((await kindIn(place)) === "encoder") {
+  const kind = await kindIn(place);
+  if (kind === "encoder-decoder") {
+    if (out.endsWith(".onnx"))
+      throw new LineageError(
+        "argument",
+        `${source} holds an encoder-decoder, which is two programs with a cache between them; name a folder, not ${out}`,
+      );
+    await exportEncoderDecoderForTransformersJs(out, await loadModel(runtime, place, { kind }), dtypes);
+    tell(`wrote ${out} for transformers.js\n`);
+    return;
+  }
+  if (kind === "encoder") {
     const compared = out.endsWith(".onnx")
       ? new Map([[out, ["fp32", await saveEncoderOnnx(runtime, place, out)] as const]])
       : new Map(
@@ -70,13 +82,14 @@ function dtypesOf(text: string): OnnxDtype[] {
 }
 
 export const exportCommand = new Command("export")
-  .description("write a decoder or an encoder as ONNX, for transformers.js or for any ONNX engine")
+  .description("write a model as ONNX, for transformers.js or for any ONNX engine")
   .addOption(requiredOption("model", "<place>", "a folder, a .gguf file, or ORG/NAME on the hub"))
   .addOption(
     requiredOption(
       "out",
       "<path>",
-      "a folder for transformers.js (decoder with cache, or encoder with its head; configuration, tokenizer), " +
+      "a folder for transformers.js (decoder with cache, encoder with its head, or encoder-decoder; configuration, " +
+        "tokenizer), " +
         "or a file ending in .onnx (a decoder's inputIds [batch, sequence] -> logits, or an encoder; weights in .onnx_data beside it)",
     ),
   )
@@ -86,7 +99,7 @@ export const exportCommand = new Command("export")
       "<names>",
       `how a folder keeps matrices, a file for each: ${either(onnxDtypes)}, or several with commas between`,
       undefined,
-      { usual: "fp32,q8 for an encoder; fp32 for a decoder" },
+      { usual: "fp32; fp32,q8 where there is an encoder" },
     ),
   )
   .addHelpText(

@@ -3,7 +3,7 @@ import { namedToken } from "./added-tokens.js";
 import { type SentencePieceModel, sentencePieceDefinition } from "./sentencepiece.js";
 import { addedToken, template } from "./definitions.js";
 import { Tokenizer, type EncodeOptions } from "./tokenizer.js";
-import type { TokenizerConfig } from "./tokenizer-definition.js";
+import type { TokenizerConfig, TokenizerDefinition } from "./tokenizer-definition.js";
 
 export interface MarianTokenizerOptions {
   /** What cuts texts that are read, and those that are written. */
@@ -45,9 +45,15 @@ export function marianTokenizer({
   return side(source, side(target));
 }
 
+/** The language that a text is to be translated to. */
+const languageCode = /^>>[^]*?<</;
+
+/** How much less likely than any piece of a side is one of the other side alone. */
+const ofOtherSide = 1000;
+
 class MarianTokenizer extends Tokenizer {
   constructor(
-    model: SentencePieceModel,
+    private readonly model: SentencePieceModel,
     config: TokenizerConfig,
     vocabulary: ReadonlyMap<string, number>,
     parts: { readonly files: ReadonlyMap<string, Uint8Array>; readonly target?: Tokenizer },
@@ -70,8 +76,23 @@ class MarianTokenizer extends Tokenizer {
   }
 
   override encode(text: string, options?: EncodeOptions): number[] {
-    const code = /^>>[^]*?<</.exec(text)?.[0];
+    const code = languageCode.exec(text)?.[0];
     if (code === undefined) return super.encode(text, options);
     return [this.tokenToId(code) ?? this.unkId!, ...super.encode(text.slice(code.length), options)];
+  }
+
+  /** The pieces in the order of the vocabulary. Those of the other side alone are there to be written. */
+  override get standalone(): TokenizerDefinition {
+    const scores = new Map(this.model.pieces.map(({ piece, score }) => [piece, score]));
+    const least = Math.min(...scores.values()) - ofOtherSide;
+    const vocab = Array.from({ length: this.vocabSize }, (_, id): [string, number] => {
+      const piece = this.idToToken(id);
+      return piece === undefined ? [`<gap ${id}>`, least] : [piece, scores.get(piece) ?? least];
+    });
+    const model = { type: "Unigram", unk_id: this.unkId, vocab, byte_fallback: false };
+    const codes = vocab.flatMap(([piece], id) =>
+      languageCode.exec(piece)?.[0] === piece ? [{ ...addedToken(id, piece), special: false }] : [],
+    );
+    return { ...this.definition, model, added_tokens: [...this.definition.added_tokens, ...codes] };
   }
 }

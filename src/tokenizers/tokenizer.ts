@@ -177,6 +177,11 @@ export class Tokenizer {
     return this.configuredId("bos_token");
   }
 
+  /** All of it as one `tokenizer.json`, for programs that read no other file. */
+  get standalone(): TokenizerDefinition {
+    return this.definition;
+  }
+
   /** Id of the token that ends a sequence; a chat may end its turns with another. */
   get eosId(): number | undefined {
     return this.configuredId("eos_token");

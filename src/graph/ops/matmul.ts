@@ -4,7 +4,7 @@ import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { packedMatmul } from "./packed.js";
 import { sum, sumTo } from "./reduce.js";
-import { reshape } from "./shape.js";
+import { reshape, reshaped } from "./shape.js";
 
 export interface MatmulOptions {
   /** Reads the last two axes of the first operand in the other order. */
@@ -132,13 +132,7 @@ const linearOp = defineOp<{ readonly transposeWeight: boolean }>("linear", {
         ? x!
         : onnx.op("Reshape", [x!, onnx.ints([-1, inputs[0]!.shape.at(-1) as number])]);
     const product = onnx.op("Gemm", [flat, weight!, bias!], { transB: Number(transposeWeight) });
-    if (inputs[0]!.rank === 2) return product;
-    const shape = outputs[0]!.shape;
-    const unknown = shape.filter((dim) => typeof dim === "string").length;
-    return onnx.op("Reshape", [
-      product,
-      onnx.shape(unknown === 1 ? shape.map((dim) => (typeof dim === "string" ? -1 : dim)) : shape),
-    ]);
+    return inputs[0]!.rank === 2 ? product : reshaped(product, outputs[0]!.shape, onnx);
   },
 });
 

@@ -10,6 +10,7 @@ import {
   productOf,
   subtractDims,
 } from "../dims.js";
+import type { Lowering } from "../lower.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { normalizeAxis, sumTo } from "./reduce.js";
@@ -27,14 +28,19 @@ const reshapeOp = defineOp<{ readonly shape: Shape }>("reshape", {
     return { dtype: x!.dtype, shape };
   },
   derivative: ({ inputs: [x], gradient }) => [reshape(gradient, x!.shape)],
-  // One unknown dimension is left to the engine, which saves reading it from the inputs.
-  lower: ({ names, attributes: { shape } }, onnx) => {
-    const symbolic = shape.filter((dim) => typeof dim === "string").length;
-    const target =
-      symbolic === 1 && !shape.includes(0) ? shape.map((dim) => (typeof dim === "string" ? -1 : dim)) : shape;
-    return onnx.op("Reshape", [names[0]!, onnx.shape(target)]);
-  },
+  lower: ({ names, attributes: { shape } }, onnx) => reshaped(names[0]!, shape, onnx),
 });
+
+/** A value of the program under another shape. */
+export function reshaped(value: string, shape: Shape, onnx: Lowering): string {
+  const symbols = shape.filter((dim) => typeof dim === "string");
+  // A difference of lengths may be 0, by which the engine means "as it was" unless it is told.
+  const mayBeEmpty = symbols.some((dim) => dim.includes("-"));
+  // One unknown dimension is left to the engine, which saves reading it from the inputs.
+  const left = symbols.length === 1 && !shape.includes(0) && !mayBeEmpty;
+  const target = left ? shape.map((dim) => (typeof dim === "string" ? -1 : dim)) : shape;
+  return onnx.op("Reshape", [value, onnx.shape(target)], mayBeEmpty ? { allowzero: 1 } : {});
+}
 
 /** The same elements in order under another shape; one dimension may be -1, which takes what is left. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
