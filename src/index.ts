@@ -24,6 +24,7 @@ export { type SystemName, systems } from "./models/index.js";
 export { createRuntime } from "./runtime/index.js";
 export { cosineSimilarity } from "./search/index.js";
 export {
+  type AdapterRequest,
   type FinetuneRequest,
   type FinetuneResult,
   type FinetuneTextRequest,

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { systemsOfKind } from "../models/index.js";
 import {
+  type AdapterRequest,
   type TrainControl,
   type TrainRequest,
   type TrainResult,
@@ -11,10 +12,12 @@ import {
   resumeTraining,
   smallSizes,
   train,
+  trainAdapter,
   trainOptions,
   trainText,
   trainTextOptions,
 } from "../tasks/index.js";
+import { modelFor } from "./model.js";
 import { countOption, deviceOption, examples, libraryOptions, option } from "./options.js";
 import { addPairOptions, refuseOthers, tellTextRun } from "./text-pairs.js";
 import { type RunCommand, addRunOptions, shownRun, sizeOptions, tellEnd } from "./training.js";
@@ -76,7 +79,7 @@ function sizesOf(
 
 /** Trains a model from text to a checkpoint folder, or goes on with the run there. Ctrl-C saves. */
 export const runTrain = (
-  request: TrainRequest | { readonly out: string },
+  request: TrainRequest | AdapterRequest | { readonly out: string },
   command: RunCommand = {},
 ): Promise<TrainResult> =>
   shownRun(command, async (told, report) => {
@@ -89,12 +92,16 @@ export const runTrain = (
       },
     };
     const { out } = request;
-    const result = await ("system" in request ? train(request, control) : resumeTraining(out, control));
+    const result = await ("system" in request
+      ? train(request, control)
+      : "base" in request
+        ? trainAdapter(request, control)
+        : resumeTraining(out, control));
     tellEnd(report, result, {
       command: "train",
       out,
       made: (best) =>
-        `the model (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)}), its tokenizer and loss.svg`,
+        `the ${result.options.base === undefined ? "model" : "adapter"} (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)})${result.options.base === undefined ? ", its tokenizer" : ""} and loss.svg`,
     });
     return result;
   });
@@ -136,7 +143,7 @@ export const trainCommand = new Command("train")
   .addOption(
     option("model", "<name>", "architecture", z.enum(trainable.map(({ name }) => name)).default("gpt2")),
   )
-  .addOption(size("context", "context length in tokens"))
+  .addOption(size("context", "context length in tokens; with --base, tokens of a row"))
   .addOption(size("layers", "number of layers"))
   .addOption(size("hidden", "width of the hidden states"))
   .addOption(size("heads", "attention heads"));
@@ -146,10 +153,25 @@ for (const [name, { help, usual, flag, owners }] of ownOptions)
       ? option(name, undefined, `${owners.join(", ")}: ${help}`)
       : option(name, "<n>", `${owners.join(", ")}: ${help}`, z.number(), { usual }),
   );
+trainCommand
+  .optionsGroup("Adapter of a model (--base):")
+  .addOption(
+    of("base", "<place>", "a decoder beside whose frozen weights a LoRA adapter is trained", {
+      usual: "a model from nothing",
+    }),
+  )
+  .addOption(of("adapter", "<kind>", "qlora keeps the base in 4-bit NormalFloat, lora as it is stored"))
+  .addOption(of("rank", "<n>", "rank of the adapter"))
+  .addOption(of("alpha", "<x>", "the update is scaled by alpha / rank"))
+  .addOption(of("rsLora", undefined, "scale it by alpha / sqrt(rank)"))
+  .addOption(of("loraDropout", "<p>", "dropout of the adapter's input"))
+  .addOption(
+    of("loraTargets", "<names>", "layers: all-linear, names between commas, or /a regular expression/"),
+  );
 addRunOptions(trainCommand, of, {
-  usualWarmup: "a third of the steps, 100 at most",
-  usualLearningRate: "1e-3; sgd 0.1, adafactor 1e-2",
-  usualWeightDecay: "0.1; sgd and adafactor 0",
+  usualWarmup: "a third of the steps (an adapter a tenth), 100 at most",
+  usualLearningRate: "1e-3; sgd 0.1, adafactor 1e-2; an adapter 2e-4",
+  usualWeightDecay: "0.1; sgd, adafactor and adapters 0",
   out: undefined,
   more: [
     of("optimizer", "<name>", "optimizer"),
@@ -184,34 +206,53 @@ trainCommand
         "a LLaMA with grouped-query attention",
       ],
       [
+        "lineage train --base some-llama --adapter qlora --data my.txt --out runs/lora",
+        "an adapter in peft's layout, for generate --adapter and merge",
+      ],
+      [
         "lineage train --model transformer --data train.de --targets train.en",
         "a translator, with a tokenizer of its own",
       ],
     ),
   )
-  .action(
-    async ({ resume, json, threads, device, model, out = `runs/${model}`, ...options }: TrainArguments) => {
-      const command = { json, threads, device };
-      if (resume && (await holdsTextRun(out))) return runPairs(out, command);
-      if (resume) return void (await runTrain({ out }, command));
-      const { data } = options;
-      if (typeof data !== "string")
-        throw new LineageError(
-          "argument",
-          "train needs --data FILE, or --data stories for the embedded corpus",
-        );
-      const { sizes, others } = sizesOf(model, options);
-      const pairs = encoderDecoders.find(({ name }) => name === model);
-      if (pairs) {
-        refuseOthers(others, trainTextOptions.shape, `${pairs.title} on pairs of texts`);
-        return runPairs(out, command, { ...others, data, system: pairs, sizes });
-      }
-      refuseOthers(others, trainOptions.shape, `--model ${model}`);
+  .action(async ({ resume, json, threads, device, model, out: given, ...options }: TrainArguments) => {
+    const out = given ?? `runs/${model}`;
+    const command = { json, threads, device };
+    if (resume && (await holdsTextRun(out))) return runPairs(out, command);
+    if (resume) return void (await runTrain({ out }, command));
+    const { data } = options;
+    if (typeof data !== "string")
+      throw new LineageError(
+        "argument",
+        "train needs --data FILE, or --data stories for the embedded corpus",
+      );
+    if (typeof options["base"] === "string") {
+      const { context, base, ...rest } = options;
+      refuseOthers(rest, trainOptions.shape, "an adapter");
+      const place = await modelFor(base as string);
+      const rows = context === undefined ? {} : { sizes: { contextLength: context } };
       // The library checks every option by name.
-      const request = { ...others, data, out, system: model, sizes };
-      await runTrain(request as TrainRequest, command);
-    },
-  );
+      const request = { ...rest, ...rows, data, out: given ?? "runs/adapter", base: place };
+      return void (await runTrain(request as AdapterRequest, command));
+    }
+    const alone = ["adapter", "rank", "alpha", "rsLora", "loraDropout", "loraTargets"];
+    const adapterOption = alone.find((name) => options[name] !== undefined);
+    if (adapterOption !== undefined)
+      throw new LineageError(
+        "argument",
+        `--${dashed(adapterOption)} is for an adapter of a model: name it with --base`,
+      );
+    const { sizes, others } = sizesOf(model, options);
+    const pairs = encoderDecoders.find(({ name }) => name === model);
+    if (pairs) {
+      refuseOthers(others, trainTextOptions.shape, `${pairs.title} on pairs of texts`);
+      return runPairs(out, command, { ...others, data, system: pairs, sizes });
+    }
+    refuseOthers(others, trainOptions.shape, `--model ${model}`);
+    // The library checks every option by name.
+    const request = { ...others, data, out, system: model, sizes };
+    await runTrain(request as TrainRequest, command);
+  });
 
 interface TrainArguments extends RunCommand {
   readonly model: string;

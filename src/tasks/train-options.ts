@@ -22,11 +22,23 @@ export const trainOptions = z.object({
   packing: z.enum(["blocks", "documents"]).default("blocks"),
   /** Worker threads that share the micro-batches of a step out. Default: none. */
   workers: z.int().positive().optional(),
+  /** A decoder's folder or GGUF, beside whose frozen weights an adapter is trained. Default: a model from nothing. */
+  base: z.string().optional(),
+  /** `qlora` keeps the base's matrices in 4-bit NormalFloat, Dettmers et al. 2023; `lora` as its files have them. */
+  adapter: z.enum(["lora", "qlora"]).default("lora"),
+  rank: z.int().positive().default(16),
+  /** Scales the update by `alpha / rank`. */
+  alpha: z.number().positive().default(32),
+  /** Scales by `alpha / sqrt(rank)` instead. */
+  rsLora: z.boolean().default(false),
+  loraDropout: z.number().min(0).lt(1).default(0),
+  /** `all-linear`, names between commas, or a regular expression between slashes. */
+  loraTargets: z.string().default("all-linear"),
   optimizer: z.enum(["adamw", "sgd", "adafactor"]).default("adamw"),
-  /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor. */
+  /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor; an adapter 2e-4. */
   learningRate: z.number().positive().optional(),
   schedule: z.enum(scheduleNames).default(plan.schedule),
-  /** Default: 0.1 for AdamW, none for the others. */
+  /** Default: 0.1 for AdamW, none for the others and for an adapter. */
   weightDecay: z.number().nonnegative().optional(),
   beta2: z.number().positive().lt(1).default(plan.betas[1]),
   /** Share of the text that is held out. */
@@ -56,6 +68,16 @@ export type TrainRequest<S extends SystemName<"decoder"> | DecoderSystem = Syste
   readonly out: string;
 };
 
+/** A run that trains an adapter. */
+export type AdapterRequest = Omit<z.input<typeof trainOptions>, "system" | "sizes" | "tokenizer" | "base"> & {
+  /** A decoder's folder or GGUF. */
+  readonly base: string;
+  /** Tokens of a row. Default 128. */
+  readonly sizes?: { readonly contextLength?: number };
+  /** Folder of the adapter, in peft's layout. */
+  readonly out: string;
+};
+
 /** What a run is told that does not decide its losses. */
 export interface TrainControl extends RunControl {
   /** Told how much of the corpus has been tokenized, in characters. */
@@ -65,7 +87,9 @@ export interface TrainControl extends RunControl {
 /** What a run did, and with what. */
 export interface TrainResult extends TrainingResult {
   readonly options: TrainOptions;
+  /** Elements of the model, and those of them that learn. */
   readonly parameters: number;
+  readonly trainedParameters: number;
   readonly trainingTokens: number;
   readonly validationTokens: number;
   /** Tokens at the end of the training part that fill no row. */

@@ -15,11 +15,12 @@ import {
 } from "../data/index.js";
 import { loadTokenizer } from "../formats/index.js";
 import { type DecoderSystem, type SystemName, systemsOfKind } from "../models/index.js";
-import { type CausalLm, Weights, countParameters } from "../nn/index.js";
-import { nextTokenObjective, packedObjective } from "../objectives/index.js";
+import { type CausalLm, Weights, countParameters, namedParameters } from "../nn/index.js";
+import { nextTokenObjective, packedObjective, withAdapter } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
   EvaluationStep,
+  type LearningPlan,
   type Objective,
   type Optimizer,
   type RunFolder,
@@ -34,7 +35,9 @@ import {
   trainingMemory,
 } from "../training/index.js";
 import { inRunFolder, namedSystem, smallSizes } from "./run.js";
+import { openBase } from "./train-adapter.js";
 import {
+  type AdapterRequest,
   type TrainControl,
   type TrainOptions,
   type TrainRequest,
@@ -70,6 +73,21 @@ export async function train<S extends SystemName<"decoder"> | DecoderSystem>(
 }
 
 /**
+ * Trains a LoRA adapter beside the frozen weights of a decoder, and writes it to a folder of peft's:
+ *
+ *     await trainAdapter({ base: "some-llama", adapter: "qlora", data: "my.txt", out: "runs/mine" });
+ *
+ * Throws `argument` for a target that matches no linear layer, with those that there are.
+ */
+export const trainAdapter = (
+  { out, ...options }: AdapterRequest,
+  control: TrainControl = {},
+): Promise<TrainResult> =>
+  inRunFolder(out, trainOptions, { resume: false, given: options }, (folder) =>
+    run(folder, undefined, control),
+  );
+
+/**
  * Goes on with the run in a folder, to exactly the losses of a run that was never stopped.
  * @param own the system of a run that trains one of your own
  */
@@ -79,13 +97,15 @@ export const resumeTraining = (
   own?: DecoderSystem,
 ): Promise<TrainResult> =>
   inRunFolder(out, trainOptions, { resume: true }, (folder) => {
-    const { system } = folder.options;
+    const { system, base } = folder.options;
+    if (base !== undefined) return run(folder, undefined, control);
     return run(folder, own?.name === system ? own : namedSystem("decoder", system), control);
   });
 
 async function run(
   folder: RunFolder<TrainOptions>,
-  system: DecoderSystem,
+  /** Undefined for a run that trains an adapter: the base has one. */
+  asked: DecoderSystem | undefined,
   {
     runtime = createRuntime(),
     onMessage,
@@ -100,9 +120,11 @@ async function run(
       "argument",
       `--workers is for the CPU; leave it out to train on ${runtime.device}`,
     );
-  if (options.workers !== undefined && !systemsOfKind("decoder").includes(system))
+  if (options.workers !== undefined && asked && !systemsOfKind("decoder").includes(asked))
     throw new LineageError("argument", "workers know the library's systems alone; leave them out");
-  const sizes = sizesOf(system, options);
+  const sizes = asked && sizesOf(asked, options);
+  using base = asked ? undefined : await openBase(runtime, options.base!, out, options);
+  const system = asked ?? base!.system;
   const corpus =
     options.data === "stories"
       ? storyCorpus({ seed: options.seed, count: embeddedStories })
@@ -111,15 +133,23 @@ async function run(
   const tokensFolder = folder.file("tokens");
   const tokenized = folder.resuming && hasTokens(tokensFolder);
   const { size, alphabet } = tokenized ? {} : await survey(corpus, options, signal);
-  const tokenizer = folder.resuming
-    ? await loadTokenizer(out)
-    : await makeTokenizer(system, options, corpus, alphabet ?? "", onMessage);
+  const tokenizer =
+    base?.tokenizer ??
+    (folder.resuming
+      ? await loadTokenizer(out)
+      : await makeTokenizer(system, options, corpus, alphabet ?? "", onMessage));
 
-  const model = newModel(system, sizes, tokenizer.vocabSize);
-  const { contextLength, hiddenSize, numLayers, numHeads } = model.config;
+  const model = base?.model ?? newModel(system, sizes!, tokenizer.vocabSize);
+  const { hiddenSize, numLayers, numHeads } = model.config;
+  const contextLength = base?.sequenceLength ?? model.config.contextLength;
   const shape = { batchSize: options.batch, sequenceLength: contextLength };
-  const objective = objectiveOf(model, options);
+  const plain = objectiveOf(model, options, contextLength);
+  const objective = base ? withAdapter(plain, base.adapter) : plain;
   const parameters = countParameters(model);
+  const trainedParameters = [...namedParameters(model).values()].reduce(
+    (sum, { trainable, size: own }) => sum + (trainable ? own : 0),
+    0,
+  );
   // What learning a tokenizer has left behind is no part of what training takes.
   collectGarbage();
   const resident = process.memoryUsage.rss();
@@ -129,15 +159,16 @@ async function run(
     {
       optimizer: optimizerStateSize[options.optimizer],
       average: options.ema !== undefined,
+      frozen: base?.weights.constants,
       workers: options.workers,
       resident,
     },
   );
   onMessage?.(
-    `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads); ` +
-      `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, ` +
+    `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads)${base ? `, of which ${count(trainedParameters)} learn, in an adapter beside ${base.adapter.layers.size} layers` : ""}; ` +
+      `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights + memory.frozen)}, gradients ${formatBytes(memory.gradients)}, ` +
       `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}, evaluation ${formatBytes(memory.evaluation)}, the process itself ${formatBytes(memory.process)}`,
-    { parameters, memory },
+    { parameters, trainedParameters, memory },
   );
   requireMemory(
     memory.total - resident,
@@ -176,7 +207,7 @@ async function run(
     counts,
   );
 
-  using weights = Weights.initialize(runtime, model, options.seed);
+  using weights = base?.weights ?? Weights.initialize(runtime, model, options.seed);
   let evaluation: EvaluationStep | undefined;
   const result = await runTraining({
     folder,
@@ -197,9 +228,11 @@ async function run(
     clipNorm: options.clip,
     seed: options.seed,
     averageDecay: options.ema,
-    schedule: plannedSchedule(learningPlans.train, options.steps, {
+    schedule: plannedSchedule(planOf(options), options.steps, {
       ...options,
-      learningRate: options.learningRate ?? optimizerRates[options.optimizer],
+      learningRate:
+        options.learningRate ??
+        (base ? learningPlans.adapter.learningRate : optimizerRates[options.optimizer]),
     }),
     optimizer: (...buffers) => makeOptimizer(options, ...buffers),
     steps: options.steps,
@@ -213,11 +246,11 @@ async function run(
       const { loss } = await evaluation.evaluate(batches, { signal: stop });
       return { loss, perplexity: Math.exp(loss) };
     },
-    save: (kept) => saveModel(out, { system, model, weights: kept, tokenizer }),
+    save: base?.save ?? ((kept) => saveModel(out, { system, model, weights: kept, tokenizer })),
     signal,
     ...(observer && { observer }),
   }).finally(() => evaluation?.dispose());
-  return { ...result, ...counts, parameters, options };
+  return { ...result, ...counts, parameters, trainedParameters, options };
 }
 
 interface ObjectiveArgument {
@@ -228,11 +261,16 @@ interface ObjectiveArgument {
 /** The objective of a run, made again in each of its workers. */
 export function trainObjective({ options, vocabSize }: ObjectiveArgument): Objective {
   const system = namedSystem("decoder", options.system);
-  return objectiveOf(newModel(system, sizesOf(system, options), vocabSize), options);
+  const model = newModel(system, sizesOf(system, options), vocabSize);
+  return objectiveOf(model, options, model.config.contextLength);
 }
 
-function objectiveOf(model: CausalLm, { packing, batch }: TrainOptions): Objective {
-  const sizes = { batchSize: batch, sequenceLength: model.config.contextLength };
+/** How a run learns where nobody says. */
+const planOf = ({ base }: TrainOptions): LearningPlan =>
+  base === undefined ? learningPlans.train : learningPlans.adapter;
+
+function objectiveOf(model: CausalLm, { packing, batch }: TrainOptions, sequenceLength: number): Objective {
+  const sizes = { batchSize: batch, sequenceLength };
   return packing === "documents" ? packedObjective(model, sizes) : nextTokenObjective(model, sizes);
 }
 
@@ -258,7 +296,7 @@ const newModel = (
 
 function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weights): Promise<Optimizer> {
   const { optimizer, beta2 } = options;
-  const weightDecay = options.weightDecay ?? (optimizer === "adamw" ? learningPlans.train.weightDecay : 0);
+  const weightDecay = options.weightDecay ?? (optimizer === "adamw" ? planOf(options).weightDecay : 0);
   if (optimizer === "sgd") return sgd(weights, gradients, { momentum: 0.9, weightDecay });
   if (optimizer === "adafactor") return adafactor(weights, gradients, { weightDecay });
   return adamW(weights, gradients, { betas: [0.9, beta2], weightDecay });

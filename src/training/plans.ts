@@ -32,6 +32,18 @@ export const learningPlans = {
     weightDecay: 0.1,
   },
   /**
+   * A decoder's adapter: the rate of Hu et al. 2021, table 11, and of Dettmers et al. 2023, table 9. A warm-up of a tenth; the update
+   * itself begins at zero and does not decay.
+   */
+  adapter: {
+    schedule: "cosine",
+    learningRate: 2e-4,
+    warmup: { share: 0.1, most: 100 },
+    floor: 0.1,
+    betas: [0.9, 0.99],
+    weightDecay: 0,
+  },
+  /**
    * An encoder from nothing: a warm-up and a line down to nothing, Devlin et al. 2019, appendix A.2, with the second beta of
    * Liu et al. 2019, section 3.1, whose losses jump less. Small models bear ten times BERT's 1e-4.
    */

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -6,6 +6,7 @@ import { saveAdapter, saveModel } from "../../src/checkpoints/index.js";
 import { Llama, llamaConfig, systems } from "../../src/models/index.js";
 import { Weights, addLora } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { trainAdapter } from "../../src/tasks/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { lineage } from "../support/cli.js";
 
@@ -79,6 +80,93 @@ describe("an adapter on the command line", () => {
     const config = readFileSync(path.join(folder("merged-nf4"), "config.json"), "utf8");
     expect(config).not.toContain("quantization_config");
     expect(await written("--model", folder("merged-nf4"))).toBe(await written(...both));
+  });
+
+  it.each(["lora", "qlora"])(
+    "trains a %s that continues as if never stopped, and writes with it",
+    async (kind) => {
+      const data = folder("text.txt");
+      writeFileSync(data, "the cat sat on the mat and the mat sat on the cat\n".repeat(300));
+      const run = async (name: string, ...more: string[]) => {
+        const made = await lineage(
+          ...[
+            "train",
+            "--base",
+            folder("base"),
+            "--adapter",
+            kind,
+            "--data",
+            data,
+            "--out",
+            folder(name),
+            "--json",
+          ],
+          ...["--rank", "4", "--alpha", "8", "--context", "16", "--batch", "4", "--eval-every", "10"],
+          ...["--learning-rate", "1e-2", "--lora-dropout", "0.1", ...more],
+        );
+        expect(made.status, made.stderr).toBe(0);
+        return made;
+      };
+      const whole = `${kind}-whole`;
+      await run(whole, "--steps", "20");
+      const losses = async (name: string) =>
+        readFileSync(path.join(folder(name), "metrics.jsonl"), "utf8")
+          .trim()
+          .split("\n")
+          .map((line) => JSON.parse(line) as { step: number; loss?: number })
+          .flatMap(({ step, loss }) => (loss === undefined ? [] : [`${step} ${loss}`]));
+      // The same run, whose state is that of its tenth step when it goes on.
+      const again = `${kind}-again`;
+      const controller = new AbortController();
+      const request = {
+        base: folder("base"),
+        adapter: kind as "lora" | "qlora",
+        data,
+        out: folder(again),
+        rank: 4,
+        alpha: 8,
+        loraDropout: 0.1,
+        sizes: { contextLength: 16 },
+        batch: 4,
+        evalEvery: 10,
+        steps: 20,
+        learningRate: 1e-2,
+      };
+      const stopped = await trainAdapter(request, {
+        signal: controller.signal,
+        observer: {
+          stepped: ({ step }) => {
+            if (step === 10) controller.abort();
+          },
+        },
+      });
+      expect(stopped.outcome).toBe("interrupted");
+      expect((await lineage("train", "--resume", "--out", folder(again))).status).toBe(0);
+      expect(await losses(again)).toEqual(await losses(whole));
+      const files = (name: string) => readFileSync(path.join(folder(name), "adapter_model.safetensors"));
+      expect(files(again).equals(files(whole))).toBe(true);
+      expect(existsSync(path.join(folder(whole), "model.safetensors"))).toBe(false);
+      const first = Number((await losses(whole))[0]!.split(" ")[1]);
+      expect(Number((await losses(whole)).at(-1)!.split(" ")[1])).toBeLessThan(first - 0.5);
+      const text = await written("--model", folder("base"), "--adapter", folder(whole));
+      expect(text).not.toBe(await written("--model", folder("base")));
+    },
+  );
+
+  it("refuses options that fit no adapter, and targets that match nothing", async () => {
+    const data = folder("text.txt");
+    writeFileSync(data, "the cat sat on the mat\n".repeat(300));
+    const failing = async (...args: string[]) =>
+      (await lineage("train", "--data", data, "--out", folder("failing"), ...args)).stderr;
+    const base = ["--base", folder("base")];
+    expect(await failing("--rank", "4")).toContain(
+      "--rank is for an adapter of a model: name it with --base",
+    );
+    expect(await failing(...base, "--hidden", "4")).toContain("an adapter has no --hidden");
+    expect(await failing(...base, "--tokenizer", "characters")).toContain("has its own tokenizer");
+    expect(await failing(...base, "--lora-targets", "c_attn")).toMatch(
+      /c_attn matches no linear layer.*q_proj/,
+    );
   });
 
   it("refuses an adapter for another base, and a merge without an adapter", async () => {
