@@ -12,17 +12,21 @@ import {
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
 
+const blockSize = z.int().refine((size) => blockSizes.includes(size), {
+  error: `must be one of ${blockSizes.join(", ")}`,
+});
+
 /** Packed weights in safetensors files: the tensors of each under its name, and an entry that says how it is packed. */
 export const packedEntry = z.discriminatedUnion("kind", [
   z.object({
     kind: z.literal("blocks"),
     bits: z.union([z.literal(4), z.literal(8)]),
-    block_size: z.int().refine((size) => blockSizes.includes(size)),
+    block_size: blockSize,
     zero_points: z.boolean().default(false),
     offsets: z.boolean().default(false),
   }),
   z.object({ kind: z.literal("rows") }),
-  z.object({ kind: z.literal("nf4"), block_size: z.int().refine((size) => blockSizes.includes(size)) }),
+  z.object({ kind: z.literal("nf4"), block_size: blockSize }),
 ]);
 export type PackedEntry = z.infer<typeof packedEntry>;
 

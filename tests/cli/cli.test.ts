@@ -462,7 +462,7 @@ describe("lineage refuses in one sentence, with a non-zero exit:", () => {
     expect(await refused("--window", "4")).toContain("GPT-2 has no --window (only mistral)");
     expect(await refused("--model", "llama", "--dropout", "0.1")).toContain("LLaMA has no --dropout");
     expect(await refused("--model", "bert")).toMatch(
-      /--model must be .*\bgpt2, llama, mistral\b.* or .*, not "bert"/,
+      /--model must be .*\bllama, mistral\b.* or .*, not "bert"/,
     );
   });
 
