@@ -23,6 +23,7 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   encoders: { python: true },
   translation: { python: true },
   "translation-training": { python: true },
+  blocks: { python: false },
   llama: { python: false },
   slots: { python: false },
 };

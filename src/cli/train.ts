@@ -177,6 +177,7 @@ addRunOptions(trainCommand, of, {
     of("optimizer", "<name>", "optimizer"),
     of("schedule", "<name>", "schedule of the learning rate"),
     of("beta2", "<x>", "AdamW's beta2"),
+    of("zLoss", "<x>", "keeps the softmax's normaliser near 1; PaLM's is 1e-4"),
     of("ema", "<decay>", "evaluate and save a moving average of the weights with this decay", {
       usual: "off",
     }),

@@ -288,11 +288,12 @@ export const gpt3 = defineSystem({
   config: gpt3Table,
   sizes: gpt3Sizes,
   options: {
-    dropout: { field: "dropout", help: "probability of dropout", fallback: () => 0 },
+    dropout: { field: "dropout", help: "dropout probability", usual: "0", fallback: () => 0 },
     window: {
       field: "slidingWindow",
-      help: "tokens that each one looks back on in every second layer",
-      fallback: ({ contextLength }) => Math.ceil(contextLength / 8),
+      help: "tokens of the sliding window (gpt3: every second layer has it)",
+      usual: "half of --context",
+      fallback: ({ contextLength }) => Math.ceil(contextLength / 2),
     },
   },
   create: (config) => new Gpt3(config),

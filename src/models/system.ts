@@ -248,7 +248,7 @@ export const encoderDecoder = {
     readonly numDecoderLayers: number;
   }) => numLayers + numDecoderLayers,
   options: {
-    dropout: { field: "dropout", help: "probability of dropout" },
+    dropout: { field: "dropout", help: "dropout probability" },
     decoderLayers: { field: "numDecoderLayers", help: "layers of the decoder" },
   },
 } as const;

@@ -41,6 +41,8 @@ export const trainOptions = z.object({
   /** Default: 0.1 for AdamW, none for the others and for an adapter. */
   weightDecay: z.number().nonnegative().optional(),
   beta2: z.number().positive().lt(1).default(plan.betas[1]),
+  /** Factor of the square of the softmax's log-normaliser in the loss that trains; PaLM's is 1e-4. */
+  zLoss: z.number().nonnegative().default(0),
   /** Share of the text that is held out. */
   validation: z.number().positive().lt(1).default(0.1),
   /** Evaluates and saves the exponential moving average of the weights with this decay. Default: the weights themselves. */

@@ -269,9 +269,13 @@ export function trainObjective({ options, vocabSize }: ObjectiveArgument): Objec
 const planOf = ({ base }: TrainOptions): LearningPlan =>
   base === undefined ? learningPlans.train : learningPlans.adapter;
 
-function objectiveOf(model: CausalLm, { packing, batch }: TrainOptions, sequenceLength: number): Objective {
-  const sizes = { batchSize: batch, sequenceLength };
-  return packing === "documents" ? packedObjective(model, sizes) : nextTokenObjective(model, sizes);
+function objectiveOf(
+  model: CausalLm,
+  { packing, batch, zLoss }: TrainOptions,
+  sequenceLength: number,
+): Objective {
+  const chosen = { batchSize: batch, sequenceLength, zLoss };
+  return packing === "documents" ? packedObjective(model, chosen) : nextTokenObjective(model, chosen);
 }
 
 /** What a person chose of a model, small sizes where nothing was, and what a system's own options are for such a model. */
