@@ -248,8 +248,8 @@ export const encoderDecoder = {
     readonly numDecoderLayers: number;
   }) => numLayers + numDecoderLayers,
   options: {
-    dropout: { field: "dropout", help: "dropout probability" },
-    decoderLayers: { field: "numDecoderLayers", help: "layers of the decoder" },
+    dropout: { field: "dropout", help: "dropout probability", usual: "as published" },
+    decoderLayers: { field: "numDecoderLayers", help: "layers of the decoder", usual: "as many as --layers" },
   },
 } as const;
 
@@ -258,7 +258,11 @@ export const sharedEncoderDecoder = {
   ...encoderDecoder,
   options: {
     ...encoderDecoder.options,
-    ffn: { field: "intermediateSize", help: "width of the feed-forward layers" },
+    ffn: {
+      field: "intermediateSize",
+      help: "width of the feed-forward layers",
+      usual: "four times --hidden",
+    },
   },
   /** Copies of the shared embeddings; sinusoids, which are computed; what fairseq's files say of their version. */
   unused:
