@@ -65,7 +65,10 @@ export const t5Fields = (absent: T5Defaults) => ({
   hiddenSize: entry("d_model", size, { absent: 512 }),
   /** Channels of a head. All heads together may be wider than `hiddenSize`. */
   headSize: entry("d_kv", size, { absent: 64 }),
-  intermediateSize: entry("d_ff", size, { absent: absent.intermediateSize }),
+  intermediateSize: entry("d_ff", size, {
+    absent: absent.intermediateSize,
+    published: ({ hiddenSize }: { hiddenSize: number }) => 4 * hiddenSize,
+  }),
   /** Layers of the encoder. */
   numLayers: entry("num_layers", size, { absent: absent.numLayers }),
   numDecoderLayers: entry("num_decoder_layers", size, {
