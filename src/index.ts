@@ -44,6 +44,7 @@ export {
   resumeText,
   resumeTraining,
   train,
+  trainAdapter,
   trainText,
 } from "./tasks/index.js";
 export type { ChatMessage } from "./tokenizers/index.js";

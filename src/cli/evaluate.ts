@@ -204,10 +204,22 @@ const command = new Command("evaluate")
   .description("measure a model on tasks (accuracy, exact match), or the perplexity of a text")
   .optionsGroup("What:")
   .addOption(
-    option("tasks", "<names>", "built-in tasks or .json files that declare one, with commas between"),
+    option(
+      "tasks",
+      "<names>",
+      "built-in tasks or .json files that declare one, with commas between",
+      undefined,
+      {
+        usual: "none; --text serves instead",
+      },
+    ),
   )
-  .addOption(option("text", "<file>", "a UTF-8 text, for its perplexity"))
-  .addOption(option("data", "<folder>", "folder of the built-in tasks' files"))
+  .addOption(option("text", "<file>", "a UTF-8 text, for its perplexity", undefined, { usual: "none" }))
+  .addOption(
+    option("data", "<folder>", "folder of the built-in tasks' files", undefined, {
+      usual: "none; built-in tasks need it",
+    }),
+  )
   .addOption(
     option(
       "shots",
@@ -235,7 +247,15 @@ const command = new Command("evaluate")
 export const evaluateCommand = addModelOptions(command)
   .optionsGroup("Run:")
   .addOption(
-    option("out", "<folder>", "write scores and every prediction; a run with the same folder goes on"),
+    option(
+      "out",
+      "<folder>",
+      "write scores and every prediction; a run with the same folder goes on",
+      undefined,
+      {
+        usual: "nothing is written",
+      },
+    ),
   )
   .addOption(deviceOption())
   .addOption(threadsOption())

@@ -1,6 +1,8 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
-import { MixedSource, type TextPair, mixingRates, pairBatch, pairLengths, pairsOnce } from "../data/index.js";
+// Not by the room's index, which reads files: pages pretrain, too.
+import { MixedSource, mixingRates } from "../data/mixing.js";
+import { type TextPair, pairBatch, pairLengths, pairsOnce } from "../data/pairs.js";
 import type { EncoderDecoder } from "../nn/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 import { type Noise, type Sentences, bartNoise } from "./denoising.js";

@@ -84,7 +84,11 @@ export function encodePairs(
     const source = tokenizer.encodePair(prefix + written.source).ids;
     const { ids } = tokenizer.target.encodePair(written.target);
     // A text that began with its end would end there.
-    return { source, target: ids[0] === tokenizer.target.eosId ? ids.slice(1) : ids, written };
+    return {
+      source,
+      target: ids.length > 1 && ids[0] === tokenizer.target.eosId ? ids.slice(1) : ids,
+      written,
+    };
   });
   const isLong = ({ source, target }: TextPair) => source.length > maxLength || target.length > maxLength;
   const tooLong = encoded.filter(isLong);

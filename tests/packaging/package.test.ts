@@ -80,7 +80,7 @@ describe("the packed library, installed in a folder with spaces and other letter
         expect(packed).toContain(file);
     for (const file of packed)
       expect(file).toMatch(
-        /^\.\/(dist\/src\/.*\.(js|d\.ts)|dist\/engine\/(LICENSE|package\.json|bin\/.*\/[^/]+\.(so\.1|dylib|dll))|docs\/.*\.(md|svg)|LICENSE|README\.md|package\.json)$/,
+        /^\.\/(dist\/src\/.*\.(js|d\.ts)|dist\/engine\/(LICENSE|package\.json|bin\/.*\/[^/]+\.(so\.1|dylib|dll))|docs\/.*\.(md|svg|png)|LICENSE|README\.md|package\.json)$/,
       );
     for (const platform of ["linux/x64", "linux/arm64", "darwin/arm64", "win32/x64", "win32/arm64"])
       expect([...packed].filter((file) => file.includes(`/${platform}/`))).not.toEqual([]);

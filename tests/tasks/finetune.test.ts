@@ -377,7 +377,7 @@ describe("fine-tuning", () => {
       "has 2 classes, but the task has 3",
     );
     await expect(finetune({ ...start, data: await data(), metric: "pearson" })).rejects.toThrow(
-      'the task classify does not measure "pearson"; it measures loss, accuracy, macroF1, f1, matthews',
+      'the task classify has no metric "pearson"; it has loss, accuracy, macroF1, f1, matthews',
     );
     await expect(Predictor.load(model)).rejects.toThrow(
       "is not fine-tuned for a task: it holds a BertForMaskedLM",
