@@ -17,7 +17,10 @@ export {
   type StreamReport,
   type TaskModel,
   type TaskPrediction,
+  finetune,
+  finetuneText,
   load,
+  trainAdapter,
 } from "./library/index.js";
 export type { AttentionMap, LookOptions, Looked, LookedText, LookedToken } from "./look/index.js";
 export { type SystemName, systems } from "./models/index.js";
@@ -36,15 +39,12 @@ export {
   type TrainRequest,
   type TrainResult,
   type TrainTextRequest,
-  finetune,
-  finetuneText,
   pretrain,
   resumeFinetuning,
   resumePretraining,
   resumeText,
   resumeTraining,
   train,
-  trainAdapter,
   trainText,
 } from "./tasks/index.js";
 export type { ChatMessage } from "./tokenizers/index.js";

@@ -1,0 +1,39 @@
+import {
+  type AdapterRequest,
+  type FinetuneRequest,
+  type FinetuneResult,
+  type FinetuneTextRequest,
+  type RunControl,
+  type TextResult,
+  type TrainControl,
+  type TrainResult,
+  finetune as finetuneFolder,
+  finetuneText as finetuneTextFolder,
+  trainAdapter as trainAdapterOf,
+} from "../tasks/index.js";
+import { modelPlace } from "./source.js";
+
+// What begins with a finished model takes ORG/NAME of the hub, too, as `load` does.
+
+/** Fine-tunes an encoder on a labelled table. `model` is a folder, or ORG/NAME of the hub. */
+export const finetune = async (request: FinetuneRequest, control: RunControl = {}): Promise<FinetuneResult> =>
+  finetuneFolder(
+    { ...request, model: await modelPlace(request.model, { foldersOnly: "fine-tuned" }) },
+    control,
+  );
+
+/** Fine-tunes an encoder-decoder on pairs of texts. `model` is a folder, or ORG/NAME of the hub. */
+export const finetuneText = async (
+  request: FinetuneTextRequest,
+  control: RunControl = {},
+): Promise<TextResult> =>
+  finetuneTextFolder(
+    { ...request, model: await modelPlace(request.model, { foldersOnly: "fine-tuned" }) },
+    control,
+  );
+
+/** Trains an adapter beside a decoder. `base` is a folder, a `.gguf` file, or ORG/NAME of the hub. */
+export const trainAdapter = async (
+  request: AdapterRequest,
+  control: TrainControl = {},
+): Promise<TrainResult> => trainAdapterOf({ ...request, base: await modelPlace(request.base) }, control);
