@@ -36,6 +36,8 @@ interface TransformCommand extends Omit<TransformOptions, "onProgress" | "signal
   readonly skipBadRows?: boolean;
   readonly encoding?: string;
   readonly out?: string;
+  readonly from?: string;
+  readonly to?: string;
   readonly batch: number;
   readonly earlyStopping?: "true" | "false" | "never";
   readonly quantize?: QuantizedBits;
@@ -143,6 +145,9 @@ async function transformTexts(given: string[], command: TransformCommand): Promi
     slots: batch,
     quantize: schemeOf(command.quantize),
     prepared: preparedWeights(command.prepared, notes),
+    ...((command.from ?? command.to) !== undefined && {
+      languages: { source: command.from, target: command.to },
+    }),
     ...(command.threads !== undefined && { threads: command.threads }),
     ...(command.device !== undefined && { device: command.device }),
   });
@@ -231,6 +236,14 @@ export const transformCommand = new Command("transform")
       "<place>",
       "an encoder-decoder (T5, BART, Marian, …): folder, or ORG/NAME on the hub",
     ),
+  )
+  .addOption(
+    option("from", "<code>", "language of the texts, for an mBART: de_DE", undefined, {
+      usual: "the model's own",
+    }),
+  )
+  .addOption(
+    option("to", "<code>", "language to write, for an mBART: en_XX", undefined, { usual: "the model's own" }),
   )
   .addOption(
     option(

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
 import {
+  type InferenceEncoderDecoder,
   type InferenceOptions,
   type LoadOptions,
   loadForInference,
@@ -23,6 +24,7 @@ import {
   LoadedPredictor,
   type TaskModel,
 } from "./model.js";
+import { type Languages, inLanguages, languagePlace } from "../tokenizers/index.js";
 import { type SourceOptions, modelPlace } from "./source.js";
 
 export interface LoadModelOptions extends SourceOptions, LoadOptions {
@@ -42,6 +44,8 @@ export interface LoadModelOptions extends SourceOptions, LoadOptions {
   readonly adapter?: string;
   /** Adds the adapter to the matrices, in float32, instead. */
   readonly mergeAdapter?: boolean;
+  /** The languages of sources and of what is written, by mBART's codes (`de_DE`), for a model that has some. Default: its files'. */
+  readonly languages?: Languages;
   readonly runtime?: Runtime;
   /** Threads of the engine, where no `runtime` is given. */
   readonly threads?: number;
@@ -111,11 +115,14 @@ export async function load(
       await loadForInference(runtime, place, { ...packed, kind: "decoder" }),
       slots ?? 1,
     );
-  if (found.kind === "encoder-decoder")
-    return new LoadedEncoderDecoder(
-      source,
-      await loadForInference(runtime, place, { ...packed, kind: "encoder-decoder" }),
-      slots,
+  if (found.kind === "encoder-decoder") {
+    const loaded = await loadForInference(runtime, place, { ...packed, kind: "encoder-decoder" });
+    return new LoadedEncoderDecoder(source, inTheirLanguages(loaded, options.languages), slots);
+  }
+  if (options.languages !== undefined)
+    throw new LineageError(
+      "unsupported",
+      `${source} holds ${found.description}; languages are chosen of encoder-decoders`,
     );
   if (options.adapter !== undefined)
     throw new LineageError(
@@ -133,6 +140,29 @@ export async function load(
       LoadedModel | TaskModel;
   }
   return new LoadedEmbedder(source, await Embedder.load(place, { runtime }));
+}
+
+/** A model that reads and writes the languages that were chosen. Throws `tokenizer` where it has not got them. */
+function inTheirLanguages(
+  loaded: InferenceEncoderDecoder,
+  languages: Languages | undefined,
+): InferenceEncoderDecoder {
+  if (languages === undefined) return loaded;
+  try {
+    const tokenizer = inLanguages(loaded.tokenizer, languages);
+    const id = languages.target === undefined ? undefined : tokenizer.tokenToId(languages.target);
+    if (id === undefined) return { ...loaded, tokenizer };
+    // mBART of 25 languages begins with the code of the language; the one of 50 writes it first.
+    const begins = languagePlace(tokenizer.config["tokenizer_class"]) === "last";
+    return {
+      ...loaded,
+      tokenizer,
+      generation: { ...loaded.generation, ...(begins ? { startId: id } : { forcedBosId: id }) },
+    };
+  } catch (error) {
+    loaded.weights.dispose();
+    throw error;
+  }
 }
 
 /** What the files of a model say that it is. */

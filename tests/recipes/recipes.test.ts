@@ -43,7 +43,7 @@ it("a recipe says what it takes, and refuses data that are not there", () => {
     spawnSync(process.execPath, [recipe("gpt2"), ...args], { encoding: "utf8" });
   expect(run("--help")).toMatchObject({ status: 0, stdout: expect.stringContaining("--scale X") });
   for (const [args, message] of [
-    [["--data", "/no/such/folder"], "error: there is no /no/such/folder"],
+    [["--data", "/no/such/folder"], "error: there is no folder /no/such/folder"],
     [["--nonsense"], "error: Unknown option '--nonsense'"],
     [["--scale", "much"], "error: --scale must be a number above 0, not much"],
   ] as const)
