@@ -102,8 +102,12 @@ const engines = new Map<string, { peer: Peer; peak: number }>();
 async function start(engine: string, command: string, script: string): Promise<void> {
   const peer = await Peer.start(command, script, runtime.threads);
   const answer = (await peer?.ask({ engine, folder, slots })) as Translated | undefined;
-  if (peer && answer?.missing === undefined) engines.set(engine, { peer, peak: 0 });
-  else console.log(`without ${engine}: ${answer?.missing ?? command} is not there`);
+  if (peer && answer?.missing === undefined) {
+    engines.set(engine, { peer, peak: 0 });
+    return;
+  }
+  peer?.stop();
+  console.log(`without ${engine}: ${answer?.missing ?? command} is not there`);
 }
 await start("lineage float32", process.execPath, "translation-own.js");
 await start("lineage int8", process.execPath, "translation-own.js");
