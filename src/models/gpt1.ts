@@ -16,6 +16,8 @@ import {
   configEntries,
   configTable,
   entry,
+  gptEntriesWithoutEffect,
+  gptFields,
   normalInit,
   throughLayers,
 } from "../nn/index.js";
@@ -23,7 +25,7 @@ import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-const { size, dropout, epsilon, positive } = configEntries;
+const { size } = configEntries;
 
 /** What the published names of activations mean here: its `gelu` is the approximation by a hyperbolic tangent. */
 const activationOf = {
@@ -47,34 +49,14 @@ export const gpt1Table = configTable({
     numLayers: entry("n_layer", size),
     numHeads: entry("n_head", size),
     activation: entry("afn", activation, { absent: "gelu" }),
-    /** Probability of dropout before each residual sum. */
-    dropout: entry("resid_pdrop", dropout, { absent: 0.1 }),
-    /** Probability of dropout after the embeddings. */
-    embeddingDropout: entry("embd_pdrop", dropout, {
-      absent: 0.1,
-      published: ({ dropout: all }: { dropout: number }) => all,
-    }),
-    /** Probability of dropout of the attention probabilities. */
-    attentionDropout: entry("attn_pdrop", dropout, {
-      absent: 0.1,
-      published: ({ dropout: all }: { dropout: number }) => all,
-    }),
-    layerNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-5 }),
-    /** Standard deviation of the first weights. */
-    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+    ...gptFields,
   },
   fixed: { tie_word_embeddings: true },
   withoutEffect: {
     n_ctx: "an older name of n_positions, which decides",
     n_special: "counts tokens that vocab_size counts too",
     predict_special_tokens: "no network reads it",
-    is_decoder: "it is one",
-    ...Object.fromEntries(
-      ["type", "use_proj", "activation", "proj_to_labels", "first_dropout"].map((name) => [
-        `summary_${name}`,
-        "belongs to the head of multiple choice",
-      ]),
-    ),
+    ...gptEntriesWithoutEffect,
   },
   check: checkHeads,
 });
@@ -145,9 +127,7 @@ class Gpt1Transformer extends Module {
   }
 
   override forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor {
-    const positions = positionIds
-      ? this.positionEmbedding.forward(positionIds)
-      : this.positionEmbedding.rows(0, inputIds.dim(1));
+    const positions = this.positionEmbedding.forwardOrFirst(positionIds, inputIds.dim(1));
     const summed = this.tokenEmbedding.forward(inputIds).add(positions);
     return throughLayers(this.blocks, this.embeddingDropout.forward(summed, context.random), context);
   }

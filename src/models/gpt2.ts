@@ -1,32 +1,27 @@
 import { LineageError } from "../base/errors.js";
-import type { Tensor } from "../graph/index.js";
 import {
   CausalLm,
   type Choices,
   type ConfigOf,
-  Dropout,
-  Embedding,
-  type ForwardContext,
   GptAttention,
+  GptBlock,
   GptFeedForward,
-  LayerNorm,
+  GptTransformer,
   type Linear,
-  Module,
   checkHeads,
   configEntries,
   configTable,
   entry,
-  normalInit,
+  gptEntriesWithoutEffect,
+  gptFields,
   outputHead,
   residualInit,
-  throughLayers,
 } from "../nn/index.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
-const { size, activation, dropout, epsilon, flag, positive } = configEntries;
-const asDropout = { absent: 0.1, published: ({ dropout: all }: { dropout: number }) => all };
+const { size, activation, flag } = configEntries;
 
 /** GPT-2, Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". */
 export const gpt2Table = configTable({
@@ -44,15 +39,7 @@ export const gpt2Table = configTable({
       absent: ({ hiddenSize }: { hiddenSize: number }) => 4 * hiddenSize,
     }),
     activation: entry("activation_function", activation, { absent: "gelu_new" }),
-    /** Probability of dropout before each residual sum. */
-    dropout: entry("resid_pdrop", dropout, { absent: 0.1 }),
-    /** Probability of dropout after the embeddings. */
-    embeddingDropout: entry("embd_pdrop", dropout, asDropout),
-    /** Probability of dropout of the attention probabilities. */
-    attentionDropout: entry("attn_pdrop", dropout, asDropout),
-    layerNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-5 }),
-    /** Standard deviation of the first weights. */
-    initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+    ...gptFields,
     /** Whether the output embeddings are the token embeddings, as in all published sizes. */
     tieEmbeddings: entry("tie_word_embeddings", flag, { absent: true }),
     /** Whether attention scores are divided by the square root of the head's size. */
@@ -63,13 +50,7 @@ export const gpt2Table = configTable({
   withoutEffect: {
     reorder_and_upcast_attn: "attention is computed in float32 throughout",
     n_ctx: "an older name of n_positions, which decides",
-    is_decoder: "it is one",
-    ...Object.fromEntries(
-      ["type", "use_proj", "activation", "proj_to_labels", "first_dropout"].map((name) => [
-        `summary_${name}`,
-        "belongs to the head of multiple choice",
-      ]),
-    ),
+    ...gptEntriesWithoutEffect,
   },
   check: checkHeads,
 });
@@ -98,78 +79,25 @@ const scoreScale = (
 ): number => (scaleAttention ? (hiddenSize / numHeads) ** -0.5 : 1) / (scaleByLayer ? layer + 1 : 1);
 
 /** A pre-norm block; `[batch, sequence, hiddenSize]` in and out. */
-class Gpt2Block extends Module {
-  static override readonly names = {
-    attentionNorm: "ln_1",
-    attention: "attn",
-    feedForwardNorm: "ln_2",
-    feedForward: "mlp",
-  };
-  readonly attentionNorm: LayerNorm;
-  readonly attention: GptAttention;
-  readonly feedForwardNorm: LayerNorm;
-  readonly feedForward: GptFeedForward;
-
-  constructor(config: Gpt2Config, layer: number) {
-    super();
-    const residual = residualInit(config);
-    this.attentionNorm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.attention = new GptAttention(config, layer, { residual, scale: scoreScale(config, layer) });
-    this.feedForwardNorm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.feedForward = new GptFeedForward(config, config.activation, residual);
-  }
-
-  override forward(x: Tensor, context: ForwardContext): Tensor {
-    const h = x.add(this.attention.forward(this.attentionNorm.forward(x), context));
-    return h.add(this.feedForward.forward(this.feedForwardNorm.forward(h), context));
-  }
+function gpt2Block(config: Gpt2Config, layer: number): GptBlock {
+  const residual = residualInit(config);
+  return new GptBlock(config, {
+    attention: new GptAttention(config, layer, { residual, scale: scoreScale(config, layer) }),
+    feedForward: new GptFeedForward(config, config.activation, residual),
+  });
 }
 
 // ---- Model --------------------------------------------------------------------------------------------------------
 
-/** Token and position embeddings, the blocks and the final norm. */
-class Gpt2Transformer extends Module {
-  static override readonly names = {
-    tokenEmbedding: "wte",
-    positionEmbedding: "wpe",
-    blocks: "h",
-    finalNorm: "ln_f",
-  };
-  readonly tokenEmbedding: Embedding;
-  readonly positionEmbedding: Embedding;
-  readonly blocks: readonly Gpt2Block[];
-  readonly finalNorm: LayerNorm;
-  private readonly embeddingDropout: Dropout;
-
-  constructor(config: Gpt2Config) {
-    super();
-    const initializer = normalInit(config.initializerRange);
-    this.tokenEmbedding = new Embedding(config.vocabSize, config.hiddenSize, initializer);
-    this.positionEmbedding = new Embedding(config.contextLength, config.hiddenSize, initializer);
-    this.blocks = Array.from({ length: config.numLayers }, (_, layer) => new Gpt2Block(config, layer));
-    this.finalNorm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.embeddingDropout = new Dropout(config.embeddingDropout);
-  }
-
-  override forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor {
-    const positions = positionIds
-      ? this.positionEmbedding.forward(positionIds)
-      : this.positionEmbedding.rows(0, inputIds.dim(1));
-    const summed = this.tokenEmbedding.forward(inputIds).add(positions);
-    const x = this.embeddingDropout.forward(summed, context.random);
-    return throughLayers(this.blocks, x, context, (h) => this.finalNorm.forward(h));
-  }
-}
-
 /** GPT-2 with its language-modelling head, whose weight is the token embedding unless the configuration unties them. */
 export class Gpt2 extends CausalLm {
   static override readonly names = { head: "lm_head" };
-  readonly transformer: Gpt2Transformer;
+  readonly transformer: GptTransformer;
   readonly head: Linear | undefined;
 
   constructor(readonly config: Gpt2Config) {
     super();
-    this.transformer = new Gpt2Transformer(config);
+    this.transformer = new GptTransformer(config, (layer) => gpt2Block(config, layer));
     this.head = outputHead(config);
   }
 }

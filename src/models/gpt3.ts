@@ -6,11 +6,11 @@ import {
   type Choices,
   type ConfigOf,
   Dropout,
-  Embedding,
   type Field,
   type ForwardContext,
+  GptBlock,
   GptFeedForward,
-  LayerNorm,
+  GptTransformer,
   type LayerType,
   Linear,
   Module,
@@ -18,6 +18,7 @@ import {
   configEntries,
   configTable,
   entry,
+  gptEntriesWithoutEffect,
   layerTypes,
   layerWindow,
   mergeHeads,
@@ -25,7 +26,6 @@ import {
   outputHead,
   residualInit,
   splitHeads,
-  throughLayers,
 } from "../nn/index.js";
 import { defineSystem, depthByName, publishedSize } from "./system.js";
 
@@ -110,13 +110,7 @@ export const gpt3Table = configTable({
   },
   withoutEffect: {
     classifier_dropout: "belongs to the head of classification",
-    is_decoder: "it is one",
-    ...Object.fromEntries(
-      ["type", "use_proj", "activation", "proj_to_labels", "first_dropout"].map((name) => [
-        `summary_${name}`,
-        "belongs to the head of multiple choice",
-      ]),
-    ),
+    ...gptEntriesWithoutEffect,
   },
   check: checkHeads,
 });
@@ -147,7 +141,12 @@ export const gpt3Sizes = {
 
 /** Causal self-attention, dense or over a band, with the divisor of the scores in the queries' weights. `[batch, sequence, hiddenSize]` in and out. */
 class Gpt3Attention extends Module {
-  static override readonly names = { query: "q_proj", key: "k_proj", value: "v_proj", output: "out_proj" };
+  static override readonly names = {
+    query: "attention.q_proj",
+    key: "attention.k_proj",
+    value: "attention.v_proj",
+    output: "attention.out_proj",
+  };
   readonly query: Linear;
   readonly key: Linear;
   readonly value: Linear;
@@ -202,78 +201,23 @@ class Gpt3Attention extends Module {
 }
 
 /** A pre-norm block, GPT-2's; `[batch, sequence, hiddenSize]` in and out. */
-class Gpt3Block extends Module {
-  static override readonly names = {
-    attentionNorm: "ln_1",
-    attention: "attn.attention",
-    feedForwardNorm: "ln_2",
-    feedForward: "mlp",
-  };
-  readonly attentionNorm: LayerNorm;
-  readonly attention: Gpt3Attention;
-  readonly feedForwardNorm: LayerNorm;
-  readonly feedForward: GptFeedForward;
-
-  constructor(config: Gpt3Config, layer: number) {
-    super();
-    const { hiddenSize, layerNormEpsilon } = config;
-    this.attentionNorm = new LayerNorm(hiddenSize, layerNormEpsilon);
-    this.attention = new Gpt3Attention(config, layer);
-    this.feedForwardNorm = new LayerNorm(hiddenSize, layerNormEpsilon);
-    this.feedForward = new GptFeedForward(config, config.activation, residualInit(config), "out,in");
-  }
-
-  override forward(x: Tensor, context: ForwardContext): Tensor {
-    const h = x.add(this.attention.forward(this.attentionNorm.forward(x), context));
-    return h.add(this.feedForward.forward(this.feedForwardNorm.forward(h), context));
-  }
-}
+const gpt3Block = (config: Gpt3Config, layer: number): GptBlock =>
+  new GptBlock(config, {
+    attention: new Gpt3Attention(config, layer),
+    feedForward: new GptFeedForward(config, config.activation, residualInit(config), "out,in"),
+  });
 
 // ---- Model --------------------------------------------------------------------------------------------------------
-
-/** Token and position embeddings, the blocks and the final norm. */
-class Gpt3Transformer extends Module {
-  static override readonly names = {
-    tokenEmbedding: "wte",
-    positionEmbedding: "wpe",
-    blocks: "h",
-    finalNorm: "ln_f",
-  };
-  readonly tokenEmbedding: Embedding;
-  readonly positionEmbedding: Embedding;
-  readonly blocks: readonly Gpt3Block[];
-  readonly finalNorm: LayerNorm;
-  private readonly embeddingDropout: Dropout;
-
-  constructor(config: Gpt3Config) {
-    super();
-    const initializer = normalInit(config.initializerRange);
-    this.tokenEmbedding = new Embedding(config.vocabSize, config.hiddenSize, initializer);
-    this.positionEmbedding = new Embedding(config.contextLength, config.hiddenSize, initializer);
-    this.blocks = Array.from({ length: config.numLayers }, (_, layer) => new Gpt3Block(config, layer));
-    this.finalNorm = new LayerNorm(config.hiddenSize, config.layerNormEpsilon);
-    this.embeddingDropout = new Dropout(config.embeddingDropout);
-  }
-
-  override forward(inputIds: Tensor, positionIds: Tensor | undefined, context: ForwardContext): Tensor {
-    const positions = positionIds
-      ? this.positionEmbedding.forward(positionIds)
-      : this.positionEmbedding.rows(0, inputIds.dim(1));
-    const summed = this.tokenEmbedding.forward(inputIds).add(positions);
-    const x = this.embeddingDropout.forward(summed, context.random);
-    return throughLayers(this.blocks, x, context, (h) => this.finalNorm.forward(h));
-  }
-}
 
 /** GPT-3 with its language-modelling head, whose weight is the token embedding unless the configuration unties them. */
 export class Gpt3 extends CausalLm {
   static override readonly names = { head: "lm_head" };
-  readonly transformer: Gpt3Transformer;
+  readonly transformer: GptTransformer;
   readonly head: Linear | undefined;
 
   constructor(readonly config: Gpt3Config) {
     super();
-    this.transformer = new Gpt3Transformer(config);
+    this.transformer = new GptTransformer(config, (layer) => gpt3Block(config, layer));
     this.head = outputHead(config);
   }
 }

@@ -250,20 +250,17 @@ export const encoderDecoder = {
   options: {
     dropout: { field: "dropout", help: "dropout probability", usual: "as published" },
     decoderLayers: { field: "numDecoderLayers", help: "layers of the decoder", usual: "as many as --layers" },
-  },
-} as const;
-
-/** What the definitions of the systems over `SharedEncoderDecoder` have in common: names as transformers has them. */
-export const sharedEncoderDecoder = {
-  ...encoderDecoder,
-  options: {
-    ...encoderDecoder.options,
     ffn: {
       field: "intermediateSize",
       help: "width of the feed-forward layers",
       usual: "four times --hidden",
     },
   },
+} as const;
+
+/** What the definitions of the systems over `SharedEncoderDecoder` have in common: names as transformers has them. */
+export const sharedEncoderDecoder = {
+  ...encoderDecoder,
   /** Copies of the shared embeddings; sinusoids, which are computed; what fairseq's files say of their version. */
   unused:
     /^(model\.(encoder|decoder)\.(embed_tokens\.weight|embed_positions\.(weight|_float_tensor)|version)|lm_head\.weight)$/,

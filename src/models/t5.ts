@@ -561,14 +561,6 @@ export function pretrainT5(
 /** What T5 and mT5 have in common. */
 export const t5Definition = {
   ...encoderDecoder,
-  options: {
-    ...encoderDecoder.options,
-    ffn: {
-      field: "intermediateSize",
-      help: "width of the feed-forward layers",
-      usual: "four times --hidden",
-    },
-  },
   create: (config: T5Config) => new T5(config),
   /** Copies of the shared embeddings, and a table of positions between two texts that old files hold and nothing reads. */
   unused:

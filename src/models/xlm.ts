@@ -308,9 +308,7 @@ export class Xlm extends Encoder {
   }
 
   private embed({ inputIds, positionIds, languageIds }: XlmInputs, { random }: ForwardContext): Tensor {
-    const positions = positionIds
-      ? this.position.forward(positionIds)
-      : this.position.rows(0, inputIds.dim(1));
+    const positions = this.position.forwardOrFirst(positionIds, inputIds.dim(1));
     let x = this.token.forward(inputIds).add(positions);
     if (languageIds && this.language) x = x.add(this.language.forward(languageIds));
     return this.dropout.forward(this.embeddingNorm.forward(x), random);

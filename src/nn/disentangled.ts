@@ -237,8 +237,7 @@ export class DisentangledEmbeddings extends Module {
     const { inputIds, tokenTypeIds } = inputs;
     let sum = this.token.forward(inputIds);
     if (this.config.positionBiasedInput) sum = sum.add(this.positions(inputs));
-    if (this.segment)
-      sum = sum.add(tokenTypeIds ? this.segment.forward(tokenTypeIds) : this.segment.rows(0, 1));
+    if (this.segment) sum = sum.add(this.segment.forwardOrFirst(tokenTypeIds, 1));
     const real = realTokens(inputs);
     const normed = this.norm.forward(sum);
     return this.dropout.forward(real ? normed.mul(real) : normed, random);
@@ -246,7 +245,7 @@ export class DisentangledEmbeddings extends Module {
 
   /** Embeddings of the absolute positions, `[sequence, hiddenSize]` or `[batch, sequence, hiddenSize]`. */
   positions({ inputIds, positionIds }: EncoderInputs): Tensor {
-    return positionIds ? this.position!.forward(positionIds) : this.position!.rows(0, inputIds.dim(1));
+    return this.position!.forwardOrFirst(positionIds, inputIds.dim(1));
   }
 }
 

@@ -104,10 +104,8 @@ export class EncoderEmbeddings extends Module {
     { inputIds, tokenTypeIds, positionIds }: EncoderInputs,
     { random }: ForwardContext,
   ): Tensor {
-    const segments = tokenTypeIds ? this.segment.forward(tokenTypeIds) : this.segment.rows(0, 1);
-    const positions = positionIds
-      ? this.position.forward(positionIds)
-      : this.position.rows(0, inputIds.dim(1));
+    const segments = this.segment.forwardOrFirst(tokenTypeIds, 1);
+    const positions = this.position.forwardOrFirst(positionIds, inputIds.dim(1));
     const sum = this.token.forward(inputIds).add(segments).add(positions);
     return this.dropout.forward(this.norm.forward(sum), random);
   }

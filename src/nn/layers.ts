@@ -68,6 +68,11 @@ export class Embedding extends Module {
     return gather(this.weight.tensor, ids);
   }
 
+  /** Rows of ids, or the first `count` rows where there are none, `[count, hiddenSize]`: positions 0, 1, 2, … */
+  forwardOrFirst(ids: Tensor | undefined, count: Dim): Tensor {
+    return ids ? this.forward(ids) : this.rows(0, count);
+  }
+
   /** Rows `start` to `end`, which is left out: `[end - start, hiddenSize]`. */
   rows(start: Dim, end: Dim): Tensor {
     return slice(this.weight.tensor, 0, start, end);

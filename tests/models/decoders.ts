@@ -19,8 +19,15 @@ export interface DecoderValues {
 
 const runtime = createRuntime();
 
-/** Holds a decoder to the values of PyTorch in `tests/reference/values/NAME`. */
-export function agreesWithReference(name: string, create: (config: unknown) => CausalLm): void {
+/**
+ * Holds a decoder to the values of PyTorch in `tests/reference/values/NAME`.
+ * @param lossDigits decimals of the loss that agree
+ */
+export function agreesWithReference(
+  name: string,
+  create: (config: unknown) => CausalLm,
+  { lossDigits = 4 } = {},
+): void {
   const reference = new Reference(name);
   const values = reference.json("values.json") as DecoderValues;
   const model = create(reference.json("config.json"));
@@ -47,7 +54,7 @@ export function agreesWithReference(name: string, create: (config: unknown) => C
     });
     const wanted = (await reference.tensors("logits.safetensors")).get("logits")!;
     expect(relativeError((await results["logits"]!.read()) as Float32Array, wanted)).toBeLessThan(1e-5);
-    expect(Number((await results["loss"]!.read())[0]) / counted).toBeCloseTo(values.loss, 4);
+    expect(Number((await results["loss"]!.read())[0]) / counted).toBeCloseTo(values.loss, lossDigits);
   });
 
   it("in the gradient of every parameter", async () => {
@@ -66,7 +73,8 @@ export function agreesWithReference(name: string, create: (config: unknown) => C
     using weights = await load();
     using decoder = await Decoder.create({ model, weights, capacity: 64 });
     const ids: number[] = [];
-    for await (const { id } of generate(decoder, [values.prompt], { temperature: 0, maxNewTokens: 48 })) {
+    const maxNewTokens = values.greedy.length;
+    for await (const { id } of generate(decoder, [values.prompt], { temperature: 0, maxNewTokens })) {
       if (id !== undefined) ids.push(id);
     }
     expect(ids).toEqual(values.greedy);
