@@ -8,6 +8,7 @@ import { load } from "../../src/index.js";
 import { systems } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { lineage } from "../support/cli.js";
 import { Reference } from "../support/reference.js";
 
 let folder = "";
@@ -53,6 +54,17 @@ it("an mBART of 50 languages writes the code first", async () => {
     forcedFirst: french["mbart50"]!,
   });
   expect(await chosen.transform(["Ein Hund rennt."], options)).toEqual(wanted);
+});
+
+it("the command line chooses them by --from and --to", async () => {
+  using chosen = await open("mbart50", { source: "de_DE", target: "fr_XX" });
+  const [wanted] = await chosen.transform(["Ein Hund rennt."], options);
+  const { stdout, status } = await lineage(
+    ...["transform", "--model", path.join(folder, "mbart50"), "--no-prepared", "--json"],
+    ...["--from", "de_DE", "--to", "fr_XX", "--max-new-tokens", "8", "Ein Hund rennt."],
+  );
+  expect(status).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject({ text: wanted!.text, newTokens: wanted!.newTokens });
 });
 
 it("a language that the model has not got is refused with those that it has", async () => {
