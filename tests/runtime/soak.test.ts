@@ -2,23 +2,11 @@ import { execFileSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
 import { compile, gradients, input, matmul, mean } from "../../src/graph/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { leastGrowth } from "../memory.js";
 
 const runtime = createRuntime();
 
 describe("native memory stays flat", () => {
-  const mebibytes = () => process.memoryUsage().rss / 2 ** 20;
-
-  // JavaScript's heap and the allocator's arenas grow by leaps, at any time; a leak grows in every stretch.
-  const leastGrowth = async (stretches: number, rounds: number, round: (index: number) => Promise<void>) => {
-    let least = Infinity;
-    for (let stretch = 0; stretch < stretches; stretch++) {
-      const before = mebibytes();
-      for (let i = 0; i < rounds; i++) await round(i);
-      least = Math.min(least, mebibytes() - before);
-    }
-    return least;
-  };
-
   it("over 200 rounds of load and dispose", async () => {
     const round = async () => {
       const x = input("x", "float32", [256, 1024]);
