@@ -12,7 +12,7 @@ const floors = [
   ["training", "generation", "objectives"],
   ["models"],
   ["checkpoints"],
-  ["tasks", "search", "look", "evaluation"],
+  ["tasks", "alignment", "search", "look", "evaluation"],
   ["library"],
   ["cli"],
 ];

@@ -91,12 +91,12 @@ export abstract class CausalLm extends Module {
     context: ForwardContext = {},
     options: Pick<LinearLossOptions, "zLoss"> = {},
   ): Tensor {
-    return linearTokenLosses(
-      this.hiddenStates(inputIds, context.positionIds, context),
-      this.outputEmbeddings,
-      labels,
-      options,
-    );
+    return this.lossesOf(this.hiddenStates(inputIds, context.positionIds, context), labels, options);
+  }
+
+  /** Cross-entropy of hidden states `[..., hiddenSize]` under labels `[...]`: of chosen positions, whose logits alone are computed. */
+  lossesOf(hidden: Tensor, labels: Tensor, options: Pick<LinearLossOptions, "zLoss"> = {}): Tensor {
+    return linearTokenLosses(hidden, this.outputEmbeddings, labels, options);
   }
 
   /** Shape of one layer's key or value cache. */

@@ -111,13 +111,16 @@ export abstract class EncoderDecoder extends Module {
     context: ForwardContext = {},
     options: CrossEntropyOptions = {},
   ): Tensor {
+    return this.lossesOf(this.states(inputs, decoderInputIds, context), labels, options);
+  }
+
+  /** Cross-entropy of hidden states `[..., hiddenSize]` under labels `[...]`: of chosen positions, whose logits alone are computed. */
+  lossesOf(hidden: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
     const { outputBias } = this;
-    return linearTokenLosses(
-      this.scaled(this.states(inputs, decoderInputIds, context)),
-      this.outputEmbeddings,
-      labels,
-      { ...options, ...(outputBias && { bias: outputBias }) },
-    );
+    return linearTokenLosses(this.scaled(hidden), this.outputEmbeddings, labels, {
+      ...options,
+      ...(outputBias && { bias: outputBias }),
+    });
   }
 
   private states(inputs: EncoderInputs, decoderInputIds: Tensor, context: ForwardContext): Tensor {
