@@ -1,5 +1,11 @@
 import type { Warn } from "../base/warnings.js";
-import type { DecoderSystem, EncoderDecoderSystem, EncoderSystem, System } from "../models/index.js";
+import type {
+  DecoderSystem,
+  EncoderDecoderSystem,
+  EncoderSystem,
+  HeadSystem,
+  System,
+} from "../models/index.js";
 import type { EncoderWithHead, HeadName, Module, WeightSet, Weights } from "../nn/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 import type { GenerationDefaults } from "./generation-config.js";
@@ -39,9 +45,9 @@ export interface CheckpointOfKind<W extends WeightSet = Weights> {
   readonly "encoder-decoder": EncoderDecoderCheckpoint<W>;
 }
 
-/** An encoder with a head. */
+/** An encoder or a decoder with a head of a task. */
 export interface HeadCheckpoint<W extends WeightSet = Weights> extends Checkpoint<
-  EncoderSystem,
+  HeadSystem,
   W,
   EncoderWithHead
 > {

@@ -1,15 +1,11 @@
 import type { WeightSet, Weights } from "../nn/index.js";
 import { type Encoder, namedParameters } from "../nn/index.js";
+import { headOf } from "../models/index.js";
 import { type ModelWeights, type QuantizationScheme, quantizeWeights } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { EncoderCheckpoint, HeadCheckpoint, LoadOptions } from "./checkpoint.js";
-import {
-  headIn,
-  loadEncoder,
-  loadEncoderForInference,
-  loadEncoderForTask,
-  loadTaskForInference,
-} from "./load-encoder.js";
+import { loadEncoder, loadEncoderForInference } from "./load-encoder.js";
+import { headIn, loadForTask, loadTaskForInference } from "./load-task.js";
 
 /** What an encoder's folder holds: the encoder with the head that it names, or alone. */
 export type HeldEncoder<W extends WeightSet = Weights> = EncoderCheckpoint<W> | HeadCheckpoint<W>;
@@ -27,7 +23,7 @@ export async function loadHeldEncoder(
   const head = await headIn(folder, options);
   return head === undefined
     ? loadEncoder(runtime, folder, options)
-    : loadEncoderForTask(runtime, folder, head, { ...options, newHead: "never" });
+    : loadForTask(runtime, folder, head, { ...options, newHead: "never" });
 }
 
 /** As `loadHeldEncoder`, for an encoder that is only run, quantised or not. */
@@ -47,13 +43,13 @@ export async function loadHeldForInference(
  * the answers come.
  */
 export function staysWhole(held: HeldEncoder<WeightSet>): (name: string) => boolean {
-  const output = "head" in held ? held.system.heads[held.head].output : undefined;
+  const output = "head" in held ? headOf(held.system, held.head).output : undefined;
   return (name) => output !== undefined && name.startsWith(`${output}.`);
 }
 
 /** How many classes a head tells apart; 0 for a head of another kind. */
 export function classesOf({ system, head, model }: HeadCheckpoint<WeightSet>): number {
-  const { output } = system.heads[head];
+  const { output } = headOf(system, head);
   return output === undefined ? 0 : namedParameters(model).get(`${output}.weight`)!.shape[0]!;
 }
 

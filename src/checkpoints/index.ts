@@ -8,15 +8,9 @@ export { readConfig, replaceModel } from "./folder.js";
 export { type SaveGgufOptions, loadGguf, saveGguf } from "./gguf.js";
 export type { GenerationDefaults } from "./generation-config.js";
 export * from "./inference.js";
-export {
-  encoderForTask,
-  encoderModelTypes,
-  loadEncoderForInference,
-  loadEncoderForTask,
-  loadTaskForInference,
-  type TaskOptions,
-} from "./load-encoder.js";
+export { encoderModelTypes, loadEncoderForInference } from "./load-encoder.js";
 export * from "./load.js";
+export { type TaskOptions, loadForTask, loadTaskForInference, networkForTask } from "./load-task.js";
 export * from "./onnx.js";
 export type { PreparedOptions } from "./prepared.js";
 export * from "./save-pretrained.js";

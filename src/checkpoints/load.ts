@@ -15,7 +15,7 @@ import { loadEncoder } from "./load-encoder.js";
 
 /**
  * Reads a `.gguf` file, or a checkpoint folder: `config.json`, `model.safetensors` or its shards, and the tokenizer. An
- * encoder comes without a head: `loadEncoderForTask` gives it one. Throws where a file is missing or they do not fit, where
+ * encoder comes without a head: `loadForTask` gives it one. Throws where a file is missing or they do not fit, where
  * the model is not of the kind that was asked for, and `memory` before it begins what will not fit into what is free.
  */
 export async function loadModel<K extends SystemKind>(

@@ -10,6 +10,7 @@ import {
 } from "../formats/index.js";
 import type { QuantizedWeight } from "../graph/index.js";
 import { type System, type SystemConfig, configJson } from "../models/index.js";
+import type { Tokenizer } from "../tokenizers/index.js";
 import { Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
 import type { Checkpoint, HeadCheckpoint } from "./checkpoint.js";
 import { replaceModel } from "./folder.js";
@@ -44,7 +45,11 @@ export async function saveModel(
       "argument",
       `${first} is quantised, and quantised weights are written as they are, into one file; save the original model`,
     );
-  const json = configJson(system, model.config, { head, labels });
+  const json = {
+    ...configJson(system, model.config, { head, labels }),
+    // By it transformers finds the last token of a row, from which a decoder's head answers.
+    ...(system.kind === "decoder" && head && { pad_token_id: rowFiller(tokenizer) }),
+  };
   await replaceModel(folder, async (staging) => {
     const config = path.join(staging, "config.json");
     await writeTokenizer(tokenizer, staging);
@@ -76,6 +81,9 @@ export async function saveModel(
     await writeSafetensors(path.join(staging, "model.safetensors"), inPackedOrder([...tensors, ...parts]));
   });
 }
+
+/** The id that fills up rows of a decoder: one that stands at the end of none. */
+const rowFiller = (tokenizer: Tokenizer): number => tokenizer.padId ?? tokenizer.endOfTextId ?? 0;
 
 /** The values of every parameter: in full or half precision, or quantised. */
 function storedWeights(

@@ -102,6 +102,8 @@ export interface FileLayout {
   readonly aliases?: (name: string) => readonly string[];
   /** Whether a parameter may be missing; it then gets its first values from `seed`. Default: none may. */
   readonly optional?: (name: string) => boolean;
+  /** Whether a parameter may have more rows than files hold; those behind get their first values. Default: none may. */
+  readonly grows?: (name: string) => boolean;
 }
 
 /** OpenAI's own GPT-2 files leave the `transformer.` out. */
@@ -115,7 +117,7 @@ export function placeTensors(
   files: readonly SafetensorsFile[],
   shapes: Iterable<readonly [string, readonly number[]]>,
   prefix: string,
-  { aliases = defaultAliases, optional = () => false }: FileLayout = {},
+  { aliases = defaultAliases, optional = () => false, grows = () => false }: FileLayout = {},
 ): Map<string, Place> {
   const places = new Map<string, Place>();
   for (const [name, shape] of shapes) {
@@ -129,7 +131,11 @@ export function placeTensors(
       throw new LineageError("checkpoint", `${where} has no tensor ${prefix + name}, which the model needs`);
     }
     const { file, stored, entry } = place;
-    if (!floatReaders[entry.dtype] || entry.shape.join() !== shape.join()) {
+    const [rows = 0, ...rest] = shape;
+    const fits =
+      entry.shape.join() === shape.join() ||
+      (grows(name) && entry.shape.slice(1).join() === rest.join() && (entry.shape[0] ?? 0) < rows);
+    if (!floatReaders[entry.dtype] || !fits) {
       throw new LineageError(
         "checkpoint",
         `${file.path}: ${stored} is ${entry.dtype} [${entry.shape.join(", ")}], but the configuration makes it float32 [${shape.join(", ")}]`,
@@ -155,7 +161,8 @@ async function readPlaces(
   weights: Pick<Weights, "tensors">,
 ): Promise<void> {
   for (const [name, { file, stored, entry }] of places) {
-    const view = weights.tensors[name]!.view();
+    // Rows that the file does not hold stay as they are.
+    const view = weights.tensors[name]!.view().subarray(0, elementCount(entry.shape));
     if (entry.dtype === "float32") {
       await file.readInto(stored, new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
     } else {
@@ -325,7 +332,9 @@ export async function loadWeights(
   }
   const bytes = [...parameters.values()].reduce((sum, { size }) => sum + 4 * size, 0);
   requireMemory(bytes, `the weights of ${folder} in float32`, "take a smaller model, or a quantised one");
-  const weights = Weights.initialize(runtime, model, seed, (name) => !places.has(name));
+  const isWhole = (name: string): boolean =>
+    places.get(name)?.entry.shape.join() === parameters.get(name)?.shape.join();
+  const weights = Weights.initialize(runtime, model, seed, (name) => !isWhole(name));
   try {
     await readPlaces(places, weights);
     return weights;

@@ -18,6 +18,7 @@ import {
   entry,
   gptEntriesWithoutEffect,
   gptFields,
+  gptHeadNames,
   normalInit,
   throughLayers,
 } from "../nn/index.js";
@@ -155,6 +156,7 @@ export const gpt1 = defineSystem({
   sizes: gpt1Sizes,
   options: { dropout: { field: "dropout", help: "dropout probability", usual: "0", fallback: () => 0 } },
   create: (config) => new Gpt1(config),
+  headNames: gptHeadNames,
   unused: /\.attn\.bias$|^lm_head\.weight$|\.position_ids$/,
   depth: depthByName(/^transformer\.(tokens|positions)_embed\./, /^transformer\.h\.(\d+)\./),
   tokenizer: { kind: "word BPE" },

@@ -14,6 +14,7 @@ import {
   entry,
   gptEntriesWithoutEffect,
   gptFields,
+  gptHeadNames,
   outputHead,
   residualInit,
 } from "../nn/index.js";
@@ -112,6 +113,7 @@ export const gpt2 = defineSystem({
   sizes: gpt2Sizes,
   options: { dropout: { field: "dropout", help: "dropout probability", usual: "0", fallback: () => 0 } },
   create: (config) => new Gpt2(config),
+  headNames: gptHeadNames,
   unused: /\.attn\.(masked_)?bias$|^lm_head\.weight$/,
   depth: depthByName(/^transformer\.(wte|wpe)\./, /^transformer\.h\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },

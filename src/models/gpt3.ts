@@ -110,6 +110,7 @@ export const gpt3Table = configTable({
   },
   withoutEffect: {
     classifier_dropout: "belongs to the head of classification",
+    summary_first_dropout: "belongs to the head of multiple choice",
     ...gptEntriesWithoutEffect,
   },
   check: checkHeads,
@@ -241,6 +242,7 @@ export const gpt3 = defineSystem({
     },
   },
   create: (config) => new Gpt3(config),
+  headNames: { tag: "classifier" },
   unused: /\.attn\.attention\.(masked_)?bias$|^lm_head\.weight$/,
   depth: depthByName(/^transformer\.(wte|wpe)\./, /^transformer\.h\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },

@@ -296,6 +296,7 @@ export const llama = defineSystem({
     tieEmbeddings: { field: "tieEmbeddings", help: "use one matrix for input and output embeddings" },
   },
   create: (config) => new Llama(config),
+  headNames: { spanPrefix: "transformer" },
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,
   depth: depthByName(/^model\.embed_tokens\./, /^model\.layers\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },

@@ -154,6 +154,10 @@ export class Palm extends CausalLm {
     super();
     this.transformer = new PalmTransformer(config);
   }
+
+  override get stateScale(): number {
+    return this.config.hiddenSize ** 0.5;
+  }
 }
 
 // ---- Definition ---------------------------------------------------------------------------------------------------

@@ -173,6 +173,7 @@ export const qwen2 = defineSystem({
     tieEmbeddings: { field: "tieEmbeddings", help: "use one matrix for input and output embeddings" },
   },
   create: (config) => new Qwen2(config),
+  headNames: { spanPrefix: "transformer" },
   unused: /\.rotary_emb\.inv_freq$|^lm_head\.weight$/,
   depth: depthByName(/^model\.embed_tokens\./, /^model\.layers\.(\d+)\./),
   tokenizer: { kind: "byte-level BPE" },

@@ -6,6 +6,7 @@ import type {
   Choices,
   ConfigJson,
   ConfigTable,
+  DecoderHeadNames,
   Encoder,
   EncoderConfig,
   EncoderDecoder,
@@ -121,6 +122,8 @@ export interface DecoderDefinition<C extends SystemConfig, M extends CausalLm> e
   /** Transformers' class: `LlamaForCausalLM`. */
   readonly className: string;
   create(config: C): M;
+  /** How its heads are called, where they are not LLaMA's: `score`. */
+  readonly headNames?: DecoderHeadNames<NoInfer<C>>;
   /** Where llama.cpp knows it. */
   readonly gguf?: GgufLayout<NoInfer<C>>;
 }

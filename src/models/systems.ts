@@ -1,5 +1,13 @@
 import { LineageError } from "../base/errors.js";
-import { type ConfigJson, type ConfigTable, type HeadName, headClasses, headNames } from "../nn/index.js";
+import {
+  type ConfigJson,
+  type ConfigTable,
+  type HeadDefinition,
+  type HeadName,
+  decoderHeads,
+  headClasses,
+  headNames,
+} from "../nn/index.js";
 import { albert } from "./albert.js";
 import { bart } from "./bart.js";
 import { bert } from "./bert.js";
@@ -108,26 +116,53 @@ export const decoderOf = (json: unknown, own: readonly System[] = []): DecoderSy
 export const encoderOf = (json: unknown, own: readonly System[] = []): EncoderSystem =>
   systemAmong(json, systemsOfKind("encoder", own), "encoders");
 
+/** The encoder or decoder that a `config.json` is of. Throws `config` where it is neither. */
+export const headSystemOf = (json: unknown, own: readonly System[] = []): HeadSystem =>
+  systemAmong(
+    json,
+    [...systemsOfKind("encoder", own), ...systemsOfKind("decoder", own)],
+    "encoders and decoders",
+  );
+
 /** The encoder-decoder that a `config.json` is of. Throws `config` where it is none. */
 export const encoderDecoderOf = (json: unknown, own: readonly System[] = []): EncoderDecoderSystem =>
   systemAmong(json, systemsOfKind("encoder-decoder", own), "encoder-decoders");
 
-/** Transformers' class of an encoder with a head. */
-const classOfHead = (system: EncoderSystem, head: HeadName): string =>
-  system.className + (system.heads[head].className ?? headClasses[head]);
+/** A system whose networks take a head of a task. */
+export type HeadSystem = EncoderSystem | DecoderSystem;
+
+/** A system's heads of tasks. Throws `unsupported` for one that it does not have: a decoder fills no masks. */
+export function headOf(system: HeadSystem, head: HeadName): HeadDefinition<SystemConfig> {
+  if (system.kind === "encoder") return system.heads[head];
+  if (head === "fill-mask")
+    throw new LineageError("unsupported", `${system.title} is a decoder, which fills no masks`);
+  return decoderHeads((config: SystemConfig) => system.create(config), system.headNames)[head];
+}
+
+/** What transformers' classes of a family begin with: `Llama` in `LlamaForCausalLM`. */
+const familyOf = ({ kind, className }: HeadSystem): string =>
+  kind === "encoder" ? className : className.replace(/(ForCausalLM|LMHeadModel)$/, "");
+
+/** Transformers' class of a network with a head. */
+const classOfHead = (system: HeadSystem, head: HeadName): string =>
+  familyOf(system) + (headOf(system, head).className ?? headClasses[head]);
 
 /** The head that a `config.json` names in its `architectures`. */
-export function headOfConfig(system: EncoderSystem, json: unknown): HeadName | undefined {
+export function headOfConfig(system: HeadSystem, json: unknown): HeadName | undefined {
   const { architectures } = json as ConfigJson;
   const names: readonly unknown[] = Array.isArray(architectures) ? architectures : [];
-  return headNames.find((head) =>
-    names.some((name) => name === classOfHead(system, head) || name === system.className + headClasses[head]),
-  );
+  return headNames
+    .filter((head) => system.kind === "encoder" || head !== "fill-mask")
+    .find((head) =>
+      names.some(
+        (name) => name === classOfHead(system, head) || name === familyOf(system) + headClasses[head],
+      ),
+    );
 }
 
 /**
  * The `config.json` that describes a model to Hugging Face transformers.
- * @param head the head of an encoder, and the names of its classes
+ * @param head the head of a task, and the names of its classes
  */
 export function configJson(
   system: System,
@@ -140,11 +175,11 @@ export function configJson(
   const table: ConfigTable<SystemConfig> = system.config;
   return {
     architectures: [
-      system.kind !== "encoder"
-        ? system.className
-        : head
-          ? classOfHead(system, head)
-          : `${system.className}Model`,
+      head && system.kind !== "encoder-decoder"
+        ? classOfHead(system, head)
+        : system.kind === "encoder"
+          ? `${system.className}Model`
+          : system.className,
     ],
     ...table.write(config),
     ...(labels && {

@@ -99,6 +99,11 @@ export abstract class CausalLm extends Module {
     return linearTokenLosses(hidden, this.outputEmbeddings, labels, options);
   }
 
+  /** Factor of the states before a head of a task, where the model makes them small for the sake of its own output. */
+  get stateScale(): number {
+    return 1;
+  }
+
   /** Shape of one layer's key or value cache. */
   cacheShape(batch: Dim, capacity: Dim): Dim[] {
     const {

@@ -47,6 +47,9 @@ export const gatedDecoderFields = (defaults: GatedDecoderDefaults) => ({
 export const gatedDecoderEntries = {
   fixed: { hidden_act: "silu" },
   only: { hidden_act: ["swish"] },
-  withoutEffect: { is_decoder: "it is one" },
+  withoutEffect: {
+    is_decoder: "it is one",
+    classifier_dropout: "the head of tokens has no dropout of its own",
+  },
   check: checkGroupedHeads,
 } as const;

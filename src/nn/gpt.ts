@@ -42,16 +42,26 @@ export const gptFields = {
   embeddingDropout: entry("embd_pdrop", dropout, asDropout),
   /** Probability of dropout of the attention probabilities. */
   attentionDropout: entry("attn_pdrop", dropout, asDropout),
+  /** Probability of dropout before the layer that answers a task. */
+  classifierDropout: entry("summary_first_dropout", dropout, { absent: 0.1 }),
   layerNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-5 }),
   /** Standard deviation of the first weights. */
   initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
 };
 
+/** Names of the heads of GPT-1 and GPT-2, as transformers has them; GPT-1's heads of tokens and spans are ours, by GPT-2's names. */
+export const gptHeadNames = {
+  tag: "classifier",
+  choice: "multiple_choice_head.summary",
+  choiceClass: "DoubleHeadsModel",
+  dropout: ({ classifierDropout }: { readonly classifierDropout: number }) => classifierDropout,
+} as const;
+
 /** Entries of all three that change nothing here, with the reason. */
 export const gptEntriesWithoutEffect: Readonly<Record<string, string>> = {
   is_decoder: "it is one",
   ...Object.fromEntries(
-    ["type", "use_proj", "activation", "proj_to_labels", "first_dropout"].map((name) => [
+    ["type", "use_proj", "activation", "proj_to_labels"].map((name) => [
       `summary_${name}`,
       "belongs to the head of multiple choice",
     ]),

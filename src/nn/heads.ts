@@ -5,7 +5,7 @@ import { normalInit, zerosInit } from "./initializers.js";
 import { type ActivationName, Dropout, LayerNorm, Linear, activations } from "./layers.js";
 import { Module, Parameter } from "./module.js";
 
-/** What an encoder is asked for, in the words of the tasks: the word behind a mask, a class of a text, of each token, a span, or a choice. */
+/** What a network is asked for, in the words of the tasks: the word behind a mask, a class of a text, of each token, a span, or a choice. */
 export const headNames = ["fill-mask", "classify", "tag", "span", "choice"] as const;
 export type HeadName = (typeof headNames)[number];
 
@@ -18,9 +18,9 @@ export const headClasses: Readonly<Record<HeadName, string>> = {
   choice: "ForMultipleChoice",
 };
 
-/** What a head does with the encoder's states `[batch, sequence, hiddenSize]`. */
+/** What a head does with the encoder's states `[batch, sequence, hiddenSize]` of its inputs. */
 export interface Head<Output = Tensor> extends Module {
-  forward(hidden: Tensor, context: ForwardContext): Output;
+  forward(hidden: Tensor, context: ForwardContext, inputs?: EncoderInputs): Output;
 }
 
 /** The published names under which a checkpoint keeps an encoder and its head: `bert.…` and `cls.predictions.…`. */
@@ -52,8 +52,17 @@ export class EncoderWithHead<E extends Encoder = Encoder, H extends Head<unknown
   }
 
   override forward(inputs: EncoderInputs, context: ForwardContext = {}): ReturnType<H["forward"]> {
-    const hidden = this.encoder.encode(flatChoices(inputs), context);
-    const answer = this.head.forward(hidden, context) as ReturnType<H["forward"]>;
+    return this.answer(this.states(inputs, context), inputs, context);
+  }
+
+  /** The encoder's states `[rows, sequence, hiddenSize]`, a row for each choice. */
+  states(inputs: EncoderInputs, context: ForwardContext = {}): Tensor {
+    return this.encoder.encode(flatChoices(inputs), context);
+  }
+
+  /** What the head makes of the states. */
+  answer(hidden: Tensor, inputs: EncoderInputs, context: ForwardContext = {}): ReturnType<H["forward"]> {
+    const answer = this.head.forward(hidden, context, flatChoices(inputs)) as ReturnType<H["forward"]>;
     const { shape } = inputs.inputIds;
     if (shape.length === 2) return answer;
     const logits = answer as Tensor;
@@ -73,8 +82,11 @@ function flatChoices(inputs: EncoderInputs): EncoderInputs {
 
 /** One of a system's heads. */
 export interface HeadDefinition<C> {
-  /** @param numLabels classes that are told apart; heads of words and spans have their own number */
-  create(config: C, numLabels: number): EncoderWithHead;
+  /**
+   * @param numLabels classes that are told apart; heads of words and spans have their own number
+   * @param options.language whether a decoder's words are learned beside the task. Default: they are not
+   */
+  create(config: C, numLabels: number, options?: { readonly language?: boolean }): EncoderWithHead;
   /** Dotted name of the linear layer that the answers come from; absent where they are words. */
   readonly output?: string;
   /** What transformers calls the class behind the family's name, where it is not the usual one. */

@@ -3,6 +3,7 @@ export * from "./encoder-config.js";
 export * from "./causal-lm.js";
 export * from "./config-table.js";
 export * from "./decoder-config.js";
+export * from "./decoder-heads.js";
 export * from "./config.js";
 export * from "./context.js";
 export * from "./cross-attention.js";

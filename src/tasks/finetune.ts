@@ -1,7 +1,8 @@
 import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { BucketedSource, type Example } from "../data/index.js";
-import { type HeadCheckpoint, loadEncoderForTask, replaceModel, saveModel } from "../checkpoints/index.js";
+import { type HeadCheckpoint, loadForTask, replaceModel, saveModel } from "../checkpoints/index.js";
+import { headOf } from "../models/index.js";
 import type { EncoderWithHead } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -120,7 +121,7 @@ async function loadModelFor(
   labels: readonly string[],
   file: string,
 ): Promise<HeadCheckpoint> {
-  const loaded = await loadEncoderForTask(runtime, options.model, task.head, {
+  const loaded = await loadForTask(runtime, options.model, task.head, {
     numLabels: task.numLabels(labels),
     newHead: options.newHead ? "always" : "if missing",
     seed: options.seed,
@@ -266,7 +267,7 @@ function foldScale(
   { system, weights }: HeadCheckpoint,
   scale: { mean: number; deviation: number },
 ): () => void {
-  const { output } = system.heads.classify;
+  const { output } = headOf(system, "classify");
   const [weight, bias] = ["weight", "bias"].map((part) => weights.get(`${output}.${part}`).view()) as [
     Float32Array,
     Float32Array,

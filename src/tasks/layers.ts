@@ -17,7 +17,7 @@ function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model
       "argument",
       `--freeze-layers must be at most ${numLayers}, the layers of the model, not ${freezeLayers}`,
     );
-  const shared = system.sharesLayers?.(config) ?? false;
+  const shared = system.kind === "encoder" && (system.sharesLayers?.(config) ?? false);
   const asked = freezeLayers > 0 ? "--freeze-layers" : layerDecay < 1 ? "--layer-decay" : undefined;
   if (shared && asked)
     throw new LineageError(

@@ -5,7 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { z } from "zod";
 import { stories, documentsOf, splitDocuments } from "../../src/data/index.js";
 import { trainTokenizer, trainWordPiece } from "../../src/tokenizers/index.js";
-import { loadModel, loadEncoderForTask, savePretrained } from "../../src/checkpoints/index.js";
+import { loadModel, loadForTask, savePretrained } from "../../src/checkpoints/index.js";
 import { Weights } from "../../src/nn/index.js";
 import {
   type Pretraining,
@@ -130,14 +130,14 @@ describe.each(pretrainingModels)("pretraining %s", (model) => {
 
     const encoder = await loadModel(runtime, folder, { kind: "encoder" });
     expect(encoder.tokenizer.encode("The cat sat.")).toEqual(tokenizers.get(model)!.encode("The cat sat."));
-    const classifier = await loadEncoderForTask(runtime, folder, "classify");
+    const classifier = await loadForTask(runtime, folder, "classify");
     const isEncoder = (name: string) => /embed|layer|attention|ffn|encoder/.test(name);
     expect(classifier.fresh.filter(isEncoder)).toEqual([]);
     expect(classifier.fresh.length).toBeGreaterThan(0);
     if (!model.startsWith("deberta") && model !== "electra")
-      expect((await loadEncoderForTask(runtime, folder, "fill-mask")).fresh).toEqual([]);
+      expect((await loadForTask(runtime, folder, "fill-mask")).fresh).toEqual([]);
     if (model === "electra") {
-      const generator = await loadEncoderForTask(runtime, path.join(folder, "generator"), "fill-mask");
+      const generator = await loadForTask(runtime, path.join(folder, "generator"), "fill-mask");
       expect(generator.fresh).toEqual([]);
       generator.weights.dispose();
     }

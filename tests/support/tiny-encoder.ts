@@ -1,5 +1,5 @@
 import { trainWordPiece } from "../../src/tokenizers/index.js";
-import { encoderForTask, saveModel } from "../../src/checkpoints/index.js";
+import { networkForTask, saveModel } from "../../src/checkpoints/index.js";
 import { bert, bertConfig, bertTable } from "../../src/models/index.js";
 import { type HeadName, Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -29,7 +29,7 @@ export async function writeTinyBert(
     attentionDropout: 0,
     initializerRange: 0.2,
   });
-  const model = encoderForTask(bertTable.write(config), head, numLabels);
+  const model = networkForTask(bertTable.write(config), head, numLabels);
   using runtime = createRuntime();
   using weights = Weights.initialize(runtime, model, 7);
   await saveModel(folder, { system: bert, model, weights, tokenizer, head });

@@ -7,7 +7,7 @@ import { Embedder, cosineSimilarity } from "../../src/search/index.js";
 import { Predictor, finetune, EncoderProgram } from "../../src/tasks/index.js";
 import { padRows } from "../../src/data/index.js";
 import { trainUnigram, trainWordPiece } from "../../src/tokenizers/index.js";
-import { encoderForTask, encoderModelTypes, loadModel, saveModel } from "../../src/checkpoints/index.js";
+import { networkForTask, encoderModelTypes, loadModel, saveModel } from "../../src/checkpoints/index.js";
 import { encoderOf } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -81,7 +81,7 @@ async function writeModel(type: string): Promise<string> {
       ? trainUnigram(texts, { vocabSize: 60, style: "xlnet" })
       : trainWordPiece(texts, { vocabSize: 90 });
   const config = { model_type: type, vocab_size: tokenizer.vocabSize, ...common, ...configs[type] };
-  const model = encoderForTask(config, "fill-mask");
+  const model = networkForTask(config, "fill-mask");
   const place = path.join(folder, type);
   await mkdir(place);
   using runtime = createRuntime();

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { loadEncoderForTask } from "../../src/checkpoints/index.js";
+import { loadForTask } from "../../src/checkpoints/index.js";
 import { type Example, padRows } from "../../src/data/index.js";
 import { headNames } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
@@ -61,7 +61,7 @@ describe("the measured loss", () => {
     });
     const { metrics } = await predictor.evaluate(examples, { batchSize: 2 });
     using runtime = createRuntime();
-    const { model, weights, tokenizer } = await loadEncoderForTask(runtime, place("tag"), "tag");
+    const { model, weights, tokenizer } = await loadForTask(runtime, place("tag"), "tag");
     using held = weights;
     using program = await EncoderProgram.create(model, held, (inputs) => ({ logits: model.forward(inputs) }));
     const losses: number[] = [];

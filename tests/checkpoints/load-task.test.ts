@@ -7,10 +7,10 @@ import { SafetensorsFile, tensorsToSave, writeTokenizer, writeSafetensors } from
 import { characterTokenizer } from "../../src/tokenizers/index.js";
 import { EncoderProgram } from "../../src/tasks/index.js";
 import {
-  encoderForTask,
+  networkForTask,
   encoderModelTypes,
   loadModel,
-  loadEncoderForTask,
+  loadForTask,
   saveModel,
 } from "../../src/checkpoints/index.js";
 import { bert, bertForPretraining, bertTable, encoderOf } from "../../src/models/index.js";
@@ -38,7 +38,7 @@ const recordedHead = (head: HeadName) => recorded(`bert/${values[head]}.safetens
 /** A saved BERT with the recorded weights of a head. */
 async function checkpoint(head: HeadName, labels?: readonly string[]): Promise<string> {
   const folder = await scratch();
-  const model = encoderForTask(json, head, 3);
+  const model = networkForTask(json, head, 3);
   using weights = weightsOf(model, await recordedHead(head));
   await saveModel(folder, { system: bert, model, weights, tokenizer, head, labels });
   return folder;
@@ -49,7 +49,7 @@ const same = (a: Weights, b: ReadonlyMap<string, { data: ArrayLike<number> }>, n
 
 describe("An encoder's folder", () => {
   it.each(headNames)("comes back with its head for %s", async (head) => {
-    const loaded = await loadEncoderForTask(runtime, await checkpoint(head), head);
+    const loaded = await loadForTask(runtime, await checkpoint(head), head);
     using weights = loaded.weights;
     const { weights: written } = await recordedHead(head);
     for (const name of namedParameters(loaded.model).keys()) same(weights, written, name);
@@ -58,20 +58,20 @@ describe("An encoder's folder", () => {
 
   it("says which classes its head tells apart, and refuses other numbers of them", async () => {
     const folder = await checkpoint("classify", ["bad", "fair", "good"]);
-    const loaded = await loadEncoderForTask(runtime, folder, "classify");
+    const loaded = await loadForTask(runtime, folder, "classify");
     loaded.weights.dispose();
     expect(loaded.labels).toEqual(["bad", "fair", "good"]);
-    await expect(loadEncoderForTask(runtime, folder, "classify", { numLabels: 2 })).rejects.toThrow(
+    await expect(loadForTask(runtime, folder, "classify", { numLabels: 2 })).rejects.toThrow(
       "has 3 classes, but the task has 2",
     );
-    const again = await loadEncoderForTask(runtime, folder, "classify", { numLabels: 2, newHead: "always" });
+    const again = await loadForTask(runtime, folder, "classify", { numLabels: 2, newHead: "always" });
     again.weights.dispose();
     expect(again.fresh).toEqual(["classifier.weight", "classifier.bias"]);
   });
 
   it("gives a new head, and says so, where it has none of the task's", async () => {
     const folder = await checkpoint("fill-mask");
-    const loaded = await loadEncoderForTask(runtime, folder, "classify", { numLabels: 4, seed: 3 });
+    const loaded = await loadForTask(runtime, folder, "classify", { numLabels: 4, seed: 3 });
     using weights = loaded.weights;
     expect(loaded.fresh).toEqual([
       "bert.pooler.dense.weight",
@@ -92,13 +92,13 @@ describe("An encoder's folder", () => {
       (await recorded("bert/maskedLm.safetensors")).weights,
       "bert.embeddings.word_embeddings.weight",
     );
-    await expect(loadEncoderForTask(runtime, folder, "classify", { newHead: "never" })).rejects.toThrow(
+    await expect(loadForTask(runtime, folder, "classify", { newHead: "never" })).rejects.toThrow(
       "fine-tune it first",
     );
   });
 
   it("does not take the classifier of tokens for one of sequences, though both have one name", async () => {
-    const loaded = await loadEncoderForTask(runtime, await checkpoint("tag"), "classify", { numLabels: 3 });
+    const loaded = await loadForTask(runtime, await checkpoint("tag"), "classify", { numLabels: 3 });
     loaded.weights.dispose();
     expect(loaded.fresh).toContain("classifier.weight");
   });
@@ -180,7 +180,7 @@ describe("An encoder's folder", () => {
       await writeFile(path.join(folder, "config.json"), JSON.stringify(said));
       await writeTokenizer(tokenizer, folder);
 
-      const loaded = await loadEncoderForTask(runtime, folder, "fill-mask", { newHead: "never" });
+      const loaded = await loadForTask(runtime, folder, "fill-mask", { newHead: "never" });
       using weights = loaded.weights;
       const mask = task.inputs.get("attention_mask")!;
       using program = await EncoderProgram.create(loaded.model, weights, (inputs) => ({
@@ -200,7 +200,7 @@ describe("An encoder's folder", () => {
 
       // Without the positions that the decoder begins with there is none.
       await write((name) => !name.includes("position_embeddings"));
-      await expect(loadEncoderForTask(runtime, folder, "fill-mask", { newHead: "never" })).rejects.toThrow(
+      await expect(loadForTask(runtime, folder, "fill-mask", { newHead: "never" })).rejects.toThrow(
         "has no head for filling masks",
       );
     },
@@ -239,12 +239,12 @@ describe("counts of a config.json that its tensors do not bear out", () => {
     const small = referenceJson(`${type}/config.json`) as Record<string, unknown>;
     const folder = await scratch();
     const system = encoderOf(small);
-    const model = encoderForTask(small, "fill-mask");
+    const model = networkForTask(small, "fill-mask");
     using weights = Weights.initialize(runtime, model, 1);
     await saveModel(folder, { system, model, weights, tokenizer, head: "fill-mask" });
     await writeFile(path.join(folder, "config.json"), JSON.stringify({ ...small, ...entries }));
     await expect(loadModel(runtime, folder, { kind: "encoder" })).rejects.toThrow(message);
-    await expect(loadEncoderForTask(runtime, folder, "classify")).rejects.toThrow(message);
+    await expect(loadForTask(runtime, folder, "classify")).rejects.toThrow(message);
   });
 });
 
@@ -253,10 +253,10 @@ describe.each(encoderModelTypes)("A %s", (type) => {
     const small = referenceJson(`${type}/config.json`);
     const folder = await scratch();
     const system = encoderOf(small);
-    const model = encoderForTask(small, head, 3);
+    const model = networkForTask(small, head, 3);
     using weights = Weights.initialize(runtime, model, 1);
     await saveModel(folder, { system, model, weights, tokenizer, head });
-    const loaded = await loadEncoderForTask(runtime, folder, head, { newHead: "never" });
+    const loaded = await loadForTask(runtime, folder, head, { newHead: "never" });
     using again = loaded.weights;
     expect(Array.from(again.flat.view())).toEqual(Array.from(weights.flat.view()));
   });
