@@ -1,5 +1,12 @@
 export * from "./batch.js";
 export * from "./buckets.js";
+export * from "./conversation.js";
+export * from "./conversation-rows.js";
+export * from "./conversations.js";
+export {
+  type Layout as ConversationLayout,
+  layoutNames as conversationLayouts,
+} from "./conversation-layouts.js";
 export * from "./corpus.js";
 export * from "./example-source.js";
 export * from "./examples.js";

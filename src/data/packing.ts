@@ -12,6 +12,18 @@ export interface PackingOptions {
   readonly seed: number;
 }
 
+/** Tokens of which some alone are to be predicted. */
+export interface PartlyTrained {
+  readonly tokens: Tokens;
+  /** 1 for each token that is to be predicted. */
+  readonly trained: Uint8Array;
+}
+/** What a row is packed of: tokens that are all to be predicted, but for the first, or some of them alone. */
+export type PackedDocument = Tokens | PartlyTrained;
+
+const tokensOf = (document: PackedDocument): Tokens => ("tokens" in document ? document.tokens : document);
+const lengthOf = (document: PackedDocument): number => tokensOf(document).length;
+
 const packingState = z.object({ epoch: z.int().nonnegative(), position: z.int().nonnegative() });
 
 /**
@@ -30,20 +42,25 @@ export class PackedLoader implements BatchSource {
 
   /** Throws `data` where no document has two tokens, the least that has something to predict. */
   constructor(
-    private readonly documents: readonly Tokens[],
+    private readonly documents: readonly PackedDocument[],
     private readonly options: PackingOptions,
     name = "the corpus",
   ) {
     const { sequenceLength } = options;
-    if (!documents.some(({ length }) => length >= 2))
+    if (!documents.some((document) => lengthOf(document) >= 2))
       throw new LineageError(
         "data",
         `${name} has no document of at least two tokens, so there is nothing to predict`,
       );
-    const over = documents.map(({ length }) => Math.max(0, length - sequenceLength));
+    const over = documents.map((document) => Math.max(0, lengthOf(document) - sequenceLength));
     this.cutTokens = over.reduce((a, b) => a + b, 0);
     this.cutDocuments = over.filter((length) => length > 0).length;
     this.rows = this.packed();
+  }
+
+  /** Rows of the current epoch. */
+  get rowsOfEpoch(): number {
+    return this.rows.length;
   }
 
   get state(): { epoch: number; position: number } {
@@ -88,11 +105,15 @@ export class PackedLoader implements BatchSource {
  * The places of documents, row by row: in the given order, each in the first row that has room for it. Looked for are the
  * last rows alone: looking at all of them would take the square of their number.
  */
-function firstFit(documents: readonly Tokens[], order: Iterable<number>, sequenceLength: number): number[][] {
+function firstFit(
+  documents: readonly PackedDocument[],
+  order: Iterable<number>,
+  sequenceLength: number,
+): number[][] {
   const rows: number[][] = [];
   let open: { row: number[]; room: number }[] = [];
   for (const index of order) {
-    const length = Math.min(sequenceLength, documents[index]!.length);
+    const length = Math.min(sequenceLength, lengthOf(documents[index]!));
     if (length < 2) continue;
     let place = open.find(({ room }) => room >= length);
     if (!place) {
@@ -109,7 +130,7 @@ function firstFit(documents: readonly Tokens[], order: Iterable<number>, sequenc
 
 /** All documents once, packed in their order, in batches of one shape; rows of the last batch may be empty. */
 export function* packedBatches(
-  documents: readonly Tokens[],
+  documents: readonly PackedDocument[],
   { batchSize, sequenceLength }: { batchSize: number; sequenceLength: number },
 ): Generator<Batch> {
   const rows = firstFit(documents, documents.keys(), sequenceLength);
@@ -145,7 +166,7 @@ export function documentsIn(
 }
 
 /** One batch: each row's documents one after another, each cut to the row's length; what is left over counts for nothing. */
-export function packDocuments(rows: readonly (readonly Tokens[])[], sequenceLength: number): Batch {
+export function packDocuments(rows: readonly (readonly PackedDocument[])[], sequenceLength: number): Batch {
   const shape = [rows.length, sequenceLength] as const;
   const size = rows.length * sequenceLength;
   const [inputIds, positionIds] = [new Int32Array(size), new Int32Array(size)];
@@ -154,9 +175,11 @@ export function packDocuments(rows: readonly (readonly Tokens[])[], sequenceLeng
   rows.forEach((documents, row) => {
     let at = row * sequenceLength;
     documents.forEach((document, index) => {
-      const tokens = document.subarray(0, (row + 1) * sequenceLength - at);
+      const tokens = tokensOf(document).subarray(0, (row + 1) * sequenceLength - at);
       inputIds.set(tokens, at);
       labels.set(tokens.subarray(1), at);
+      if ("tokens" in document)
+        for (let i = 1; i < tokens.length; i++) if (!document.trained[i]) labels[at + i - 1] = -100;
       for (let i = 0; i < tokens.length; i++) positionIds[at + i] = i;
       documentIds.fill(index, at, at + tokens.length);
       at += tokens.length;

@@ -1,8 +1,10 @@
 import { LineageError } from "../base/errors.js";
 import { JinjaError } from "./jinja/syntax.js";
 import { Template } from "./jinja/template.js";
-import { type Text, fromAssistant, fromUser } from "./jinja/text.js";
-import type { Tokenizer } from "./tokenizer.js";
+import { type Text, fromAssistant, fromMessage, fromUser } from "./jinja/text.js";
+import { Flagged } from "./jinja/values.js";
+import { type ChatTurns, turnsOf } from "./chat-turns.js";
+import type { PlacedId, Tokenizer } from "./tokenizer.js";
 
 /** A message of a conversation. What else it has, such as `name` or `tool_calls`, is for the template. */
 export interface ChatMessage {
@@ -101,6 +103,34 @@ export class ChatTemplate {
     return { text: text.text, ids: this.idsOf(text), assistant: text.ranges(fromAssistant) };
   }
 
+  /**
+   * A whole conversation, and which of its tokens the assistant writes: each answer from where the model begins to write to
+   * the token that ends its turn. What counts is where the characters of each message came to stand, and not what a template
+   * says of itself. Throws `data` for a template that drops a message, changes their order or does not end a turn.
+   * @param endIds tokens that end what the model writes. Default: EOS
+   */
+  turns(
+    messages: readonly ChatMessage[],
+    {
+      endIds = this.tokenizer.eosId === undefined ? [] : [this.tokenizer.eosId],
+      ...options
+    }: Omit<RenderOptions, "addGenerationPrompt"> & { readonly endIds?: readonly number[] | undefined } = {},
+  ): ChatTurns {
+    const whole = { ...options, addGenerationPrompt: false };
+    const rendered = this.write(messages, whole);
+    const tokens = this.placedIdsOf(rendered);
+    return turnsOf({
+      tokenizer: this.tokenizer,
+      messages,
+      text: rendered.text,
+      places: rendered.messages(),
+      tokens,
+      endIds,
+      textOf: (count, addGenerationPrompt) =>
+        this.render(messages.slice(0, count), { ...options, addGenerationPrompt }),
+    });
+  }
+
   private write(messages: readonly ChatMessage[], options: RenderOptions): Text {
     const { addGenerationPrompt = true, tools, documents, variables = {} } = options;
     const template = this.choose(options);
@@ -108,7 +138,11 @@ export class ChatTemplate {
       return template.render(
         {
           ...variables,
-          messages,
+          messages: messages.map(
+            ({ role, ...rest }, place) =>
+              // A template's header of a turn is no part of what the message says.
+              new Flagged({ role: new Flagged(role, fromUser), ...rest }, fromUser | fromMessage(place)),
+          ),
           tools: tools ?? null,
           documents: documents ?? null,
           add_generation_prompt: addGenerationPrompt,
@@ -137,12 +171,35 @@ export class ChatTemplate {
     );
   }
 
-  /**
-   * Special tokens are the ones that the template wrote in whole. Where a message spells one out, the text between the
-   * template's special tokens around it is encoded as plain text; everything else is encoded as it stands.
-   */
   private idsOf(rendered: Text): number[] {
-    const { tokenizer, special } = this;
+    const ids: number[] = [];
+    this.inParts(rendered, (text, _start, parseSpecial) => {
+      for (const id of this.tokenizer.encode(text, { parseSpecial })) ids.push(id);
+    });
+    return beginSequence(this.tokenizer, ids);
+  }
+
+  /** The same ids, with the part of the text that each stands for; none for a BOS that is put before them. */
+  private placedIdsOf(rendered: Text): PlacedId[] {
+    const { tokenizer } = this;
+    const tokens: PlacedId[] = [];
+    this.inParts(rendered, (text, from, parseSpecial) => {
+      for (const { id, start, end } of tokenizer.encodePlaced(text, { parseSpecial }))
+        tokens.push({ id, start: from + start, end: from + end });
+    });
+    const ids = tokens.map(({ id }) => id);
+    return beginSequence(tokenizer, ids).length > ids.length
+      ? [{ id: tokenizer.bosId!, start: 0, end: 0 }, ...tokens]
+      : tokens;
+  }
+
+  /**
+   * Gives the parts of a text that are encoded each for itself, and whether special tokens are found in them. Special tokens
+   * are the ones that the template wrote in whole. Where a message spells one out, the text between the template's special
+   * tokens around it is encoded as plain text; everything else is encoded as it stands.
+   */
+  private inParts(rendered: Text, take: (text: string, start: number, parseSpecial: boolean) => void): void {
+    const { special } = this;
     const { text } = rendered;
     const user = rendered.ranges(fromUser);
     const found = special ? [...text.matchAll(special)] : [];
@@ -151,9 +208,8 @@ export class ChatTemplate {
       while (at < user.length && user[at]![1] <= start) at++;
       return { start, end: start + length, mentioned: at < user.length && user[at]![0] < start + length };
     });
-    const ids: number[] = [];
     const add = (start: number, end: number, parseSpecial: boolean): void => {
-      for (const id of tokenizer.encode(text.slice(start, end), { parseSpecial })) ids.push(id);
+      take(text.slice(start, end), start, parseSpecial);
     };
     let start = 0;
     let plainFrom: number | undefined;
@@ -174,7 +230,6 @@ export class ChatTemplate {
       add(start, plainFrom, true);
       add(plainFrom, text.length, false);
     } else add(start, text.length, true);
-    return beginSequence(tokenizer, ids);
   }
 }
 

@@ -62,10 +62,11 @@ export class Pipeline {
   }
 
   /** The same tokens with their places. */
-  place(text: string): PlacedToken[] {
-    const { model, surfaceOf } = this.parts;
+  place(text: string, parseSpecial = true): PlacedToken[] {
+    const { surfaceOf } = this.parts;
+    const model = parseSpecial ? this.parts.model : this.parts.plainModel();
     const tokens: PlacedToken[] = [];
-    this.run(TracedText.of(text, true), true, {
+    this.run(TracedText.of(text, true), parseSpecial, {
       added: (token, match) => {
         const [start, end] = match.placeOf(0, match.text.length);
         tokens.push({ id: token.id, start, end, surface: match.text });

@@ -12,7 +12,7 @@ import { Entries, Reading } from "./entries.js";
 import type { Model } from "./model.js";
 import { readModel } from "./models.js";
 import { createNormalizer } from "./normalizers.js";
-import { Pipeline } from "./pipeline.js";
+import { Pipeline, type PlacedToken } from "./pipeline.js";
 import {
   type Template,
   bareTemplate,
@@ -45,6 +45,9 @@ export interface DecodeOptions {
   /** Whether tokens such as BOS and EOS leave no text. Default true. */
   readonly skipSpecialTokens?: boolean;
 }
+
+/** An id and the part of a text that it stands for. */
+export type PlacedId = Pick<PlacedToken, "id" | "start" | "end">;
 
 /** What a tokenizer may have besides its definition. */
 export interface TokenizerParts {
@@ -245,6 +248,13 @@ export class Tokenizer {
     const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
     if (wellFormed === "") return [];
     return this.pipeline.encode(wellFormed, parseSpecial);
+  }
+
+  /** The same ids, each with the part of the text that it stands for, in UTF-16 units as `slice` takes them. */
+  encodePlaced(text: string, { parseSpecial = true }: EncodeOptions = {}): PlacedId[] {
+    const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
+    if (wellFormed === "") return [];
+    return this.pipeline.place(wellFormed, parseSpecial).map(({ id, start, end }) => ({ id, start, end }));
   }
 
   /**

@@ -1,6 +1,10 @@
 /** Where a character came from: the caller's data, or the model's own turn (`{% generation %}`). */
 export const fromUser = 1;
 export const fromAssistant = 2;
+/** Where the place of a message stands in the flags of its characters; 0 for a text of no message. */
+const messageShift = 2;
+/** The flag of what the message at a place holds. */
+export const fromMessage = (place: number): number => (place + 1) << messageShift;
 
 /**
  * A string whose characters know where they came from, through slices and joins. So a special token that a message spells
@@ -91,6 +95,23 @@ export class Text {
         const last = found.at(-1);
         if (last?.[1] === start) last[1] = end;
         else found.push([start, end]);
+      }
+      start = end;
+    }
+    return found;
+  }
+
+  /** Where the characters of each message begin and end, by the message's place. */
+  messages(): Map<number, { start: number; end: number }> {
+    const found = new Map<number, { start: number; end: number }>();
+    let start = 0;
+    for (let at = 0; at < this.runs.length; at += 2) {
+      const end = this.runs[at]!;
+      const place = (this.runs[at + 1]! >> messageShift) - 1;
+      if (place >= 0) {
+        const known = found.get(place);
+        if (known) known.end = end;
+        else found.set(place, { start, end });
       }
       start = end;
     }

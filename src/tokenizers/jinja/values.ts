@@ -176,11 +176,20 @@ export function isTrue(value: Value): boolean {
   return true;
 }
 
+/** Data whose texts carry flags of their own. */
+export class Flagged {
+  constructor(
+    readonly data: unknown,
+    readonly flags: number,
+  ) {}
+}
+
 /** JavaScript data as a template sees it; every text in it carries `flags`. Throws for what is no data. */
 export function fromData(data: unknown, flags: number, depth = 0): Value {
   if (depth > 64) throw new JinjaError("limit", "its data is nested deeper than 64 levels");
   if (data === null || typeof data === "boolean") return data;
   if (data === undefined) return new Undefined("the value is undefined");
+  if (data instanceof Flagged) return fromData(data.data, data.flags, depth);
   if (typeof data === "string") return Text.of(data, flags);
   if (typeof data === "number") return Number.isSafeInteger(data) ? data : new Float(data);
   if (typeof data === "bigint") return integer(Number(data));
