@@ -5,6 +5,7 @@ import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
+  type Message,
   readConversations,
   readPreferences,
   readRankings,
@@ -27,9 +28,9 @@ async function file(rows: readonly unknown[], name = "rows.jsonl"): Promise<stri
   return place;
 }
 
-const asked = { role: "user", content: "Why?" };
-const said = { role: "assistant", content: "So." };
-const other = { role: "assistant", content: "No." };
+const asked: Message = { role: "user", content: "Why?" };
+const said: Message = { role: "assistant", content: "So." };
+const other: Message = { role: "assistant", content: "No." };
 
 describe("conversations of a file", () => {
   it("are one type, whatever layout they are written in, told by looking", async () => {
@@ -311,13 +312,13 @@ describe("ids and mask of a conversation", () => {
     tokenizer,
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
   );
-  const messages = [asked, { ...said }, asked, { ...other }] as const;
+  const messages = [asked, said, asked, other];
   const long = (turns: number) => ({
     row: turns,
     messages: [
-      { role: "system", content: "Be." },
+      { role: "system", content: "Be." } as const,
       ...Array.from({ length: turns }, () => [asked, said]).flat(),
-    ] as never[],
+    ],
   });
   const trainedText = ({ tokens, trained }: { tokens: Int32Array; trained: Uint8Array }) =>
     tokenizer.decode(
@@ -326,12 +327,12 @@ describe("ids and mask of a conversation", () => {
     );
 
   it("train the assistant's turns, the last one, or all, and never what a row says is not to be learned", () => {
-    const conversation = { row: 1, messages: messages as never[] };
+    const conversation = { row: 1, messages };
     expect(trainedText(encodeConversation(template, conversation))).toBe("So.<|im_end|>No.<|im_end|>");
     expect(trainedText(encodeConversation(template, conversation, { train: "last" }))).toBe("No.<|im_end|>");
     const all = encodeConversation(template, conversation, { train: "all" });
     expect(all.trained.reduce((sum, one) => sum + one, 0)).toBe(all.tokens.length - 1);
-    const none = messages.map((message) => ({ ...message, train: false })) as never[];
+    const none = messages.map((message) => ({ ...message, train: false }));
     expect(() => encodeConversation(template, { row: 1, messages: none })).toThrow(
       /no token of it is trained/,
     );
@@ -369,7 +370,7 @@ describe("ids and mask of a conversation", () => {
       tokenizer,
       "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}<|im_end|>{% endfor %}",
     );
-    const rows = [{ row: 3, messages: messages as never[] }, long(2)];
+    const rows = [{ row: 3, messages }, long(2)];
     expect(() => encodeConversations(strict, rows, { name: "rows", maxLength: 99 })).toThrow(
       /row 2 cannot be learned: the chat template refuses these messages: no system/,
     );
