@@ -35,14 +35,34 @@ export const progressObserver = (report: Reporter): TrainingObserver => ({
   resumed: (step) => {
     report.say(`resumed after step ${step}`, { step });
   },
-  stepped: ({ step, loss, parts, tokens, seconds }, { steps, secondsLeft }) => {
+  stepped: ({ step, loss, parts, microBatches, tokens, tokensSeen, seconds }, { steps, secondsLeft }) => {
     const rate = Math.round(tokens / seconds);
     const several = Object.keys(parts).length > 1 ? parts : {};
     report.progress(
-      `step ${step}/${steps}  loss ${colors.bold(loss.toFixed(4))}${listed(several)}  ${count(rate)} tokens/s  ${duration(secondsLeft)} left`,
-      { step, loss, ...several, tokensPerSecond: rate, secondsLeft: Math.round(secondsLeft) },
+      `step ${step}/${steps}  loss ${colors.bold(loss.toFixed(4))}${listed(several)}  ` +
+        `${microBatches > 1 ? `${microBatches} micro-batches  ` : ""}${count(rate)} tokens/s  ${duration(secondsLeft)} left`,
+      {
+        step,
+        loss,
+        ...several,
+        ...(microBatches > 1 && { microBatches }),
+        tokens,
+        tokensSeen,
+        tokensPerSecond: rate,
+        secondsLeft: Math.round(secondsLeft),
+      },
       step / steps,
     );
+  },
+  spiked: ({ step, since, loss, level, backTo, skippedTokens }) => {
+    const high = loss === null ? "the loss is not finite" : `the loss is ${loss.toFixed(4)}`;
+    const done =
+      backTo === undefined
+        ? "going back has not helped before, so the run goes on"
+        : `back to step ${backTo}, without the ${count(skippedTokens)} tokens since then`;
+    report.say(`spike at step ${since}: ${high}, its level was ${level.toFixed(4)}; ${done}`, {
+      spike: { since, step, loss, level, backTo, skippedTokens },
+    });
   },
   evaluated: (step, { loss, ...others }, best) => {
     report.say(`step ${step}: held-out loss ${loss.toFixed(4)}${listed(others)}`, {

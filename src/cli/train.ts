@@ -169,13 +169,13 @@ trainCommand
     of("loraTargets", "<names>", "layers: all-linear, names between commas, or /a regular expression/"),
   );
 addRunOptions(trainCommand, of, {
-  usualWarmup: "a third of the steps (an adapter a tenth), 100 at most",
-  usualLearningRate: "1e-3; sgd 0.1, adafactor 1e-2; an adapter 2e-4",
-  usualWeightDecay: "0.1; sgd, adafactor and adapters 0",
+  usualWarmup: "a third of the steps (an adapter a tenth), 100 at most; optimizer palm 0",
+  usualLearningRate: "1e-3; sgd 0.1, adafactor and palm 1e-2; an adapter 2e-4",
+  usualWeightDecay: "0.1; sgd, adafactor and adapters 0; palm the learning rate squared",
   out: undefined,
   more: [
-    of("optimizer", "<name>", "optimizer"),
-    of("schedule", "<name>", "schedule of the learning rate"),
+    of("optimizer", "<name>", "optimizer; palm is Adafactor as PaLM set it"),
+    of("schedule", "<name>", "schedule of the learning rate", { usual: "cosine; palm relative" }),
     of("beta2", "<x>", "AdamW's beta2"),
     of("zLoss", "<x>", "keeps the softmax's normaliser near 1; PaLM's is 1e-4"),
     of("ema", "<decay>", "evaluate and save a moving average of the weights with this decay", {
@@ -205,6 +205,10 @@ trainCommand
       [
         "lineage train --data stories --model llama --key-value-heads 2",
         "a LLaMA with grouped-query attention",
+      ],
+      [
+        "lineage train --data my.txt --model palm --optimizer palm --z-loss 1e-4 --batch-ramp 16,32@500 --skip-spikes 8",
+        "as PaLM was trained: its Adafactor, a batch that grows, no batches around spikes of the loss",
       ],
       [
         "lineage train --base some-llama --adapter qlora --data my.txt --out runs/lora",

@@ -98,11 +98,27 @@ export function addRunOptions(
     .optionsGroup("Training:")
     .addOption(of("batch", "<n>", "rows in a micro-batch"))
     .addOption(of("accumulate", "<n>", "micro-batches in a step"))
+    .addOption(
+      of(
+        "batchRamp",
+        "<rows>",
+        "rows of a step that grow: 16,32@500 after step 500, or 16-64@2000000 evenly over so many tokens",
+        { usual: "--batch times --accumulate" },
+      ),
+    )
     .addOption(of("steps", "<n>", "steps to train"))
     .addOption(of("learningRate", "<x>", "peak learning rate", { usual: usualLearningRate }))
     .addOption(of("warmup", "<n>", "warm-up steps, in which the learning rate rises", { usual: usualWarmup }))
     .addOption(of("weightDecay", "<x>", "weight decay of matrices", { usual: usualWeightDecay }))
-    .addOption(of("clip", "<x>", "largest gradient norm"));
+    .addOption(of("clip", "<x>", "largest gradient norm"))
+    .addOption(
+      of(
+        "skipSpikes",
+        "<x>",
+        "go back before a loss so many deviations too high and skip the batches, as PaLM did; 8 is a good start",
+        { usual: "never" },
+      ),
+    );
   for (const one of more) command.addOption(one);
   return command
     .addOption(of("evalEvery", "<n>", "steps between evaluations"))

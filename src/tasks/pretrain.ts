@@ -26,7 +26,7 @@ import {
   scheduleNames,
 } from "../training/index.js";
 import { countDocuments, readCorpus, textsOf } from "./pretrain-corpus.js";
-import { type RunControl, fromNothing, inRunFolder, smallSizes } from "./run.js";
+import { type RunControl, fromNothing, inRunFolder, smallSizes, stepsOf } from "./run.js";
 
 const plan = learningPlans.pretrain;
 
@@ -139,6 +139,8 @@ async function run(
   const { options, path: out } = folder;
   const { batch: batchSize, seed, sizes, steps } = options;
   const { pretraining } = system;
+  // What does not fit is refused before the text is read.
+  stepsOf(options);
   if (options.parallel.length > 0 && !pretraining.readsTranslations)
     throw new LineageError(
       "argument",
@@ -189,7 +191,7 @@ async function run(
     objective,
     weights,
     source,
-    accumulation: options.accumulate,
+    ...stepsOf(options),
     clipNorm: options.clip,
     seed,
     schedule: plannedSchedule(plan, steps, {

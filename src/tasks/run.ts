@@ -2,7 +2,13 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { type System, type SystemKind, systemsOfKind } from "../models/index.js";
 import type { Runtime } from "../runtime/types.js";
-import { RunFolder, type TrainingObserver } from "../training/index.js";
+import {
+  type BatchRamp,
+  RunFolder,
+  type SpikeOptions,
+  type TrainingObserver,
+  batchRamp,
+} from "../training/index.js";
 
 // What runs of every kind have in common, and those from nothing besides.
 
@@ -20,6 +26,16 @@ export interface RunControl {
 export const fromNothing = {
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
+  /**
+   * Rows of a step that grow: `16,32@500,64@1150` are 16, after step 500 they are 32, and after step 1,150 64; `16-64@2000000` grow
+   * evenly from 16 to 64 over the first 2,000,000 tokens. Multiples of `batch`. Default: `batch` times `accumulate` throughout.
+   */
+  batchRamp: z.string().optional(),
+  /**
+   * Goes back to the last checkpoint before a spike of the loss and skips the batches since then: where the loss is this many standard
+   * deviations above its median of the last 64 steps for three steps, or is not finite. Default: never.
+   */
+  skipSpikes: z.number().positive().optional(),
   steps: z.int().positive().default(1000),
   /** Steps of rising learning rate. Default: as the kind of run has it, in `learningPlans`. */
   warmup: z.int().nonnegative().optional(),
@@ -29,6 +45,26 @@ export const fromNothing = {
   patience: z.int().positive().optional(),
   seed: z.int().nonnegative().default(1),
 };
+
+/** What a run's options say of its steps: how many micro-batches they have, and when a loss is a spike. */
+export function stepsOf({
+  batch,
+  accumulate,
+  batchRamp: ramp,
+  skipSpikes,
+}: {
+  readonly batch: number;
+  readonly accumulate: number;
+  readonly batchRamp?: string | undefined;
+  readonly skipSpikes?: number | undefined;
+}): { readonly accumulation: number | BatchRamp; readonly spikes: SpikeOptions | undefined } {
+  if (ramp !== undefined && accumulate !== 1)
+    throw new LineageError("argument", "--batch-ramp says how many rows a step has; leave --accumulate out");
+  return {
+    accumulation: ramp === undefined ? accumulate : batchRamp(ramp, batch),
+    spikes: skipSpikes === undefined ? undefined : { deviations: skipSpikes },
+  };
+}
 
 /** Sizes of a model from nothing where nobody says: minutes of training on a laptop. */
 export const smallSizes = { contextLength: 128, hiddenSize: 128, numLayers: 4, numHeads: 4 };

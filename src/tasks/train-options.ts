@@ -34,10 +34,12 @@ export const trainOptions = z.object({
   loraDropout: z.number().min(0).lt(1).default(0),
   /** `all-linear`, names between commas, or a regular expression between slashes. */
   loraTargets: z.string().default("all-linear"),
-  optimizer: z.enum(["adamw", "sgd", "adafactor"]).default("adamw"),
-  /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor; an adapter 2e-4. */
+  /** `palm`: Adafactor as PaLM set it, unfactored, with momentum, and a weight decay of the rate squared. */
+  optimizer: z.enum(["adamw", "sgd", "adafactor", "palm"]).default("adamw"),
+  /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor and PaLM's; an adapter 2e-4. */
   learningRate: z.number().positive().optional(),
-  schedule: z.enum(scheduleNames).default(plan.schedule),
+  /** Default: `cosine`; for PaLM's Adafactor `relative`, 1 over the root of the steps, but no more than the peak. */
+  schedule: z.enum(scheduleNames).optional(),
   /** Default: 0.1 for AdamW, none for the others and for an adapter. */
   weightDecay: z.number().nonnegative().optional(),
   beta2: z.number().positive().lt(1).default(plan.betas[1]),

@@ -29,12 +29,13 @@ import {
   learningPlans,
   optimizerRates,
   optimizerStateSize,
+  palmAdafactor,
   plannedSchedule,
   runTraining,
   sgd,
   trainingMemory,
 } from "../training/index.js";
-import { inRunFolder, namedSystem, smallSizes } from "./run.js";
+import { inRunFolder, namedSystem, smallSizes, stepsOf } from "./run.js";
 import { openBase } from "./train-adapter.js";
 import {
   type AdapterRequest,
@@ -123,6 +124,8 @@ async function run(
   if (options.workers !== undefined && asked && !systemsOfKind("decoder").includes(asked))
     throw new LineageError("argument", "workers know the library's systems alone; leave them out");
   const sizes = asked && sizesOf(asked, options);
+  // What does not fit is refused before the text is read.
+  stepsOf(options);
   using base = asked ? undefined : await openBase(runtime, options.base!, out, options);
   const system = asked ?? base!.system;
   const corpus =
@@ -214,7 +217,7 @@ async function run(
     objective,
     weights,
     source,
-    accumulation: options.accumulate,
+    ...stepsOf(options),
     workers:
       options.workers === undefined
         ? undefined
@@ -266,8 +269,12 @@ export function trainObjective({ options, vocabSize }: ObjectiveArgument): Objec
 }
 
 /** How a run learns where nobody says. */
-const planOf = ({ base }: TrainOptions): LearningPlan =>
-  base === undefined ? learningPlans.train : learningPlans.adapter;
+const planOf = ({ base, optimizer }: TrainOptions): LearningPlan =>
+  base !== undefined
+    ? learningPlans.adapter
+    : optimizer === "palm"
+      ? learningPlans.palm
+      : learningPlans.train;
 
 function objectiveOf(
   model: CausalLm,
@@ -303,5 +310,13 @@ function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weigh
   const weightDecay = options.weightDecay ?? (optimizer === "adamw" ? planOf(options).weightDecay : 0);
   if (optimizer === "sgd") return sgd(weights, gradients, { momentum: 0.9, weightDecay });
   if (optimizer === "adafactor") return adafactor(weights, gradients, { weightDecay });
+  if (optimizer === "palm")
+    return adafactor(weights, gradients, {
+      ...palmAdafactor,
+      ...(options.weightDecay !== undefined && {
+        weightDecay: options.weightDecay,
+        weightDecayPower: undefined,
+      }),
+    });
   return adamW(weights, gradients, { betas: [0.9, beta2], weightDecay });
 }

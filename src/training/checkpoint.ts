@@ -4,6 +4,7 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { type ConstantWeights, constantTensors } from "../graph/index.js";
 import { SafetensorsFile, writeSafetensors, readWeights, tensorsToSave } from "../formats/index.js";
+import { type SpikeState, spikeStateSchema } from "./spikes.js";
 import type { Trainer } from "./trainer.js";
 
 /** Everything that a run needs to go on, in one file: it is whole and of one step, or it is not there. */
@@ -16,17 +17,22 @@ export interface Progress {
   readonly bestStep?: number | undefined;
   /** Evaluations since then. */
   readonly evaluationsSinceBest: number;
+  /** What is known of spikes of the loss, where the run watches for them. */
+  readonly spikes?: SpikeState | undefined;
 }
 
 const stateSchema = z.object({
   step: z.int().nonnegative(),
   source: z.unknown(),
+  /** Files of earlier versions do not count them. */
+  tokens: z.number().nonnegative().default(0),
   /** Checksum of the frozen weights, which a file does not hold. */
   frozen: z.number().optional(),
   progress: z.object({
     best: z.number().optional(),
     bestStep: z.int().optional(),
     evaluationsSinceBest: z.int().nonnegative(),
+    spikes: spikeStateSchema.optional(),
   }),
 });
 
@@ -61,9 +67,17 @@ export async function saveTraining(folder: string, trainer: Trainer, progress: P
   await writeSafetensors(trainingFile(folder), tensors, { lineage: JSON.stringify(state) });
 }
 
-/** Goes on exactly where `saveTraining` left off. */
-export async function restoreTraining(folder: string, trainer: Trainer): Promise<Progress> {
-  const file = await SafetensorsFile.open(trainingFile(folder));
+/**
+ * Goes on exactly where `saveTraining` left off.
+ * @param options.file another file of that kind
+ * @param options.keepsSource whether the source of batches stays where it is
+ */
+export async function restoreTraining(
+  folder: string,
+  trainer: Trainer,
+  options: { readonly file?: string; readonly keepsSource?: boolean } = {},
+): Promise<Progress> {
+  const file = await SafetensorsFile.open(options.file ?? trainingFile(folder));
   const parsed = stateSchema.safeParse(parseState(file));
   if (!parsed.success)
     throw new LineageError("checkpoint", `${file.path} does not hold the state of a training run`);
@@ -73,7 +87,8 @@ export async function restoreTraining(folder: string, trainer: Trainer): Promise
       `${file.path} was trained with other frozen weights; resume with the model that the run started from`,
     );
   for (const [prefix, state] of Object.entries(parts(trainer))) await readWeights([file], state, prefix);
-  trainer.restore({ step: parsed.data.step, source: parsed.data.source });
+  const { step, tokens, source } = parsed.data;
+  trainer.restore({ step, tokens, source: options.keepsSource ? trainer.state.source : source });
   return parsed.data.progress;
 }
 

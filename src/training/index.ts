@@ -1,4 +1,5 @@
 export { type ChartOptions, type Curve, lossChart } from "../pictures/index.js";
+export * from "./batch-ramp.js";
 export * from "./checkpoint-average.js";
 export * from "./checkpoint.js";
 export * from "./folder.js";
@@ -11,6 +12,7 @@ export * from "./parallel.js";
 export * from "./plans.js";
 export * from "./run.js";
 export * from "./schedules.js";
+export { type Spike, type SpikeOptions, SpikeWatch } from "./spikes.js";
 export * from "./step.js";
 export * from "./tensorboard.js";
 export * from "./trainer.js";

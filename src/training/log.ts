@@ -5,6 +5,7 @@ import { readTextParts, storageError, writeAtomically } from "../base/files.js";
 import { lossChart, pngOf } from "../pictures/index.js";
 import type { RunFolder } from "./folder.js";
 import { History } from "./history.js";
+import type { Spike } from "./spikes.js";
 import { TensorBoardWriter } from "./tensorboard.js";
 import type { StepReport } from "./trainer.js";
 
@@ -16,42 +17,47 @@ export class MetricsLog {
   private constructor(
     private readonly folder: RunFolder,
     private readonly board: TensorBoardWriter,
-    private readonly learned: History,
-    private readonly heldOut: History,
+    private curves: Curves,
   ) {}
 
   /** Goes on with what the folder's run wrote up to `step`; what a process wrote after its last save is written again. */
   static async open(folder: RunFolder, step: number): Promise<MetricsLog> {
-    const [learned, heldOut] = [new History(), new History()];
-    const file = folder.file("metrics.jsonl");
-    if (folder.resuming && existsSync(file)) {
-      let whole = true;
-      for (const line of linesOf(file)) {
-        const record = recordUpTo(line, step);
-        if (!record) whole = false;
-        else if (record.loss !== undefined) learned.push({ step: record.step, loss: record.loss });
-        else if (record.validationLoss !== undefined)
-          heldOut.push({ step: record.step, loss: record.validationLoss });
-      }
-      if (!whole) await writeAtomically(file, keptLines(file, step));
-    }
+    const curves = folder.resuming ? await readUpTo(folder, step) : newCurves();
     const board = folder.file(
       `events.out.tfevents.${Math.floor(Date.now() / 1000)}.${os.hostname()}.${process.pid}`,
     );
-    return new MetricsLog(folder, new TensorBoardWriter(board), learned, heldOut);
+    return new MetricsLog(folder, new TensorBoardWriter(board), curves);
+  }
+
+  /**
+   * Forgets what it wrote of steps after that of the checkpoint that the run goes back to, and writes down why.
+   * @param spikes all so far: those after that step are kept
+   */
+  async goBack(step: number, spikes: readonly Spike[]): Promise<void> {
+    this.curves = await readUpTo(this.folder, step);
+    for (const spike of spikes)
+      if ((spike.backTo ?? spike.step) > step || spike === spikes.at(-1)) this.append({ step, spike });
+  }
+
+  /** Writes down that the run goes on through a spike. */
+  spike(spike: Spike): void {
+    this.append({ step: spike.step, spike });
   }
 
   step(report: StepReport): void {
-    const { step, loss, parts, learningRate, gradientNorm, tokens, seconds } = report;
+    const { step, loss, parts, learningRate, gradientNorm, microBatches, tokens, tokensSeen, seconds } =
+      report;
     const several = Object.keys(parts).length > 1;
-    this.learned.push({ step, loss });
+    this.curves.learned.push({ step, loss });
     this.append({
       step,
       loss,
       ...(several && { parts }),
       learningRate,
       gradientNorm,
+      ...(microBatches > 1 && { microBatches }),
       tokens,
+      tokensSeen,
       seconds,
     });
     this.scalars(step, {
@@ -64,7 +70,7 @@ export class MetricsLog {
 
   evaluation(step: number, metrics: Metrics): void {
     const { loss, ...others } = metrics;
-    this.heldOut.push({ step, loss });
+    this.curves.heldOut.push({ step, loss });
     this.append({
       step,
       validationLoss: loss,
@@ -88,8 +94,8 @@ export class MetricsLog {
 
   private picture(): string {
     return lossChart(`Loss of ${path.basename(path.resolve(this.folder.path))}`, [
-      { label: "training", points: this.learned.points },
-      { label: "held out", points: this.heldOut.points },
+      { label: "training", points: this.curves.learned.points },
+      { label: "held out", points: this.curves.heldOut.points },
     ]);
   }
 
@@ -118,6 +124,30 @@ export class MetricsLog {
 
 const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Record<string, number> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [prefix + name, value]));
+
+/** Losses so far. */
+interface Curves {
+  readonly learned: History;
+  readonly heldOut: History;
+}
+const newCurves = (): Curves => ({ learned: new History(), heldOut: new History() });
+
+/** The losses that a run wrote down up to a step; what it wrote after that is taken out of the file. */
+async function readUpTo(folder: RunFolder, step: number): Promise<Curves> {
+  const curves = newCurves();
+  const file = folder.file("metrics.jsonl");
+  if (!existsSync(file)) return curves;
+  let whole = true;
+  for (const line of linesOf(file)) {
+    const record = recordUpTo(line, step);
+    if (!record) whole = false;
+    else if (record.loss !== undefined) curves.learned.push({ step: record.step, loss: record.loss });
+    else if (record.validationLoss !== undefined)
+      curves.heldOut.push({ step: record.step, loss: record.validationLoss });
+  }
+  if (!whole) await writeAtomically(file, keptLines(file, step));
+  return curves;
+}
 
 interface MetricsRecord {
   readonly step: number;

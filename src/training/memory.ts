@@ -38,6 +38,7 @@ export interface TrainingMemory {
 /** Elements of state that an optimiser keeps for a parameter. */
 export const optimizerStateSize = {
   adamw: ({ size }: Parameter): number => 2 * size,
+  palm: ({ size }: Parameter): number => 2 * size,
   /** With momentum. */
   sgd: ({ size }: Parameter): number => size,
   adafactor: ({ shape, size }: Parameter): number => {

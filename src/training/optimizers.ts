@@ -299,9 +299,25 @@ export interface AdafactorOptions extends ParameterOptions {
   readonly beta1?: number;
   /** Default 0. */
   readonly weightDecay?: number;
+  /** Weights lose this power of the learning rate at every step, whatever their size; `weightDecay` has no effect then. */
+  readonly weightDecayPower?: number;
   /** Whether a parameter's step is its own root mean square times the learning rate. Default true. */
   readonly scaleParameter?: boolean;
+  /** Whether of a matrix's squared gradients only the means of rows and columns are kept. Default true. */
+  readonly factored?: boolean;
 }
+
+/**
+ * Adafactor as PaLM was trained with it, Chowdhery et al. 2022, section 5: squared gradients are kept whole, which is Adam with steps
+ * relative to a parameter's size, a momentum of 0.9, and a weight decay of the learning rate squared. The paper clips the global norm
+ * of the gradients at 1; its rate is the schedule `relative`.
+ */
+export const palmAdafactor = {
+  factored: false,
+  beta1: 0.9,
+  decayRate: -0.8,
+  weightDecayPower: 2,
+} as const satisfies AdafactorOptions;
 
 /** One parameter's tensors as its program sees them. */
 interface AdafactorSlot {
@@ -311,7 +327,7 @@ interface AdafactorSlot {
 
 /**
  * Adafactor, Shazeer & Stern 2018, algorithms 4 and 5: squared gradients of a matrix are remembered as the means of its
- * rows and columns alone, of more than two axes for the last two; the same numbers as transformers' `Adafactor`. The
+ * rows and columns alone, of more than two axes for the last two, unless `factored` is off; the same numbers as transformers' `Adafactor`. The
  * paper's relative step sizes are the schedule `step => Math.min(1e-2, 1 / Math.sqrt(step))` with `scaleParameter`.
  */
 export async function adafactor(
@@ -331,7 +347,7 @@ class Adafactor implements Optimizer {
     private readonly owned: readonly DeviceTensor[],
     private readonly scalars: ReadonlyMap<number, Readonly<Record<string, DeviceTensor<"float32">>>>,
     readonly state: Readonly<Record<string, OptimizerState>>,
-    private readonly decayRate: number,
+    private readonly powers: { readonly decayRate: number; readonly weightDecayPower: number | undefined },
   ) {}
 
   static async create(weights: Weights, gradients: Weights, options: AdafactorOptions): Promise<Adafactor> {
@@ -340,14 +356,18 @@ class Adafactor implements Optimizer {
       decayRate = -0.8,
       beta1,
       weightDecay = 0,
+      weightDecayPower,
+      factored = true,
       decays = isMatrix,
       learningRateFactor = () => 1,
     } = options;
     const [matrices, vectors] = [
-      await adafactorProgram(runtime, ["stack", "rows", "columns"], options),
+      factored ? await adafactorProgram(runtime, ["stack", "rows", "columns"], options) : undefined,
       await adafactorProgram(runtime, ["elements"], options),
     ];
-    const decay = runtime.createTensor("float32", [], Float32Array.of(weightDecay));
+    // With a power of the rate this says whether there is decay at all.
+    const most = weightDecayPower === undefined ? weightDecay : 1;
+    const decay = runtime.createTensor("float32", [], Float32Array.of(most));
     const noDecay = runtime.createTensor("float32", []);
     const owned: DeviceTensor[] = [decay, noDecay];
     const kept: Record<string, Record<string, DeviceTensor<"float32">>> = {
@@ -360,7 +380,7 @@ class Adafactor implements Optimizer {
     const slots: AdafactorSlot[] = [];
     for (const [name, { parameter, offset, size }] of gradients.layout.placements) {
       const { shape } = parameter;
-      const matrix = shape.length >= 2;
+      const matrix = factored && shape.length >= 2;
       const [rows = 1, columns = 1] = shape.slice(-2);
       const view = matrix ? [size / (rows * columns), rows, columns] : [size];
       const memory = (kind: string, memoryShape: readonly number[]) =>
@@ -380,7 +400,7 @@ class Adafactor implements Optimizer {
         scalars.set(
           factor,
           Object.fromEntries(
-            ["learningRate", "gradientScale", "keep"].map((key) => [
+            ["learningRate", "gradientScale", "keep", "decayOfStep"].map((key) => [
               key,
               runtime.createTensor("float32", []),
             ]),
@@ -393,7 +413,7 @@ class Adafactor implements Optimizer {
         gradient,
         weightDecay: decays(name, parameter) ? decay : noDecay,
       };
-      const program = matrix ? matrices : vectors;
+      const program = matrix ? matrices! : vectors;
       slots.push({
         factor,
         binding: program.bind(
@@ -406,16 +426,20 @@ class Adafactor implements Optimizer {
       Object.entries(kept).map(([kind, tensors]) => [kind, stateOf(tensors)]),
     );
     if (firstMoment) state["firstMoment"] = firstMoment;
-    return new Adafactor([matrices, vectors], slots, owned, scalars, state, decayRate);
+    const programs = matrices ? [matrices, vectors] : [vectors];
+    return new Adafactor(programs, slots, owned, scalars, state, { decayRate, weightDecayPower });
   }
 
   async update({ learningRate, gradientScale = 1, signal }: UpdateOptions): Promise<void> {
     signal?.throwIfAborted();
     const step = this.steps + 1;
+    const { decayRate, weightDecayPower = 0 } = this.powers;
     for (const [factor, scalars] of this.scalars) {
-      scalars["learningRate"]!.write(Float32Array.of(learningRate * factor));
+      const rate = learningRate * factor;
+      scalars["learningRate"]!.write(Float32Array.of(rate));
       scalars["gradientScale"]!.write(Float32Array.of(gradientScale));
-      scalars["keep"]!.write(Float32Array.of(1 - step ** this.decayRate));
+      scalars["keep"]!.write(Float32Array.of(1 - step ** decayRate));
+      scalars["decayOfStep"]!.write(Float32Array.of(rate ** weightDecayPower));
     }
     // No signal inside: a half-updated model is neither the old one nor the new one.
     for (const { binding } of this.slots) await binding.run();
@@ -453,6 +477,7 @@ function adafactorProgram(
   options: AdafactorOptions,
 ): Promise<Program> {
   const { epsilons = [1e-30, 1e-3], clipThreshold = 1, beta1, scaleParameter = true } = options;
+  const { weightDecayPower } = options;
   const scalar = (name: string) => input(name, "float32", []);
   const rootMeanSquare = (x: Tensor) => sqrt(mean(square(x)));
   const parameter = input("parameter", "float32", shape);
@@ -482,7 +507,8 @@ function adafactorProgram(
       mul(input("firstMoment", "float32", shape), beta1),
       mul(update, 1 - beta1),
     );
-  results["parameter.new"] = sub(mul(parameter, sub(1, mul(scalar("weightDecay"), rate))), update);
+  const decay = weightDecayPower === undefined ? rate : scalar("decayOfStep");
+  results["parameter.new"] = sub(mul(parameter, sub(1, mul(scalar("weightDecay"), decay))), update);
   return compile(runtime, results, { name: "adafactor" });
 }
 

@@ -14,7 +14,7 @@ export interface LearningPlan {
 }
 
 /** Peaks that suit each optimiser in a decoder from nothing: Adafactor's is relative to the size of a parameter. */
-export const optimizerRates = { adamw: 1e-3, sgd: 0.1, adafactor: 1e-2 } as const;
+export const optimizerRates = { adamw: 1e-3, sgd: 0.1, adafactor: 1e-2, palm: 1e-2 } as const;
 
 /** The plan of each kind of run. */
 export const learningPlans = {
@@ -30,6 +30,18 @@ export const learningPlans = {
     floor: 0.1,
     betas: [0.9, 0.99],
     weightDecay: 0.1,
+  },
+  /**
+   * A decoder from nothing with PaLM's Adafactor, Chowdhery et al. 2022, section 5: 1e-2 for 10,000 steps and the inverse root of the
+   * steps from then on, without a warm-up. The optimiser's weight decay is the rate squared.
+   */
+  palm: {
+    schedule: "relative",
+    learningRate: optimizerRates.palm,
+    warmup: { share: 0 },
+    floor: 0,
+    betas: [0.9, 0],
+    weightDecay: 0,
   },
   /**
    * A decoder's adapter: the rate of Hu et al. 2021, table 11, and of Dettmers et al. 2023, table 9. A warm-up of a tenth; the update

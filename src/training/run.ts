@@ -2,6 +2,8 @@ import { LineageError } from "../base/errors.js";
 import { collectGarbage } from "../base/garbage.js";
 import type { Weights } from "../nn/index.js";
 import { type Progress, restoreTraining, saveTraining } from "./checkpoint.js";
+import { ReturnPoints } from "./return-points.js";
+import { type Spike, type SpikeOptions, SpikeWatch } from "./spikes.js";
 import type { RunFolder } from "./folder.js";
 import { type Metrics, MetricsLog } from "./log.js";
 import { type StepReport, Trainer, type TrainerOptions } from "./trainer.js";
@@ -13,6 +15,8 @@ export interface TrainingObserver {
   stepped?(report: StepReport, run: { readonly steps: number; readonly secondsLeft: number }): void;
   /** `best` when the metric has never been better. */
   evaluated?(step: number, metrics: Metrics, best: boolean): void;
+  /** The run goes back to the checkpoint of `backTo`, without the batches since then; or on, where that was no help. */
+  spiked?(spike: Spike): void;
 }
 
 export interface TrainingRun extends TrainerOptions {
@@ -33,6 +37,11 @@ export interface TrainingRun extends TrainerOptions {
   readonly best?: { readonly metric: string; readonly mode: "least" | "most" };
   /** Ends the run after this many evaluations without a better one. Default: never. */
   readonly patience?: number | undefined;
+  /**
+   * Goes back to the last checkpoint before a spike of the loss and skips the batches since then, Chowdhery et al. 2022, section 5.1. The
+   * checkpoints of the last two evaluations are kept for it. Default: never.
+   */
+  readonly spikes?: SpikeOptions | undefined;
   /** Ends the run after the step that is under way, with everything saved. */
   readonly signal?: AbortSignal;
   readonly observer?: TrainingObserver;
@@ -45,6 +54,8 @@ export interface TrainingResult {
   /** Of the best evaluation, whose weights were saved; undefined before the first. */
   readonly best: number | undefined;
   readonly bestStep: number | undefined;
+  /** Spikes of the loss in the whole run, where it watched for them. */
+  readonly spikes: readonly Spike[];
   /** Tokens that this process's steps read, and how long they took. */
   readonly tokens: number;
   readonly seconds: number;
@@ -87,11 +98,16 @@ class Loop {
   private savedStep: number | undefined;
   private hasModel = false;
   private collected = -Infinity;
+  private readonly watch: SpikeWatch | undefined;
+  private readonly points: ReturnPoints;
 
   constructor(
     private readonly options: TrainingRun,
     private readonly trainer: Trainer,
-  ) {}
+  ) {
+    this.watch = options.spikes && new SpikeWatch(options.spikes);
+    this.points = new ReturnPoints(options.folder.path);
+  }
 
   async run(): Promise<TrainingResult> {
     const { folder, signal, observer } = this.options;
@@ -99,12 +115,19 @@ class Loop {
       this.progress = await restoreTraining(folder.path, this.trainer);
       this.savedStep = this.step;
       this.hasModel = this.progress.best !== undefined;
+      if (this.progress.spikes) this.watch?.restore(this.progress.spikes);
       observer?.resumed?.(this.step);
     } else await folder.writeOptions();
+    if (this.watch) {
+      await this.points.forget(this.step);
+      if (this.step === 0) await this.save();
+      if (this.step % this.options.evalEvery === 0 && !this.watch.suspects) await this.points.keep(this.step);
+    }
     const log = await MetricsLog.open(folder, this.step);
     try {
       while (!this.over) await this.advance(log);
       await log.finish();
+      if (this.watch) await this.points.forget(-1);
       return this.result(this.step < this.options.steps ? "stopped early" : "finished");
     } catch (error) {
       if (error instanceof LineageError && error.code === "diverged") {
@@ -131,7 +154,14 @@ class Loop {
   private async advance(log: MetricsLog): Promise<void> {
     const { steps, evalEvery, signal, observer } = this.options;
     const started = performance.now();
-    const report = await this.trainer.step({ signal });
+    const report = await this.trainer.step({ signal }).catch((error: unknown) => {
+      if (!this.watch || !isDivergence(error)) throw error;
+      return error;
+    });
+    if (report instanceof LineageError) {
+      await this.returnFrom({ step: this.step + 1, loss: NaN, error: report }, log);
+      return;
+    }
     log.step(report);
     this.tokens += report.tokens;
     this.seconds += (performance.now() - started) / 1000;
@@ -140,12 +170,61 @@ class Loop {
       steps,
       secondsLeft: (this.seconds / this.stepsHere) * (steps - report.step),
     });
+    if (await this.returnFrom(report, log)) return;
     if (report.step % evalEvery === 0 || report.step === steps) {
-      await this.evaluate(log);
+      try {
+        await this.evaluate(log);
+      } catch (error) {
+        if (!this.watch || !isDivergence(error)) throw error;
+        await this.returnFrom({ step: report.step, loss: NaN, error }, log);
+        return;
+      }
       await this.save();
+      if (this.watch && !this.watch.suspects && report.step % evalEvery === 0)
+        await this.points.keep(report.step);
       await log.draw();
       this.collect();
     }
+  }
+
+  /**
+   * Goes back where the loss of a step makes a spike certain, or on where going back was no help; whether it went back.
+   * @param found.error what a loss that is not finite was refused with: thrown where the run cannot go back
+   */
+  private async returnFrom(
+    { step, loss, error }: { readonly step: number; readonly loss: number; readonly error?: LineageError },
+    log: MetricsLog,
+  ): Promise<boolean> {
+    const { watch, points, trainer } = this;
+    const { folder, observer } = this.options;
+    const before = trainer.state;
+    const found = watch?.see(step, loss);
+    if (!watch || !found) return false;
+    const backTo = watch.target(found, await points.steps());
+    if (backTo === undefined) {
+      if (error) throw error;
+      const spike = { ...found, skippedTokens: 0 };
+      watch.note(spike);
+      log.spike(spike);
+      observer?.spiked?.(spike);
+      return false;
+    }
+    // A step that was refused has left its batches to be read again.
+    const skipped = step > before.step ? await trainer.skip() : 0;
+    folder.check();
+    const { spikes, ...progress } = await restoreTraining(folder.path, trainer, {
+      file: points.file(backTo),
+      keepsSource: true,
+    });
+    this.progress = progress;
+    if (spikes) watch.goBack(spikes);
+    const spike = { ...found, backTo, skippedTokens: before.tokens - trainer.state.tokens + skipped };
+    watch.note(spike);
+    await this.save();
+    await points.forget(backTo);
+    await log.goBack(backTo, watch.spikes);
+    observer?.spiked?.(spike);
+    return true;
   }
 
   /** What steps, evaluations and pictures have dropped, now and then: it costs some hundredths of a second. */
@@ -184,6 +263,7 @@ class Loop {
 
   private async save(): Promise<void> {
     this.options.folder.check();
+    this.progress = { ...this.progress, spikes: this.watch?.save() };
     await saveTraining(this.options.folder.path, this.trainer, this.progress);
     this.savedStep = this.step;
   }
@@ -197,6 +277,10 @@ class Loop {
 
   private result(outcome: TrainingResult["outcome"]): TrainingResult {
     const { best, bestStep } = this.progress;
-    return { outcome, step: this.step, best, bestStep, tokens: this.tokens, seconds: this.seconds };
+    const spikes = this.watch?.spikes ?? [];
+    return { outcome, step: this.step, best, bestStep, spikes, tokens: this.tokens, seconds: this.seconds };
   }
 }
+
+const isDivergence = (error: unknown): error is LineageError =>
+  error instanceof LineageError && error.code === "diverged";

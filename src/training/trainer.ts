@@ -1,6 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { type Batch, type BatchSource, type Tokens, evaluationBatches } from "../data/index.js";
 import type { WeightSet, Weights } from "../nn/index.js";
+import type { BatchRamp } from "./batch-ramp.js";
 import { firstNonFinite } from "./diagnosis.js";
 import { type LanguageModel, type Objective } from "./objective.js";
 import { nextTokenObjective } from "../objectives/causal.js";
@@ -23,8 +24,8 @@ export interface TrainerOptions {
   readonly weights: Weights;
   readonly source: BatchSource;
   readonly schedule: Schedule;
-  /** Micro-batches of one step. Default 1. */
-  readonly accumulation?: number;
+  /** Micro-batches of one step, or how they grow. Default 1. */
+  readonly accumulation?: number | BatchRamp;
   /** Limit of the global norm of the gradients. Default 1. */
   readonly clipNorm?: number;
   readonly seed: number;
@@ -43,8 +44,11 @@ export interface StepReport extends Loss {
   readonly gradientNorm: number;
   /** Positions that each part of the loss was a sum over. */
   readonly counts: PartValues;
+  readonly microBatches: number;
   /** Tokens that the model read. */
   readonly tokens: number;
+  /** Tokens of this step and of all before it. */
+  readonly tokensSeen: number;
   readonly seconds: number;
 }
 
@@ -52,10 +56,14 @@ export interface StepReport extends Loss {
 export interface TrainerState {
   readonly step: number;
   readonly source: unknown;
+  /** What it has learned from. */
+  readonly tokens: number;
 }
 
 /** Trains a model on an objective, step by step. Everything that a step depends on is in `weights`, `optimizer.state` and `state`. */
 export class Trainer implements Disposable {
+  private tokens = 0;
+
   private constructor(
     private readonly options: TrainerOptions,
     readonly gradients: Weights,
@@ -67,15 +75,16 @@ export class Trainer implements Disposable {
 
   /** Throws `argument` where no parameter is trainable. */
   static async create(options: TrainerOptions): Promise<Trainer> {
-    const { objective, weights, averageDecay, accumulation = 1, optimizer: makeOptimizer = adamW } = options;
+    const { objective, weights, averageDecay, optimizer: makeOptimizer = adamW } = options;
+    const { most } = rampOf(options);
     const gradients = weights.like((_, parameter) => parameter.trainable);
     if (gradients.layout.size === 0)
       throw new LineageError("argument", "there is nothing to train: every parameter of the model is frozen");
     const { workers } = options;
-    if (workers && workers.workers > accumulation)
+    if (workers && workers.workers > most)
       throw new LineageError(
         "argument",
-        `${workers.workers} workers share ${accumulation} micro-batches of a step: some would have nothing to do; use more micro-batches or fewer workers`,
+        `${workers.workers} workers share ${most} micro-batches of a step: some would have nothing to do; use more micro-batches or fewer workers`,
       );
     if (workers && weights.constants)
       throw new LineageError(
@@ -85,7 +94,7 @@ export class Trainer implements Disposable {
     // One program alone, which has to start from zero where it adds: a second one would take as much memory again.
     const passes = workers
       ? WorkerGroup.create(weights, gradients, workers)
-      : await TrainingStep.create(objective, weights, gradients, { accumulates: accumulation > 1 });
+      : await TrainingStep.create(objective, weights, gradients, { accumulates: most > 1 });
     const optimizer = await makeOptimizer(weights, gradients);
     const norm = await GradientNorm.create(weights.runtime, gradients);
     const average =
@@ -103,13 +112,26 @@ export class Trainer implements Disposable {
   }
 
   get state(): TrainerState {
-    return { step: this.optimizer.steps, source: this.options.source.state };
+    return { step: this.optimizer.steps, source: this.options.source.state, tokens: this.tokens };
   }
 
   /** Goes on where a run stood whose weights and moments have been loaded. */
-  restore({ step, source }: TrainerState): void {
+  restore({ step, source, tokens }: TrainerState): void {
     this.optimizer.restore(step);
     this.options.source.restore(source);
+    this.tokens = tokens;
+  }
+
+  /** Reads the batches of the next step and drops them; the tokens in them. */
+  async skip(): Promise<number> {
+    return tokensIn(await this.batches());
+  }
+
+  private async batches(): Promise<Batch[]> {
+    const count = rampOf(this.options).microBatches(this.optimizer.steps + 1, this.tokens);
+    const batches: Batch[] = [];
+    while (batches.length < count) batches.push(await this.options.source.next());
+    return batches;
   }
 
   /**
@@ -117,13 +139,12 @@ export class Trainer implements Disposable {
    * aborted step leaves weights and state as they were, too.
    */
   async step({ signal }: { signal?: AbortSignal } = {}): Promise<StepReport> {
-    const { objective, source, accumulation = 1, clipNorm = 1, schedule } = this.options;
+    const { objective, source, clipNorm = 1, schedule } = this.options;
     const started = performance.now();
     const before = source.state;
     const step = this.optimizer.steps + 1;
     try {
-      const batches: Batch[] = [];
-      while (batches.length < accumulation) batches.push(await source.next());
+      const batches = await this.batches();
       const counts = totalCounts(objective, batches);
       const sums = await this.pass(step, batches, counts, signal);
       const loss = lossOf(objective, sums, counts);
@@ -137,13 +158,17 @@ export class Trainer implements Disposable {
         signal,
       });
       await this.average?.update();
+      const tokens = tokensIn(batches);
+      this.tokens += tokens;
       return {
         step,
         ...loss,
         learningRate,
         gradientNorm,
         counts,
-        tokens: batches.reduce((sum, batch) => sum + tokensOf(batch), 0),
+        microBatches: batches.length,
+        tokens,
+        tokensSeen: this.tokens,
         seconds: (performance.now() - started) / 1000,
       };
     } catch (error) {
@@ -165,7 +190,7 @@ export class Trainer implements Disposable {
       signal?.throwIfAborted();
       return await passes.run(seeded, counts);
     }
-    const accumulate = batches.length > 1;
+    const accumulate = rampOf(this.options).most > 1;
     if (accumulate) this.gradients.clear();
     const sums: Record<string, number> = {};
     for (const { batch, seed } of seeded) {
@@ -175,8 +200,8 @@ export class Trainer implements Disposable {
   }
 
   private dropoutSeed(step: number, microBatch: number): number {
-    const { seed, accumulation = 1 } = this.options;
-    return (Math.imul(seed, 0x9e3779b1) + step * accumulation + microBatch) >>> 0;
+    const { most } = rampOf(this.options);
+    return (Math.imul(this.options.seed, 0x9e3779b1) + step * most + microBatch) >>> 0;
   }
 
   /** Says where the first value came from that is not finite. */
@@ -206,6 +231,13 @@ export class Trainer implements Disposable {
   }
 }
 
+function rampOf({ accumulation = 1 }: TrainerOptions): BatchRamp {
+  if (typeof accumulation !== "number") return accumulation;
+  return { most: accumulation, microBatches: () => accumulation };
+}
+
+const tokensIn = (batches: readonly Batch[]): number =>
+  batches.reduce((sum, batch) => sum + tokensOf(batch), 0);
 const tokensOf = ({ tokens, counts }: Batch): number => tokens ?? Math.max(...Object.values(counts));
 
 /** The loss of an objective over batches, without dropout. */

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { Module, Parameter, Weights, normalInit, zerosInit } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { type Optimizer, adafactor, adamW, sgd } from "../../src/training/index.js";
+import { type Optimizer, adafactor, adamW, palmAdafactor, schedule, sgd } from "../../src/training/index.js";
 
 type Name = "matrix" | "stack" | "vector";
 type Values = Record<Name, number[]>;
@@ -37,6 +37,20 @@ describe("an optimiser agrees with PyTorch and transformers after every step:", 
       (w, g) => adafactor(w, g, { scaleParameter: false, beta1: 0.9, clipThreshold: 0.5, decayRate: -0.5 }),
     ],
     ["adafactorRelative", (step) => Math.min(1e-2, 1 / Math.sqrt(step)), adafactor],
+    [
+      "palm",
+      schedule("relative", { learningRate: 1e-2 }),
+      (w, g) => adafactor(w, g, { ...palmAdafactor, ...everything }),
+    ],
+    [
+      "palmLater",
+      (step) => schedule("relative", { learningRate: 1e-2 })(40_000 + step),
+      async (w, g) => {
+        const optimizer = await adafactor(w, g, { ...palmAdafactor, ...everything });
+        optimizer.restore(40_000);
+        return optimizer;
+      },
+    ],
   ])("%s", async (name, rate, make) => {
     using weights = Weights.allocate(runtime, model);
     using gradients = weights.like();
@@ -64,6 +78,7 @@ describe.each<[string, (w: Weights, g: Weights, o: object) => Promise<Optimizer>
   ["adamW", adamW],
   ["sgd", (w, g, options) => sgd(w, g, { momentum: 0.9, weightDecay: 0.1, ...options })],
   ["adafactor", (w, g, options) => adafactor(w, g, { beta1: 0.9, weightDecay: 0.1, ...options })],
+  ["PaLM's adafactor", (w, g, options) => adafactor(w, g, { ...palmAdafactor, ...options })],
 ])("%s", (_, make) => {
   const after = async (options: object, learningRate = 1e-2, includes = (_name: string) => true) => {
     using weights = Weights.allocate(runtime, model);
