@@ -24,10 +24,10 @@ import {
 } from "../src/data/index.js";
 import { T5, mt5, mt5Table } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
-import { corruptSpans, sentinelsOf, sequenceToSequenceObjective } from "../src/objectives/index.js";
+import { corruptSpans, sequenceToSequenceObjective } from "../src/objectives/index.js";
 import { Random } from "../src/base/random.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { trainTokenizer } from "../src/tokenizers/index.js";
+import { sentinelsOf, trainTokenizer } from "../src/tokenizers/index.js";
 import { adafactor, evaluate } from "../src/training/index.js";
 import { millions, percent, plot, printTable, recipeOptions } from "./recipe.js";
 import { captions, train, written } from "./sequences.js";

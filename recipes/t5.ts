@@ -25,9 +25,9 @@ import {
 import { bleu } from "../src/metrics/index.js";
 import { T5, t5, t5Table } from "../src/models/index.js";
 import { Weights, countParameters } from "../src/nn/index.js";
-import { corruptSpans, sentinelsOf, sequenceToSequenceObjective } from "../src/objectives/index.js";
+import { corruptSpans, sequenceToSequenceObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { trainTokenizer } from "../src/tokenizers/index.js";
+import { sentinelsOf, trainTokenizer } from "../src/tokenizers/index.js";
 import { adafactor } from "../src/training/index.js";
 import { millions, percent, plot, printTable, recipeOptions } from "./recipe.js";
 import { captions, train, written } from "./sequences.js";

@@ -174,7 +174,12 @@ export async function saveGguf(
   if (!ggufFormat(format).quantize)
     throw new LineageError("argument", `lineage does not write ${format}; it writes F32, F16, Q8_0 and Q4_0`);
   if (!isKnown(system)) throw new LineageError("unsupported", `llama.cpp does not know ${system.title}`);
-  const config = model.config;
+  const { config } = model;
+  if (config.prefixLm)
+    throw new LineageError(
+      "unsupported",
+      `llama.cpp reads prompts from left to right, but this ${system.title} is a prefix language model, which reads them both ways`,
+    );
   const { metadata, tensors } = describe(system, config, name);
   metadata.set("general.file_type", { type: "uint32", value: fileTypes[format]! });
   for (const [key, value] of ggufTokenizerMetadata(tokenizer, config.vocabSize, stopIds ?? []))

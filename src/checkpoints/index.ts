@@ -15,3 +15,4 @@ export * from "./onnx.js";
 export type { PreparedOptions } from "./prepared.js";
 export * from "./save-pretrained.js";
 export * from "./save.js";
+export * from "./widen.js";

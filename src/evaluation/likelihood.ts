@@ -24,8 +24,8 @@ export interface Target {
 }
 
 /** The token that a text without a context comes after; undefined where the tokenizer has none. */
-export const prefixToken = ({ bosId, eosId, endOfTextId }: Tokenizer): number | undefined =>
-  bosId ?? eosId ?? endOfTextId;
+export const prefixToken = ({ promptId, bosId, eosId, endOfTextId }: Tokenizer): number | undefined =>
+  promptId ?? bosId ?? eosId ?? endOfTextId;
 
 /**
  * Ids as EleutherAI's lm-evaluation-harness cuts them: spaces at the end of the context belong to the continuation, both are

@@ -8,7 +8,7 @@ import { type CacheType, KeyValueBuffers } from "./cache.js";
 import { SourceMemory } from "./memory.js";
 import { type CausalModel, type GenerativeModel, type Prompt, isSourcePrompt } from "./model.js";
 import { type CacheScales, compileDecoder, decoderLayers } from "./program.js";
-import { Runs } from "./runs.js";
+import { type ProgramName, Runs } from "./runs.js";
 import { type Ranked, Row, Slot, commonLength } from "./slot.js";
 
 export interface DecoderOptions {
@@ -79,6 +79,10 @@ export interface WholePrompt {
  *
  *     using decoder = await Decoder.create({ model, weights, slots: 8 });
  *     for await (const { row, id } of generate(decoder, sources.map((source) => ({ source })), { temperature: 0, stopIds }))
+ *
+ * A prefix language model (`prefixLm` in its configuration) reads a prompt both ways: all of it in one run, since its first
+ * token sees its last one, and only for the same prompt what a slot holds is kept. What follows is written, and `extend`
+ * reads it, from left to right.
  *
  * A slot of several beams follows several continuations of its prompt (`beamSearch`). They share the source; of a beam that
  * goes on from another one only the tokens after their common beginning are copied.
@@ -292,7 +296,7 @@ export class Decoder implements Disposable {
 
   /**
    * Reads on in a prompt that the slot holds the beginning of, about `count` tokens; the logits after the prompt once it
-   * has been read, before that undefined.
+   * has been read, before that undefined. A prompt that is read both ways is read whole.
    */
   async advance(
     slot: Slot,
@@ -308,10 +312,15 @@ export class Decoder implements Disposable {
       // Two tokens at least come last, for the program with logits: one alone would be added up otherwise.
       let end = Math.min(row.tokens.length + count, prompt.length);
       if (end === prompt.length - 1) end = prompt.length;
-      if (this.runs.hasReader && prompt.length - row.tokens.length > readerPays)
-        await this.feed(row, prompt, Math.min(end, prompt.length - 2), 0, true, options);
+      let program: ProgramName = "step";
+      if (this.runs.readsBothWays) {
+        // What was read of it, or of another prompt, has seen another end.
+        row.truncate(0);
+        [end, program] = [prompt.length, "prefix"];
+      } else if (this.runs.hasReader && prompt.length - row.tokens.length > readerPays)
+        await this.feed(row, prompt, Math.min(end, prompt.length - 2), 0, "reader", options);
       if (row.tokens.length >= end && end < prompt.length) return undefined;
-      const logits = await this.feed(row, prompt, end, end === prompt.length ? 1 : 0, false, options);
+      const logits = await this.feed(row, prompt, end, end === prompt.length ? 1 : 0, program, options);
       if (end < prompt.length) return undefined;
       row.prompt = { length: prompt.length, logits: logits[0]!.slice() };
       return slot.keep(logits[0]!);
@@ -418,13 +427,13 @@ export class Decoder implements Disposable {
         );
       const all = [...row.tokens, ...tokens];
       if (this.limits.reachOf(held + 1) === this.limits.reachOf(all.length)) {
-        const logits = await this.feed(row, all, all.length, tokens.length, false, options);
+        const logits = await this.feed(row, all, all.length, tokens.length, "step", options);
         return logits.map((values, index) => slot.keep(values, index));
       }
       // Each token is turned by the text up to itself, as in steps.
       const rows: Float32Array[] = [];
       for (let end = held + 1; end <= all.length; end++) {
-        const [logits] = await this.feed(row, all.slice(0, end), end, 1, false, options);
+        const [logits] = await this.feed(row, all.slice(0, end), end, 1, "step", options);
         rows.push(slot.keep(logits!, rows.length));
       }
       return rows;
@@ -530,7 +539,8 @@ export class Decoder implements Disposable {
       const common = other.common(prompt, reach, text);
       const whole = common === prompt.length && other.prompt?.length === common;
       // A last token alone would be added up otherwise than with others before it.
-      const kept = whole ? common : Math.min(common, Math.max(0, prompt.length - 2));
+      const beginning = this.runs.readsBothWays ? 0 : Math.min(common, Math.max(0, prompt.length - 2));
+      const kept = whole ? common : beginning;
       if (kept > most && other.holds(kept, window)) [source, most] = [other, kept];
     }
     this.makeRoom(row, most);
@@ -594,10 +604,14 @@ export class Decoder implements Disposable {
     tokens: readonly number[],
     end: number,
     wanted: number,
-    reader: boolean,
+    program: ProgramName,
     options: RunOptions,
   ): Promise<readonly Float32Array[]> {
-    const most = reader ? Math.min(this.limits.chunk, readerChunk) : this.limits.chunk;
+    const most = {
+      step: this.limits.chunk,
+      reader: Math.min(this.limits.chunk, readerChunk),
+      prefix: Infinity,
+    }[program];
     let logits: readonly Float32Array[] = [];
     while (row.tokens.length < end) {
       const held = row.tokens.length;
@@ -615,7 +629,7 @@ export class Decoder implements Disposable {
       feed.lastPosition[0] = used + size - 1;
       feed.totalLength[0] = used + size;
       feed.length[0] = BigInt(tokens.length);
-      await this.runs.read(row.place, feed, reader, options);
+      await this.runs.read(row.place, feed, program, options);
       this.checkAlive();
       for (const token of part) row.add(token, this.limits.reachOf(tokens.length));
       logits = feed.logits;

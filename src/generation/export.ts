@@ -1,3 +1,4 @@
+import { LineageError } from "../base/errors.js";
 import {
   type Dim,
   type KeyValueCache,
@@ -21,9 +22,15 @@ import type { CausalModel } from "./model.js";
 /**
  * A causal model as the field exports it, for transformers.js, Optimum and ONNX Runtime's own tools: ids, mask and positions
  * in, logits out, and keys and values that grow by the new positions with every call.
- * Rows may be padded on either side; several rows go on by one token a call, one row by any number.
+ * Rows may be padded on either side; several rows go on by one token a call, one row by any number. Throws `unsupported` for a
+ * prefix language model: who runs the file does not say where a prompt ends.
  */
 export function decoderOutputs(model: CausalModel): Record<string, Tensor> {
+  if (model.config.prefixLm)
+    throw new LineageError(
+      "unsupported",
+      "the field's ONNX decoders read prompts from left to right, but this model is a prefix language model, which reads them both ways",
+    );
   namedParameters(model);
   const [past, total] = ["past_sequence_length", "total_sequence_length"];
   const inputIds = input("input_ids", "int64", ["batch_size", "sequence_length"]);

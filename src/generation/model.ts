@@ -15,6 +15,8 @@ export interface CausalModel extends Module {
     readonly layerTypes?: readonly LayerType[] | undefined;
     /** How positions reach beyond `contextLength`. */
     readonly ropeScaling?: RotaryScaling | undefined;
+    /** Whether it reads prompts both ways. Default: from left to right. */
+    readonly prefixLm?: boolean | undefined;
   };
   hiddenStates(inputIds: Tensor, positionIds: Tensor, context: ForwardContext): Tensor;
   logits(hiddenStates: Tensor): Tensor;

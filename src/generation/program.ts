@@ -28,6 +28,8 @@ export interface DecoderPrograms {
   readonly step: Program;
   /** Reads prompts without giving logits, where the weights have a form of their own for that. */
   readonly reader?: Program | undefined;
+  /** Of a prefix language model: reads a whole prompt both ways. */
+  readonly prefix?: Program | undefined;
   /** Of an encoder-decoder: reads sources, and gives what the layers of the decoder look at in them. */
   readonly encoder?: Program | undefined;
 }
@@ -59,7 +61,39 @@ export async function compileDecoder(
   namedParameters(model);
   const { runtime, constants, promptConstants } = weights;
   const pass = model instanceof EncoderDecoder ? passOfSource(model, cache) : passOfText(model, cache);
-  const { hidden, present, states } = pass;
+  const { logits, outputs, cuts } = ends(model, pass, parts);
+  const best = ranked > 0 ? topK(logSoftmax(logits), ranked) : undefined;
+  const told = { logits, ...(best && { rankedIds: best.indices, rankedScores: best.values }) };
+  const making = new Map([
+    ["step", compileInParts(runtime, { ...told, ...outputs }, cuts, { name: "decoder", constants })],
+  ]);
+  if (model instanceof EncoderDecoder)
+    making.set("encoder", compile(runtime, sourceMemory(model), { name: "encoder", constants }));
+  if (isPrefixLm(model)) {
+    const both = ends(model, passOfText(model, cache, true), parts);
+    const whole = { logits: both.logits, ...both.outputs };
+    making.set("prefix", compileInParts(runtime, whole, both.cuts, { name: "prefix", constants }));
+  } else if (promptConstants)
+    making.set(
+      "reader",
+      compileInParts(runtime, outputs, cuts, { name: "reader", constants: promptConstants }),
+    );
+  const made = await allOrNone([...making.values()]);
+  const programs = new Map([...making.keys()].map((name, index) => [name, made[index]!]));
+  return {
+    step: programs.get("step")!,
+    reader: programs.get("reader"),
+    prefix: programs.get("prefix"),
+    encoder: programs.get("encoder"),
+  };
+}
+
+/** Whether a model reads its prompts both ways. */
+export const isPrefixLm = (model: GenerativeModel): model is CausalModel =>
+  !(model instanceof EncoderDecoder) && model.config.prefixLm === true;
+
+/** What a pass gives, and where it is cut into parts. */
+function ends(model: GenerativeModel, { hidden, present, states }: Pass, parts: number) {
   const logits = model.logits(
     gather(hidden.reshape([-1, hidden.shape[2]!]), input("lastRows", "int64", ["rows"])),
   );
@@ -68,22 +102,7 @@ export async function compileDecoder(
     outputs[`present.${layer}.key`] = key;
     outputs[`present.${layer}.value`] = value;
   });
-  const best = ranked > 0 ? topK(logSoftmax(logits), ranked) : undefined;
-  const told = { logits, ...(best && { rankedIds: best.indices, rankedScores: best.values }) };
-  const cuts = chooseCuts(model, states, logits, parts);
-  const making = [compileInParts(runtime, { ...told, ...outputs }, cuts, { name: "decoder", constants })];
-  if (promptConstants)
-    making.push(compileInParts(runtime, outputs, cuts, { name: "reader", constants: promptConstants }));
-  if (model instanceof EncoderDecoder)
-    making.push(compile(runtime, sourceMemory(model), { name: "encoder", constants }));
-  const [step, second, third] = (await allOrNone(making)) as [
-    Program,
-    Program | undefined,
-    Program | undefined,
-  ];
-  return promptConstants
-    ? { step, reader: second, encoder: third }
-    : { step, reader: undefined, encoder: second };
+  return { logits, outputs, cuts: chooseCuts(model, states, logits, parts) };
 }
 
 /** A pass of a model over its caches. */
@@ -111,14 +130,14 @@ function cachesOf(model: GenerativeModel, { type, scales, cells }: CacheLayout, 
   }));
 }
 
-function passOfText(model: CausalModel, cache: CacheLayout): Pass {
+function passOfText(model: CausalModel, cache: CacheLayout, bothWays = false): Pass {
   const inputIds = input("inputIds", "int32", ["batch", "sequence"]);
   const positionIds = input("positionIds", "int64", ["batch", "sequence"]);
   const layers = cachesOf(model, cache, "batch");
   const length = input("length", "int64", ["batch"]);
   return observed((present) =>
     model.hiddenStates(inputIds, positionIds, {
-      cache: { layers, present, length, slots: cache.inPlace ? cache.cells : undefined },
+      cache: { layers, present, length, bothWays, slots: cache.inPlace ? cache.cells : undefined },
     }),
   );
 }

@@ -98,6 +98,9 @@ export class Feed implements Disposable {
 /** Prompts have all kinds of lengths; drafts repeat a few. */
 const keptFeeds = 16;
 
+/** A program that runs over the caches. */
+export type ProgramName = "step" | "reader" | "prefix";
+
 /** `count` slots from `first` on, of each of which the first `beams` rows run. */
 interface Window {
   readonly first: number;
@@ -131,6 +134,10 @@ export class Runs implements Disposable {
 
   get hasReader(): boolean {
     return this.programs.reader !== undefined;
+  }
+  /** Whether prompts are read both ways, each whole in one run. */
+  get readsBothWays(): boolean {
+    return this.programs.prefix !== undefined;
   }
 
   private feed(size: FeedSize): Feed {
@@ -168,9 +175,9 @@ export class Runs implements Disposable {
     await this.pace.run(this.bound("step", { first, count, beams: this.options.beams }, feed), options);
   }
 
-  /** Runs some tokens of the first row of a slot; with `reader`, by the program that reads prompts, which gives no logits. */
-  async read(slot: number, feed: Feed, reader: boolean, options: RunOptions): Promise<void> {
-    await this.bound(reader ? "reader" : "step", { first: slot, count: 1, beams: 1 }, feed).run(options);
+  /** Runs some tokens of the first row of a slot, by one of the programs; the reader gives no logits. */
+  async read(slot: number, feed: Feed, program: ProgramName, options: RunOptions): Promise<void> {
+    await this.bound(program, { first: slot, count: 1, beams: 1 }, feed).run(options);
   }
 
   /** Lets go of what is bound to caches that get another size. */
@@ -179,7 +186,7 @@ export class Runs implements Disposable {
     this.bindings.clear();
   }
 
-  private bound(kind: "step" | "reader", window: Window, feed: Feed): Binding {
+  private bound(kind: ProgramName, window: Window, feed: Feed): Binding {
     const program = this.programs[kind]!;
     const key = `${kind},${window.first},${window.count},${window.beams}`;
     let entry = this.bindings.get(key);
@@ -232,6 +239,7 @@ export class Runs implements Disposable {
     this.positions.dispose();
     this.programs.step.dispose();
     this.programs.reader?.dispose();
+    this.programs.prefix?.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();

@@ -20,7 +20,7 @@ export { allOrNone, compileInParts } from "./parts.js";
 export * from "./packed.js";
 export * from "./ops/activation.js";
 export * from "./ops/attention.js";
-export { causalMask } from "./ops/masks.js";
+export { causalMask, prefixMask } from "./ops/masks.js";
 export * from "./ops/elementwise.js";
 export * from "./ops/indexing.js";
 export { type InputSource, constant, full, input, ones, range, scalar, zeros } from "./ops/leaf.js";

@@ -184,6 +184,8 @@ function networkSight(network: CausalLm | Encoder | EncoderDecoder): NetworkSigh
     return sightOf(() =>
       network.hiddenStates(inputIds, undefined, {
         attentionMask: attentionMaskOf({ inputIds, attentionMask }),
+        // A prefix language model reads the text as its prompt.
+        prefix: network.config.prefixLm ? attentionMask : undefined,
       }),
     );
   if (network instanceof Encoder) {

@@ -17,6 +17,7 @@ import {
   fanInInit,
   headSizeField,
   normalInit,
+  prefixLmField,
   rotaryTables,
   throughLayers,
 } from "../nn/index.js";
@@ -54,6 +55,7 @@ export const palmTable = configTable({
     parallelLayers: entry("use_parallel_residual", flag, { absent: true }),
     /** Probability of dropout of the attention probabilities: none in pretraining, 0.1 in fine-tuning. */
     attentionDropout: entry("attention_dropout", dropout, { absent: 0 }),
+    prefixLm: prefixLmField,
   },
   fixed: { hidden_act: "silu", tie_word_embeddings: true },
   only: { hidden_act: ["swish"] },

@@ -137,17 +137,18 @@ export class GroupedQueryAttention extends Module {
 
   private attend(query: Tensor, key: Tensor, value: Tensor, context: RotaryContext): Tensor {
     const { numHeads, numKeyValueHeads, attentionDropout } = this.config;
-    const { attentionMask, rotary: tables, random } = context;
+    const { attentionMask, prefix, rotary: tables, random, cache } = context;
     const turned = (x: Tensor): Tensor => rotary(x, tables.cosine, tables.sine);
     const mixed = attention(
       splitHeads(turned(query), numHeads),
       splitHeads(turned(key), numKeyValueHeads),
       splitHeads(value, numKeyValueHeads),
       {
-        causal: true,
+        causal: !cache?.bothWays,
+        prefix,
         window: layerWindow(this.config, this.layer),
         ...(attentionDropout && { dropout: attentionDropout, random }),
-        ...(attentionMask && { mask: attentionMask }),
+        mask: attentionMask,
       },
     );
     return mergeHeads(mixed);
@@ -162,6 +163,7 @@ export class GroupedQueryAttention extends Module {
       rotary: context.rotary,
     });
     context.cache!.present[this.layer] = step;
-    return step.output;
+    // The engine's attention over a cache is causal: of a prompt that is read both ways it only keeps keys and values.
+    return context.cache!.bothWays ? this.attend(query, key, value, context) : step.output;
   }
 }

@@ -31,6 +31,8 @@ export interface CausalLmConfig {
   readonly layerTypes?: readonly LayerType[] | undefined;
   /** How positions reach beyond `contextLength`. */
   readonly ropeScaling?: RotaryScaling | undefined;
+  /** Whether it reads prompts both ways. Default: from left to right. */
+  readonly prefixLm?: boolean | undefined;
 }
 
 /** The network below the language-modelling head: embeddings, blocks, final norm. */

@@ -411,4 +411,5 @@ const commonOnly: Readonly<Record<string, readonly unknown[]>> = {
   add_cross_attention: [false],
   is_decoder: [false],
   is_encoder_decoder: [false],
+  prefix_lm: [false],
 };

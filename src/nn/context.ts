@@ -6,6 +6,11 @@ export interface ForwardContext {
   readonly random?: RandomStream | undefined;
   /** Bool, broadcast to `[batch, numHeads, sequence, sequence]`: true where a query may look, besides causality. */
   readonly attentionMask?: Tensor | undefined;
+  /**
+   * Bool `[batch, sequence]`: tokens that every token of their row sees, those before them too, besides what the mask hides:
+   * the prefix of a prefix language model. Default: none.
+   */
+  readonly prefix?: Tensor | undefined;
   /** Int `[batch, sequence]`: position of every token in its own document, where a row holds several. Default 0, 1, 2, … */
   readonly positionIds?: Tensor | undefined;
   /** Keys and values of earlier positions, when the pass continues a sequence. */
@@ -17,6 +22,8 @@ export interface CacheContext {
   readonly layers: readonly KeyValueCache[];
   /** Filled by the attention layers, by layer. */
   readonly present: { key: Tensor; value: Tensor }[];
+  /** Whether the pass is a whole prompt whose tokens see one another, those after them too. Default: each sees those before it. */
+  readonly bothWays?: boolean | undefined;
   /** Int64 `[batch]`: tokens of each row once its whole prompt is in; the pass may see a part of it. */
   readonly length?: Tensor | undefined;
   /** Int64 `[total]`: the positions 0, 1, 2, … of all keys of the row that has most of them after the pass. */

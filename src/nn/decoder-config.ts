@@ -1,6 +1,7 @@
 import { checkGroupedHeads, headSizeField } from "./attention.js";
 import { configEntries } from "./config.js";
 import { type EntryOptions, entry } from "./config-table.js";
+import { checkPrefixLm, prefixLmField } from "./prefix-lm.js";
 import { ropeScalingField, ropeThetaField } from "./rotary.js";
 
 const { size, dropout, epsilon, flag, positive } = configEntries;
@@ -41,6 +42,7 @@ export const gatedDecoderFields = (defaults: GatedDecoderDefaults) => ({
   tieEmbeddings: entry("tie_word_embeddings", flag, { absent: false }),
   /** Standard deviation of the first weights; those of residual sums start smaller, as GPT-2's. */
   initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+  prefixLm: prefixLmField,
 });
 
 /** What else the tables of these decoders say. */
@@ -51,5 +53,8 @@ export const gatedDecoderEntries = {
     is_decoder: "it is one",
     classifier_dropout: "the head of tokens has no dropout of its own",
   },
-  check: checkGroupedHeads,
+  check: (config: Parameters<typeof checkGroupedHeads>[0] & Parameters<typeof checkPrefixLm>[0]): void => {
+    checkGroupedHeads(config);
+    checkPrefixLm(config);
+  },
 } as const;

@@ -15,6 +15,7 @@ import {
   splitHeads,
 } from "./layers.js";
 import { Module } from "./module.js";
+import { prefixLmField } from "./prefix-lm.js";
 import { throughLayers } from "./stack.js";
 
 /** What the parts that GPT-1, GPT-2 and GPT-3 share take of a configuration. */
@@ -47,6 +48,7 @@ export const gptFields = {
   layerNormEpsilon: entry("layer_norm_epsilon", epsilon, { absent: 1e-5 }),
   /** Standard deviation of the first weights. */
   initializerRange: entry("initializer_range", positive, { absent: 0.02 }),
+  prefixLm: prefixLmField,
 };
 
 /** Names of the heads of GPT-1 and GPT-2, as transformers has them; GPT-1's heads of tokens and spans are ours, by GPT-2's names. */
@@ -109,7 +111,7 @@ export class GptAttention extends Module {
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    { attentionMask, random }: ForwardContext,
+    { attentionMask, prefix, random, cache }: ForwardContext,
   ): Tensor {
     const { numHeads, attentionDropout } = this.config;
     const [q, k, v] = [query, key, value].map((part) => splitHeads(part, numHeads)) as [
@@ -119,7 +121,8 @@ export class GptAttention extends Module {
     ];
     return mergeHeads(
       attention(q, k, v, {
-        causal: true,
+        causal: !cache?.bothWays,
+        prefix,
         mask: attentionMask,
         dropout: attentionDropout,
         random,
@@ -142,7 +145,7 @@ export class GptAttention extends Module {
       scale: this.options.scale,
     });
     context.cache!.present[this.layer] = step;
-    return step.output;
+    return context.cache!.bothWays ? this.attend(query, key, value, context) : step.output;
   }
 }
 

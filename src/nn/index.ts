@@ -18,6 +18,7 @@ export * from "./initializers.js";
 export * from "./layers.js";
 export * from "./lora.js";
 export * from "./module.js";
+export * from "./prefix-lm.js";
 export * from "./relative-bias.js";
 export * from "./rotary.js";
 export * from "./stack.js";

@@ -13,7 +13,7 @@ export interface NextTokenOptions {
 }
 
 /** Random numbers are there in training alone. */
-const withZLoss = ({ random }: ForwardContext, zLoss = 0): { readonly zLoss: number } => ({
+export const withZLoss = ({ random }: ForwardContext, zLoss = 0): { readonly zLoss: number } => ({
   zLoss: random ? zLoss : 0,
 });
 

@@ -1,6 +1,7 @@
 export * from "./adapter.js";
-export * from "./causal.js";
+export { type NextTokenOptions, nextTokenObjective, packedObjective } from "./causal.js";
 export * from "./completions.js";
+export * from "./denoisers.js";
 export * from "./denoising.js";
 export * from "./masked-lm.js";
 export * from "./masking.js";
@@ -8,6 +9,7 @@ export * from "./mass.js";
 export * from "./permutation.js";
 export * from "./policy.js";
 export * from "./preference.js";
+export * from "./prefix-lm.js";
 export * from "./pretraining.js";
 export * from "./replaced-tokens.js";
 export * from "./reward.js";

@@ -4,7 +4,7 @@ import { Random } from "../base/random.js";
 import { MixedSource, mixingRates } from "../data/mixing.js";
 import { type TextPair, pairBatch, pairLengths, pairsOnce } from "../data/pairs.js";
 import type { EncoderDecoder } from "../nn/index.js";
-import type { Tokenizer } from "../tokenizers/index.js";
+import { sentinelsOf } from "../tokenizers/index.js";
 import { type Noise, type Sentences, bartNoise } from "./denoising.js";
 import { type MassOptions, massRow } from "./mass.js";
 import {
@@ -100,16 +100,6 @@ export function needToken(id: number | undefined, what: string): number {
 }
 
 // ---- T5 and mT5 ---------------------------------------------------------------------------------------------------
-
-/** The sentinels of a tokenizer in their order: `<extra_id_0>`, `<extra_id_1>`, … */
-export function sentinelsOf(tokenizer: Tokenizer): number[] {
-  const sentinels: number[] = [];
-  for (;;) {
-    const id = tokenizer.tokenToId(`<extra_id_${sentinels.length}>`);
-    if (id === undefined) return sentinels;
-    sentinels.push(id);
-  }
-}
 
 /**
  * Span corruption over the running text of a language, cut so that a damaged row fills the context. Raffel et al. 2020,

@@ -6,6 +6,11 @@ export interface SpanCorruptionOptions {
   readonly rate?: number;
   /** Mean length of a hidden span. Published: 3. */
   readonly meanLength?: number;
+  /**
+   * Whether a text may begin with a hidden span and end with a shown one, so that a single span lies anywhere. Default: as in
+   * T5's code, it begins with a shown one and ends with a hidden one.
+   */
+  readonly anywhere?: boolean;
 }
 
 /** A text with its spans hidden, and what was hidden. */
@@ -50,7 +55,7 @@ export function spanCorruptionLengths(
  * T5's pretraining: spans of the text are hidden, each behind a sentinel of its own, and the model writes what was hidden.
  * Lengths of hidden and shown spans are drawn so that every division of the tokens among the spans is as likely. Raffel et
  * al. 2020, section 3.1.4 and figure 2; like the published code, a text begins with a shown span and ends with a hidden
- * one, and no sentinel closes the target.
+ * one (`anywhere` lifts that), and no sentinel closes the target.
  *
  * @param sentinels ids of the sentinels in order: `<extra_id_0>`, `<extra_id_1>`, ... Throws `tokenizer` where a text needs
  *   more of them
@@ -70,13 +75,17 @@ export function corruptSpans(
       `a text of ${ids.length} tokens has ${spans} hidden spans, but the tokenizer has ${sentinels.length} sentinels; use shorter rows, or longer spans`,
     );
   const hiddenLengths = divide(hidden, spans, random);
-  const shownLengths = divide(ids.length - hidden, spans, random);
+  const shown = ids.length - hidden;
+  const shownLengths = options.anywhere
+    ? divide(shown + 2, spans + 1, random).map((length, part) => length - Number(part % spans === 0))
+    : divide(shown, spans, random);
   const [inputIds, targetIds]: [number[], number[]] = [[], []];
   let place = 0;
   for (let span = 0; span < spans; span++) {
     inputIds.push(...ids.slice(place, (place += shownLengths[span]!)), sentinels[span]!);
     targetIds.push(sentinels[span]!, ...ids.slice(place, (place += hiddenLengths[span]!)));
   }
+  inputIds.push(...ids.slice(place));
   return { inputIds, targetIds };
 }
 

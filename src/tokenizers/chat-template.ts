@@ -34,10 +34,16 @@ export interface RenderedChat {
   readonly assistant: readonly (readonly [start: number, end: number])[];
 }
 
-/** The ids after the one token that begins a sequence, where the model was trained with it. */
+/**
+ * The ids after the tokens that begin a sequence, where the model was trained with them: the one of the tokenizer, and the
+ * mode of a prompt, unless the ids begin with a special token of their own.
+ */
 export function beginSequence(tokenizer: Tokenizer, ids: readonly number[]): number[] {
-  const { bosId } = tokenizer;
-  return bosId !== undefined && tokenizer.addsBos && ids[0] !== bosId ? [bosId, ...ids] : [...ids];
+  const { bosId, promptId } = tokenizer;
+  const begins = bosId !== undefined && (tokenizer.addsBos || ids[0] === bosId);
+  const rest = begins && ids[0] === bosId ? ids.slice(1) : [...ids];
+  const moded = promptId !== undefined && !(rest[0] !== undefined && tokenizer.isSpecial(rest[0]));
+  return [...(begins ? [bosId] : []), ...(moded ? [promptId] : []), ...rest];
 }
 
 /**

@@ -8,6 +8,7 @@ export { type TokenizerRecipe, trainTokenizer } from "./recipe.js";
 export * from "./from-vocabulary.js";
 export * from "./languages.js";
 export * from "./marian.js";
+export { sentinelToken, sentinelsOf, withTokens } from "./more-tokens.js";
 export * from "./sentencepiece.js";
 export { templateOf } from "./text-template.js";
 export * from "./tokenizer.js";

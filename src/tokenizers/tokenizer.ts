@@ -221,6 +221,15 @@ export class Tokenizer {
     return this.configuredId("mask_token");
   }
 
+  /**
+   * Id of the token that stands before every prompt: the mode of a prefix language model that learned several. It is
+   * lineage's own entry of `tokenizer_config.json`.
+   */
+  get promptId(): number | undefined {
+    const content = this.config["lineage_prompt"];
+    return typeof content === "string" ? this.tokenToId(content) : undefined;
+  }
+
   private configuredId(entry: Parameters<typeof namedToken>[1]): number | undefined {
     const content = namedToken(this.config, entry);
     return content === undefined ? undefined : this.tokenToId(content);

@@ -6,13 +6,9 @@ import { loadModel, savePretrained } from "../../src/checkpoints/index.js";
 import { type Batch, documentsOf, splitDocuments, stories } from "../../src/data/index.js";
 import { bart, mass, mt5, t5 } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
-import {
-  type PretrainingOptions,
-  sentinelsOf,
-  sequenceToSequenceObjective,
-} from "../../src/objectives/index.js";
+import { type PretrainingOptions, sequenceToSequenceObjective } from "../../src/objectives/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
-import { trainTokenizer, trainUnigram } from "../../src/tokenizers/index.js";
+import { sentinelsOf, trainTokenizer, trainUnigram } from "../../src/tokenizers/index.js";
 import { Trainer, evaluate, schedule } from "../../src/training/index.js";
 
 const runtime = createRuntime();

@@ -53,14 +53,14 @@ class Palm(nn.Module):
         a, b = x.chunk(2, -1)
         return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
 
-    def attention(self, x, prefix):
+    def attention(self, x, prefix, visible):
         batch, n, _ = x.shape
         query = self.linear(x, prefix + "q_proj").view(batch, n, 4, 16).transpose(1, 2)
         # One head of keys and one of values, which all heads share.
         key = self.linear(x, prefix + "k_proj").view(batch, n, 1, 16).transpose(1, 2)
         value = self.linear(x, prefix + "v_proj").view(batch, n, 1, 16).transpose(1, 2)
         scores = self.rotate(query) @ self.rotate(key).transpose(-1, -2) / 16**0.5
-        scores = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf)
+        scores = scores.masked_fill(~visible, -torch.inf)
         mixed = (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, n, 64)
         return self.linear(mixed, prefix + "o_proj")
 
@@ -68,16 +68,21 @@ class Palm(nn.Module):
         gate = self.linear(x, prefix + "gate_proj")
         return self.linear(gate * torch.sigmoid(gate) * self.linear(x, prefix + "up_proj"), prefix + "down_proj")
 
-    def forward(self, ids):
+    def forward(self, ids, visible=None):
+        """`visible`: bool, broadcast to [batch, heads, n, n]; which key each query sees. Default: those that are not after it."""
+        if visible is None:
+            visible = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
         table = self.tensors["model.embed_tokens.weight"]
         x = table[ids]
         for layer in range(2):
             prefix = f"model.layers.{layer}."
             normed = self.norm(x, prefix + "input_layernorm")
             if self.parallel:
-                x = x + self.feed_forward(normed, prefix + "mlp.") + self.attention(normed, prefix + "self_attn.")
+                x = x + self.feed_forward(normed, prefix + "mlp.") + self.attention(
+                    normed, prefix + "self_attn.", visible
+                )
             else:
-                x = x + self.attention(normed, prefix + "self_attn.")
+                x = x + self.attention(normed, prefix + "self_attn.", visible)
                 x = x + self.feed_forward(self.norm(x, prefix + "post_attention_layernorm"), prefix + "mlp.")
         return self.norm(x, "model.norm") @ table.T / 32**0.5
 
@@ -120,4 +125,5 @@ def main() -> None:
         )
 
 
-main()
+if __name__ == "__main__":
+    main()

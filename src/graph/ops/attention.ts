@@ -6,7 +6,7 @@ import type { Tensor } from "../tensor.js";
 import { add, cast, mul, neg, sub } from "./elementwise.js";
 import { softmax } from "./activation.js";
 import { bandedAttention, isWorthBands } from "./banded-attention.js";
-import { causalMask, maskBias } from "./masks.js";
+import { causalMask, maskBias, prefixMask } from "./masks.js";
 import { matmul } from "./matmul.js";
 import { type RandomStream, dropout } from "./random.js";
 import { concat, reshape, slice, stack, unsqueeze } from "./shape.js";
@@ -16,8 +16,10 @@ export interface AttentionOptions {
   readonly causal?: boolean;
   /** Keys that a causal query looks back on, itself included; undefined for all. */
   readonly window?: number | undefined;
+  /** Bool `[batch, length]`: keys that every causal query sees, be they after it: the prefix of a prefix language model. */
+  readonly prefix?: Tensor | undefined;
   /** Bool, broadcast to `[batch, numHeads, queryLength, keyLength]`: true where a query may look. */
-  readonly mask?: Tensor;
+  readonly mask?: Tensor | undefined;
   /** Added to the scores, broadcast like the mask: position biases. */
   readonly bias?: Tensor;
   /** Factor of the scores. Default `1 / sqrt(headSize)`. */
@@ -66,7 +68,9 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
       : reshape(x, [...lead, numKeyValueHeads, group, ...x.shape.slice(-2)]);
   };
 
-  const { window } = options;
+  const { window, prefix } = options;
+  if (prefix && window !== undefined)
+    throw new ShapeError("attention: a prefix that every query sees has no window; leave one of them out");
   if (
     options.causal &&
     typeof queryLength === "number" &&
@@ -82,7 +86,8 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
   }
   let scores = matmul(queries, keys, { transposeB: true, alpha: scale });
   if (options.bias) scores = add(scores, inGroups(options.bias));
-  if (options.causal) {
+  if (options.causal && prefix) scores = add(scores, maskBias(inGroups(prefixMask(prefix)), scores.dtype));
+  else if (options.causal) {
     const offset =
       typeof keyLength === "number" && typeof queryLength === "number" ? keyLength - queryLength : 0;
     scores = add(

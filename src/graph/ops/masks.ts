@@ -1,7 +1,7 @@
 import { ShapeError } from "../../base/errors.js";
 import type { Dim } from "../dims.js";
 import type { Tensor } from "../tensor.js";
-import { add, greaterEqual, less, logicalAnd, sub, where } from "./elementwise.js";
+import { add, greaterEqual, less, logicalAnd, logicalOr, sub, where } from "./elementwise.js";
 import { range, scalar } from "./leaf.js";
 import { unsqueeze } from "./shape.js";
 
@@ -28,3 +28,12 @@ export function causalMask(queryLength: Dim, keyLength: Dim, queryOffset: Dim = 
     "causalMask: the offset of the first query must be a number; pass a mask for a symbolic one",
   );
 }
+
+/**
+ * Bool `[batch, 1, length, length]` of a prefix language model, Raffel et al. 2020, figure 4: a query sees what is not after
+ * it, and every key of the prefix. @param prefix bool `[batch, length]`: tokens of the prefix
+ */
+export const prefixMask = (prefix: Tensor): Tensor => {
+  const length = prefix.dim(1);
+  return logicalOr(causalMask(length, length), unsqueeze(unsqueeze(prefix, 1), 1));
+};
