@@ -1,20 +1,24 @@
 import path from "node:path";
 import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
-import { validated } from "../base/check.js";
+import { either, validated } from "../base/check.js";
 import { LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { replaceFiles } from "../base/folders.js";
 import { SafetensorsFile, type TensorToSave, floatReaders, writeSafetensors } from "../formats/index.js";
 import {
+  type Adapter,
   CausalLm,
   type Linear,
   type LoraAdapter,
   type LoraOptions,
   type LoraTargets,
   type Module,
+  type SoftPromptAdapter,
   type WeightSet,
   addLora,
+  addSoftPrompt,
+  keyValueShape,
   namedParameters,
   targetNames,
 } from "../nn/index.js";
@@ -74,12 +78,29 @@ const isOff = (value: unknown): boolean =>
   value === false ||
   (typeof value === "object" && Object.keys(value as object).length === 0);
 
-/** Reads peft's configuration. Throws `config` for what lineage does not compute, naming the entry. */
-function readOptions(file: string, json: unknown): LoraOptions {
+/** What peft calls the kinds of adapters. */
+const peftTypes = { LORA: "lora", PROMPT_TUNING: "prompt", PREFIX_TUNING: "prefix" } as const;
+
+/** Puts the adapter that peft's configuration describes beside or before a model's layers. Throws `config` for what lineage does not compute. */
+function addDescribed(model: Module, file: string, json: unknown): Adapter {
   const fail = (problem: string) => new LineageError("config", `${file}: ${problem}`);
+  const { peft_type: type } = validated(z.object({ peft_type: z.string() }), json, fail);
+  if (!Object.hasOwn(peftTypes, type))
+    throw fail(`the adapter is of the type ${type}; lineage reads ${either(Object.keys(peftTypes))}`);
+  const kind = peftTypes[type as keyof typeof peftTypes];
+  if (kind === "lora") return addLora(model, readOptions(json, fail));
+  const { num_virtual_tokens: tokens } = readSoftPrompt(json, fail);
+  if (!(model instanceof CausalLm))
+    throw new LineageError(
+      "unsupported",
+      `${file}: soft prompts are for decoders; this model is another one`,
+    );
+  return addSoftPrompt(model, { kind, tokens });
+}
+
+/** Reads peft's configuration of a LoRA adapter. Throws `config` for what lineage does not compute, naming the entry. */
+function readOptions(json: unknown, fail: Fail): LoraOptions {
   const config = validated(readEntries, json, fail);
-  if (config.peft_type !== "LORA")
-    throw fail(`the adapter is of the type ${config.peft_type}; lineage reads LORA`);
   if (config.bias !== "none")
     throw fail(`bias is ${JSON.stringify(config.bias)}: adapters that train biases are not supported`);
   if (!plainBeginnings.includes(config.init_lora_weights))
@@ -102,6 +123,39 @@ function readOptions(file: string, json: unknown): LoraOptions {
     ranks: patternsOf(config.rank_pattern, fail),
     alphas: patternsOf(config.alpha_pattern, fail),
   };
+}
+
+const softPromptEntries = z.object({
+  num_virtual_tokens: z.int().positive(),
+  num_transformer_submodules: z.literal(1).nullish(),
+});
+
+/** Where a soft prompt came from and whom it fits, which the file's shape says; a projection is done when peft saves. */
+const softPromptWithoutEffect = new Set([
+  ...withoutEffect,
+  "peft_type",
+  "token_dim",
+  "num_attention_heads",
+  "num_layers",
+  "encoder_hidden_size",
+  "prefix_projection",
+  "prompt_tuning_init",
+  "prompt_tuning_init_text",
+  "tokenizer_name_or_path",
+  "tokenizer_kwargs",
+  "init_weights",
+]);
+
+/** Reads peft's configuration of a soft prompt or a prefix. */
+function readSoftPrompt(json: unknown, fail: Fail): z.infer<typeof softPromptEntries> {
+  for (const [entry, value] of Object.entries(json as object))
+    if (
+      !Object.hasOwn(softPromptEntries.shape, entry) &&
+      !softPromptWithoutEffect.has(entry) &&
+      !isOff(value)
+    )
+      throw fail(`${entry} is ${JSON.stringify(value)}, which is not supported`);
+  return validated(softPromptEntries, json, fail);
 }
 
 type Fail = (problem: string) => LineageError;
@@ -135,14 +189,48 @@ const patternsJson = (patterns: ReadonlyMap<string, number> | undefined) =>
   Object.fromEntries(patterns ?? []);
 
 /** The configuration as peft writes it. */
-function configJson(model: Module, adapter: LoraAdapter, base: string | undefined): Record<string, unknown> {
+const configJson = (model: Module, adapter: Adapter, base: string | undefined): Record<string, unknown> => ({
+  ...(adapter.kind === "lora" ? loraJson(model, adapter) : softPromptJson(model, adapter)),
+  base_model_name_or_path: base ?? null,
+  inference_mode: true,
+});
+
+function softPromptJson(model: Module, { prompt }: SoftPromptAdapter): Record<string, unknown> {
+  const { numLayers, ...config } = (model as CausalLm).config;
+  const { numKeyValueHeads, headSize } = keyValueShape({ numLayers, ...config });
+  const shared = {
+    task_type: "CAUSAL_LM",
+    num_virtual_tokens: prompt.tokens,
+    num_layers: numLayers,
+    num_transformer_submodules: 1,
+    modules_to_save: null,
+  };
+  if (prompt.kind === "prompt")
+    return {
+      peft_type: "PROMPT_TUNING",
+      ...shared,
+      token_dim: config.hiddenSize,
+      num_attention_heads: config.numHeads,
+      prompt_tuning_init: "RANDOM",
+      prompt_tuning_init_text: null,
+      tokenizer_name_or_path: null,
+    };
+  return {
+    peft_type: "PREFIX_TUNING",
+    ...shared,
+    token_dim: numKeyValueHeads * headSize,
+    num_attention_heads: numKeyValueHeads,
+    encoder_hidden_size: numKeyValueHeads * headSize,
+    prefix_projection: false,
+  };
+}
+
+function loraJson(model: Module, adapter: LoraAdapter): Record<string, unknown> {
   const { rank, alpha, dropout = 0, rankStabilized = false, ranks, alphas } = adapter.options;
   const layouts = [...adapter.layers.values()].map(({ linear }) => linear.transposeWeight);
   return {
     peft_type: "LORA",
     task_type: model instanceof CausalLm ? "CAUSAL_LM" : null,
-    base_model_name_or_path: base ?? null,
-    inference_mode: true,
     r: rank,
     lora_alpha: alpha,
     lora_dropout: dropout,
@@ -162,10 +250,14 @@ function configJson(model: Module, adapter: LoraAdapter, base: string | undefine
 // ---- Files --------------------------------------------------------------------------------------------------------
 
 /** A model with an adapter beside its layers, and the weights of both. */
-export interface Adapted<W extends WeightSet> {
-  readonly adapter: LoraAdapter;
+export interface Adapted<W extends WeightSet, A extends Adapter = Adapter> {
+  readonly adapter: A;
   readonly weights: W;
 }
+
+/** A parameter's name in an adapter's file. */
+const storedName = ({ kind }: Adapter, name: string): string =>
+  kind === "lora" ? prefix + name : "prompt_embeddings";
 
 /**
  * Writes an adapter as peft does. What was there of an adapter is replaced as a whole; other files of the folder stay.
@@ -184,7 +276,7 @@ export async function saveAdapter(
     const stored = storedWeight(weights, name);
     if ("quantized" in stored)
       throw new LineageError("argument", `${name} is quantised; an adapter is saved in full precision`);
-    return { ...stored.tensor, name: prefix + name };
+    return { ...stored.tensor, name: storedName(adapter, name) };
   });
   await replaceFiles(
     folder,
@@ -206,10 +298,10 @@ export async function loadAdapter(
   { model, weights }: { readonly model: Module; readonly weights: ModelWeights },
 ): Promise<Adapted<ModelWeights>> {
   const configPath = path.join(folder, configFile);
-  const options = readOptions(configPath, await readJson(configPath));
+  const json = await readJson(configPath);
   const file = await SafetensorsFile.open(path.join(folder, weightFile));
   const trainable = new Map([...namedParameters(model).values()].map((one) => [one, one.trainable]));
-  const adapter = addLora(model, options);
+  const adapter = addDescribed(model, configPath, json);
   // Whether the base's parameters learn is not for a loaded adapter to say.
   for (const [parameter, before] of trainable) parameter.trainable = before;
   try {
@@ -223,35 +315,37 @@ export async function loadAdapter(
 
 async function readTensors(
   file: SafetensorsFile,
-  adapter: LoraAdapter,
+  adapter: Adapter,
   runtime: WeightSet["runtime"],
 ): Promise<Record<string, DeviceTensor>> {
   const { tensors } = file.header;
   const { parameters } = adapter;
+  const wanted = new Set([...parameters.keys()].map((name) => storedName(adapter, name)));
   for (const name of tensors.keys())
-    if (!name.startsWith(prefix) || !parameters.has(name.slice(prefix.length)))
+    if (!wanted.has(name))
       throw new LineageError(
         "checkpoint",
         `${file.path} holds the tensor ${name}, for which this model and ${configFile} have no place: the adapter was made for another base`,
       );
   const read: Record<string, DeviceTensor> = {};
   for (const [name, { shape }] of parameters) {
-    const entry = tensors.get(prefix + name);
+    const stored = storedName(adapter, name);
+    const entry = tensors.get(stored);
     if (!entry)
       throw new LineageError(
         "checkpoint",
-        `${file.path} has no tensor ${prefix}${name}, which ${configFile} asks for in this model: the adapter was made for another base`,
+        `${file.path} has no tensor ${stored}, which ${configFile} asks for in this model: the adapter was made for another base`,
       );
     if (entry.shape.join() !== shape.join())
       throw new LineageError(
         "checkpoint",
-        `${file.path}: ${prefix}${name} is [${entry.shape.join(", ")}], but this model wants [${shape.join(", ")}]: the adapter was made for another base`,
+        `${file.path}: ${stored} is [${entry.shape.join(", ")}], but this model wants [${shape.join(", ")}]: the adapter was made for another base`,
       );
     const reader = floatReaders[entry.dtype];
     if (!reader)
-      throw new LineageError("checkpoint", `${file.path}: ${prefix}${name} is ${entry.dtype}, not floats`);
+      throw new LineageError("checkpoint", `${file.path}: ${stored} is ${entry.dtype}, not floats`);
     const bytes = new Uint8Array(entry.byteLength);
-    await file.readInto(prefix + name, bytes);
+    await file.readInto(stored, bytes);
     const values = new Float32Array(elementCount(shape));
     reader(bytes, values);
     read[name] = runtime.createTensor("float32", shape, values);
@@ -259,13 +353,33 @@ async function readTensors(
   return read;
 }
 
+/** The embeddings of some tokens, `[ids.length, hiddenSize]`: what a soft prompt may begin as. */
+export function embeddingsOf(
+  { model, weights }: { readonly model: CausalLm; readonly weights: WeightSet },
+  ids: readonly number[],
+): Float32Array {
+  namedParameters(model);
+  const { weight, hiddenSize } = model.transformer.tokenEmbedding;
+  const table = valuesOf(weights, weight.name);
+  const rows = new Float32Array(ids.length * hiddenSize);
+  for (const [index, id] of ids.entries())
+    rows.set(table.subarray(id * hiddenSize, (id + 1) * hiddenSize), index * hiddenSize);
+  return rows;
+}
+
 // ---- Merging ------------------------------------------------------------------------------------------------------
 
 /**
  * Adds an adapter's update to the matrices that it stands beside, and takes it off the model. Matrices in fewer bits are
- * dequantised first: the sum is that of the base that the adapter was trained on, in float32.
+ * dequantised first: the sum is that of the base that the adapter was trained on, in float32. Throws `unsupported` for a
+ * soft prompt.
  */
 export function mergeAdapter({ adapter, weights }: Adapted<ModelWeights>): ModelWeights {
+  if (adapter.kind !== "lora")
+    throw new LineageError(
+      "unsupported",
+      "a soft prompt stands before the text and has no matrices to merge; load it beside the model",
+    );
   const merged: Record<string, DeviceTensor> = {};
   for (const { linear, lora } of adapter.layers.values()) {
     const { name, shape } = linear.weight;

@@ -11,7 +11,7 @@ import {
 import type { QuantizedWeight } from "../graph/index.js";
 import { type System, type SystemConfig, configJson } from "../models/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
-import { Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
+import { CausalLm, Linear, type Module, type WeightSet, allModules, namedParameters } from "../nn/index.js";
 import type { Checkpoint, HeadCheckpoint } from "./checkpoint.js";
 import { replaceModel } from "./folder.js";
 import { writeGenerationConfig } from "./generation-config.js";
@@ -102,6 +102,11 @@ function storedWeights(
         "argument",
         `${module.path} has an adapter: merge it first, or save the adapter alone with saveAdapter`,
       );
+  if (model instanceof CausalLm && model.softPrompt)
+    throw new LineageError(
+      "argument",
+      "the model has a soft prompt: take it off first, or save it alone with saveAdapter",
+    );
   for (const [name] of parameters) {
     const stored = storedWeight(weights, name);
     if ("tensor" in stored) tensors.push(stored.tensor);

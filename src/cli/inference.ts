@@ -103,9 +103,15 @@ export const addModelOptions = (command: Command): Command =>
     )
     .option("--fast-prompts", fastPromptsHelp)
     .addOption(
-      option("adapter", "<folder>", "a LoRA adapter for this model, in peft's layout", z.string(), {
-        usual: "none",
-      }),
+      option(
+        "adapter",
+        "<folder>",
+        "an adapter for this model, in peft's layout: LoRA, a soft prompt or a prefix",
+        z.string(),
+        {
+          usual: "none",
+        },
+      ),
     )
     .option(
       "--merge-adapter",

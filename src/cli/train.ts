@@ -156,11 +156,17 @@ for (const [name, { help, usual, flag, owners }] of ownOptions)
 trainCommand
   .optionsGroup("Adapter of a model (--base):")
   .addOption(
-    of("base", "<place>", "a decoder beside whose frozen weights a LoRA adapter is trained", {
+    of("base", "<place>", "a decoder beside whose frozen weights an adapter is trained", {
       usual: "a model from nothing",
     }),
   )
-  .addOption(of("adapter", "<kind>", "qlora keeps the base in 4-bit NormalFloat, lora as it is stored"))
+  .addOption(
+    of(
+      "adapter",
+      "<kind>",
+      "lora; qlora, with the base in 4-bit NormalFloat; prompt (learned virtual tokens before every text); prefix (learned keys and values of every layer)",
+    ),
+  )
   .addOption(of("rank", "<n>", "rank of the adapter"))
   .addOption(of("alpha", "<x>", "the update is scaled by alpha / rank"))
   .addOption(of("rsLora", undefined, "scale it by alpha / sqrt(rank)"))
@@ -168,6 +174,11 @@ trainCommand
   .addOption(
     of("loraTargets", "<names>", "layers: all-linear, names between commas, or /a regular expression/"),
   );
+trainCommand.addOption(of("virtualTokens", "<n>", "tokens of a soft prompt or a prefix")).addOption(
+  of("promptInit", "<text>", "what a soft prompt or a prefix begins as", {
+    usual: "tokens of the vocabulary at random",
+  }),
+);
 addRunOptions(trainCommand, of, {
   usualWarmup: "a third of the steps (an adapter a tenth), 100 at most; optimizer palm 0",
   usualLearningRate: "1e-3; sgd 0.1, adafactor and palm 1e-2; an adapter 2e-4",
@@ -240,7 +251,16 @@ trainCommand
       const request = { ...rest, ...rows, data, out: given ?? "runs/adapter", base: place };
       return void (await runTrain(request as AdapterRequest, command));
     }
-    const alone = ["adapter", "rank", "alpha", "rsLora", "loraDropout", "loraTargets"];
+    const alone = [
+      "adapter",
+      "rank",
+      "alpha",
+      "rsLora",
+      "loraDropout",
+      "loraTargets",
+      "virtualTokens",
+      "promptInit",
+    ];
     const adapterOption = alone.find((name) => options[name] !== undefined);
     if (adapterOption !== undefined)
       throw new LineageError(

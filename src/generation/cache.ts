@@ -142,6 +142,34 @@ export class KeyValueBuffers implements Disposable {
     }
   }
 
+  /** Writes the first `count` cells of a row; `cells` has them by layer and part, `[heads, count, headSize]`. */
+  fill(row: number, count: number, cells: ReadonlyMap<string, TypedArray>): void {
+    const size = count * this.headSize;
+    for (const [name, tensor] of Object.entries(this.tensors)) {
+      const given = cells.get(name)! as Float32Array;
+      const view = tensor.view() as Float32Array;
+      for (let head = 0; head < this.heads; head++)
+        view.set(given.subarray(head * size, (head + 1) * size), this.place(row, head));
+    }
+  }
+
+  /**
+   * The first `count` cells of a row of a float32 cache, `[count, numLayers * 2 * heads * ownSize]`, keys before values.
+   * @param ownSize channels of a head without those that fill it up
+   */
+  rowsOf(row: number, count: number, ownSize: number): Float32Array {
+    const { heads, headSize, numLayers } = this;
+    const rows = new Float32Array(count * 2 * numLayers * heads * ownSize);
+    for (const [index, view] of this.views.entries())
+      for (let head = 0; head < heads; head++)
+        for (let cell = 0; cell < count; cell++) {
+          const from = this.place(row, head) + cell * headSize;
+          const to = ((cell * 2 * numLayers + index) * heads + head) * ownSize;
+          rows.set((view as Float32Array).subarray(from, from + ownSize), to);
+        }
+    return rows;
+  }
+
   /** Lets two rows change places, of which the first `countA` and `countB` cells are in use. */
   swap(a: number, b: number, countA: number, countB: number): void {
     for (const view of this.views) {

@@ -2,9 +2,18 @@ import { bytesPerElement } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { Random } from "../base/random.js";
-import { EncoderDecoder, type WeightSet, cacheWindow, rotaryReach, scaledContext } from "../nn/index.js";
+import {
+  CausalLm,
+  EncoderDecoder,
+  type WeightSet,
+  cacheWindow,
+  keyValueShape,
+  rotaryReach,
+  scaledContext,
+} from "../nn/index.js";
 import type { RunOptions } from "../runtime/types.js";
 import { type CacheType, KeyValueBuffers } from "./cache.js";
+import { type Lead, leadOf } from "./lead.js";
 import { SourceMemory } from "./memory.js";
 import { type CausalModel, type GenerativeModel, type Prompt, isSourcePrompt } from "./model.js";
 import { type CacheScales, compileDecoder, decoderLayers } from "./program.js";
@@ -116,9 +125,13 @@ export class Decoder implements Disposable {
       /** Texts of these two lengths are turned by the same angles where it gives the same number. */
       readonly reachOf: (length: number) => number;
       readonly ranked: number;
+      readonly lead: Lead;
+      /** Channels of a head, without those that fill a cache up. */
+      readonly headSize: number;
     },
   ) {
-    this.rows = Array.from({ length: limits.slots }, (_, place) => new Row(place, limits.beams));
+    const lead = limits.lead.ids.length;
+    this.rows = Array.from({ length: limits.slots }, (_, place) => new Row(place, limits.beams, lead));
   }
 
   /**
@@ -156,6 +169,12 @@ export class Decoder implements Disposable {
     // Beams and texts about sources are mostly far shorter than a context: their caches grow with them.
     const first = ofSource || beams > 1 ? Math.min(cells, firstCells) : cells;
     const shape = model.cacheShape(slots * beams, first) as [number, number, number, number];
+    const lead = leadOf(model, weights, shape[3], cacheType);
+    if (lead.ids.length >= capacity)
+      throw new LineageError(
+        "length",
+        `a soft prompt of ${lead.ids.length} tokens leaves no room in the ${capacity} tokens of the context`,
+      );
     const layers = decoderLayers(model);
     requireMemory(
       2 * layers * bytesPerElement(cacheType) * shape.reduce((size, dim) => size * dim, 1),
@@ -192,6 +211,8 @@ export class Decoder implements Disposable {
       window,
       vocabSize,
       ranked,
+      lead,
+      headSize: model instanceof CausalLm ? keyValueShape(model.config).headSize : shape[3],
       reachOf: (length) => (ofSource ? 0 : rotaryReach(model.config, length)),
     });
   }
@@ -200,9 +221,9 @@ export class Decoder implements Disposable {
   get slots(): number {
     return this.limits.slots;
   }
-  /** Tokens that a slot can hold. */
+  /** Tokens that a slot can hold, besides those of a soft prompt. */
   get capacity(): number {
-    return this.limits.capacity;
+    return this.limits.capacity - this.limits.lead.ids.length;
   }
   /** Continuations of its prompt that a slot follows. */
   get beams(): number {
@@ -238,7 +259,9 @@ export class Decoder implements Disposable {
    */
   open(prompt: Prompt = []): Slot {
     this.checkAlive();
-    const { ids, source } = this.whole(prompt);
+    const whole = this.whole(prompt);
+    const { source } = whole;
+    const ids = this.led(whole.ids);
     const free = this.rows
       .filter(({ slot }) => !slot)
       .map((row) => ({ row, common: row.common(ids, this.limits.reachOf(ids.length), source) }))
@@ -283,7 +306,9 @@ export class Decoder implements Disposable {
     options: RunOptions = {},
   ): Promise<void> {
     await this.exclusive(async () => {
-      for (const { slot, ids, source } of requests) slot.reused = this.reuse(slot.row, ids, source);
+      const lead = this.limits.lead.ids.length;
+      for (const { slot, ids, source } of requests)
+        slot.reused = Math.max(0, this.reuse(slot.row, this.led(ids), source) - lead);
       if (!this.memory) return;
       const readings = requests.map(({ slot: { row }, source }) => ({ place: row.place, source: source! }));
       const open = new Set(this.rows.flatMap(({ slot, place }) => (slot ? [place] : [])));
@@ -300,12 +325,14 @@ export class Decoder implements Disposable {
    */
   async advance(
     slot: Slot,
-    prompt: readonly number[],
+    text: readonly number[],
     count: number,
     options: RunOptions = {},
   ): Promise<Float32Array | undefined> {
     return this.exclusive(async () => {
       const { row } = slot;
+      const prompt = this.led(text);
+      this.placeLead(row);
       const known = row.prompt;
       if (known?.length === prompt.length && row.tokens.length === prompt.length)
         return slot.keep(known.logits);
@@ -364,13 +391,14 @@ export class Decoder implements Disposable {
     }
     if (requests.length === 0) return [];
     return this.exclusive(async () => {
+      for (const { slot } of requests) await this.begun(slot.row, options);
       const steps = requests.map(({ slot, tokens }) => ({
         row: slot.row,
         tokens,
         length: lengthOf(slot, tokens),
       }));
       for (const { row, length } of steps) {
-        if (length >= this.capacity)
+        if (length >= this.limits.capacity)
           throw new LineageError("length", `the context of ${this.capacity} tokens is full`);
         this.makeRoom(row, length + 1);
       }
@@ -419,11 +447,12 @@ export class Decoder implements Disposable {
       throw new LineageError("argument", `extend takes 1 to ${chunk} tokens at once, not ${tokens.length}`);
     return this.exclusive(async () => {
       const { row } = slot;
+      await this.begun(row, options);
       const held = row.tokens.length;
-      if (held + tokens.length > this.capacity)
+      if (held + tokens.length > this.limits.capacity)
         throw new LineageError(
           "length",
-          `${held} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
+          `${slot.length} tokens and ${tokens.length} more do not fit the context of ${this.capacity}`,
         );
       const all = [...row.tokens, ...tokens];
       if (this.limits.reachOf(held + 1) === this.limits.reachOf(all.length)) {
@@ -443,10 +472,35 @@ export class Decoder implements Disposable {
   /** Forgets what comes after a slot's first `length` tokens. */
   truncate(slot: Slot, length: number): void {
     const { row } = slot;
-    const held = row.tokens.length;
-    if (!Number.isInteger(length) || length < 0 || length > held || !row.holds(length, this.limits.window))
+    const held = slot.length;
+    const whole = length + this.limits.lead.ids.length;
+    if (!Number.isInteger(length) || length < 0 || length > held || !row.holds(whole, this.limits.window))
       throw new LineageError("argument", `the slot holds ${held} tokens and cannot go back to ${length}`);
-    row.truncate(length);
+    row.truncate(Math.min(whole, row.tokens.length));
+  }
+
+  /** A text with what stands before it. */
+  private led(ids: readonly number[]): readonly number[] {
+    const { lead } = this.limits;
+    return lead.ids.length === 0 ? ids : [...lead.ids, ...ids];
+  }
+
+  /** Writes a prefix into the cells of a row that holds nothing. */
+  private placeLead(row: Row): void {
+    const { ids, cells } = this.limits.lead;
+    if (!cells || row.tokens.length >= ids.length) return;
+    row.truncate(0);
+    this.makeRoom(row, ids.length);
+    this.caches.fill(this.line(row, 0), ids.length, cells);
+    for (const id of ids) row.add(id, this.limits.reachOf(ids.length));
+  }
+
+  /** Makes a row that holds nothing hold what stands before a text. */
+  private async begun(row: Row, options: RunOptions): Promise<void> {
+    const { ids } = this.limits.lead;
+    if (ids.length === 0 || row.tokens.length > 0) return;
+    this.placeLead(row);
+    await this.feed(row, ids, ids.length, 0, "step", options);
   }
 
   /**
@@ -477,6 +531,13 @@ export class Decoder implements Disposable {
   /** The row of the caches of a beam. */
   private line({ place }: Row, beam: number): number {
     return place * this.limits.beams + beam;
+  }
+
+  /** The keys and values of a text, `[ids.length, numLayers * 2 * numKeyValueHeads * headSize]`: what a prefix may begin as. */
+  async prefixOf(ids: readonly number[]): Promise<Float32Array> {
+    using slot = this.open(ids);
+    await this.read(slot, ids);
+    return this.caches.rowsOf(this.line(slot.row, 0), ids.length, this.limits.headSize);
   }
 
   /** @internal The scales that an int8 cache of what a slot holds would need. */

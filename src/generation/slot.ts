@@ -27,6 +27,8 @@ export class Row {
     /** Which row of the buffers it is now. */
     public place: number,
     beams: number,
+    /** Virtual tokens before every text. */
+    readonly lead = 0,
   ) {
     this.beams = Array.from({ length: beams }, () => []);
   }
@@ -125,9 +127,9 @@ export class Slot implements Disposable {
     return this.held;
   }
 
-  /** Tokens in the cache. */
+  /** Tokens of the text in the cache. */
   get length(): number {
-    return this.row.tokens.length;
+    return Math.max(0, this.row.tokens.length - this.row.lead);
   }
 
   /** @internal A copy of logits, in memory of the slot's own. */

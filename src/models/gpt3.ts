@@ -14,6 +14,7 @@ import {
   type LayerType,
   Linear,
   Module,
+  afterPrefix,
   checkHeads,
   configEntries,
   configTable,
@@ -195,7 +196,8 @@ class Gpt3Attention extends Module {
       ];
       const { attentionMask, random } = context;
       const options = { mask: attentionMask, dropout: attentionDropout, random };
-      mixed = mergeHeads(attention(q, k, v, { ...options, causal: true, window, scale: 1 }));
+      const [keys, values] = afterPrefix(k, v, context, this.layer);
+      mixed = mergeHeads(attention(q, keys, values, { ...options, causal: true, window, scale: 1 }));
     }
     return this.residualDropout.forward(this.output.forward(mixed), context.random);
   }

@@ -7,6 +7,7 @@ import { type Initializer, normalInit, residualInit } from "./initializers.js";
 import { Linear, mergeHeads, splitHeads } from "./layers.js";
 import { Module } from "./module.js";
 import { type RotaryConfig, checkRotaryScaling } from "./rotary.js";
+import { afterPrefix } from "./soft-prompt.js";
 
 /** What a layer attends to, by transformers' words: every key before, or those in the window. */
 export const layerTypes = ["full_attention", "sliding_attention"] as const;
@@ -139,18 +140,19 @@ export class GroupedQueryAttention extends Module {
     const { numHeads, numKeyValueHeads, attentionDropout } = this.config;
     const { attentionMask, prefix, rotary: tables, random, cache } = context;
     const turned = (x: Tensor): Tensor => rotary(x, tables.cosine, tables.sine);
-    const mixed = attention(
-      splitHeads(turned(query), numHeads),
+    const [keys, values] = afterPrefix(
       splitHeads(turned(key), numKeyValueHeads),
       splitHeads(value, numKeyValueHeads),
-      {
-        causal: !cache?.bothWays,
-        prefix,
-        window: layerWindow(this.config, this.layer),
-        ...(attentionDropout && { dropout: attentionDropout, random }),
-        mask: attentionMask,
-      },
+      context,
+      this.layer,
     );
+    const mixed = attention(splitHeads(turned(query), numHeads), keys, values, {
+      causal: !cache?.bothWays,
+      prefix,
+      window: layerWindow(this.config, this.layer),
+      ...(attentionDropout && { dropout: attentionDropout, random }),
+      mask: attentionMask,
+    });
     return mergeHeads(mixed);
   }
 

@@ -1,3 +1,4 @@
+import { LineageError } from "../base/errors.js";
 import {
   type Dim,
   type LinearLossOptions,
@@ -9,9 +10,10 @@ import {
 import type { ForwardContext } from "./context.js";
 import { normalInit } from "./initializers.js";
 import { type Embedding, Linear } from "./layers.js";
-import { Module } from "./module.js";
+import { Module, namedParameters } from "./module.js";
 import type { LayerType } from "./attention.js";
 import type { RotaryScaling } from "./rotary.js";
+import { Prefix, SoftPrompt, SoftPromptAdapter, checkVirtualTokens } from "./soft-prompt.js";
 
 /** What is common to the configurations of decoders. */
 export interface CausalLmConfig {
@@ -34,6 +36,17 @@ export interface CausalLmConfig {
   /** Whether it reads prompts both ways. Default: from left to right. */
   readonly prefixLm?: boolean | undefined;
 }
+
+/** Heads of keys and values, and channels of each. */
+export const keyValueShape = ({
+  numHeads,
+  numKeyValueHeads = numHeads,
+  hiddenSize,
+  headSize = hiddenSize / numHeads,
+}: CausalLmConfig): { readonly numKeyValueHeads: number; readonly headSize: number } => ({
+  numKeyValueHeads,
+  headSize,
+});
 
 /** The network below the language-modelling head: embeddings, blocks, final norm. */
 export interface CausalTransformer extends Module {
@@ -64,6 +77,8 @@ export abstract class CausalLm extends Module {
   abstract readonly transformer: CausalTransformer;
   /** Absent where the token embeddings serve as output embeddings. */
   abstract readonly head: Linear | undefined;
+  /** What stands before every text; a cached pass finds it in the cache. Default: nothing. */
+  softPrompt: SoftPrompt | Prefix | undefined = undefined;
 
   /**
    * Logits `[batch, sequence, vocabSize]` of token ids `[batch, sequence]`.
@@ -75,7 +90,16 @@ export abstract class CausalLm extends Module {
 
   /** The last layer's normalised states `[batch, sequence, hiddenSize]`. */
   hiddenStates(inputIds: Tensor, positionIds?: Tensor, context: ForwardContext = {}): Tensor {
-    return this.transformer.forward(inputIds, positionIds, context);
+    const pass = (...inputs: Parameters<CausalTransformer["forward"]>): Tensor =>
+      this.transformer.forward(...inputs);
+    if (this.softPrompt && context.attentionMask && this.config.slidingWindow !== undefined)
+      throw new LineageError(
+        "unsupported",
+        "a soft prompt does not stand before packed documents in a model with a sliding window: it would be out of sight of the later ones",
+      );
+    return this.softPrompt && !context.cache
+      ? this.softPrompt.forward(inputIds, positionIds, context, pass)
+      : pass(inputIds, positionIds, context);
   }
 
   /** Logits `[..., vocabSize]` of hidden states `[..., hiddenSize]`. */
@@ -108,16 +132,45 @@ export abstract class CausalLm extends Module {
 
   /** Shape of one layer's key or value cache. */
   cacheShape(batch: Dim, capacity: Dim): Dim[] {
-    const {
-      numHeads,
-      numKeyValueHeads = numHeads,
-      hiddenSize,
-      headSize = hiddenSize / numHeads,
-    } = this.config;
+    const { numKeyValueHeads, headSize } = keyValueShape(this.config);
     return [batch, numKeyValueHeads, capacity, cachedHeadSize(headSize)];
   }
 
   private get outputEmbeddings(): Tensor {
     return (this.head ?? this.transformer.tokenEmbedding).weight.tensor;
   }
+}
+
+/**
+ * Puts a soft prompt or a prefix of so many virtual tokens before all texts of a model, and freezes all other parameters.
+ * Throws `argument` for a model that has one already, and for more tokens than its context holds.
+ */
+export function addSoftPrompt(
+  model: CausalLm,
+  { kind, tokens }: { readonly kind: "prompt" | "prefix"; readonly tokens: number },
+): SoftPromptAdapter {
+  const { config } = model;
+  if (model.softPrompt)
+    throw new LineageError("argument", "the model has a soft prompt already; take that one off first");
+  checkVirtualTokens(tokens, config.contextLength);
+  if (kind === "prefix" && config.prefixLm)
+    throw new LineageError(
+      "unsupported",
+      "a prefix language model reads prompts both ways and has no learned prefix before them; take a soft prompt",
+    );
+  for (const parameter of namedParameters(model).values()) parameter.trainable = false;
+  const table = model.transformer.tokenEmbedding;
+  if (kind === "prompt") {
+    const prompt = new SoftPrompt(tokens, table.hiddenSize, table.count);
+    table.virtual = prompt.values.tensor;
+    model.softPrompt = prompt;
+  } else {
+    const shape = { numLayers: config.numLayers, ...keyValueShape(config) };
+    model.softPrompt = new Prefix(tokens, shape, table.count);
+  }
+  namedParameters(model);
+  return new SoftPromptAdapter(model.softPrompt, () => {
+    model.softPrompt = undefined;
+    table.virtual = undefined;
+  });
 }

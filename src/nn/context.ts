@@ -13,6 +13,8 @@ export interface ForwardContext {
   readonly prefix?: Tensor | undefined;
   /** Int `[batch, sequence]`: position of every token in its own document, where a row holds several. Default 0, 1, 2, … */
   readonly positionIds?: Tensor | undefined;
+  /** By layer, keys and values that stand before those of the text: `[batch, numKeyValueHeads, tokens, headSize]`. */
+  readonly learnedPrefix?: readonly { readonly key: Tensor; readonly value: Tensor }[] | undefined;
   /** Keys and values of earlier positions, when the pass continues a sequence. */
   readonly cache?: CacheContext | undefined;
 }

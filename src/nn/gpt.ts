@@ -16,6 +16,7 @@ import {
 } from "./layers.js";
 import { Module } from "./module.js";
 import { prefixLmField } from "./prefix-lm.js";
+import { afterPrefix } from "./soft-prompt.js";
 import { throughLayers } from "./stack.js";
 
 /** What the parts that GPT-1, GPT-2 and GPT-3 share take of a configuration. */
@@ -107,20 +108,17 @@ export class GptAttention extends Module {
     return this.residualDropout.forward(this.output.forward(mixed), context.random);
   }
 
-  private attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    { attentionMask, prefix, random, cache }: ForwardContext,
-  ): Tensor {
+  private attend(query: Tensor, key: Tensor, value: Tensor, context: ForwardContext): Tensor {
+    const { attentionMask, prefix, random, cache } = context;
     const { numHeads, attentionDropout } = this.config;
     const [q, k, v] = [query, key, value].map((part) => splitHeads(part, numHeads)) as [
       Tensor,
       Tensor,
       Tensor,
     ];
+    const [keys, values] = afterPrefix(k, v, context, this.layer);
     return mergeHeads(
-      attention(q, k, v, {
+      attention(q, keys, values, {
         causal: !cache?.bothWays,
         prefix,
         mask: attentionMask,

@@ -1,3 +1,4 @@
+export * from "./adapter.js";
 export * from "./attention.js";
 export * from "./encoder-config.js";
 export * from "./causal-lm.js";
@@ -21,5 +22,6 @@ export * from "./module.js";
 export * from "./prefix-lm.js";
 export * from "./relative-bias.js";
 export * from "./rotary.js";
+export * from "./soft-prompt.js";
 export * from "./stack.js";
 export * from "./weights.js";

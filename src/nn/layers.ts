@@ -6,11 +6,18 @@ import {
   gather,
   gelu,
   layerNorm,
+  less,
   linear,
+  maximum,
+  minimum,
   relu,
   rmsNorm,
+  scalar,
   silu,
   slice,
+  sub,
+  unsqueeze,
+  where,
 } from "../graph/index.js";
 import { type Initializer, normalInit, onesInit, residualInit, zerosInit } from "./initializers.js";
 import { Module, Parameter } from "./module.js";
@@ -54,6 +61,8 @@ export class Linear extends Module {
 /** Rows of a table by integer ids: `[...]` -> `[..., hiddenSize]`. */
 export class Embedding extends Module {
   readonly weight: Parameter;
+  /** Rows of the ids from `count` on, `[tokens, hiddenSize]`: a soft prompt's. Default: there are no such ids. */
+  virtual: Tensor | undefined = undefined;
 
   constructor(
     readonly count: number,
@@ -65,7 +74,11 @@ export class Embedding extends Module {
   }
 
   override forward(ids: Tensor): Tensor {
-    return gather(this.weight.tensor, ids);
+    const { weight, virtual, count } = this;
+    if (!virtual) return gather(weight.tensor, ids);
+    const rows = gather(weight.tensor, minimum(ids, scalar(count - 1, ids.dtype)));
+    const learned = gather(virtual, maximum(sub(ids, count), scalar(0, ids.dtype)));
+    return where(unsqueeze(less(ids, scalar(count, ids.dtype)), -1), rows, learned);
   }
 
   /** Rows of ids, or the first `count` rows where there are none, `[count, hiddenSize]`: positions 0, 1, 2, … */

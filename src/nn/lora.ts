@@ -78,6 +78,8 @@ export class Lora extends Module {
 
 /** A model's adapter: the linear layers that have one, by dotted path. */
 export class LoraAdapter {
+  readonly kind = "lora";
+
   constructor(
     readonly options: LoraOptions,
     readonly layers: ReadonlyMap<string, { readonly linear: Linear; readonly lora: Lora }>,

@@ -1,13 +1,29 @@
 import { LineageError } from "../base/errors.js";
-import { type InferenceCheckpoint, loadForInference, saveAdapter } from "../checkpoints/index.js";
-import { type LoraAdapter, type LoraTargets, Weights, addLora } from "../nn/index.js";
+import { Random } from "../base/random.js";
+import {
+  type InferenceCheckpoint,
+  embeddingsOf,
+  loadForInference,
+  saveAdapter,
+} from "../checkpoints/index.js";
+import { Decoder } from "../generation/index.js";
+import {
+  type Adapter,
+  type CausalLm,
+  type LoraTargets,
+  Weights,
+  addLora,
+  addSoftPrompt,
+  checkVirtualTokens,
+} from "../nn/index.js";
+import type { ModelWeights } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { smallSizes } from "./run.js";
 import type { TrainOptions } from "./train-options.js";
 
 /** A base with an adapter that is to be trained beside its frozen weights, which are disposed with it. */
 export interface AdaptedBase extends Omit<InferenceCheckpoint, "weights">, Disposable {
-  readonly adapter: LoraAdapter;
+  readonly adapter: Adapter;
   /** The adapter's, over the base's as constants. */
   readonly weights: Weights;
   /** Tokens of a row. */
@@ -28,6 +44,52 @@ function targetsOf(text: string): LoraTargets {
   }
 }
 
+type AdapterOptions = Pick<
+  TrainOptions,
+  "adapter" | "rank" | "alpha" | "rsLora" | "loraDropout" | "loraTargets" | "virtualTokens"
+>;
+
+/** Puts a new adapter beside a model's layers, or before its texts. */
+function addAdapter(model: CausalLm, options: AdapterOptions): Adapter {
+  const { adapter: kind, virtualTokens: tokens } = options;
+  if (kind === "prompt" || kind === "prefix") return addSoftPrompt(model, { kind, tokens });
+  return addLora(model, {
+    rank: options.rank,
+    alpha: options.alpha,
+    rankStabilized: options.rsLora,
+    dropout: options.loraDropout,
+    targets: targetsOf(options.loraTargets),
+  });
+}
+
+/**
+ * What a soft prompt begins as, Lester et al. 2021, section 2.1.1: a text, repeated until it is long enough, or tokens of the
+ * vocabulary at random. A prompt takes their embeddings; a prefix takes the keys and values that the base has of them, which
+ * Li & Liang 2021, section 7.4, found best. Undefined for an adapter of matrices.
+ */
+async function firstPrompt(
+  { model, tokenizer }: Omit<InferenceCheckpoint, "weights">,
+  frozen: ModelWeights,
+  { adapter: kind, virtualTokens: tokens, promptInit: text, seed }: TrainOptions,
+): Promise<Float32Array | undefined> {
+  if (kind !== "prompt" && kind !== "prefix") {
+    if (text !== undefined)
+      throw new LineageError("argument", `a ${kind} adapter does not begin as a text; leave the text out`);
+    return undefined;
+  }
+  checkVirtualTokens(tokens, model.config.contextLength);
+  const given = text === undefined ? [] : tokenizer.encode(text);
+  if (text !== undefined && given.length === 0)
+    throw new LineageError("argument", "the text that a soft prompt begins as has no tokens");
+  const random = new Random(seed).fork("soft prompt");
+  const ids = Array.from({ length: tokens }, (_, index) =>
+    given.length > 0 ? given[index % given.length]! : random.integer(tokenizer.vocabSize),
+  );
+  if (kind === "prompt") return embeddingsOf({ model, weights: frozen }, ids);
+  using decoder = await Decoder.create({ model, weights: frozen, capacity: Math.max(2, tokens) });
+  return await decoder.prefixOf(ids);
+}
+
 /** Loads the base of a run and puts a new adapter beside it. Throws `argument` for options of a model from nothing. */
 export async function openBase(
   runtime: Runtime,
@@ -46,15 +108,12 @@ export async function openBase(
   });
   const { model } = base;
   try {
-    const adapter = addLora(model, {
-      rank: options.rank,
-      alpha: options.alpha,
-      rankStabilized: options.rsLora,
-      dropout: options.loraDropout,
-      targets: targetsOf(options.loraTargets),
-    });
+    const first = await firstPrompt(base, frozen, options);
+    const adapter = addAdapter(model, options);
     const weights = Weights.partlyFrozen(model, frozen, options.seed);
-    const sequenceLength = Math.min(Number(asked ?? smallSizes.contextLength), model.config.contextLength);
+    for (const name of adapter.parameters.keys()) if (first) weights.get(name).write(first);
+    const room = model.config.contextLength - (adapter.kind === "lora" ? 0 : adapter.prompt.tokens);
+    const sequenceLength = Math.min(Number(asked ?? smallSizes.contextLength), room);
     const save = (kept: Weights) => saveAdapter(out, { model, adapter, weights: kept, base: place });
     const dispose = () => {
       frozen.dispose();

@@ -24,8 +24,15 @@ export const trainOptions = z.object({
   workers: z.int().positive().optional(),
   /** A decoder's folder or GGUF, beside whose frozen weights an adapter is trained. Default: a model from nothing. */
   base: z.string().optional(),
-  /** `qlora` keeps the base's matrices in 4-bit NormalFloat, Dettmers et al. 2023; `lora` as its files have them. */
-  adapter: z.enum(["lora", "qlora"]).default("lora"),
+  /**
+   * `qlora` keeps the base's matrices in 4-bit NormalFloat, Dettmers et al. 2023; `lora` as its files have them. `prompt` learns
+   * embeddings of virtual tokens before every text, Lester et al. 2021; `prefix` keys and values of every layer, Li & Liang 2021.
+   */
+  adapter: z.enum(["lora", "qlora", "prompt", "prefix"]).default("lora"),
+  /** Virtual tokens of a soft prompt or a prefix. */
+  virtualTokens: z.int().positive().default(20),
+  /** What a soft prompt begins as. Default: tokens of the vocabulary at random, from the seed. */
+  promptInit: z.string().min(1).optional(),
   rank: z.int().positive().default(16),
   /** Scales the update by `alpha / rank`. */
   alpha: z.number().positive().default(32),

@@ -168,7 +168,7 @@ async function run(
     },
   );
   onMessage?.(
-    `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads)${base ? `, of which ${count(trainedParameters)} learn, in an adapter beside ${base.adapter.layers.size} layers` : ""}; ` +
+    `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads)${base ? `, of which ${count(trainedParameters)} learn, in ${base.adapter.kind === "lora" ? `an adapter beside ${base.adapter.layers.size} layers` : `a ${base.adapter.kind === "prompt" ? "soft prompt" : "prefix"} of ${base.adapter.prompt.tokens} tokens`}` : ""}; ` +
       `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights + memory.frozen)}, gradients ${formatBytes(memory.gradients)}, ` +
       `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}, evaluation ${formatBytes(memory.evaluation)}, the process itself ${formatBytes(memory.process)}`,
     { parameters, trainedParameters, memory },
@@ -234,8 +234,7 @@ async function run(
     schedule: plannedSchedule(planOf(options), options.steps, {
       ...options,
       learningRate:
-        options.learningRate ??
-        (base ? learningPlans.adapter.learningRate : optimizerRates[options.optimizer]),
+        options.learningRate ?? (base ? planOf(options).learningRate : optimizerRates[options.optimizer]),
     }),
     optimizer: (...buffers) => makeOptimizer(options, ...buffers),
     steps: options.steps,
@@ -269,12 +268,11 @@ export function trainObjective({ options, vocabSize }: ObjectiveArgument): Objec
 }
 
 /** How a run learns where nobody says. */
-const planOf = ({ base, optimizer }: TrainOptions): LearningPlan =>
-  base !== undefined
-    ? learningPlans.adapter
-    : optimizer === "palm"
-      ? learningPlans.palm
-      : learningPlans.train;
+const planOf = ({ base, adapter, optimizer }: TrainOptions): LearningPlan => {
+  if (base !== undefined)
+    return learningPlans[adapter === "prompt" || adapter === "prefix" ? "softPrompt" : "adapter"];
+  return optimizer === "palm" ? learningPlans.palm : learningPlans.train;
+};
 
 function objectiveOf(
   model: CausalLm,

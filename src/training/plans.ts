@@ -55,6 +55,15 @@ export const learningPlans = {
     betas: [0.9, 0.99],
     weightDecay: 0,
   },
+  /** A soft prompt or a prefix: few numbers, which have far to go; Lester et al. 2021, section 3.2, take higher rates still. */
+  softPrompt: {
+    schedule: "cosine",
+    learningRate: 1e-2,
+    warmup: { share: 0.1, most: 100 },
+    floor: 0.1,
+    betas: [0.9, 0.99],
+    weightDecay: 0,
+  },
   /**
    * An encoder from nothing: a warm-up and a line down to nothing, Devlin et al. 2019, appendix A.2, with the second beta of
    * Liu et al. 2019, section 3.1, whose losses jump less. Small models bear ten times BERT's 1e-4.

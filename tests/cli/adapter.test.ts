@@ -153,6 +153,36 @@ describe("an adapter on the command line", () => {
     },
   );
 
+  it.each(["prompt", "prefix"])("trains a %s that stands before what is written", async (kind) => {
+    const data = folder("text.txt");
+    writeFileSync(data, "the cat sat on the mat\n".repeat(300));
+    const out = folder(kind);
+    const made = await lineage(
+      ...["train", "--base", folder("base"), "--adapter", kind, "--data", data, "--out", out],
+      ...["--virtual-tokens", "4", "--prompt-init", "the cat", "--context", "16", "--batch", "4"],
+      ...["--steps", "30", "--eval-every", "10", "--learning-rate", "0.1"],
+    );
+    expect(made.status, made.stderr).toBe(0);
+    expect(made.stderr).toContain(`a ${kind === "prompt" ? "soft prompt" : "prefix"} of 4 tokens`);
+    const losses = readFileSync(path.join(out, "metrics.jsonl"), "utf8")
+      .trim()
+      .split("\n")
+      .flatMap((line) => (JSON.parse(line) as { loss?: number }).loss ?? []);
+    expect(losses.at(-1)).toBeLessThan(losses[0]! - 0.1);
+    const text = await written("--model", folder("base"), "--adapter", out);
+    expect(text).not.toBe(await written("--model", folder("base")));
+    const merged = await lineage(
+      ...["merge", "--model", folder("base"), "--adapter", out, "--out", folder("never")],
+    );
+    expect(merged.status).toBe(1);
+    expect(merged.stderr).toContain("no matrices to merge");
+    const failing = await lineage(
+      ...["train", "--base", folder("base"), "--adapter", "lora", "--data", data, "--out", folder("no")],
+      ...["--prompt-init", "the cat"],
+    );
+    expect(failing.stderr).toContain("does not begin as a text");
+  });
+
   it("refuses options that fit no adapter, and targets that match nothing", async () => {
     const data = folder("text.txt");
     writeFileSync(data, "the cat sat on the mat\n".repeat(300));

@@ -1,5 +1,5 @@
 import { ShapeError } from "../../base/errors.js";
-import { type Dim, equalShapes, formatShape, multiplyDims } from "../dims.js";
+import { type Dim, equalShapes, formatShape, multiplyDims, subtractDims } from "../dims.js";
 import { isObserved, observe } from "../observe.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
@@ -86,10 +86,11 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
   }
   let scores = matmul(queries, keys, { transposeB: true, alpha: scale });
   if (options.bias) scores = add(scores, inGroups(options.bias));
-  if (options.causal && prefix) scores = add(scores, maskBias(inGroups(prefixMask(prefix)), scores.dtype));
+  const before = subtractDims(keyLength!, queryLength!);
+  const offset = typeof before === "number" ? before : 0;
+  if (options.causal && prefix)
+    scores = add(scores, maskBias(inGroups(prefixMask(prefix, offset)), scores.dtype));
   else if (options.causal) {
-    const offset =
-      typeof keyLength === "number" && typeof queryLength === "number" ? keyLength - queryLength : 0;
     scores = add(
       scores,
       maskBias(causalMask(queryLength!, keyLength!, offset, options.window), scores.dtype),

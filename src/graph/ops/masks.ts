@@ -1,5 +1,5 @@
 import { ShapeError } from "../../base/errors.js";
-import type { Dim } from "../dims.js";
+import { type Dim, subtractDims } from "../dims.js";
 import type { Tensor } from "../tensor.js";
 import { add, greaterEqual, less, logicalAnd, logicalOr, sub, where } from "./elementwise.js";
 import { range, scalar } from "./leaf.js";
@@ -32,8 +32,12 @@ export function causalMask(queryLength: Dim, keyLength: Dim, queryOffset: Dim = 
 /**
  * Bool `[batch, 1, length, length]` of a prefix language model, Raffel et al. 2020, figure 4: a query sees what is not after
  * it, and every key of the prefix. @param prefix bool `[batch, length]`: tokens of the prefix
+ * @param queryOffset keys before the first query
  */
-export const prefixMask = (prefix: Tensor): Tensor => {
+export const prefixMask = (prefix: Tensor, queryOffset = 0): Tensor => {
   const length = prefix.dim(1);
-  return logicalOr(causalMask(length, length), unsqueeze(unsqueeze(prefix, 1), 1));
+  return logicalOr(
+    causalMask(subtractDims(length, queryOffset), length, queryOffset),
+    unsqueeze(unsqueeze(prefix, 1), 1),
+  );
 };
