@@ -1,6 +1,7 @@
-/** A training step or a forward pass of one network, in a process of its own. */
+/** A training step, a forward pass or the reading of a prompt by one network, in a process of its own. */
 import { tokenBatch } from "../src/data/index.js";
 import { compile, input } from "../src/graph/index.js";
+import { Decoder } from "../src/generation/index.js";
 import { Gpt3, Palm, gpt3Config, palmConfig } from "../src/models/index.js";
 import { type CausalLm, Weights } from "../src/nn/index.js";
 import { nextTokenObjective } from "../src/objectives/index.js";
@@ -10,7 +11,7 @@ import { peakMiB, request, respond, timed } from "./harness.js";
 
 export interface BlocksQuestion {
   readonly network: "band" | "dense" | "parallel" | "serial";
-  readonly pass: "training" | "forward";
+  readonly pass: "training" | "forward" | "prompt";
   readonly batch: number;
   readonly sequence: number;
   readonly hiddenSize: number;
@@ -50,6 +51,14 @@ if (pass === "training") {
   const step = await TrainingStep.create(objective, weights, gradients);
   const labels = inputIds.map((id) => (id * 3 + 1) % sizes.vocabSize);
   run = () => step.run(tokenBatch(inputIds, labels, [batch, sequence]));
+} else if (pass === "prompt") {
+  const decoder = await Decoder.create({ model, weights });
+  run = async () => {
+    using slot = decoder.open();
+    await decoder.read(slot, Array.from(inputIds));
+    slot.close();
+    decoder.forget();
+  };
 } else {
   const ids = input("inputIds", "int32", [batch, sequence]);
   const program = await compile(runtime, { states: model.hiddenStates(ids) });

@@ -1,6 +1,6 @@
 /**
- * What the choices of two papers are worth: GPT-3's layers over a band beside dense ones at long context, and PaLM's parallel
- * layers beside layers one after the other. Each network runs in a process of its own.
+ * What the choices of two papers are worth: GPT-3's layers over a band beside dense ones at long context, in training, in a forward pass
+ * and in prompts that a decoder reads in chunks, and PaLM's parallel layers beside layers one after the other. Each network runs in a process of its own.
  */
 import type { BlocksQuestion } from "./blocks-own.js";
 import { type Answer, inOwnProcess, median, options } from "./harness.js";
@@ -28,7 +28,7 @@ async function compare(
 const small = { hiddenSize: 64, numLayers: 2, repeats: 2, batch: 1 };
 const large = { hiddenSize: 256, numLayers: 4, repeats: 3, batch: 1 };
 const shape = options.smoke ? small : large;
-for (const sequence of options.smoke ? [1024] : [4096, 16_384]) {
+for (const sequence of options.smoke ? [4096] : [4096, 16_384]) {
   // The scores of all pairs at 16,384 positions fill a gigabyte a head, and training keeps them.
   const trained = sequence > 4096 ? { ...small, sequence } : { ...shape, sequence };
   await compare(`GPT-3, training step at ${sequence}`, ["band", "dense"], { ...trained, pass: "training" });
@@ -37,6 +37,7 @@ for (const sequence of options.smoke ? [1024] : [4096, 16_384]) {
     sequence,
     pass: "forward",
   });
+  await compare(`GPT-3, a prompt of ${sequence}`, ["band", "dense"], { ...shape, sequence, pass: "prompt" });
 }
 const palm = options.smoke
   ? { ...small, sequence: 64 }

@@ -7,13 +7,22 @@ export type CacheType = (typeof cacheTypes)[number];
 
 const parts = ["key", "value"] as const;
 
+/** Layers whose caches hold the same tokens of a text. */
+export interface CacheGroup {
+  readonly buffers: KeyValueBuffers;
+  /** Keys that a query of these layers looks back on, itself included. */
+  readonly window: number;
+  /** Cells of a row at most. */
+  readonly cells: number;
+}
+
 /** Room above the largest values seen when the scales of an int8 cache are chosen. */
 const margin = 1.25;
 /** Of a channel that is zero throughout; the engine divides by it. */
 const smallestScale = 1e-12;
 
 /**
- * Keys and values of every layer, `[rows, numKeyValueHeads, cells, headSize]` each: buffers that a run reads and writes in
+ * Keys and values of some layers, `[rows, numKeyValueHeads, cells, headSize]` each: buffers that a run reads and writes in
  * place. A cell holds one token of a row. Which sequence lies in which row, and which token in which cell, is for others to
  * know.
  */
@@ -30,7 +39,7 @@ export class KeyValueBuffers implements Disposable {
 
   constructor(
     private readonly runtime: Runtime,
-    private readonly numLayers: number,
+    private readonly layers: readonly number[],
     shape: readonly [rows: number, heads: number, cells: number, headSize: number],
     private readonly dtype: CacheType,
   ) {
@@ -44,13 +53,13 @@ export class KeyValueBuffers implements Disposable {
 
   /** What buffers of so many cells take. */
   bytesOf(cells: number): number {
-    return 2 * this.numLayers * bytesPerElement(this.dtype) * elementCount(this.shapeOf(cells));
+    return 2 * this.layers.length * bytesPerElement(this.dtype) * elementCount(this.shapeOf(cells));
   }
 
   private allocate(): void {
     const shape = this.shapeOf(this.cells);
     this.tensors = Object.fromEntries(
-      Array.from({ length: this.numLayers }, (_, layer) => layer).flatMap((layer) =>
+      this.layers.flatMap((layer) =>
         parts.map((part) => [
           `${layer}.${part}`,
           this.runtime.createTensor(this.dtype, shape) as DeviceTensor,
@@ -154,20 +163,23 @@ export class KeyValueBuffers implements Disposable {
   }
 
   /**
-   * The first `count` cells of a row of a float32 cache, `[count, numLayers * 2 * heads * ownSize]`, keys before values.
+   * The first `count` cells of a row of a float32 cache, by layer and part, `[count, heads * ownSize]`.
    * @param ownSize channels of a head without those that fill it up
    */
-  rowsOf(row: number, count: number, ownSize: number): Float32Array {
-    const { heads, headSize, numLayers } = this;
-    const rows = new Float32Array(count * 2 * numLayers * heads * ownSize);
-    for (const [index, view] of this.views.entries())
-      for (let head = 0; head < heads; head++)
-        for (let cell = 0; cell < count; cell++) {
-          const from = this.place(row, head) + cell * headSize;
-          const to = ((cell * 2 * numLayers + index) * heads + head) * ownSize;
-          rows.set((view as Float32Array).subarray(from, from + ownSize), to);
-        }
-    return rows;
+  rowsOf(row: number, count: number, ownSize: number): Map<string, Float32Array> {
+    const { heads, headSize } = this;
+    return new Map(
+      Object.entries(this.tensors).map(([name, tensor]) => {
+        const view = tensor.view() as Float32Array;
+        const rows = new Float32Array(count * heads * ownSize);
+        for (let head = 0; head < heads; head++)
+          for (let cell = 0; cell < count; cell++) {
+            const from = this.place(row, head) + cell * headSize;
+            rows.set(view.subarray(from, from + ownSize), (cell * heads + head) * ownSize);
+          }
+        return [name, rows];
+      }),
+    );
   }
 
   /** Lets two rows change places, of which the first `countA` and `countB` cells are in use. */

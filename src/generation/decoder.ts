@@ -1,4 +1,4 @@
-import { bytesPerElement } from "../base/dtype.js";
+import { bytesPerElement, elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { Random } from "../base/random.js";
@@ -8,11 +8,12 @@ import {
   type WeightSet,
   cacheWindow,
   keyValueShape,
+  layerWindow,
   rotaryReach,
   scaledContext,
 } from "../nn/index.js";
 import type { RunOptions } from "../runtime/types.js";
-import { type CacheType, KeyValueBuffers } from "./cache.js";
+import { type CacheGroup, type CacheType, KeyValueBuffers } from "./cache.js";
 import { type Lead, leadOf } from "./lead.js";
 import { SourceMemory } from "./memory.js";
 import { type CausalModel, type GenerativeModel, type Prompt, isSourcePrompt } from "./model.js";
@@ -70,7 +71,9 @@ export interface WholePrompt {
  * Runs a model over several sequences side by side, keeping keys and values in buffers that every run updates in place. A
  * sequence takes a slot, and gives it back; slots come and go between two steps, and a step costs what the slots in it cost.
  * With a sliding window the buffers hold the window and one chunk, whatever the length of the text: when they are full,
- * the window moves to their front, which costs one copy of it for every chunk of tokens.
+ * the window moves to their front, which costs one copy of it for every chunk of tokens. Where some layers have the window and
+ * others look back on everything, the same holds of the buffers of those with the window, if the capacity is `worthWindows` times as
+ * much: prompts are then read over the band of those layers alone.
  *
  * Each slot gives what it gives alone. Where weights are constants (`loadForInference`), in full precision or in few bits,
  * the other slots of a step change no bit of its logits; where they train, the engine adds up a single row in another order,
@@ -108,7 +111,7 @@ export class Decoder implements Disposable {
 
   private constructor(
     private readonly runs: Runs,
-    private readonly caches: KeyValueBuffers,
+    private readonly caches: readonly CacheGroup[],
     private readonly memory: SourceMemory | undefined,
     private readonly limits: {
       readonly slots: number;
@@ -117,10 +120,7 @@ export class Decoder implements Disposable {
       /** Tokens of a source. */
       readonly sourceCapacity: number;
       readonly startId: number;
-      /** Cells of a row of the caches at most. */
-      readonly cells: number;
       readonly chunk: number;
-      readonly window: number;
       readonly vocabSize: number;
       /** Texts of these two lengths are turned by the same angles where it gives the same number. */
       readonly reachOf: (length: number) => number;
@@ -130,8 +130,12 @@ export class Decoder implements Disposable {
       readonly headSize: number;
     },
   ) {
+    const windows = caches.map(({ window }) => window);
     const lead = limits.lead.ids.length;
-    this.rows = Array.from({ length: limits.slots }, (_, place) => new Row(place, limits.beams, lead));
+    this.rows = Array.from(
+      { length: limits.slots },
+      (_, place) => new Row(place, limits.beams, windows, lead),
+    );
   }
 
   /**
@@ -150,7 +154,6 @@ export class Decoder implements Disposable {
     } = options;
     const { contextLength, vocabSize } = model.config;
     const ofSource = model instanceof EncoderDecoder;
-    const window = ofSource ? Infinity : (cacheWindow(model.config) ?? Infinity);
     const most = ofSource ? contextLength : scaledContext(model.config);
     const { capacity = contextLength } = options;
     const wholes = { slots, beams, capacity, prefillChunk, parts: parts ?? 1 };
@@ -165,20 +168,23 @@ export class Decoder implements Disposable {
         "unsupported",
         `the cache of an encoder-decoder is float32; ${cacheType} is for decoders`,
       );
-    const cells = Math.min(capacity, window - 1 + prefillChunk);
-    // Beams and texts about sources are mostly far shorter than a context: their caches grow with them.
-    const first = ofSource || beams > 1 ? Math.min(cells, firstCells) : cells;
-    const shape = model.cacheShape(slots * beams, first) as [number, number, number, number];
-    const lead = leadOf(model, weights, shape[3], cacheType);
+    const planned = cacheGroups(model, capacity, prefillChunk).map((group) => {
+      // Beams and texts about sources are mostly far shorter than a context: their caches grow with them.
+      const first = ofSource || beams > 1 ? Math.min(group.cells, firstCells) : group.cells;
+      const shape = model.cacheShape(slots * beams, first) as [number, number, number, number];
+      return { ...group, first, shape };
+    });
+    const headChannels = planned[0]!.shape[3];
+    const lead = leadOf(model, weights, headChannels, cacheType);
     if (lead.ids.length >= capacity)
       throw new LineageError(
         "length",
         `a soft prompt of ${lead.ids.length} tokens leaves no room in the ${capacity} tokens of the context`,
       );
-    const layers = decoderLayers(model);
     requireMemory(
-      2 * layers * bytesPerElement(cacheType) * shape.reduce((size, dim) => size * dim, 1),
-      `the keys and values of ${slots * beams} x ${first} tokens in ${cacheType}`,
+      planned.reduce((sum, { layers, shape }) => sum + 2 * layers.length * elementCount(shape), 0) *
+        bytesPerElement(cacheType),
+      `the keys and values of ${slots * beams} x ${planned[0]!.first} tokens in ${cacheType}`,
       "choose a smaller capacity, fewer slots, or another cacheType",
     );
     const scales =
@@ -189,11 +195,20 @@ export class Decoder implements Disposable {
     const programs = await compileDecoder(
       model,
       weights,
-      { type: cacheType, cells, inPlace: cells === capacity, scales },
+      {
+        type: cacheType,
+        cells: planned[0]!.cells,
+        inPlace: planned.every(({ cells }) => cells === capacity),
+        local: new Set(planned[1]?.layers),
+        scales,
+      },
       ranked,
       parts,
     );
-    const caches = new KeyValueBuffers(weights.runtime, layers, shape, cacheType);
+    const caches = planned.map(({ layers, shape, window, cells }) => ({
+      ...{ window, cells },
+      buffers: new KeyValueBuffers(weights.runtime, layers, shape, cacheType),
+    }));
     const memory = ofSource
       ? new SourceMemory(weights.runtime, model, programs.encoder!, weights.tensors, slots, () => {
           runs.unbind();
@@ -206,13 +221,11 @@ export class Decoder implements Disposable {
       capacity,
       sourceCapacity: contextLength,
       startId: ofSource ? model.config.decoderStartTokenId : 0,
-      cells,
       chunk: prefillChunk,
-      window,
       vocabSize,
       ranked,
       lead,
-      headSize: model instanceof CausalLm ? keyValueShape(model.config).headSize : shape[3],
+      headSize: model instanceof CausalLm ? keyValueShape(model.config).headSize : headChannels,
       reachOf: (length) => (ofSource ? 0 : rotaryReach(model.config, length)),
     });
   }
@@ -404,20 +417,18 @@ export class Decoder implements Disposable {
       }
       const first = this.bringTogether(steps.map(({ row }) => row));
       const feed = this.runs.stepFeed(steps.length);
-      let total = 0;
       for (const { row, tokens, length } of steps) {
-        const used = length - row.start;
         for (let beam = 0; beam < beams; beam++) {
           const line = (row.place - first) * beams + beam;
           feed.inputIds[line] = tokens[beam] ?? tokens.find((token) => token !== undefined)!;
           feed.positionIds[line] = BigInt(length);
           feed.lastRows[line] = BigInt(line);
-          feed.lastPosition[line] = used;
+          for (const [group, { lastPosition }] of feed.cells.entries())
+            lastPosition[line] = length - (row.starts[group] ?? 0);
           feed.length[line] = BigInt(length + 1);
         }
-        total = Math.max(total, used + 1);
       }
-      feed.totalLength[0] = total;
+      for (const { lastPosition, totalLength } of feed.cells) totalLength[0] = 1 + Math.max(...lastPosition);
       await this.runs.step(first, steps.length, feed, options);
       return requests.map(({ slot, ranked }, index) => {
         const { row, tokens, length } = steps[index]!;
@@ -474,7 +485,7 @@ export class Decoder implements Disposable {
     const { row } = slot;
     const held = slot.length;
     const whole = length + this.limits.lead.ids.length;
-    if (!Number.isInteger(length) || length < 0 || length > held || !row.holds(whole, this.limits.window))
+    if (!Number.isInteger(length) || length < 0 || length > held || !row.holds(whole))
       throw new LineageError("argument", `the slot holds ${held} tokens and cannot go back to ${length}`);
     row.truncate(Math.min(whole, row.tokens.length));
   }
@@ -491,7 +502,7 @@ export class Decoder implements Disposable {
     if (!cells || row.tokens.length >= ids.length) return;
     row.truncate(0);
     this.makeRoom(row, ids.length);
-    this.caches.fill(this.line(row, 0), ids.length, cells);
+    for (const { buffers } of this.caches) buffers.fill(this.line(row, 0), ids.length, cells);
     for (const id of ids) row.add(id, this.limits.reachOf(ids.length));
   }
 
@@ -516,12 +527,15 @@ export class Decoder implements Disposable {
           throw new LineageError("internal", `beam ${beam} goes on from ${parent}, which is replaced itself`);
         const tokens = row.beams[parent]!;
         const common = commonLength(row.beams[beam]!, tokens);
-        this.caches.copy(
-          this.line(row, parent),
-          this.line(row, beam),
-          tokens.length - row.start,
-          Math.max(0, common - row.start),
-        );
+        for (const [group, { buffers }] of this.caches.entries()) {
+          const start = row.starts[group]!;
+          buffers.copy(
+            this.line(row, parent),
+            this.line(row, beam),
+            tokens.length - start,
+            Math.max(0, common - start),
+          );
+        }
         row.follow(beam, parent);
       }
       return Promise.resolve();
@@ -537,12 +551,23 @@ export class Decoder implements Disposable {
   async prefixOf(ids: readonly number[]): Promise<Float32Array> {
     using slot = this.open(ids);
     await this.read(slot, ids);
-    return this.caches.rowsOf(this.line(slot.row, 0), ids.length, this.limits.headSize);
+    const { row } = slot;
+    const parts = this.caches.flatMap(({ buffers }, group) => {
+      if (row.starts[group] !== 0)
+        throw new LineageError("length", `${ids.length} tokens are more than the windows of the model hold`);
+      return [...buffers.rowsOf(this.line(row, 0), ids.length, this.limits.headSize)];
+    });
+    return joinedRows(ids.length, new Map(parts));
   }
 
   /** @internal The scales that an int8 cache of what a slot holds would need. */
   scales({ row }: Slot, headSize?: number): CacheScales {
-    return this.caches.scales(this.line(row, 0), row.used, headSize);
+    return Object.assign(
+      {},
+      ...this.caches.map(({ buffers }, group) =>
+        buffers.scales(this.line(row, 0), row.used(group), headSize),
+      ),
+    ) as CacheScales;
   }
 
   /** @internal A prompt with what it leaves to the model. */
@@ -593,7 +618,7 @@ export class Decoder implements Disposable {
 
   /** Makes a row hold as much of a prompt's beginning as any row has; the number of tokens. */
   private reuse(row: Row, prompt: readonly number[], text: readonly number[] | undefined): number {
-    const { window, reachOf } = this.limits;
+    const { reachOf } = this.limits;
     const reach = reachOf(prompt.length);
     let [source, most] = [row, 0];
     for (const other of [row, ...this.rows]) {
@@ -602,38 +627,44 @@ export class Decoder implements Disposable {
       // A last token alone would be added up otherwise than with others before it.
       const beginning = this.runs.readsBothWays ? 0 : Math.min(common, Math.max(0, prompt.length - 2));
       const kept = whole ? common : beginning;
-      if (kept > most && other.holds(kept, window)) [source, most] = [other, kept];
+      if (kept > most && other.holds(kept)) [source, most] = [other, kept];
     }
     this.makeRoom(row, most);
-    this.caches.copy(this.line(source, 0), this.line(row, 0), most - source.start);
+    for (const [group, { buffers }] of this.caches.entries())
+      buffers.copy(this.line(source, 0), this.line(row, 0), most - source.starts[group]!);
     row.become(source.content, most);
     return most;
   }
 
   /** Sees to it that a row has cells for `length` tokens, by longer caches or by moving its window to the front. */
   private makeRoom(row: Row, length: number): void {
-    const needed = length - row.start;
-    if (needed <= this.caches.cells) return;
-    if (this.caches.cells < this.limits.cells) {
-      const cells = Math.min(this.limits.cells, Math.max(needed, 2 * this.caches.cells));
+    for (const group of this.caches.keys()) this.makeRoomIn(group, row, length);
+  }
+
+  private makeRoomIn(group: number, row: Row, length: number): void {
+    const { buffers, window, cells: most } = this.caches[group]!;
+    const needed = length - row.starts[group]!;
+    if (needed <= buffers.cells) return;
+    if (buffers.cells < most) {
+      const cells = Math.min(most, Math.max(needed, 2 * buffers.cells));
       const { beams } = this.limits;
-      const shape = this.caches.shapeOf(cells);
+      const shape = buffers.shapeOf(cells);
       requireMemory(
-        this.caches.bytesOf(cells),
+        buffers.bytesOf(cells),
         `the keys and values of ${shape[0]} x ${cells} tokens`,
         "choose a smaller capacity, or fewer slots",
       );
       this.runs.unbind();
-      this.caches.resize(cells, (line) => {
-        const { beams: texts, start } = this.rows[Math.floor(line / beams)]!;
-        return Math.max(0, texts[line % beams]!.length - start);
+      buffers.resize(cells, (line) => {
+        const { beams: texts, starts } = this.rows[Math.floor(line / beams)]!;
+        return Math.max(0, texts[line % beams]!.length - starts[group]!);
       });
       if (needed <= cells) return;
     }
-    const { used } = row;
-    const kept = Math.min(used, this.limits.window - 1);
-    for (let beam = 0; beam < this.beams; beam++) this.caches.shift(this.line(row, beam), used - kept, kept);
-    row.start += used - kept;
+    const used = row.used(group);
+    const kept = Math.min(used, window - 1);
+    for (let beam = 0; beam < this.beams; beam++) buffers.shift(this.line(row, beam), used - kept, kept);
+    row.starts[group]! += used - kept;
   }
 
   /** Makes rows neighbours in the buffers with the fewest exchanges; the place of the first. */
@@ -650,7 +681,8 @@ export class Decoder implements Disposable {
     for (const [index, row] of moves.entries()) {
       const other = inside[index]!;
       for (let beam = 0; beam < this.beams; beam++)
-        this.caches.swap(this.line(row, beam), this.line(other, beam), row.used, other.used);
+        for (const [group, { buffers }] of this.caches.entries())
+          buffers.swap(this.line(row, beam), this.line(other, beam), row.used(group), other.used(group));
       this.memory?.swap(row.place, other.place);
       [row.place, other.place] = [other.place, row.place];
       this.rows[row.place] = row;
@@ -681,14 +713,16 @@ export class Decoder implements Disposable {
       const size = rest === most + 1 && most > 2 ? most - 1 : Math.min(rest, most);
       const part = tokens.slice(held, held + size);
       this.makeRoom(row, held + size);
-      const used = held - row.start;
       const feed = this.runs.rowFeed(size, size === rest ? Math.max(wanted, 1) : 1);
       feed.inputIds.set(part);
       for (let i = 0; i < size; i++) feed.positionIds[i] = BigInt(held + i);
       const given = feed.lastRows.length;
       for (let i = 0; i < given; i++) feed.lastRows[i] = BigInt(size - given + i);
-      feed.lastPosition[0] = used + size - 1;
-      feed.totalLength[0] = used + size;
+      for (const [group, { lastPosition, totalLength }] of feed.cells.entries()) {
+        const used = held - (row.starts[group] ?? 0);
+        lastPosition[0] = used + size - 1;
+        totalLength[0] = used + size;
+      }
       feed.length[0] = BigInt(tokens.length);
       await this.runs.read(row.place, feed, program, options);
       this.checkAlive();
@@ -719,7 +753,7 @@ export class Decoder implements Disposable {
     if (this.freed) return;
     this.freed = true;
     this.runs.dispose();
-    this.caches.dispose();
+    for (const { buffers } of this.caches) buffers.dispose();
     this.memory?.dispose();
   }
 
@@ -731,6 +765,46 @@ export class Decoder implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Rows of every layer and part beside one another, keys before values. @param parts by layer and part, `[count, size]` */
+function joinedRows(count: number, parts: ReadonlyMap<string, Float32Array>): Float32Array {
+  const size = parts.get("0.key")!.length / count;
+  const rows = new Float32Array(count * parts.size * size);
+  for (const [name, values] of parts) {
+    const [layer, part] = name.split(".");
+    const place = 2 * Number(layer) + (part === "key" ? 0 : 1);
+    for (let row = 0; row < count; row++)
+      rows.set(values.subarray(row * size, (row + 1) * size), (row * parts.size + place) * size);
+  }
+  return rows;
+}
+
+/** How many times as long as a window and a chunk a text has to be for layers with the window to have caches of their own. */
+const worthWindows = 4;
+
+/**
+ * Layers by what their caches hold: all of them, or those that look back on everything and those that have a window. The latter
+ * hold a window and a chunk, but a beginning that is let go cannot serve another prompt: in short contexts they hold all, too.
+ */
+function cacheGroups(
+  model: GenerativeModel,
+  capacity: number,
+  chunk: number,
+): { readonly layers: readonly number[]; readonly window: number; readonly cells: number }[] {
+  const layers = Array.from({ length: decoderLayers(model) }, (_, layer) => layer);
+  if (model instanceof EncoderDecoder) return [{ layers, window: Infinity, cells: capacity }];
+  const all = cacheWindow(model.config);
+  if (all !== undefined) return [{ layers, window: all, cells: Math.min(capacity, all - 1 + chunk) }];
+  const { slidingWindow: window = Infinity } = model.config;
+  const local = layers.filter((layer) => layerWindow(model.config, layer) !== undefined);
+  const cells = window - 1 + chunk;
+  if (local.length === 0 || worthWindows * cells > capacity)
+    return [{ layers, window: Infinity, cells: capacity }];
+  return [
+    { layers: layers.filter((layer) => !local.includes(layer)), window: Infinity, cells: capacity },
+    { layers: local, window, cells },
+  ];
 }
 
 /** The length of the text in the beams that go on. Throws `argument` unless they have one. */

@@ -29,7 +29,7 @@ export class SourceMemory implements Disposable {
   private readonly held: (readonly number[] | undefined)[];
   private mask: DeviceTensor<"bool">;
   private readonly masks = new Map<string, DeviceTensor>();
-  private readonly layers: number;
+  private readonly layers: readonly number[];
 
   constructor(
     private readonly runtime: Runtime,
@@ -40,7 +40,7 @@ export class SourceMemory implements Disposable {
     /** Told when the buffers have another size, and what was bound to them is no more. */
     private readonly resized: () => void,
   ) {
-    this.layers = decoderLayers(model);
+    this.layers = Array.from({ length: decoderLayers(model) }, (_, layer) => layer);
     this.held = Array.from({ length: places }, () => undefined);
     const shape = model.memoryShape(places, step) as [number, number, number, number];
     this.buffers = new KeyValueBuffers(runtime, this.layers, shape, "float32");
@@ -106,7 +106,7 @@ export class SourceMemory implements Disposable {
     if (needed <= cells && needed > cells / 2) return;
     const places = this.held.length;
     requireMemory(
-      2 * this.layers * 4 * elementCount(this.model.memoryShape(places, needed) as number[]),
+      2 * this.layers.length * 4 * elementCount(this.model.memoryShape(places, needed) as number[]),
       `the keys and values of ${places} sources of ${needed} tokens`,
       "take fewer slots, or shorter sources",
     );

@@ -44,6 +44,8 @@ export interface CacheLayout {
   readonly cells: number;
   /** Whether every token's cell is its position. */
   readonly inPlace: boolean;
+  /** Layers whose caches hold the window alone, where others hold the whole text. */
+  readonly local: ReadonlySet<number>;
   readonly scales: CacheScales | undefined;
 }
 
@@ -114,21 +116,35 @@ interface Pass {
 }
 
 /** The caches of a pass, the rows being `batch`. */
-function cachesOf(model: GenerativeModel, { type, scales, cells }: CacheLayout, batch: Dim): KeyValueCache[] {
+function cachesOf(
+  model: GenerativeModel,
+  { type, scales, cells, local }: CacheLayout,
+  batch: Dim,
+): KeyValueCache[] {
   const [, heads, , headSize] = model.cacheShape(1, cells) as number[];
   const scale = (name: string): Tensor => constant("float32", [1, heads!, 1, headSize!], scales![name]!);
-  const shared = {
-    lastPosition: input("lastPosition", "int32", [batch]),
-    totalLength: input("totalLength", "int32", []),
-  };
-  const shape = model.cacheShape(batch, "capacity");
-  return Array.from({ length: decoderLayers(model) }, (_, layer) => ({
-    key: input(`past.${layer}.key`, type, shape),
-    value: input(`past.${layer}.value`, type, shape),
-    ...(scales && { scales: { key: scale(`${layer}.key`), value: scale(`${layer}.value`) } }),
-    ...shared,
+  const [whole, windows] = cellsNames.map((names) => ({
+    lastPosition: input(names.lastPosition, "int32", [batch]),
+    totalLength: input(names.totalLength, "int32", []),
+    capacity: names.capacity,
   }));
+  return Array.from({ length: decoderLayers(model) }, (_, layer) => {
+    const { capacity, ...used } = (local.has(layer) ? windows : whole)!;
+    const shape = model.cacheShape(batch, capacity);
+    return {
+      key: input(`past.${layer}.key`, type, shape),
+      value: input(`past.${layer}.value`, type, shape),
+      ...(scales && { scales: { key: scale(`${layer}.key`), value: scale(`${layer}.value`) } }),
+      ...used,
+    };
+  });
 }
+
+/** Inputs that say how many cells are in use, and the dimension of all cells: of whole texts, and of windows beside them. */
+export const cellsNames = [
+  { lastPosition: "lastPosition", totalLength: "totalLength", capacity: "capacity" },
+  { lastPosition: "lastPositionOfWindows", totalLength: "totalLengthOfWindows", capacity: "windowCapacity" },
+] as const;
 
 function passOfText(model: CausalModel, cache: CacheLayout, bothWays = false): Pass {
   const inputIds = input("inputIds", "int32", ["batch", "sequence"]);

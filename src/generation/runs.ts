@@ -1,8 +1,8 @@
 import type { WeightSet } from "../nn/index.js";
 import type { Binding, DeviceTensor, Program, RunOptions, Runtime } from "../runtime/types.js";
-import type { KeyValueBuffers } from "./cache.js";
+import type { CacheGroup } from "./cache.js";
 import type { SourceMemory } from "./memory.js";
-import type { DecoderPrograms } from "./program.js";
+import { type DecoderPrograms, cellsNames } from "./program.js";
 import type { Ranked } from "./slot.js";
 
 /** What the runs of a decoder have in common. */
@@ -34,9 +34,9 @@ export class Feed implements Disposable {
   /** Of each logits wanted, which of the `batch * sequence` states they are computed from. */
   readonly lastRows: BigInt64Array;
   /** `[batch]` each. */
-  readonly lastPosition: Int32Array;
   readonly length: BigInt64Array;
-  readonly totalLength: Int32Array;
+  /** How many cells of each group of caches are in use after the run: of each row less one, `[batch]`, and of the row with most. */
+  readonly cells: readonly { readonly lastPosition: Int32Array; readonly totalLength: Int32Array }[];
   /** `[vocabSize]` each. */
   readonly logits: readonly Float32Array[];
   /** `[rows * ranked]` each. */
@@ -55,16 +55,29 @@ export class Feed implements Disposable {
       inputIds: runtime.createTensor("int32", grouped ? [slots, beams, sequence] : [batch, sequence]),
       positionIds: runtime.createTensor("int64", [batch, sequence]),
       lastRows: runtime.createTensor("int64", [rows]),
-      lastPosition: runtime.createTensor("int32", [batch]),
-      totalLength: runtime.createTensor("int32", []),
       length: runtime.createTensor("int64", [batch]),
     };
-    this.inputs = inputs;
+    const cells = cellsNames.map((names) => ({
+      names,
+      lastPosition: runtime.createTensor("int32", [batch]),
+      totalLength: runtime.createTensor("int32", []),
+    }));
+    this.inputs = {
+      ...inputs,
+      ...Object.fromEntries(
+        cells.flatMap(({ names, lastPosition, totalLength }) => [
+          [names.lastPosition, lastPosition],
+          [names.totalLength, totalLength],
+        ]),
+      ),
+    };
+    this.cells = cells.map(({ lastPosition, totalLength }) => ({
+      lastPosition: lastPosition.view(),
+      totalLength: totalLength.view(),
+    }));
     this.inputIds = inputs.inputIds.view();
     this.positionIds = inputs.positionIds.view();
     this.lastRows = inputs.lastRows.view();
-    this.lastPosition = inputs.lastPosition.view();
-    this.totalLength = inputs.totalLength.view();
     this.length = inputs.length.view();
     const logits = runtime.createTensor("float32", [rows, vocabSize]);
     const rankedIds = runtime.createTensor("int64", [rows, ranked]);
@@ -123,7 +136,7 @@ export class Runs implements Disposable {
   constructor(
     private readonly programs: DecoderPrograms,
     private readonly weights: WeightSet,
-    private readonly caches: KeyValueBuffers,
+    private readonly caches: readonly CacheGroup[],
     private readonly options: RunsOptions,
     private readonly memory: SourceMemory | undefined,
   ) {
@@ -201,7 +214,7 @@ export class Runs implements Disposable {
       entry.feed = feed;
     }
     if (program.inputs.some(({ name }) => name === "keyPositions"))
-      entry.binding.set("keyPositions", this.first(feed.totalLength[0]!));
+      entry.binding.set("keyPositions", this.first(feed.cells[0]!.totalLength[0]!));
     return entry.binding;
   }
 
@@ -217,14 +230,15 @@ export class Runs implements Disposable {
       ...this.weights.tensors,
       ...feed.inputs,
       ...this.memory?.window(first, count),
-      keyPositions: this.first(feed.totalLength[0]!),
+      keyPositions: this.first(feed.cells[0]!.totalLength[0]!),
     };
     const outputs: Record<string, DeviceTensor> = { ...feed.outputs };
     const row = first * this.options.beams;
-    for (const [name, tensor] of Object.entries(this.caches.window(row, count * beams))) {
-      inputs[`past.${name}`] = tensor;
-      outputs[`present.${name}`] = tensor;
-    }
+    for (const { buffers } of this.caches)
+      for (const [name, tensor] of Object.entries(buffers.window(row, count * beams))) {
+        inputs[`past.${name}`] = tensor;
+        outputs[`present.${name}`] = tensor;
+      }
     const given = ({ name }: { name: string }, from: Record<string, DeviceTensor>) => [name, from[name]!];
     return program.bind(
       Object.fromEntries(program.inputs.map((spec) => given(spec, inputs))),

@@ -3,7 +3,7 @@ import { LineageError } from "../base/errors.js";
 interface RowContent {
   readonly tokens: readonly number[];
   readonly reaches: readonly number[];
-  readonly start: number;
+  readonly starts: readonly number[];
   readonly prompt: { readonly length: number; readonly logits: Float32Array } | undefined;
 }
 
@@ -13,8 +13,8 @@ export class Row {
   readonly beams: number[][];
   /** By what reach the position of each token was turned; see `rotaryReach`. */
   private readonly reaches: number[] = [];
-  /** Position of the token in the first cell; above 0 once a sliding window has moved on. */
-  start = 0;
+  /** In each group of caches, the position of the token in the first cell; above 0 once a sliding window has moved on. */
+  readonly starts: number[];
   /** Logits after the first `length` tokens, where these were a whole prompt. */
   prompt: RowContent["prompt"];
   /** What an encoder-decoder writes about. */
@@ -27,9 +27,12 @@ export class Row {
     /** Which row of the buffers it is now. */
     public place: number,
     beams: number,
+    /** Of each group of caches, the keys that a query looks back on, itself included. */
+    private readonly windows: readonly number[],
     /** Virtual tokens before every text. */
     readonly lead = 0,
   ) {
+    this.starts = windows.map(() => 0);
     this.beams = Array.from({ length: beams }, () => []);
   }
 
@@ -39,18 +42,21 @@ export class Row {
 
   /** What it holds, as it is now. */
   get content(): RowContent {
-    const { tokens, reaches, start, prompt } = this;
-    return { tokens: [...tokens], reaches: [...reaches], start, prompt };
+    const { tokens, reaches, starts, prompt } = this;
+    return { tokens: [...tokens], reaches: [...reaches], starts: [...starts], prompt };
   }
 
-  /** Cells in use. */
-  get used(): number {
-    return Math.max(...this.beams.map(({ length }) => length)) - this.start;
+  /** Cells in use in a group of caches. */
+  used(group: number): number {
+    return Math.max(...this.beams.map(({ length }) => length)) - this.starts[group]!;
   }
 
   /** Whether every key is still there that the token after the first `length` ones looks back on. */
-  holds(length: number, window: number): boolean {
-    return this.start === 0 || length - this.start >= window - 1;
+  holds(length: number): boolean {
+    return this.windows.every((window, group) => {
+      const start = this.starts[group]!;
+      return start === 0 || length - start >= window - 1;
+    });
   }
 
   /** @param reach that of a text which is as long as this one with the token */
@@ -70,15 +76,15 @@ export class Row {
 
   truncate(length: number): void {
     for (const beam of this.beams) beam.length = Math.min(beam.length, length);
-    if (length === 0) this.start = 0;
+    if (length === 0) this.starts.fill(0);
     if (this.prompt && this.prompt.length > length) this.prompt = undefined;
   }
 
   /** Takes over the first `length` tokens of another row, whose keys and values are its own already. */
-  become({ tokens, reaches, start, prompt }: RowContent, length: number): void {
+  become({ tokens, reaches, starts, prompt }: RowContent, length: number): void {
     for (const beam of this.beams) beam.length = 0;
     for (const [index, token] of tokens.slice(0, length).entries()) this.add(token, reaches[index]!);
-    this.start = length > 0 ? start : 0;
+    this.starts.splice(0, Infinity, ...starts.map((start) => (length > 0 ? start : 0)));
     this.prompt = prompt && prompt.length <= length ? prompt : undefined;
   }
 

@@ -4,6 +4,8 @@ import { type CacheType, Decoder, type DecoderOptions, generate } from "../../sr
 import { loadWeights } from "../../src/formats/index.js";
 import { KeyValueBuffers } from "../../src/generation/cache.js";
 import {
+  Gpt3,
+  gpt3Config,
   Llama,
   llamaConfig,
   Mistral,
@@ -26,6 +28,14 @@ const sizes = {
   numKeyValueHeads: 2,
   initializerRange: 0.3,
 };
+const gpt3Sizes = {
+  vocabSize: 61,
+  contextLength: 96,
+  hiddenSize: 32,
+  numLayers: 2,
+  numHeads: 4,
+  initializerRange: 0.3,
+};
 const models = {
   llama: new Llama(llamaConfig(sizes)),
   "dynamic rotary scaling": new Llama(
@@ -34,6 +44,9 @@ const models = {
   mistral: new Mistral(mistralConfig({ ...sizes, slidingWindow: 6 })),
   "a window in one of two layers": new Qwen2(
     qwen2Config({ ...sizes, slidingWindow: 6, layerTypes: ["full_attention", "sliding_attention"] }),
+  ),
+  "gpt3, whose every second layer has a band": new Gpt3(
+    gpt3Config({ ...gpt3Sizes, hiddenSize: 16, numHeads: 2, slidingWindow: 6 }),
   ),
   "heads that the cache fills up": new Llama(llamaConfig({ ...sizes, headSize: 6 })),
   // Heads of 16 channels, whose positions the engine's attention turns itself where tokens stay in their slots.
@@ -310,6 +323,32 @@ describe("a sliding window", () => {
     },
   );
 
+  it("of some layers keeps window and chunk in those alone, and gives what caches of whole texts give", async () => {
+    const gpt3 = new Gpt3(gpt3Config({ ...gpt3Sizes, contextLength: 400, slidingWindow: 12 }));
+    using weights = Weights.initialize(runtime, gpt3, 3);
+    const long = ids(300);
+    const read = async (prefillChunk: number) => {
+      const before = runtime.allocatedBytes;
+      using decoder = await Decoder.create({ model: gpt3, weights, prefillChunk, slots: 2 });
+      const bytes = runtime.allocatedBytes - before;
+      const [first, second] = [decoder.open(), decoder.open()];
+      const logits = [(await decoder.read(first, long)).slice()];
+      // The same beginning in another slot: with windows too little of it is left, and it is read again.
+      logits.push((await decoder.read(second, [...long.slice(0, 100), 7, 8])).slice());
+      const { reused } = second;
+      for (const token of ids(30, 4))
+        logits.push(...(await decoder.step([first, second], [token, token])).map((row) => row.slice()));
+      return { bytes, logits, reused };
+    };
+    // 4 * (12 - 1 + 50) tokens fit 400, 4 * (12 - 1 + 100) do not.
+    const [banded, whole] = [await read(50), await read(100)];
+    for (const [index, logits] of banded.logits.entries())
+      expect(relativeError(logits, whole.logits[index]!)).toBeLessThan(1e-5);
+    expect([banded.reused, whole.reused]).toEqual([0, 100]);
+    // Of one of two layers: keys and values of 2 rows, 4 heads of 8, 4 bytes.
+    expect(whole.bytes - banded.bytes).toBe(2 * 2 * 4 * 8 * 4 * (400 - 61));
+  });
+
   it("reads a beginning again whose keys it has let go", async () => {
     using weights = await loadWeights(runtime, model, reference.path());
     using decoder = await Decoder.create({ model, weights, capacity: 64, prefillChunk: 4 });
@@ -368,7 +407,7 @@ describe("what a decoder cannot do is said before it begins", () => {
 
 it("chooses the scales of an int8 cache by the pairs of a head, not by what fills it up", () => {
   // Heads of 6 channels in a cache of 8: channels i and i + 3 are turned into each other.
-  using buffers = new KeyValueBuffers(runtime, 1, [1, 1, 2, 8], "float32");
+  using buffers = new KeyValueBuffers(runtime, [0], [1, 1, 2, 8], "float32");
   const { "0.key": key, "0.value": value } = buffers.window(0, 1);
   const cells = [
     [3, 0, 1, 4, 0, 0, 0, 0],
