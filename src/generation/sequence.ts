@@ -75,6 +75,8 @@ export interface SequenceRequest extends WritingRequest, SamplingOptions, RuleOp
 export interface SequenceEvent {
   readonly id?: number;
   readonly finish?: FinishReason;
+  /** In the last message of a text that a stop id ended: which. */
+  readonly stopId?: number;
   /** In the last message: tokens of the prompt that were in the cache already. */
   readonly reusedTokens?: number;
   /** In the last message of a text with a drafter. */
@@ -172,7 +174,7 @@ export class Sequence extends Writing {
     const { ids, generated } = this;
     for (const [place, id] of fresh.entries()) {
       if (stopIds.includes(id)) {
-        this.finish("stop");
+        this.finish("stop", id);
         return;
       }
       generated.push(id);
@@ -185,12 +187,13 @@ export class Sequence extends Writing {
     }
   }
 
-  private finish(finish: FinishReason): void {
+  private finish(finish: FinishReason, stopId?: number): void {
     const { drafter, emit } = this.request;
     this.ended = true;
     const { drafted, accepted } = this;
     emit({
       finish,
+      ...(stopId !== undefined && { stopId }),
       reusedTokens: this.reusedTokens,
       ...(drafter && { speculation: { drafted, accepted } }),
     });

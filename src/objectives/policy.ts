@@ -16,7 +16,15 @@ import {
   sub,
   sum,
 } from "../graph/index.js";
-import { CausalLm, type ForwardContext, Linear, Module, zerosInit } from "../nn/index.js";
+import {
+  CausalLm,
+  type DecoderBody,
+  type ForwardContext,
+  Linear,
+  Module,
+  statesAt,
+  zerosInit,
+} from "../nn/index.js";
 import type { InputSpec, Objective } from "../training/objective.js";
 import { type Writer, completionInputs, completionStates, tokenLogProbs } from "./completions.js";
 
@@ -29,10 +37,10 @@ export class ActorCritic extends Module {
   /** Value of each state, `[..., hiddenSize]` -> `[..., 1]`; begins at zero where nothing else is loaded. */
   readonly value: Linear;
 
-  /** @param critic the value function's own network; without one it reads the policy's states */
+  /** @param critic the value function's own network, beside a decoder; without one it reads the policy's states */
   constructor(
     readonly policy: Writer,
-    readonly critic?: Writer,
+    readonly critic?: DecoderBody,
   ) {
     super();
     this.value = new Linear((critic ?? policy).config.hiddenSize, 1, { initializer: zerosInit });
@@ -44,7 +52,9 @@ export class ActorCritic extends Module {
     context: ForwardContext,
   ): { readonly logProbs: Tensor; readonly values: Tensor } {
     const states = completionStates(this.policy, inputs, context);
-    const read = this.critic ? completionStates(this.critic, inputs, context) : states;
+    const read = this.critic
+      ? statesAt(this.critic.encode({ inputIds: inputs["inputIds"]! }, context), inputs["statePositions"]!)
+      : states;
     return {
       logProbs: tokenLogProbs(this.policy, states, inputs),
       values: squeeze(this.value.forward(read), 1),
