@@ -231,6 +231,19 @@ export class LlamaCppModel implements Disposable {
     this.positions.fill(0);
   }
 
+  /** Reads a source, which the decoder of an encoder-decoder looks at from now on. Throws for a model without an encoder. */
+  encode(ids: readonly number[]): void {
+    const { llama } = library();
+    if (!llama("bool llama_model_has_encoder(void *model)")(this.model))
+      throw new Error("the model has no encoder");
+    const batch = this.batch(ids.map((id, position) => ({ id, sequence: 0, position, wanted: true })));
+    const status = llama("int32_t llama_encode(void *context, LlamaBatch batch)")(
+      this.context,
+      batch,
+    ) as number;
+    if (status !== 0) throw new Error(`llama_encode gives ${status}`);
+  }
+
   /** Continues a sequence; logits of the last token, or of every one. They are views, which the next call overwrites. */
   evaluate(ids: readonly number[], { all = false, sequence = 0 } = {}): Float32Array[] {
     this.decode(ids.map((id, index) => ({ id, sequence, wanted: all || index === ids.length - 1 })));
@@ -245,19 +258,27 @@ export class LlamaCppModel implements Disposable {
 
   private decode(tokens: readonly { id: number; sequence: number; wanted: boolean }[]): void {
     const { positions } = this;
+    const batch = this.batch(tokens.map((token) => ({ ...token, position: positions[token.sequence]!++ })));
+    const status = library().llama("int32_t llama_decode(void *context, LlamaBatch batch)")(
+      this.context,
+      batch,
+    ) as number;
+    if (status !== 0) throw new Error(`llama_decode gives ${status}`);
+  }
+
+  private batch(tokens: readonly { id: number; sequence: number; position: number; wanted: boolean }[]) {
     this.sequences = new Int32Array(new ArrayBuffer(4 * tokens.length));
     this.sequences.set(tokens.map(({ sequence }) => sequence));
     const start = koffi.address(this.sequences) as bigint;
-    const status = library().llama("int32_t llama_decode(void *context, LlamaBatch batch)")(this.context, {
+    return {
       count: tokens.length,
       tokens: Int32Array.from(tokens, ({ id }) => id),
       embeddings: null,
-      positions: Int32Array.from(tokens, ({ sequence }) => positions[sequence]!++),
+      positions: Int32Array.from(tokens, ({ position }) => position),
       sequenceCounts: new Int32Array(tokens.length).fill(1),
       sequences: BigUint64Array.from(tokens, (_, index) => start + BigInt(4 * index)),
       logits: Int8Array.from(tokens, ({ wanted }) => Number(wanted)),
-    }) as number;
-    if (status !== 0) throw new Error(`llama_decode gives ${status}`);
+    };
   }
 
   private logits(index: number): Float32Array {

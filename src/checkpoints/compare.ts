@@ -2,12 +2,14 @@ import { LineageError } from "../base/errors.js";
 import { Decoder } from "../generation/index.js";
 import { ChatTemplate } from "../tokenizers/index.js";
 import { readOnnx } from "../formats/index.js";
-import { type WeightSet, namedParameters } from "../nn/index.js";
+import { EncoderDecoder, type EncoderDecoderConfig, type WeightSet, namedParameters } from "../nn/index.js";
+import type { SystemConfig } from "../models/index.js";
 import { encodeModel } from "../onnx/index.js";
 import type { Runtime } from "../runtime/types.js";
-import type { DecoderCheckpoint } from "./checkpoint.js";
+import type { CheckpointOfKind, DecoderCheckpoint } from "./checkpoint.js";
 
-type RunnableModel = DecoderCheckpoint<WeightSet>;
+/** A model that writes: a decoder, or an encoder-decoder, which reads the probe and writes it again. */
+type RunnableModel = CheckpointOfKind<WeightSet>["decoder" | "encoder-decoder"];
 
 /** What of one model another one has kept. */
 export interface Comparison {
@@ -53,7 +55,10 @@ export async function compareModels(source: RunnableModel, result: RunnableModel
   let differentTokens = 0;
   const size = Math.min(a.vocabSize, b.vocabSize);
   for (let id = 0; id < size; id++) if (a.idToToken(id) !== b.idToToken(id)) differentTokens++;
-  const special = ({ tokenizer, stopIds }: RunnableModel) => ({
+  const special = ({ tokenizer, stopIds, ...loaded }: RunnableModel) => ({
+    ...(loaded.system.kind === "encoder-decoder" && {
+      start: loaded.system.startId(loaded.model.config as EncoderDecoderConfig & SystemConfig),
+    }),
     bos: tokenizer.addsBos ? tokenizer.bosId : undefined,
     eos: tokenizer.eosId,
     unknown: tokenizer.unkId,
@@ -76,7 +81,7 @@ export async function compareModels(source: RunnableModel, result: RunnableModel
 /** Compares the logits of an ONNX file with those of the model that it came from. */
 export async function compareOnnx(
   runtime: Runtime,
-  source: RunnableModel,
+  source: DecoderCheckpoint<WeightSet>,
   file: string,
 ): Promise<Comparison> {
   const ids = probeIds(source);
@@ -117,7 +122,12 @@ function probeIds({ model, tokenizer }: RunnableModel): number[] {
 
 async function allLogits({ model, weights }: RunnableModel, ids: readonly number[]): Promise<Float32Array[]> {
   using decoder = await Decoder.create({ model, weights, capacity: ids.length });
-  return await decoder.extend(decoder.open(), ids);
+  if (!(model instanceof EncoderDecoder)) return await decoder.extend(decoder.open(), ids);
+  // Its text begins with the start token, after which all of the probe but its last token is read.
+  const prompt = { source: ids };
+  const slot = decoder.open(prompt);
+  const first = (await decoder.read(slot, prompt)).slice();
+  return [first, ...(await decoder.extend(slot, ids.slice(0, -1)))];
 }
 
 function compareLogits(

@@ -25,7 +25,7 @@ export async function readConfig(folder: string): Promise<unknown> {
   if ((await modelForm(folder)) === "gguf")
     throw new LineageError(
       "unsupported",
-      `${folder} is a GGUF file, from which lineage reads decoders; take the model's checkpoint folder`,
+      `${folder} is a GGUF file, from which lineage reads decoders and T5; take the model's checkpoint folder`,
     );
   await settleFolder(folder);
   const file = path.join(folder, "config.json");

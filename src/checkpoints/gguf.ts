@@ -19,23 +19,36 @@ import {
   tensorFormat,
   writeGguf,
 } from "../formats/index.js";
-import { type DecoderSystem, type GgufLayout, type SystemConfig, systemsOfKind } from "../models/index.js";
-import { type Parameter, type WeightSet, Weights, namedParameters } from "../nn/index.js";
+import {
+  type DecoderSystem,
+  type EncoderDecoderSystem,
+  type GgufLayout,
+  type System,
+  type SystemConfig,
+  kindWords,
+  systemsOfKind,
+} from "../models/index.js";
+import { type ConfigTable, type Parameter, type WeightSet, Weights, namedParameters } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { requireLayers } from "./counts.js";
-import type { DecoderCheckpoint, LoadOptions } from "./checkpoint.js";
+import type { CheckpointOfKind, LoadOptions } from "./checkpoint.js";
 import { fullValues } from "./stored.js";
 
-/** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and a copy of tied embeddings. */
-const unused = /^(rope_freqs|rope_factors_(long|short)|output)\.weight$/;
+/** Tensors that a GGUF may hold besides the parameters: what positions are scaled by, and what is tied or never read. */
+const unused = /^(rope_freqs|rope_factors_(long|short)|output|dec\.blk\.\d+\.cross_attn_rel_b)\.weight$/;
 
-type KnownSystem = DecoderSystem & { readonly gguf: GgufLayout<SystemConfig> };
-const isKnown = (system: DecoderSystem): system is KnownSystem => system.gguf !== undefined;
+/** Kinds of models that lineage reads from a GGUF. */
+export type GgufKind = "decoder" | "encoder-decoder";
+
+type KnownSystem = (DecoderSystem | EncoderDecoderSystem) & { readonly gguf: GgufLayout<SystemConfig> };
+const isKnown = (system: System): system is KnownSystem => system.gguf !== undefined;
 
 /** The system whose model a GGUF holds. Throws `unsupported` for an architecture that lineage does not load. */
 function systemOfGguf(file: GgufFile, { systems = [] }: LoadOptions): KnownSystem {
   const architecture = file.require("general.architecture", "string");
-  const known = systemsOfKind("decoder", systems).filter(isKnown);
+  const known = [...systemsOfKind("decoder", systems), ...systemsOfKind("encoder-decoder", systems)].filter(
+    isKnown,
+  );
   // One that tells its files from others' goes before one that takes all.
   const found = known
     .filter(({ gguf }) => gguf.architecture === architecture)
@@ -51,8 +64,15 @@ function systemOfGguf(file: GgufFile, { systems = [] }: LoadOptions): KnownSyste
   );
 }
 
+/** Which kind of model a GGUF holds. */
+export const kindOfGguf = async (file: string, options: LoadOptions = {}): Promise<GgufKind> =>
+  systemOfGguf(await GgufFile.open(file), options).kind;
+
 /** The configuration that a GGUF's metadata and tensors amount to. */
-async function configOfGguf(file: GgufFile, { gguf, config }: KnownSystem): Promise<SystemConfig> {
+async function configOfGguf(
+  file: GgufFile,
+  { gguf, config }: { readonly gguf: GgufLayout<SystemConfig>; readonly config: ConfigTable<SystemConfig> },
+): Promise<SystemConfig> {
   const read: Record<string, unknown> = {
     vocabSize: file.tensor("token_embd.weight").shape[0],
     ...(config.has("tieEmbeddings") && { tieEmbeddings: !file.tensors.has("output.weight") }),
@@ -79,45 +99,96 @@ const keysOf = ({ gguf }: KnownSystem): ReadonlySet<string> =>
     ...(gguf.withoutEffect ?? []),
   ]);
 
-/** Where llama.cpp keeps a parameter. Throws `unsupported` for one that it has no name for. */
-function placeOf(name: string, { gguf }: KnownSystem, config: SystemConfig): GgufPlace {
-  const numbers = name.match(/(?<=\.)\d+(?=\.)/g) ?? [];
+/** A layout's names of modules, as patterns. */
+const patterns = new WeakMap<GgufLayout<SystemConfig>, readonly (readonly [RegExp, string, string])[]>();
+
+function patternsOf(gguf: GgufLayout<SystemConfig>): readonly (readonly [RegExp, string, string])[] {
+  let found = patterns.get(gguf);
+  if (!found)
+    patterns.set(
+      gguf,
+      (found = Object.entries(gguf.names).map(
+        ([module, place]) =>
+          [
+            new RegExp(`^${module.replaceAll(".", "\\.").replaceAll("*", "(\\d+)")}$`),
+            module,
+            place,
+          ] as const,
+      )),
+    );
+  return found;
+}
+
+/**
+ * Where llama.cpp keeps a parameter. Throws `unsupported` for one that it has no name for.
+ * @param file the file that is read; undefined while one is written
+ */
+function placeOf(
+  name: string,
+  { gguf }: KnownSystem,
+  config: SystemConfig,
+  file: GgufFile | undefined,
+): GgufPlace {
   const kind = name.slice(name.lastIndexOf(".") + 1);
-  const module = name.slice(0, -kind.length - 1).replace(/(?<=\.)\d+(?=\.)/g, "*");
-  if (!Object.hasOwn(gguf.names, module))
-    throw new LineageError("unsupported", `llama.cpp has no name for the parameter ${name}`);
+  const named = name.slice(0, -kind.length - 1);
+  const [pattern, module, place] = patternsOf(gguf).find(([one]) => one.test(named)) ?? [];
+  if (!pattern) throw new LineageError("unsupported", `llama.cpp has no name for the parameter ${name}`);
+  const numbers = pattern.exec(named)!.slice(1);
+  const heads = gguf.rotaryHeads?.(module!, config);
+  const factor = gguf.factor?.(module!, config, file);
   let index = 0;
-  const place = gguf.names[module]!.replace(/\*/g, () => numbers[index++] ?? "*");
-  const heads = gguf.rotaryHeads?.(module, config);
   return {
-    name: `${place}.${kind}`,
+    name: `${place!.replace(/\*/g, () => numbers[index++]!)}.${kind}`,
     ...(heads !== undefined && { rotaryHeads: heads }),
-    ...(kind === "weight" && gguf.transposed?.includes(module) && { transposed: true }),
+    ...(factor !== undefined && { factor }),
+    ...(kind === "weight" && gguf.transposed?.includes(module!) && { transposed: true }),
   };
 }
 
 /** A GGUF's model without its numbers, and where they lie. */
-interface OpenedGguf extends Omit<DecoderCheckpoint, "weights"> {
+type OpenedGguf<K extends GgufKind> = Omit<CheckpointOfKind[K], "weights"> & {
   readonly gguf: GgufFile;
   readonly parameters: ReadonlyMap<string, Parameter>;
   readonly places: ReadonlyMap<string, GgufPlace>;
-}
+};
 
-export async function openGguf(file: string, options: LoadOptions): Promise<OpenedGguf> {
+/** Throws `unsupported` for a model of another kind. */
+export async function openGguf<K extends GgufKind>(
+  file: string,
+  kind: K,
+  options: LoadOptions,
+): Promise<OpenedGguf<K>>;
+export async function openGguf(
+  file: string,
+  kind: GgufKind,
+  options: LoadOptions,
+): Promise<OpenedGguf<"decoder"> | OpenedGguf<"encoder-decoder">> {
   const gguf = await GgufFile.open(file);
   const system = systemOfGguf(gguf, options);
+  if (system.kind !== kind)
+    throw new LineageError(
+      "unsupported",
+      `${file} holds a ${system.title}, ${kindWords[system.kind]}; ${kindWords[kind]} is needed here`,
+    );
   checkMetadata(gguf, keysOf(system), options.warn ?? emitWarning);
   const config = await configOfGguf(gguf, system);
   requireLayers(file, system, config, gguf.tensors.size);
-  const model = system.create(config);
   const tokenizer = ggufTokenizer(gguf, options.warn);
-  if (tokenizer.vocabSize > model.config.vocabSize)
+  if (tokenizer.vocabSize > config.vocabSize)
     throw new FormatError(
       file,
-      `the tokenizer has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${model.config.vocabSize}`,
+      `the tokenizer has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${config.vocabSize}`,
     );
+  // Each kind by itself, so that a system and its model stay a pair.
+  const own =
+    system.kind === "decoder"
+      ? { system, model: system.create(config) }
+      : { system, model: system.create(config as Parameters<typeof system.create>[0]) };
+  const { model } = own;
   const parameters = namedParameters(model);
-  const places = new Map(Array.from(parameters.keys(), (name) => [name, placeOf(name, system, config)]));
+  const places = new Map(
+    Array.from(parameters.keys(), (name) => [name, placeOf(name, system, config, gguf)]),
+  );
   const taken = new Set<string>();
   for (const [name, place] of places) {
     checkGgufShape(gguf, place, parameters.get(name)!.shape);
@@ -129,29 +200,36 @@ export async function openGguf(file: string, options: LoadOptions): Promise<Open
       file,
       `the tensor ${extra} has no place in the model that the metadata describe: it is another architecture's`,
     );
-  return { gguf, system, model, tokenizer, stopIds: ggufStopIds(gguf), parameters, places };
+  return { ...own, gguf, tokenizer, stopIds: ggufStopIds(gguf), parameters, places } as
+    OpenedGguf<"decoder"> | OpenedGguf<"encoder-decoder">;
 }
 
 /**
- * Reads a GGUF of the architectures llama (LLaMA, Mistral) and gpt2: model, weights in float32 and tokenizer. Throws
- * FormatError where the file contradicts itself, `memory` before it begins what will not fit into what is free.
+ * Reads a GGUF of the architectures that systems name, llama, gpt2 and t5 among them: model, weights in float32 and tokenizer.
+ * Throws FormatError where the file contradicts itself, `unsupported` for a model of another kind than was asked for (a decoder
+ * where nothing is), `memory` before it begins what will not fit into what is free.
  */
+export async function loadGguf<K extends GgufKind = "decoder">(
+  runtime: Runtime,
+  file: string,
+  options?: LoadOptions & { readonly kind?: K },
+): Promise<CheckpointOfKind[K]>;
 export async function loadGguf(
   runtime: Runtime,
   file: string,
-  options: LoadOptions = {},
-): Promise<DecoderCheckpoint> {
-  const { gguf, system, model, tokenizer, stopIds, parameters, places } = await openGguf(file, options);
+  { kind = "decoder", ...options }: LoadOptions & { readonly kind?: GgufKind } = {},
+): Promise<CheckpointOfKind[GgufKind]> {
+  const { gguf, parameters, places, ...opened } = await openGguf(file, kind, options);
   const size = [...parameters.values()].reduce((sum, parameter) => sum + parameter.size, 0);
   requireMemory(4 * size, `the weights of ${file} in float32`, "take a smaller model, or a quantised one");
-  const weights = Weights.allocate(runtime, model);
+  const weights = Weights.allocate(runtime, opened.model);
   try {
     for (const [name, place] of places) {
       const { shape } = parameters.get(name)!;
       const values = await gguf.readValues(place.name);
       weights.get(name).write(rearrange(values, shape, place, "fromGguf"));
     }
-    return { system, model, weights, tokenizer, stopIds };
+    return { ...opened, weights } as CheckpointOfKind[GgufKind];
   } catch (error) {
     weights.dispose();
     throw error;
@@ -168,14 +246,14 @@ export interface SaveGgufOptions {
 /** Writes a GGUF that llama.cpp loads. Throws `unsupported` for a model or tokenizer that llama.cpp has no words for. */
 export async function saveGguf(
   file: string,
-  { system, model, weights, tokenizer, stopIds }: DecoderCheckpoint<WeightSet>,
+  { system, model, weights, tokenizer, stopIds }: CheckpointOfKind<WeightSet>[GgufKind],
   { format = "F16", name = path.basename(file, ".gguf") }: SaveGgufOptions = {},
 ): Promise<void> {
   if (!ggufFormat(format).quantize)
     throw new LineageError("argument", `lineage does not write ${format}; it writes F32, F16, Q8_0 and Q4_0`);
   if (!isKnown(system)) throw new LineageError("unsupported", `llama.cpp does not know ${system.title}`);
   const { config } = model;
-  if (config.prefixLm)
+  if ("prefixLm" in config && config.prefixLm)
     throw new LineageError(
       "unsupported",
       `llama.cpp reads prompts from left to right, but this ${system.title} is a prefix language model, which reads them both ways`,
@@ -185,7 +263,7 @@ export async function saveGguf(
   for (const [key, value] of ggufTokenizerMetadata(tokenizer, config.vocabSize, stopIds ?? []))
     metadata.set(key, value);
   for (const [parameter, { shape }] of namedParameters(model)) {
-    const place = placeOf(parameter, system, config);
+    const place = placeOf(parameter, system, config, undefined);
     tensors.push({
       name: place.name,
       format: ggufFormat(tensorFormat(place, shape, format)),

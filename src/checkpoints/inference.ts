@@ -14,6 +14,7 @@ import {
   type Place,
   type GgufFile,
   type GgufPlace,
+  isRearranged,
   rearrange,
   rearrangeRows,
   SafetensorsFile,
@@ -142,10 +143,13 @@ async function loadBase(
   options: InferenceOptions,
 ): Promise<InferenceCheckpoint | InferenceEncoderDecoder> {
   const { systems } = options;
+  const gguf = (await modelForm(source)) === "gguf";
   if (kind === "encoder-decoder")
-    return inferenceFromFolder(runtime, source, (json) => encoderDecoderOf(json, systems), options);
-  return (await modelForm(source)) === "gguf"
-    ? inferenceFromGguf(runtime, source, options)
+    return gguf
+      ? inferenceFromGguf(runtime, source, kind, options)
+      : inferenceFromFolder(runtime, source, (json) => encoderDecoderOf(json, systems), options);
+  return gguf
+    ? inferenceFromGguf(runtime, source, kind, options)
     : inferenceFromFolder(runtime, source, (json) => decoderOf(json, systems), options);
 }
 
@@ -345,12 +349,14 @@ function halfWeight(tensor: DeviceTensor, shape: readonly number[], transposed: 
 
 // ---- GGUF ---------------------------------------------------------------------------------------------------------
 
-async function inferenceFromGguf(
+async function inferenceFromGguf<K extends keyof InferenceOfKind>(
   runtime: Runtime,
   file: string,
+  kind: K,
   options: InferenceOptions,
-): Promise<InferenceCheckpoint> {
-  const { gguf, system, model, tokenizer, stopIds, places } = await openGguf(file, options);
+) {
+  const { gguf, places, ...opened } = await openGguf(file, kind, options);
+  const { model } = opened;
   const parts = new Set([...gguf.tensors.values()].map((tensor) => tensor.file));
   const mappings = new Map([...parts].map((part) => [part, runtime.mapFile(part)]));
   const packable = packableWeights(model);
@@ -363,7 +369,7 @@ async function inferenceFromGguf(
     mappings,
     options,
   );
-  return { system, model, tokenizer, stopIds, ...assembled };
+  return { ...opened, ...assembled };
 }
 
 /** Bytes of a tensor that is left in the file's memory. */
@@ -383,7 +389,7 @@ function ggufSource(
   const { format, shape: stored, file, byteOffset, byteLength } = gguf.tensor(place.name);
   const mapping = mappings.get(file)!;
   const values = async () => rearrange(await gguf.readValues(place.name), shape, place, "fromGguf");
-  const reordered = place.rotaryHeads !== undefined || place.transposed === true;
+  const reordered = isRearranged(place);
   // A few small ones would keep the whole file in memory.
   if (format.name === "F32" && !reordered && byteLength >= worthMapping)
     return { values, mapped: () => mapping.tensor("float32", shape, byteOffset) };

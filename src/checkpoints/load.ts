@@ -10,7 +10,7 @@ import type { Module } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { CheckpointOfKind, LoadOptions } from "./checkpoint.js";
 import { type Described, readConfig, readFolder, requireOriginal } from "./folder.js";
-import { loadGguf } from "./gguf.js";
+import { kindOfGguf, loadGguf } from "./gguf.js";
 import { loadEncoder } from "./load-encoder.js";
 
 /**
@@ -33,8 +33,8 @@ export async function loadModel(
   place: string,
   { kind, ...options }: LoadOptions & { readonly kind?: SystemKind } = {},
 ): Promise<CheckpointOfKind[SystemKind]> {
-  const mayBeGguf = kind === undefined || kind === "decoder";
-  if (mayBeGguf && (await modelForm(place)) === "gguf") return loadGguf(runtime, place, options);
+  if (kind !== "encoder" && (await modelForm(place)) === "gguf")
+    return loadGguf(runtime, place, { ...options, kind: kind ?? (await kindOfGguf(place, options)) });
   return loaders[kind ?? (await kindIn(place, options))](runtime, place, options);
 }
 
@@ -43,7 +43,9 @@ export const kindIn = async (
   place: string,
   { systems }: Pick<LoadOptions, "systems"> = {},
 ): Promise<SystemKind> =>
-  (await modelForm(place)) === "gguf" ? "decoder" : systemOf(await readConfig(place), systems).kind;
+  (await modelForm(place)) === "gguf"
+    ? kindOfGguf(place, { systems })
+    : systemOf(await readConfig(place), systems).kind;
 
 /** Loaders by kind. What a kind's files need besides, such as other names of tensors, stands in its own file. */
 const loaders: {

@@ -8,6 +8,7 @@ import { count } from "../base/numbers.js";
 import { input } from "../graph/index.js";
 import { ggufFormats, saveOnnx } from "../formats/index.js";
 import {
+  type CheckpointOfKind,
   type Comparison,
   compareModels,
   compareOnnx,
@@ -49,15 +50,22 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   checkEnding(to);
   const place = await modelFor(from);
   const runtime = createRuntime({ threads: command.threads });
-  if ((await kindIn(place)) === "encoder") {
+  const systemKind = await kindIn(place);
+  if (systemKind === "encoder") {
     await convertEncoderTo(runtime, place, to, command);
     return;
   }
-  const source = await loadModel(runtime, place, { kind: "decoder" });
+  const isOnnx = to.endsWith(".onnx");
+  if (systemKind === "encoder-decoder" && isOnnx)
+    throw new LineageError(
+      "unsupported",
+      `${from} holds an encoder-decoder, which is two programs with a cache between them: lineage export writes them into a folder, for transformers.js and any ONNX engine`,
+    );
+  const source = await loadModel(runtime, place, { kind: systemKind });
   using weights = source.weights;
   let comparison: Comparison;
   let kind: string;
-  if (to.endsWith(".onnx")) {
+  if (isOnnx && isDecoder(source)) {
     const inputIds = input("inputIds", "int64", ["batch", "sequence"]);
     const { model } = source;
     await saveOnnx(to, { logits: model.forward(inputIds) }, { name: source.system.title, weights });
@@ -70,7 +78,7 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
       await mkdir(to, { recursive: true });
       await saveModel(to, source, { dtype: command.dtype, shardBytes: command.shardSize * 1e6 });
     }
-    const result = await loadModel(runtime, to, { kind: "decoder" });
+    const result = await loadModel(runtime, to, { kind: systemKind });
     using resultWeights = result.weights;
     comparison = await compareModels(source, { ...result, weights: resultWeights });
   }
@@ -79,6 +87,10 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   else print(`${describe(comparison, from, to)}\n`);
   refuseProblems(problems, from, to);
 }
+
+const isDecoder = (
+  source: CheckpointOfKind["decoder" | "encoder-decoder"],
+): source is CheckpointOfKind["decoder"] => source.system.kind === "decoder";
 
 /** An encoder as one ONNX file, or as a folder in another dtype. Throws `unsupported` for a GGUF. */
 async function convertEncoderTo(
@@ -90,7 +102,7 @@ async function convertEncoderTo(
   if (to.endsWith(".gguf"))
     throw new LineageError(
       "unsupported",
-      `${from} holds an encoder, and lineage writes GGUF files of decoders alone: convert it to a .onnx file or a folder, or export it for transformers.js`,
+      `${from} holds an encoder, and lineage writes GGUF files of decoders and T5 alone: convert it to a .onnx file or a folder, or export it for transformers.js`,
     );
   const kind = to.endsWith(".onnx") ? "float32" : dtype;
   const comparison = to.endsWith(".onnx")
@@ -213,6 +225,7 @@ export const convertCommand = new Command("convert")
       ["lineage convert runs/mine mine.gguf --format Q8_0", "for llama.cpp"],
       ["lineage convert model.gguf folder --dtype bfloat16", "for Hugging Face transformers"],
       ["lineage convert folder model.onnx", "for any ONNX engine"],
+      ["lineage convert runs/my-t5 my-t5.gguf", "T5 and mT5 for llama.cpp"],
     ),
   )
   .action(convert);

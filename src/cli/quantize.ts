@@ -46,7 +46,7 @@ async function quantize(command: QuantizeCommand): Promise<void> {
   const made =
     kind === "encoder"
       ? await quantizeEncoderFolder(runtime, place, out, scheme)
-      : await quantizeDecoder(runtime, place, out, scheme);
+      : await quantizeWriter(runtime, place, kind, out, scheme);
   const seconds = (performance.now() - started) / 1000;
   const { comparison, byteLength, packed, inFull } = made;
   const problems = comparison && encoderProblems(comparison, bits);
@@ -61,13 +61,15 @@ async function quantize(command: QuantizeCommand): Promise<void> {
   if (problems) refuseProblems(problems, place, out);
 }
 
-async function quantizeDecoder(
+/** A model that writes: a decoder or an encoder-decoder. */
+async function quantizeWriter(
   runtime: Runtime,
   place: string,
+  kind: "decoder" | "encoder-decoder",
   out: string,
   scheme: QuantizationScheme,
 ): Promise<Omit<QuantizedEncoder, "comparison"> & { readonly comparison?: undefined }> {
-  const loaded = await loadForInference(runtime, place, { quantize: scheme });
+  const loaded = await loadForInference(runtime, place, { kind, quantize: scheme });
   await saveModel(out, loaded);
   const { byteLength, constants } = loaded.weights;
   return {
@@ -79,7 +81,7 @@ async function quantizeDecoder(
 
 export const quantizeCommand = new Command("quantize")
   .description(
-    "write a model with matrices in 4 or 8 bits: a decoder for generate and chat, an encoder for embed, search, predict and fill-mask",
+    "write a model with matrices in 4 or 8 bits: a decoder for generate and chat, an encoder-decoder for transform, an encoder for embed, search, predict and fill-mask",
   )
   .addOption(requiredOption("model", "<place>", "a folder, a .gguf file, or ORG/NAME on the hub"))
   .addOption(requiredOption("out", "<folder>", "folder of the result"))
@@ -108,6 +110,7 @@ export const quantizeCommand = new Command("quantize")
       ["lineage quantize --model big --bits 4 --block-size 128 --out big-4", "the fastest to decode"],
       ["lineage quantize --model model.gguf --bits 8 --out model-8", "from a GGUF"],
       ["lineage quantize --model big --bits 8 --block-size row --out big-8", "reads prompts fastest"],
+      ["lineage quantize --model runs/de-en --bits 8 --out de-en-8", "a translator, for transform"],
       ["lineage quantize --model all-MiniLM-L6-v2 --out minilm-8", "an encoder, compared with its source"],
     ),
   )

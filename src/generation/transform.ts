@@ -267,7 +267,10 @@ class Writers {
   }
 
   private text(ids: readonly number[], finish: WrittenText["finish"]): WrittenText {
-    return { text: this.writer.tokenizer.target.decode(ids), newTokens: ids.length, finish };
+    const { target } = this.writer.tokenizer;
+    // A model may have more embeddings than its tokenizer has tokens: such an id stands for no text, as in transformers.
+    const known = ids.filter((id) => target.idToToken(id) !== undefined);
+    return { text: target.decode(known), newTokens: ids.length, finish };
   }
 }
 

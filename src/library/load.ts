@@ -5,10 +5,12 @@ import {
   type InferenceEncoderDecoder,
   type InferenceOptions,
   type LoadOptions,
+  kindIn,
   loadForInference,
   readConfig,
 } from "../checkpoints/index.js";
 import type { TaskName } from "../data/index.js";
+import { modelForm } from "../formats/index.js";
 import { type SystemKind, headOfConfig, systemOf } from "../models/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { Embedder } from "../search/index.js";
@@ -175,7 +177,10 @@ async function kindOf(
   readonly description: string;
 }> {
   const decoder = { kind: "decoder", hasHead: false, description: "a decoder" } as const;
-  if (place.endsWith(".gguf")) return decoder;
+  if ((await modelForm(place)) === "gguf")
+    return (await kindIn(place, { systems })) === "decoder"
+      ? decoder
+      : { kind: "encoder-decoder", hasHead: false, description: "an encoder-decoder" };
   const json = await readConfig(place);
   const system = systemOf(json, systems);
   if (system.kind === "decoder") return decoder;

@@ -1,6 +1,4 @@
-import { type LoadOptions, loadForInference, loadModel, readConfig } from "../checkpoints/index.js";
-import { modelForm } from "../formats/index.js";
-import { systemOf } from "../models/index.js";
+import { type LoadOptions, kindIn, loadForInference, loadModel } from "../checkpoints/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { Looker } from "./looker.js";
 
@@ -15,8 +13,7 @@ export async function openLooker(
 }
 
 async function opened(runtime: Runtime, place: string, options: LoadOptions) {
-  if ((await modelForm(place)) === "gguf") return loadForInference(runtime, place, options);
-  const { kind } = systemOf(await readConfig(place), options.systems);
+  const kind = await kindIn(place, options);
   return kind === "encoder"
     ? loadModel(runtime, place, { ...options, kind })
     : loadForInference(runtime, place, { ...options, kind });

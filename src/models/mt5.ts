@@ -1,7 +1,7 @@
 import { configTable } from "../nn/index.js";
 import { defineSystem, publishedSize } from "./system.js";
 // The network is that of T5 1.1: what makes mT5 itself is its vocabulary, and how its languages are sampled.
-import { checkT5, gatedAndFree, pretrainT5, t5Definition, t5Entries, t5Fields, t5v11 } from "./t5.js";
+import { checkT5, gatedAndFree, pretrainT5, t5Definition, t5Entries, t5Fields, t5Gguf, t5v11 } from "./t5.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
@@ -51,6 +51,15 @@ export const mt5 = defineSystem({
   className: "MT5ForConditionalGeneration",
   config: mt5Table,
   sizes: mt5Sizes,
+  // A GGUF calls both t5; only its own files say that a model is an mT5.
+  gguf: {
+    ...t5Gguf,
+    holds: (file) => file.get("t5.model_type", "string") === "mt5",
+    write: (config) => {
+      const { metadata, vectors } = t5Gguf.write!(config);
+      return { metadata: { ...metadata, model_type: { type: "string", value: "mt5" } }, vectors };
+    },
+  },
   pretraining: {
     objective: "spans of the text that are hidden, in languages sampled by their share to the power 0.3",
     prepare: (options) =>

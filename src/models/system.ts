@@ -74,6 +74,8 @@ interface Definition<C> {
   ownLayers?(config: NoInfer<C>): number;
   /** How its tokenizer is learned. */
   readonly tokenizer: TokenizerRecipe;
+  /** Where llama.cpp knows it. */
+  readonly gguf?: GgufLayout<NoInfer<C>>;
 }
 
 // ---- GGUF ---------------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ export interface GgufLayout<C> {
   readonly architecture: string;
   /** Whether a file of the architecture is this system's. Default: it is. */
   holds?(file: GgufFile): boolean;
-  /** llama.cpp's names of modules by their published ones; `*` stands for the number of the layer. */
+  /** llama.cpp's names of modules by their published ones; `*` stands for the number of the layer, as in T5's `block.*.layer.0`. */
   readonly names: Readonly<Record<string, string>>;
   /** Modules whose matrix lies `[in, out]` in the published layout and `[out, in]` in a GGUF. */
   readonly transposed?: readonly string[];
@@ -106,6 +108,11 @@ export interface GgufLayout<C> {
    * Default: none.
    */
   rotaryHeads?(module: string, config: C): number | undefined;
+  /**
+   * What a module's numbers are multiplied by in a GGUF, where llama.cpp leaves a product out that the model has.
+   * @param file the file that is read; undefined while one is written
+   */
+  factor?(module: string, config: C, file?: GgufFile): number | undefined;
   /** Keys behind the architecture's name that llama.cpp does not read for it. */
   readonly withoutEffect?: readonly string[];
   /** Fields that more than an entry tells. Throws `unsupported` for a file that lineage does not compute. */
@@ -124,8 +131,6 @@ export interface DecoderDefinition<C extends SystemConfig, M extends CausalLm> e
   create(config: C): M;
   /** How its heads are called, where they are not LLaMA's: `score`. */
   readonly headNames?: DecoderHeadNames<NoInfer<C>>;
-  /** Where llama.cpp knows it. */
-  readonly gguf?: GgufLayout<NoInfer<C>>;
 }
 
 /** An encoder: one state for each token, and heads that answer from them. */

@@ -37,7 +37,13 @@ import {
   sizesOf,
   spanPretraining,
 } from "../objectives/index.js";
-import { defineSystem, encoderDecoder, encoderDecoderDepth, publishedSize } from "./system.js";
+import {
+  type GgufLayout,
+  defineSystem,
+  encoderDecoder,
+  encoderDecoderDepth,
+  publishedSize,
+} from "./system.js";
 
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
@@ -558,6 +564,99 @@ export function pretrainT5(
 
 // ---- Definition ---------------------------------------------------------------------------------------------------
 
+/** Distance from which on llama.cpp's T5 puts all into one bucket. */
+const llamaCppMaxDistance = 128;
+/** The entry that says whether the states are scaled before the output embeddings; llama.cpp has none. */
+const scaledKey = "decoder_outputs_scaled";
+
+/** Parts of llama.cpp's names of one side's blocks, by T5's. */
+const blockNames = (side: "enc" | "dec", sublayers: readonly string[]): Record<string, string> => {
+  const part = side === "enc" ? "encoder" : "decoder";
+  const names: Record<string, string> = { [`${part}.final_layer_norm`]: `${side}.output_norm` };
+  sublayers.forEach((sublayer, index) => {
+    const [from, to] = [`${part}.block.*.layer.${index}`, `${side}.blk.*.${sublayer}`];
+    names[`${from}.layer_norm`] = `${to}_norm`;
+    if (sublayer === "ffn")
+      for (const [name, of] of Object.entries({ wi: "up", wi_0: "gate", wi_1: "up", wo: "down" }))
+        names[`${from}.DenseReluDense.${name}`] = `${to}_${of}`;
+    else
+      for (const [name, of] of Object.entries({
+        q: "q",
+        k: "k",
+        v: "v",
+        o: "o",
+        relative_attention_bias: "rel_b",
+      }))
+        names[`${from}.${sublayer === "attn" ? "SelfAttention" : "EncDecAttention"}.${name}`] = `${to}_${of}`;
+  });
+  return names;
+};
+
+/** How llama.cpp keeps T5 and mT5. */
+export const t5Gguf: GgufLayout<T5Config> = {
+  architecture: "t5",
+  names: {
+    shared: "token_embd",
+    ...blockNames("enc", ["attn", "ffn"]),
+    ...blockNames("dec", ["attn", "cross_attn", "ffn"]),
+    lm_head: "output",
+  },
+  metadata: {
+    vocabSize: { key: "vocab_size", type: "uint32" },
+    contextLength: { key: "context_length", type: "uint32", absent: () => 512 },
+    hiddenSize: { key: "embedding_length", type: "uint32" },
+    intermediateSize: { key: "feed_forward_length", type: "uint32" },
+    numLayers: { key: "block_count", type: "uint32" },
+    numDecoderLayers: {
+      key: "decoder_block_count",
+      type: "uint32",
+      absent: ({ numLayers }) => numLayers,
+    },
+    numHeads: { key: "attention.head_count", type: "uint32" },
+    headSize: {
+      key: "attention.key_length",
+      also: ["attention.value_length"],
+      type: "uint32",
+      absent: ({ hiddenSize, numHeads }) => hiddenSize / numHeads,
+    },
+    relativeBuckets: { key: "attention.relative_buckets_count", type: "uint32" },
+    rmsNormEpsilon: {
+      key: "attention.layer_norm_rms_epsilon",
+      also: ["attention.layer_norm_epsilon"],
+      type: "float32",
+    },
+    decoderStartTokenId: { key: "decoder_start_token_id", type: "uint32", absent: () => 0 },
+  },
+  withoutEffect: ["attention.head_count_kv", scaledKey, "model_type"],
+  // llama.cpp's graph has no product with 1 / sqrt(hiddenSize) before the output embeddings: the last norm takes it along.
+  factor: (module, { hiddenSize, scaleOutputs }, file) =>
+    module === "decoder.final_layer_norm" && scaleOutputs && (!file || file.get(`t5.${scaledKey}`, "boolean"))
+      ? hiddenSize ** -0.5
+      : undefined,
+  read: async (file) => {
+    // Files of llama.cpp's own converter may hold tied output embeddings once more.
+    const tied =
+      !file.tensors.has("output.weight") || (await file.same("output.weight", "token_embd.weight"));
+    return {
+      feedForward: file.tensors.has("enc.blk.0.ffn_gate.weight") ? "gated-gelu" : "relu",
+      relativeMaxDistance: llamaCppMaxDistance,
+      tieEmbeddings: tied,
+      scaleOutputs: file.get(`t5.${scaledKey}`, "boolean") ?? tied,
+      padTokenId: file.get("tokenizer.ggml.padding_token_id", "number") ?? 0,
+    };
+  },
+  write: ({ feedForward, relativeMaxDistance, scaleOutputs }) => {
+    if (feedForward !== "relu" && feedForward !== "gated-gelu")
+      throw new LineageError("unsupported", `llama.cpp's T5 computes relu or gated-gelu, not ${feedForward}`);
+    if (relativeMaxDistance !== llamaCppMaxDistance)
+      throw new LineageError(
+        "unsupported",
+        `llama.cpp's T5 takes all distances from ${llamaCppMaxDistance} on for one; relative_attention_max_distance is ${relativeMaxDistance}`,
+      );
+    return { metadata: { [scaledKey]: { type: "bool", value: scaleOutputs } }, vectors: {} };
+  },
+};
+
 /** What T5 and mT5 have in common. */
 export const t5Definition = {
   ...encoderDecoder,
@@ -581,6 +680,7 @@ export const t5Definition = {
     decoder: /^decoder\.block\.(\d+)\./,
   }),
   tokenizer: { kind: "unigram", style: "t5", sentinels: 100 },
+  gguf: t5Gguf,
 } as const;
 
 /** T5 as the rest of the library knows it. */

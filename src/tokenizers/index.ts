@@ -10,6 +10,7 @@ export * from "./languages.js";
 export * from "./marian.js";
 export { sentinelToken, sentinelsOf, withTokens } from "./more-tokens.js";
 export * from "./sentencepiece.js";
+export { type SentencePieceRules, sentencePieceRules } from "./sentencepiece-rules.js";
 export { templateOf } from "./text-template.js";
 export * from "./tokenizer.js";
 export { type TokenizerConfig, type TokenizerDefinition, checkConfig } from "./tokenizer-definition.js";

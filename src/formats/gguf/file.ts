@@ -396,6 +396,13 @@ export class GgufFile {
     return bytes;
   }
 
+  /** Whether two tensors hold the same bytes in the same shape and format. */
+  async same(name: string, other: string): Promise<boolean> {
+    const [a, b] = [this.tensor(name), this.tensor(other)];
+    if (a.format !== b.format || a.shape.join() !== b.shape.join()) return false;
+    return Buffer.compare(await this.readBytes(name), await this.readBytes(other)) === 0;
+  }
+
   /** Values of a tensor. Throws `unsupported` for a format that lineage only knows by size. */
   async readValues(name: string): Promise<Float32Array<ArrayBuffer>> {
     const { format, shape } = this.tensor(name);

@@ -4,6 +4,7 @@ export {
   type GgufPlace,
   checkGgufShape,
   decimal,
+  isRearranged,
   rearrange,
   rearrangeRows,
   rotaryRows,

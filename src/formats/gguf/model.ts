@@ -12,7 +12,13 @@ export interface GgufPlace {
   readonly rotaryHeads?: number;
   /** Whether the matrix is transposed: GPT-2's is `[in, out]` in Hugging Face's layout. */
   readonly transposed?: boolean;
+  /** What the numbers of Hugging Face's layout are multiplied by in the GGUF. */
+  readonly factor?: number;
 }
+
+/** Whether the numbers lie in the GGUF otherwise than in Hugging Face's layout. */
+export const isRearranged = ({ rotaryHeads, transposed = false, factor }: GgufPlace): boolean =>
+  rotaryHeads !== undefined || transposed || factor !== undefined;
 
 /**
  * For every row of a GGUF matrix of rotary heads, the row of Hugging Face's that it is: pair `i` of a head stands at rows
@@ -41,10 +47,12 @@ export function rearrangeRows(bytes: Uint8Array, rows: number, { rotaryHeads }: 
 export function rearrange(
   values: Float32Array,
   shape: readonly number[],
-  { rotaryHeads, transposed }: GgufPlace,
+  { rotaryHeads, transposed, factor }: GgufPlace,
   direction: "fromGguf" | "toGguf",
 ): Float32Array {
   const [rows, columns] = [shape[0]!, shape[1] ?? 1];
+  if (factor !== undefined)
+    return values.map((value) => (direction === "toGguf" ? value * factor : value / factor));
   if (rotaryHeads !== undefined) {
     const out = new Float32Array(values.length);
     rotaryRows(rows, rotaryHeads).forEach((other, row) => {
@@ -71,9 +79,12 @@ export function decimal(value: number): number {
   return value;
 }
 
+/** Positions, and T5's biases of distances, which llama.cpp does not round either. */
+const exact = /^position_embd\.weight$|\.attn_rel_b\.weight$/;
+
 /** The format of a tensor in a file of `format`: vectors and positions stay exact, embeddings finer than the rest. */
 export function tensorFormat(place: GgufPlace, shape: readonly number[], format: string): string {
-  if (shape.length < 2 || place.name === "position_embd.weight") return "F32";
+  if (shape.length < 2 || exact.test(place.name)) return "F32";
   const wanted = format === "Q4_0" && /^(token_embd|output)\./.test(place.name) ? "Q8_0" : format;
   const columns = place.transposed ? shape[0]! : shape[1]!;
   return columns % ggufFormat(wanted).elements === 0 ? wanted : "F16";

@@ -5,6 +5,9 @@ import {
   byteLevelBpe,
   bytePattern,
   sentencePieceDefinition,
+  sentencePieceRules,
+  type SentencePieceRules,
+  template,
   Tokenizer,
   type TokenizerConfig,
   type TokenizerDefinition,
@@ -28,6 +31,24 @@ function idOf(gguf: GgufFile, tokens: readonly string[], name: string): number |
   return value !== undefined && Object.hasOwn(tokens, value) ? value : undefined;
 }
 
+/** Where llama.cpp looks for special tokens that a file has no ids for. */
+const usualIds: Readonly<Record<string, Readonly<Partial<Record<"bos" | "eos" | "pad" | "unk", number>>>>> = {
+  llama: { bos: 1, eos: 2, unk: 0 },
+  t5: { eos: 1, pad: 0, unk: 2 },
+};
+
+/** A token of T5's that stands for a hidden span. */
+const sentinel = /^<extra_id_\d+>$/;
+
+/** The tokens without those at the end that only fill the vocabulary up to the model's embeddings. */
+function withoutFilling(gguf: GgufFile, tokens: readonly string[]): readonly string[] {
+  const types = valuesOf(gguf, "token_type", tokens.length);
+  let count = tokens.length;
+  while (count > 1 && types?.[count - 1] === PieceType.unused && /^\[PAD\d+\]$/.test(tokens[count - 1]!))
+    count--;
+  return tokens.slice(0, count);
+}
+
 /** A value for every token; more are left over. Throws FormatError where there are fewer. */
 function valuesOf(gguf: GgufFile, name: string, count: number): readonly number[] | undefined {
   const values = gguf.list(key(name), "number");
@@ -43,24 +64,28 @@ function valuesOf(gguf: GgufFile, name: string, count: number): readonly number[
 export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokenizer {
   const given = gguf.require(key("model"), "string");
   const kind = given === "gemma4" || given === "whitespace" ? "gpt2" : given;
-  if (kind !== "llama" && kind !== "gpt2")
+  if (kind !== "llama" && kind !== "gpt2" && kind !== "t5")
     throw new LineageError(
       "unsupported",
-      `${gguf.path} has a tokenizer of the kind ${given}; lineage knows llama (SentencePiece), gpt2 (byte-level BPE), gemma4 and whitespace`,
+      `${gguf.path} has a tokenizer of the kind ${given}; lineage knows llama and t5 (SentencePiece), gpt2 (byte-level BPE), gemma4 and whitespace`,
     );
-  const tokens = tokensOf(gguf).map((token, id) => (token === "" ? `[EMPTY_${id}]` : token));
+  const all = tokensOf(gguf).map((token, id) => (token === "" ? `[EMPTY_${id}]` : token));
+  const tokens = kind === "t5" ? withoutFilling(gguf, all) : all;
   if (new Set(tokens).size !== tokens.length)
     throw new FormatError(gguf.path, "the same token is in the vocabulary twice");
   const types = valuesOf(gguf, "token_type", tokens.length);
   const scores = valuesOf(gguf, "scores", tokens.length);
   const id = (name: string) => idOf(gguf, tokens, name);
-  // SentencePiece's own places for them.
-  const usual = (place: number) => (kind === "llama" && place < tokens.length ? place : undefined);
+  // llama.cpp's places for them: SentencePiece's own, and T5's.
+  const usual = (name: "bos" | "eos" | "pad" | "unk"): number | undefined => {
+    const place = usualIds[kind]?.[name];
+    return place !== undefined && place < tokens.length ? place : undefined;
+  };
   const ids = {
-    bos: id("bos") ?? usual(1),
-    eos: id("eos") ?? usual(2),
-    pad: id("padding"),
-    unk: id("unknown") ?? usual(0),
+    bos: id("bos") ?? usual("bos"),
+    eos: id("eos") ?? usual("eos"),
+    pad: id("padding") ?? usual("pad"),
+    unk: id("unknown") ?? usual("unk"),
   };
   const pre =
     kind === "gpt2" ? preTokenizerOf(gguf, given === "gemma4" ? given : undefined, warn) : undefined;
@@ -69,7 +94,7 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
     add_bos_token:
       (pre?.forcesBos ?? false) ||
       (gguf.get(key("add_bos_token"), "boolean") ?? pre?.addsBos ?? kind === "llama"),
-    add_eos_token: gguf.get(key("add_eos_token"), "boolean") ?? false,
+    add_eos_token: gguf.get(key("add_eos_token"), "boolean") ?? kind === "t5",
     bos_token: content(ids.bos),
     eos_token: content(ids.eos),
     pad_token: content(ids.pad),
@@ -78,29 +103,51 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
     clean_up_tokenization_spaces: false,
   };
   const endings = new Set(endIds(tokens, id));
-  const typeOf = (index: number) =>
-    endings.has(index) ? PieceType.control : (types?.[index] ?? PieceType.normal);
+  const typeOf = (index: number): number => {
+    if (endings.has(index)) return PieceType.control;
+    const type = types?.[index] ?? PieceType.normal;
+    // llama.cpp's converter calls T5's sentinels user-defined, and finds them as it finds special tokens.
+    return type === PieceType.userDefined && kind === "t5" && sentinel.test(tokens[index]!)
+      ? PieceType.control
+      : type;
+  };
 
-  if (kind === "llama") {
+  if (kind !== "gpt2") {
     if (!scores) throw new FormatError(gguf.path, `a tokenizer of SentencePiece needs ${key("scores")}`);
+    const isUnigram = kind === "t5";
+    if (isUnigram && ids.unk === undefined)
+      throw new FormatError(gguf.path, `a unigram tokenizer needs ${key("unknown_token_id")}`);
+    // Unused tokens have scores far below all others, which would make what is unknown cheaper than it is.
+    const least = scores.reduce(
+      (low, score, index) => (typeOf(index) === PieceType.normal && score < low ? score : low),
+      0,
+    );
     const pieces: Piece[] = tokens.map((piece, index) => ({
       piece,
-      score: scores[index]!,
+      score: isUnigram && typeOf(index) === PieceType.unused ? least : scores[index]!,
       type: typeOf(index),
     }));
     const own = sentencePieceDefinition({
-      kind: "bpe",
+      kind: isUnigram ? "unigram" : "bpe",
       pieces,
-      charactersMap: new Uint8Array(),
-      addPrefix: gguf.get(key("add_space_prefix"), "boolean") ?? true,
-      removeExtraSpaces: false,
+      charactersMap: Uint8Array.from(gguf.list(key("precompiled_charsmap"), "number") ?? []),
+      addPrefix: gguf.get(key("add_space_prefix"), "boolean") ?? !isUnigram,
+      removeExtraSpaces: isUnigram && (gguf.get(key("remove_extra_whitespaces"), "boolean") ?? false),
       byteFallback: pieces.some(({ type }) => type === PieceType.byte),
       bosId: ids.bos,
       eosId: ids.eos,
       padId: ids.pad,
       unkId: ids.unk ?? 0,
     });
-    return new Tokenizer(own.definition, { ...own.config, ...config }, gguf.path);
+    const end = isUnigram && config.add_eos_token === true ? config.eos_token : undefined;
+    const definition: TokenizerDefinition =
+      typeof end === "string"
+        ? {
+            ...own.definition,
+            post_processor: template(["A", end], ["A", end, "B", end], [[end, ids.eos!]]),
+          }
+        : own.definition;
+    return new Tokenizer(definition, { ...own.config, ...config }, gguf.path);
   }
 
   const merges = gguf.list(key("merges"), "string") ?? (pre?.needsNoMerges ? [] : undefined);
@@ -144,6 +191,16 @@ export function ggufTokenizer(gguf: GgufFile, warn: Warn = emitWarning): Tokeniz
     },
   };
   return new Tokenizer(definition, config, gguf.path);
+}
+
+/** What a unigram tokenizer does to a text, where llama.cpp does it too. */
+function rulesOf(definition: Tokenizer["definition"], refuse: (why: string) => never): SentencePieceRules {
+  try {
+    return sentencePieceRules(definition);
+  } catch (error) {
+    if (!(error instanceof LineageError)) throw error;
+    return refuse(error.message);
+  }
 }
 
 const replacing = (from: string, to: string) => ({
@@ -199,7 +256,8 @@ function preTokenizerOf(gguf: GgufFile, kind: string | undefined, warn: Warn): P
 /** Ids after which llama.cpp stops: the end of a text, of a turn, and of a message. */
 export function ggufStopIds(gguf: GgufFile): number[] {
   const tokens = tokensOf(gguf);
-  const usualEnd = gguf.require(key("model"), "string") === "llama" && tokens.length > 2 ? 2 : undefined;
+  const usual = usualIds[gguf.require(key("model"), "string")]?.eos;
+  const usualEnd = usual !== undefined && usual < tokens.length ? usual : undefined;
   return endIds(tokens, (name) => idOf(gguf, tokens, name) ?? (name === "eos" ? usualEnd : undefined));
 }
 
@@ -222,8 +280,10 @@ export function ggufTokenizerMetadata(
   const refuse = (why: string): never => {
     throw new LineageError("unsupported", `llama.cpp cannot run this tokenizer: ${why}`);
   };
-  if ((model.type ?? "BPE") !== "BPE" || config["lineage_level"] === "character")
-    refuse(`it is a ${config["lineage_level"] === "character" ? "character" : model.type} tokenizer`);
+  if (config["lineage_level"] === "character") refuse("it is a character tokenizer");
+  if (tokenizer.target !== tokenizer) refuse("it has another vocabulary for the texts that are written");
+  const isUnigram = Array.isArray(model.vocab);
+  if (!isUnigram && (model.type ?? "BPE") !== "BPE") refuse(`it is a ${model.type} tokenizer`);
   const isByteLevel = definition.decoder?.type === "ByteLevel";
   const tokens = Array.from({ length: vocabSize }, (_, id) => tokenizer.idToToken(id) ?? `[PAD${id}]`);
   const added = new Map(definition.added_tokens.map(({ id, special }) => [id, special]));
@@ -235,7 +295,30 @@ export function ggufTokenizerMetadata(
     if (special !== undefined) return special ? PieceType.control : PieceType.userDefined;
     return model.byte_fallback && bytePattern.test(token) ? PieceType.byte : PieceType.normal;
   };
-  if (isByteLevel) {
+  if (isUnigram) {
+    const scores = model.vocab as readonly (readonly [string, number])[];
+    const { charactersMap, addPrefix, removeExtraSpaces } = rulesOf(definition, refuse);
+    if (tokenizer.unkId === undefined) refuse("it has no token for what is unknown");
+    set("model", { type: "string", value: "t5" });
+    set("pre", { type: "string", value: "default" });
+    set("scores", {
+      type: "array",
+      of: "float32",
+      // What llama.cpp's own converter gives to tokens that only fill the vocabulary.
+      value: tokens.map((_, id) => (type(id) === PieceType.unused ? -10_000 : (scores[id]?.[1] ?? 0))),
+    });
+    set("add_space_prefix", { type: "bool", value: addPrefix });
+    set("remove_extra_whitespaces", { type: "bool", value: removeExtraSpaces });
+    if (charactersMap.byteLength > 0)
+      set("precompiled_charsmap", { type: "array", of: "uint8", value: [...charactersMap] });
+    const bare = tokenizer.encode("a");
+    const added = tokenizer.encodePair("a").ids.slice(bare.length);
+    if (tokenizer.encodePair("a").ids.join() !== [...bare, ...added].join() || added.length > 1)
+      refuse("it puts more than one token at the end around a text");
+    if (added.length > 0 && added[0] !== tokenizer.eosId)
+      refuse("it ends a text with another token than its EOS");
+    set("add_eos_token", { type: "bool", value: added.length > 0 });
+  } else if (isByteLevel) {
     const pre = preTokenizerName(definition.pre_tokenizer);
     set("model", { type: "string", value: "gpt2" });
     set("pre", {
