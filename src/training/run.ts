@@ -38,8 +38,9 @@ export interface TrainingRun extends TrainerOptions {
   /** Ends the run after this many evaluations without a better one. Default: never. */
   readonly patience?: number | undefined;
   /**
-   * Goes back to the last checkpoint before a spike of the loss and skips the batches since then, Chowdhery et al. 2022, section 5.1. The
-   * checkpoints of the last two evaluations are kept for it. Default: never.
+   * Goes back to the last checkpoint before a spike of the loss and skips the batches since then, Chowdhery et al. 2022, section 5.1;
+   * twice as many each time that it has to go back from the same stretch again. The checkpoints of the last two evaluations are kept for
+   * it. Default: never.
    */
   readonly spikes?: SpikeOptions | undefined;
   /** Ends the run after the step that is under way, with everything saved. */
@@ -209,8 +210,10 @@ class Loop {
       observer?.spiked?.(spike);
       return false;
     }
-    // A step that was refused has left its batches to be read again.
-    const skipped = step > before.step ? await trainer.skip() : 0;
+    // A step that was refused has left its batches to be read again. Where going back was no help, twice as much is skipped.
+    const further = (2 ** (watch.returns - 1) - 1) * (step - backTo);
+    let skipped = 0;
+    for (let left = step - before.step + further; left > 0; left--) skipped += await trainer.skip();
     folder.check();
     const { spikes, ...progress } = await restoreTraining(folder.path, trainer, {
       file: points.file(backTo),

@@ -58,6 +58,10 @@ export class SpikeWatch {
   get suspects(): boolean {
     return this.state.since !== undefined;
   }
+  /** Times that the run has gone back from the same stretch, the last one included. */
+  get returns(): number {
+    return this.state.returns;
+  }
   get spikes(): readonly Spike[] {
     return this.state.spikes;
   }

@@ -119,6 +119,9 @@ describe("a spike of the loss", () => {
     // Batch 70 is step 71's. Three steps make it certain, the last checkpoint is of step 60.
     expect(spikes[0]).toMatchObject({ since: 71, step: 73, backTo: 60, skippedTokens: 13 * 32 });
     expect(spikes[0]!.loss!).toBeGreaterThan(2 * spikes[0]!.level);
+    // More poison follows: going back from there skips twice as many.
+    expect(spikes).toHaveLength(2);
+    expect(spikes[1]!.skippedTokens).toBe(2 * 32 * (spikes[1]!.step - spikes[1]!.backTo!));
     expect(result.spikes).toEqual(spikes);
     // No batch is read twice, the poisoned ones included; all steps are taken.
     expect(given).toEqual(given.map((_, index) => index));
