@@ -18,6 +18,7 @@ export {
   type TaskModel,
   type TaskPrediction,
   finetune,
+  finetuneChat,
   finetuneText,
   load,
   trainAdapter,
@@ -28,6 +29,8 @@ export { createRuntime } from "./runtime/index.js";
 export { cosineSimilarity } from "./search/index.js";
 export {
   type AdapterRequest,
+  type FinetuneChatRequest,
+  type FinetuneChatResult,
   type FinetuneRequest,
   type FinetuneResult,
   type FinetuneTextRequest,
@@ -40,6 +43,7 @@ export {
   type TrainResult,
   type TrainTextRequest,
   pretrain,
+  resumeChat,
   resumeFinetuning,
   resumePretraining,
   resumeText,

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
@@ -10,6 +11,7 @@ import { emitWarning } from "../base/warnings.js";
 import { type BlockWeight, type PackedWeight, type QuantizedWeight, type RowWeight } from "../graph/index.js";
 import {
   floatReaders,
+  loadTokenizer,
   modelForm,
   type Place,
   type GgufFile,
@@ -49,6 +51,7 @@ import { type SystemConfig, decoderOf, encoderDecoderOf } from "../models/index.
 import { loadAdapter, mergeAdapter } from "./adapter.js";
 import type { DecoderCheckpoint, EncoderDecoderCheckpoint, LoadOptions } from "./checkpoint.js";
 import { type Described, readFolder } from "./folder.js";
+import { readGenerationConfig } from "./generation-config.js";
 import { openGguf } from "./gguf.js";
 import {
   type PackedEntry,
@@ -128,12 +131,31 @@ export async function loadForInference(
   const loaded = await loadBase(runtime, source, kind, options);
   if (adapter === undefined) return loaded;
   try {
+    const words = await adapterWords(adapter, loaded.model.config.vocabSize, options.warn);
     const adapted = await loadAdapter(adapter, loaded);
-    return { ...loaded, weights: merges ? mergeAdapter(adapted) : adapted.weights };
+    return { ...loaded, ...words, weights: merges ? mergeAdapter(adapted) : adapted.weights };
   } catch (error) {
     loaded.weights.dispose();
     throw error;
   }
+}
+
+/** The tokenizer and the ends of a text that lie beside an adapter: it may have been trained with a chat template of its own. */
+async function adapterWords(
+  folder: string,
+  vocabSize: number,
+  warn: LoadOptions["warn"],
+): Promise<Partial<Pick<DecoderCheckpoint, "tokenizer" | "stopIds">>> {
+  if (!existsSync(path.join(folder, "tokenizer_config.json"))) return {};
+  const tokenizer = await loadTokenizer(folder);
+  for (const warning of tokenizer.warnings) (warn ?? emitWarning)(warning);
+  if (tokenizer.vocabSize > vocabSize)
+    throw new LineageError(
+      "checkpoint",
+      `the tokenizer in ${folder} has ${tokenizer.vocabSize} tokens, but the model has embeddings for ${vocabSize}: the adapter was made for another base`,
+    );
+  const { stopIds } = await readGenerationConfig(folder, {});
+  return { tokenizer, ...(stopIds && { stopIds }) };
 }
 
 async function loadBase(

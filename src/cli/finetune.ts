@@ -6,19 +6,24 @@ import {
   type FoldsResult,
   crossValidate,
   finetune,
+  finetuneChat,
+  finetuneChatOptions,
   finetuneOptions,
   finetuneText,
   finetuneTextOptions,
   holdsFolds,
+  holdsChatRun,
   holdsTextRun,
+  resumeChat,
   resumeCrossValidation,
   resumeFinetuning,
   resumeText,
 } from "../tasks/index.js";
-import { taskNames } from "../data/index.js";
+import { longFates, taskNames } from "../data/index.js";
 import { parseOptions } from "../training/index.js";
 import { modelFor } from "./model.js";
 import { examples, libraryOptions, option, threadsOption } from "./options.js";
+import { addChatOptions, tellChatRun } from "./chat-tuning.js";
 import { type Reporter, colors, duration } from "./terminal.js";
 import { addPairOptions, refuseOthers, tellTextRun } from "./text-pairs.js";
 import { type RunCommand, shownRun } from "./training.js";
@@ -42,6 +47,7 @@ const runFinetuning = ({ out, resume, folds, threads, json, ...options }: Finetu
       tellTextRun(report, result, { command: "finetune", out, seconds });
     };
     if (resume && (await holdsTextRun(out))) return tellText(await resumeText(out, control));
+    if (resume && (await holdsChatRun(out))) return tellChatRun(report, out, await resumeChat(out, control));
     if (resume)
       return holdsFolds(out)
         ? tellFolds(report, out, await resumeCrossValidation(out, control))
@@ -49,6 +55,15 @@ const runFinetuning = ({ out, resume, folds, threads, json, ...options }: Finetu
     for (const [option, example] of Object.entries({ model: "DIR", task: "classify", data: "train.csv" }))
       if (options[option] === undefined)
         throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
+    if (options["task"] === "chat") {
+      refuseOthers({ ...options, folds }, finetuneChatOptions.shape, "--task chat");
+      const request = { ...options, model: await modelFor(String(options["model"])) };
+      return tellChatRun(
+        report,
+        out,
+        await finetuneChat({ ...parseOptions(finetuneChatOptions, request), out }, control),
+      );
+    }
     // A model that is not there is told before all data is read.
     const model = await modelFor(String(options["model"]), "fine-tuned");
     if (options["task"] === "text") {
@@ -98,21 +113,35 @@ function tellRun(report: Reporter, out: string, result: FinetuneResult, started:
 }
 
 const of = libraryOptions(finetuneOptions.shape);
-const taskName = z.enum([...taskNames, "text"]);
+const taskName = z.enum([...taskNames, "text", "chat"]);
 
 export const finetuneCommand = new Command("finetune")
-  .description("fine-tune an encoder on a labelled table, or an encoder-decoder on pairs of texts")
+  .description(
+    "fine-tune an encoder on a labelled table, an encoder-decoder on pairs of texts, or a decoder on conversations",
+  )
   .optionsGroup("Data:")
   .addOption(
-    option("task", "<name>", "what to learn; text: to write the target of each source", taskName, {
+    option(
+      "task",
+      "<name>",
+      "what to learn; text: to write the target of each source; chat: to answer as in conversations",
+      taskName,
+      {
+        required: true,
+      },
+    ),
+  )
+  .addOption(
+    of("data", "<file>", "training rows: CSV, TSV, JSON, JSONL, Parquet, or SQuAD's JSON", {
       required: true,
     }),
   )
-  .addOption(
-    of("data", "<file>", "training rows: CSV, TSV, JSONL, Parquet, or SQuAD's JSON", { required: true }),
-  )
   .addOption(of("eval", "<file>", "rows to evaluate on", { usual: "a share of --data is held out" }))
-  .addOption(of("validation", "<p>", "share of --data that is held out without --eval"))
+  .addOption(
+    of("validation", "<p>", "share of --data that is held out without --eval", {
+      usual: "0.1; text and chat 0.05",
+    }),
+  )
   .addOption(
     of("textColumn", "<name>", "column of the text", {
       usual: "text, sentence, question, …, or the longest",
@@ -131,11 +160,25 @@ export const finetuneCommand = new Command("finetune")
     }),
   )
   .addOption(of("stride", "<n>", "tokens that two windows over a long context share"))
+  .addOption(
+    option(
+      "long",
+      "<how>",
+      "what becomes of a longer text or conversation; it is counted and told; split is for chat",
+      z.enum(longFates),
+      { usual: "cut" },
+    ),
+  )
   .optionsGroup("Model:")
   .addOption(
-    of("model", "<place>", "an encoder, or for text an encoder-decoder: folder, or ORG/NAME on the hub", {
-      required: true,
-    }),
+    of(
+      "model",
+      "<place>",
+      "an encoder, for text an encoder-decoder, for chat a decoder: folder, ORG/NAME on the hub, or for chat a .gguf file",
+      {
+        required: true,
+      },
+    ),
   )
   .addOption(of("newHead", undefined, "start with a new head even if the checkpoint has one"))
   .addOption(of("freezeEmbeddings", undefined, "do not train the embeddings"))
@@ -144,7 +187,11 @@ export const finetuneCommand = new Command("finetune")
   .addOption(of("epochs", "<n>", "passes over the training rows"))
   .addOption(of("batch", "<n>", "rows in a batch"))
   .addOption(of("accumulate", "<n>", "batches in a step"))
-  .addOption(of("learningRate", "<x>", "peak learning rate"))
+  .addOption(
+    of("learningRate", "<x>", "peak learning rate", {
+      usual: "5e-5; text 3e-4; chat 2e-4 for an adapter, 2e-5 for all weights",
+    }),
+  )
   .addOption(of("warmup", "<p>", "share of the steps that are warm-up, in which the learning rate rises"))
   .addOption(of("schedule", "<name>", "schedule of the learning rate"))
   .addOption(of("weightDecay", "<x>", "weight decay of matrices"))
@@ -184,6 +231,7 @@ export const finetuneCommand = new Command("finetune")
       { usual: "off" },
     ),
   );
+addChatOptions(finetuneCommand);
 addPairOptions(
   finetuneCommand,
   "Pairs of texts (--task text):",
@@ -213,6 +261,10 @@ finetuneCommand
       [
         "lineage finetune --model t5-small --task text --data news.jsonl --source article --target summary --prefix 'summarize: '",
         "write summaries",
+      ],
+      [
+        "lineage finetune --model some.gguf --task chat --data chats.jsonl --adapter lora --rank 16",
+        "conversations of any layout; talk with lineage chat --model some.gguf --adapter runs/finetuned",
       ],
       ["lineage finetune --resume --out runs/finetuned", "continue after Ctrl-C, with the same losses"],
     ),

@@ -14,6 +14,7 @@ const groups: Readonly<Record<string, Commands>> = {
     demo: async () => (await import("./demo.js")).demoCommand,
     train: async () => (await import("./train.js")).trainCommand,
     pretrain: async () => (await import("./pretrain.js")).pretrainCommand,
+    data: async () => (await import("./data.js")).dataCommand,
     finetune: async () => (await import("./finetune.js")).finetuneCommand,
   },
   "Use:": {

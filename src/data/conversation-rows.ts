@@ -9,9 +9,9 @@ export const trainedParts = ["assistant", "last", "all"] as const;
 export type TrainedPart = (typeof trainedParts)[number];
 
 /** What becomes of a conversation that is longer than a row. */
-export const longFates = ["truncate", "drop", "split", "refuse"] as const;
+export const longFates = ["cut", "skip", "split", "refuse"] as const;
 /**
- * `truncate` cuts its end off; `drop` leaves it out; `split` makes several of it, each of whole exchanges after the system
+ * `cut` takes its end off; `skip` leaves it out; `split` makes several of it, each of whole exchanges after the system
  * message, and cuts an exchange that is longer by itself; `refuse` throws.
  */
 export type LongFate = (typeof longFates)[number];
@@ -103,7 +103,7 @@ export interface EncodeConversationsOptions extends EncodeConversationOptions {
 export function encodeConversations(
   template: ChatTemplate,
   conversations: readonly Conversation[],
-  { name, maxLength, long = "truncate", skipBadRows, ...options }: EncodeConversationsOptions,
+  { name, maxLength, long = "cut", skipBadRows, ...options }: EncodeConversationsOptions,
 ): EncodedConversations {
   const rows: EncodedConversation[] = [];
   const bad: BadRow[] = [];
@@ -139,7 +139,7 @@ export function encodeConversations(
     }
     longRows.push(row);
     if (long === "refuse") continue;
-    if (long === "drop") {
+    if (long === "skip") {
       dropped.push(row);
       cutTokens += encoded.tokens.length;
       cutTrainedTokens += trainedIn(encoded);
@@ -153,7 +153,7 @@ export function encodeConversations(
   if (long === "refuse" && longRows.length > 0)
     throw new LineageError(
       "data",
-      `${name}: ${rowsOf(longRows)} ${longRows.length === 1 ? "is" : "are"} longer than ${maxLength} tokens; choose --long truncate, drop or split, or a larger --max-length`,
+      `${name}: ${rowsOf(longRows)} ${longRows.length === 1 ? "is" : "are"} longer than ${maxLength} tokens; choose --long cut, skip or split, or a larger --max-length`,
     );
   if (bad.length > 0 && !skipBadRows)
     throw new LineageError("data", `${name}: ${describeBadRows(bad, conversations.length)}`);

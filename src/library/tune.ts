@@ -1,5 +1,7 @@
 import {
   type AdapterRequest,
+  type FinetuneChatRequest,
+  type FinetuneChatResult,
   type FinetuneRequest,
   type FinetuneResult,
   type FinetuneTextRequest,
@@ -8,6 +10,7 @@ import {
   type TrainControl,
   type TrainResult,
   finetune as finetuneFolder,
+  finetuneChat as finetuneChatOf,
   finetuneText as finetuneTextFolder,
   trainAdapter as trainAdapterOf,
 } from "../tasks/index.js";
@@ -21,6 +24,13 @@ export const finetune = async (request: FinetuneRequest, control: RunControl = {
     { ...request, model: await modelPlace(request.model, { foldersOnly: "fine-tuned" }) },
     control,
   );
+
+/** Fine-tunes a decoder on conversations. `model` is a folder, a `.gguf` file, or ORG/NAME of the hub. */
+export const finetuneChat = async (
+  request: FinetuneChatRequest,
+  control: RunControl = {},
+): Promise<FinetuneChatResult> =>
+  finetuneChatOf({ ...request, model: await modelPlace(request.model) }, control);
 
 /** Fine-tunes an encoder-decoder on pairs of texts. `model` is a folder, or ORG/NAME of the hub. */
 export const finetuneText = async (

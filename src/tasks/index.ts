@@ -1,4 +1,12 @@
 export { type AnswerOptions } from "./answers.js";
+export * from "./chat-options.js";
+export {
+  type ChatSample,
+  type FinetuneChatRequest,
+  type FinetuneChatResult,
+  finetuneChat,
+  resumeChat,
+} from "./chat.js";
 export * from "./cross-validation.js";
 export * from "./encoder-program.js";
 export * from "./fill-mask.js";
@@ -6,6 +14,7 @@ export { readExamples } from "./finetune-data.js";
 export * from "./finetune-options.js";
 export { type FinetuneRequest, type FinetuneResult, finetune, resumeFinetuning } from "./finetune.js";
 export * from "./predictor.js";
+export * from "./show-conversations.js";
 export type { Measured, PredictOptions, Prediction } from "./task.js";
 export * from "./pretrain.js";
 export { type RunControl, smallSizes } from "./run.js";
@@ -20,6 +29,7 @@ export {
   type TextSample,
   type TrainTextRequest,
   finetuneText,
+  holdsChatRun,
   holdsTextRun,
   resumeText,
   trainText,

@@ -113,6 +113,10 @@ async function keptOptions(out: string): Promise<{ task?: unknown; system?: unkn
 export const holdsTextRun = async (out: string): Promise<boolean> =>
   (await keptOptions(out))?.task === "text";
 
+/** Whether the run in a folder learns from conversations. */
+export const holdsChatRun = async (out: string): Promise<boolean> =>
+  (await keptOptions(out))?.task === "chat";
+
 /**
  * Goes on with the run in a folder, new model or not, to exactly the losses of a run that was never stopped.
  * @param own the system of a run that trains one of your own

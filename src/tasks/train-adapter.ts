@@ -22,10 +22,16 @@ import { smallSizes } from "./run.js";
 import type { TrainOptions } from "./train-options.js";
 
 /** A base with an adapter that is to be trained beside its frozen weights, which are disposed with it. */
-export interface AdaptedBase extends Omit<InferenceCheckpoint, "weights">, Disposable {
+export interface Adapted extends Omit<InferenceCheckpoint, "weights">, Disposable {
   readonly adapter: Adapter;
   /** The adapter's, over the base's as constants. */
   readonly weights: Weights;
+  /** Tokens of a text that the context has room for. */
+  readonly room: number;
+}
+
+/** The same for a run on text. */
+export interface AdaptedBase extends Adapted {
   /** Tokens of a row. */
   readonly sequenceLength: number;
   /** Writes the adapter as peft does. */
@@ -44,13 +50,22 @@ function targetsOf(text: string): LoraTargets {
   }
 }
 
-type AdapterOptions = Pick<
+/** What decides an adapter. */
+export type AdapterChoice = Pick<
   TrainOptions,
-  "adapter" | "rank" | "alpha" | "rsLora" | "loraDropout" | "loraTargets" | "virtualTokens"
+  | "adapter"
+  | "rank"
+  | "alpha"
+  | "rsLora"
+  | "loraDropout"
+  | "loraTargets"
+  | "virtualTokens"
+  | "promptInit"
+  | "seed"
 >;
 
 /** Puts a new adapter beside a model's layers, or before its texts. */
-function addAdapter(model: CausalLm, options: AdapterOptions): Adapter {
+function addAdapter(model: CausalLm, options: AdapterChoice): Adapter {
   const { adapter: kind, virtualTokens: tokens } = options;
   if (kind === "prompt" || kind === "prefix") return addSoftPrompt(model, { kind, tokens });
   return addLora(model, {
@@ -70,7 +85,7 @@ function addAdapter(model: CausalLm, options: AdapterOptions): Adapter {
 async function firstPrompt(
   { model, tokenizer }: Omit<InferenceCheckpoint, "weights">,
   frozen: ModelWeights,
-  { adapter: kind, virtualTokens: tokens, promptInit: text, seed }: TrainOptions,
+  { adapter: kind, virtualTokens: tokens, promptInit: text, seed }: AdapterChoice,
 ): Promise<Float32Array | undefined> {
   if (kind !== "prompt" && kind !== "prefix") {
     if (text !== undefined)
@@ -103,6 +118,15 @@ export async function openBase(
     throw new LineageError("argument", `${size} is a size of a model from nothing; ${place} has its own`);
   if (options.tokenizer !== "bpe")
     throw new LineageError("argument", `${place} has its own tokenizer; leave --tokenizer out`);
+  const base = await loadAdapted(runtime, place, options);
+  const { model, adapter } = base;
+  const sequenceLength = Math.min(Number(asked ?? smallSizes.contextLength), base.room);
+  const save = (kept: Weights) => saveAdapter(out, { model, adapter, weights: kept, base: place });
+  return { ...base, sequenceLength, save };
+}
+
+/** Loads a decoder and puts a new adapter beside it, which alone learns. */
+export async function loadAdapted(runtime: Runtime, place: string, options: AdapterChoice): Promise<Adapted> {
   const { weights: frozen, ...base } = await loadForInference(runtime, place, {
     quantize: options.adapter === "qlora" ? { bits: "nf4" } : undefined,
   });
@@ -113,12 +137,10 @@ export async function openBase(
     const weights = Weights.partlyFrozen(model, frozen, options.seed);
     for (const name of adapter.parameters.keys()) if (first) weights.get(name).write(first);
     const room = model.config.contextLength - (adapter.kind === "lora" ? 0 : adapter.prompt.tokens);
-    const sequenceLength = Math.min(Number(asked ?? smallSizes.contextLength), room);
-    const save = (kept: Weights) => saveAdapter(out, { model, adapter, weights: kept, base: place });
     const dispose = () => {
       frozen.dispose();
     };
-    return { ...base, adapter, weights, sequenceLength, save, [Symbol.dispose]: dispose };
+    return { ...base, adapter, weights, room, [Symbol.dispose]: dispose };
   } catch (error) {
     frozen.dispose();
     throw error;

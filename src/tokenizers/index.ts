@@ -1,6 +1,7 @@
 export type { AddedToken } from "./added-tokens.js";
 export { bytePattern } from "./bytes.js";
 export * from "./chat-template.js";
+export * from "./default-template.js";
 export type { ChatTurns } from "./chat-turns.js";
 export { template } from "./definitions.js";
 export type { Encoding, PairOptions } from "./encoding.js";

@@ -346,7 +346,7 @@ describe("ids and mask of a conversation", () => {
     const cut = encodeConversations(template, rows, options);
     expect(cut.rows.map(({ tokens }) => tokens.length)).toEqual([lengths[0], maxLength]);
     expect([cut.cutTokens, cut.long]).toEqual([lengths[1]! - maxLength, [6]]);
-    const dropped = encodeConversations(template, rows, { ...options, long: "drop" });
+    const dropped = encodeConversations(template, rows, { ...options, long: "skip" });
     expect([dropped.conversations, dropped.dropped, dropped.cutTokens]).toEqual([1, [6], lengths[1]]);
     const split = encodeConversations(template, rows, { ...options, long: "split" });
     expect(split.cutTokens).toBe(0);

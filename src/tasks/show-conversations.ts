@@ -1,0 +1,146 @@
+import { readFile } from "node:fs/promises";
+import { LineageError } from "../base/errors.js";
+import { storageError } from "../base/files.js";
+import { loadWords } from "../checkpoints/index.js";
+import {
+  type BadRow,
+  type ConversationCounts,
+  type ConversationLayout,
+  type EncodedConversation,
+  type LongFate,
+  type TrainedPart,
+  describeConversations,
+  encodeConversations,
+  readConversations,
+} from "../data/index.js";
+import { endOfText } from "../generation/index.js";
+import { ChatTemplate, StreamDecoder, type Tokenizer, withChatTemplate } from "../tokenizers/index.js";
+
+/** Text of neighbouring tokens that are alike. */
+export interface ShownPiece {
+  readonly text: string;
+  readonly trained: boolean;
+  readonly special: boolean;
+}
+
+/** A row as the model will see it. */
+export interface ShownConversation {
+  readonly row: number;
+  readonly tokens: number;
+  readonly trainedTokens: number;
+  /** What was cut off its end. */
+  readonly cutTokens: number;
+  readonly pieces: readonly ShownPiece[];
+}
+
+/** How many conversations have how many tokens, before anything is cut: from `from` to below `to`. */
+export interface LengthBin {
+  readonly from: number;
+  readonly to: number;
+  readonly count: number;
+}
+
+export interface ShownConversations {
+  readonly file: string;
+  readonly format: ConversationLayout;
+  /** What was done to a tokenizer without a chat template. */
+  readonly statement: string | undefined;
+  /** In one sentence. */
+  readonly summary: string;
+  readonly counts: ConversationCounts;
+  readonly maxLength: number;
+  readonly rows: readonly ShownConversation[];
+  readonly lengths: readonly LengthBin[];
+  readonly bad: readonly BadRow[];
+}
+
+export interface ShowOptions {
+  /** A folder or a `.gguf` file, whose tokenizer and chat template are used. */
+  readonly model: string;
+  readonly format?: ConversationLayout | undefined;
+  readonly encoding?: string | undefined;
+  readonly train?: TrainedPart | undefined;
+  readonly long?: LongFate | undefined;
+  /** Default: the model's context, 1,024 at most. */
+  readonly maxLength?: number | undefined;
+  /** A file with a chat template in Jinja. */
+  readonly template?: string | undefined;
+}
+
+/** Reads conversations as a run of `finetuneChat` would, and says what the model sees of each. */
+export async function showConversations(file: string, options: ShowOptions): Promise<ShownConversations> {
+  const { format, encoding, train, long } = options;
+  const read = await readConversations(file, { format, encoding, skipBadRows: true });
+  const words = await loadWords(options.model);
+  const template =
+    options.template === undefined
+      ? undefined
+      : await readFile(options.template, "utf8").catch((error: unknown) => {
+          throw storageError("read", options.template!, error);
+        });
+  const { tokenizer, statement } = withChatTemplate(words.tokenizer, { mayAdd: true, template });
+  const maxLength = options.maxLength ?? Math.min(words.contextLength ?? 1024, 1024);
+  if (words.contextLength !== undefined && maxLength > words.contextLength)
+    throw new LineageError(
+      "length",
+      `the model knows ${words.contextLength} tokens; choose a smaller --max-length than ${maxLength}`,
+    );
+  const shared = {
+    name: file,
+    train,
+    skipBadRows: true,
+    endIds: words.stopIds ?? endOfText(tokenizer),
+  };
+  const chat = new ChatTemplate(tokenizer);
+  const whole = encodeConversations(chat, read.rows, { ...shared, maxLength: Infinity });
+  const found = encodeConversations(chat, read.rows, { ...shared, long, maxLength });
+  const lengthOf = new Map(whole.rows.map(({ row, tokens }) => [row, tokens.length]));
+  const splits = new Set(found.split.map(({ row }) => row));
+  return {
+    file,
+    format: read.format,
+    statement,
+    summary: describeConversations(file, found, maxLength),
+    counts: found,
+    maxLength,
+    rows: found.rows.map((encoded) => ({
+      row: encoded.row,
+      tokens: encoded.tokens.length,
+      trainedTokens: encoded.trained.reduce((sum, one) => sum + one, 0),
+      cutTokens: splits.has(encoded.row)
+        ? 0
+        : Math.max(0, (lengthOf.get(encoded.row) ?? 0) - encoded.tokens.length),
+      pieces: piecesOf(tokenizer, encoded),
+    })),
+    lengths: binned([...lengthOf.values()]),
+    bad: [...read.bad, ...found.bad].sort((a, b) => a.number - b.number),
+  };
+}
+
+/** The text of tokens, those that are alike together. */
+function piecesOf(tokenizer: Tokenizer, { tokens, trained }: EncodedConversation): ShownPiece[] {
+  const decoder = new StreamDecoder(tokenizer, { skipSpecialTokens: false });
+  const pieces: { text: string; trained: boolean; special: boolean }[] = [];
+  const add = (text: string, isTrained: boolean, special: boolean): void => {
+    const last = pieces.at(-1);
+    if (last?.trained === isTrained && last.special === special && !special) last.text += text;
+    else pieces.push({ text, trained: isTrained, special });
+  };
+  tokens.forEach((id, index) => {
+    add(decoder.push(id), trained[index] === 1, tokenizer.isSpecial(id));
+  });
+  const rest = decoder.flush();
+  if (rest !== "") add(rest, trained.at(-1) === 1, false);
+  return pieces.filter(({ text }) => text !== "");
+}
+
+/** Lengths in at most twelve bins of equal, round width. */
+function binned(lengths: readonly number[]): LengthBin[] {
+  const longest = Math.max(...lengths);
+  const least = (longest + 1) / 12;
+  const width = [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192].find((size) => size >= least) ?? 16384;
+  return Array.from({ length: Math.floor(longest / width) + 1 }, (_, bin) => {
+    const [from, to] = [bin * width, (bin + 1) * width];
+    return { from, to, count: lengths.filter((length) => length >= from && length < to).length };
+  });
+}

@@ -1,0 +1,71 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { saveModel } from "../../src/checkpoints/index.js";
+import { Llama, llamaConfig, systems } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
+import { lineage } from "../support/cli.js";
+
+const root = mkdtempSync(path.join(os.tmpdir(), "lineage-data-"));
+const at = (name: string): string => path.join(root, name);
+afterAll(() => {
+  rmSync(root, { recursive: true });
+});
+
+beforeAll(async () => {
+  const tokenizer = trainByteLevelBpe(["say red or blue"], { vocabSize: 270 });
+  const sizes = { contextLength: 64, hiddenSize: 32, numLayers: 1, numHeads: 2 };
+  const model = new Llama(llamaConfig({ ...sizes, vocabSize: tokenizer.vocabSize }));
+  using weights = Weights.initialize(createRuntime(), model, 1);
+  await saveModel(at("model"), { system: systems.llama, model, weights, tokenizer });
+  const talk = (answer: string) => ({
+    messages: [
+      { role: "user", content: "say <b>red</b>" },
+      { role: "assistant", content: answer },
+    ],
+  });
+  const rows = [talk("red"), talk(""), talk("red ".repeat(60)), { messages: [{ content: "x" }] }];
+  writeFileSync(at("chats.jsonl"), rows.map((row) => JSON.stringify(row)).join("\n"));
+});
+
+describe("lineage data show", () => {
+  it("shows what is trained, what is cut, what cannot be learned, and all lengths, without colours in a pipe", async () => {
+    const { stdout, status } = await lineage(
+      ...["data", "show", at("chats.jsonl"), "--model", at("model"), "--html", at("page.html")],
+    );
+    expect(status).toBe(0);
+    expect(stdout).not.toContain("\u001b");
+    expect(stdout).toContain(
+      "<|im_start|>user\nsay <b>red</b><|im_end|>\n<|im_start|>assistant\n⟦red<|im_end|>⟧\n",
+    );
+    expect(stdout).toMatch(/row 2 has an empty answer in message 2\n {2}row 4 has no role in message 1/);
+    expect(stdout).toMatch(/2 conversations, .*row 3 is longer than 64 tokens: \d+ tokens cut off/);
+    expect(stdout).toMatch(/ChatML is written into its tokenizer/);
+    expect(stdout).toMatch(/conversations by tokens:\n(.*\n)*.*█+ 1\n/);
+    const page = readFileSync(at("page.html"), "utf8");
+    expect(page).toContain(
+      '<span class="trained">red</span><span class="trained special">&#60;|im_end|&#62;</span>',
+    );
+    expect(page).not.toContain("<b>");
+  });
+
+  it("gives programs each row in pieces that add up to its text, and the counts", async () => {
+    const { stdout } = await lineage(
+      ...["data", "show", at("chats.jsonl"), "--model", at("model"), "--json", "--long", "skip"],
+    );
+    const [row, all] = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    const pieces = row!["pieces"] as { text: string; trained: boolean }[];
+    expect(pieces.map(({ text }) => text).join("")).toBe(
+      "<|im_start|>user\nsay <b>red</b><|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n",
+    );
+    expect(pieces.filter(({ trained }) => trained).map(({ text }) => text)).toEqual(["red", "<|im_end|>"]);
+    expect(all).toMatchObject({ format: "messages", conversations: 1, dropped: [3], long: [3] });
+    expect((all!["bad"] as { number: number }[]).map(({ number }) => number)).toEqual([2, 4]);
+  });
+});
