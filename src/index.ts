@@ -22,6 +22,7 @@ export {
   finetuneText,
   load,
   trainAdapter,
+  trainFurther,
 } from "./library/index.js";
 export type { AttentionMap, LookOptions, Looked, LookedText, LookedToken } from "./look/index.js";
 export { type SystemName, systems } from "./models/index.js";
@@ -34,6 +35,7 @@ export {
   type FinetuneRequest,
   type FinetuneResult,
   type FinetuneTextRequest,
+  type FurtherRequest,
   type PretrainRequest,
   type PretrainResult,
   type RunControl,

@@ -47,6 +47,8 @@ export interface GenerateCommand extends SamplingOptions, ModelCommand {
   readonly jsonSchema?: string;
   /** What the whole answer must match. */
   readonly regex?: string;
+  /** `column=label` of documents that the text is to be like. */
+  readonly control?: readonly string[];
   readonly cache?: CacheType;
   readonly json?: boolean;
   readonly threads?: number;
@@ -90,8 +92,9 @@ async function ruleOf({ jsonSchema, regex }: GenerateCommand): Promise<Constrain
 
 /** Writes the text that a UniLM makes of a prompt. Throws `argument` for options that its way of writing does not have. */
 async function writeTarget(command: GenerateCommand, prompt: string): Promise<void> {
-  const { speculative, jsonSchema, regex, quantize, stop, adapter } = command;
-  for (const [option, value] of Object.entries({ speculative, jsonSchema, regex, quantize, stop, adapter }))
+  const { speculative, jsonSchema, regex, control, quantize, stop, adapter } = command;
+  const others = { speculative, jsonSchema, regex, control, quantize, stop, adapter };
+  for (const [option, value] of Object.entries(others))
     if (value !== undefined)
       throw new LineageError(
         "argument",
@@ -182,6 +185,15 @@ export const generateCommand = new Command("generate")
   )
   .addOption(option("jsonSchema", "<file>", "write only JSON that this JSON schema allows"))
   .addOption(option("regex", "<pattern>", "write only what this regular expression matches as a whole"))
+  .addOption(
+    option(
+      "control",
+      "<column=label>",
+      "write like the documents that were marked so (train --control-column); may be repeated",
+      z.string(),
+      { again: true, usual: "none" },
+    ),
+  )
   .optionsGroup("Model:")
   .addOption(requiredOption("model", "<place>", "a folder, a .gguf file, or ORG/NAME on the hub"));
 addSamplingOptions(

@@ -22,6 +22,7 @@ const groups: Readonly<Record<string, Commands>> = {
     chat: async () => (await import("./chat.js")).chatCommand,
     transform: async () => (await import("./transform.js")).transformCommand,
     predict: async () => (await import("./predict.js")).predictCommand,
+    infill: async () => (await import("./infill.js")).infillCommand,
     "fill-mask": async () => (await import("./fill-mask.js")).fillMaskCommand,
     embed: async () => (await import("./embed.js")).embedCommand,
     search: async () => (await import("./search.js")).searchCommand,

@@ -4,15 +4,18 @@ import { LineageError } from "../base/errors.js";
 import { systemsOfKind } from "../models/index.js";
 import {
   type AdapterRequest,
+  type FurtherRequest,
   type TrainControl,
   type TrainRequest,
   type TrainResult,
+  adapterOf,
   holdsTextRun,
   resumeText,
   resumeTraining,
   smallSizes,
   train,
   trainAdapter,
+  trainFurther,
   trainOptions,
   trainText,
   trainTextOptions,
@@ -79,7 +82,7 @@ function sizesOf(
 
 /** Trains a model from text to a checkpoint folder, or goes on with the run there. Ctrl-C saves. */
 export const runTrain = (
-  request: TrainRequest | AdapterRequest | { readonly out: string },
+  request: TrainRequest | AdapterRequest | FurtherRequest | { readonly out: string },
   command: RunCommand = {},
 ): Promise<TrainResult> =>
   shownRun(command, async (told, report) => {
@@ -95,16 +98,28 @@ export const runTrain = (
     const result = await ("system" in request
       ? train(request, control)
       : "base" in request
-        ? trainAdapter(request, control)
+        ? begin(request, control)
         : resumeTraining(out, control));
     tellEnd(report, result, {
       command: "train",
       out,
       made: (best) =>
-        `the ${result.options.base === undefined ? "model" : "adapter"} (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)})${result.options.base === undefined ? ", its tokenizer" : ""} and loss.svg`,
+        `the ${isWhole(result) ? "model" : "adapter"} (best held-out loss ${best.toFixed(4)}, perplexity ${Math.exp(best).toFixed(2)})${isWhole(result) ? ", its tokenizer" : ""} and loss.svg`,
     });
     return result;
   });
+
+/** Whether all weights of the run's model learned. */
+const isWhole = ({ options }: TrainResult): boolean =>
+  options.base === undefined || adapterOf(options) === "none";
+
+/** Begins with a finished model: beside it, or with all of it. */
+const begin = (request: AdapterRequest | FurtherRequest, control: TrainControl): Promise<TrainResult> => {
+  const { adapter, ...further } = request as AdapterRequest;
+  return adapterOf({ ...further, adapter, objective: request.objective ?? "causal" }) === "none"
+    ? trainFurther(further, control)
+    : trainAdapter(request as AdapterRequest, control);
+};
 
 /** Trains an encoder-decoder on pairs of texts, or goes on with the run in `out`. */
 const runPairs = (
@@ -126,7 +141,24 @@ const size = (name: keyof typeof sizeOptions, help: string): Option =>
 export const trainCommand = new Command("train")
   .description("train a decoder from scratch on a text file, or an encoder-decoder on pairs of texts")
   .optionsGroup("Data:")
-  .addOption(of("data", "<file>", 'UTF-8 text, or "stories" for the embedded corpus', { required: true }))
+  .addOption(
+    of(
+      "data",
+      "<file>",
+      'UTF-8 text, or "stories" for the embedded corpus; of several languages language=file; may be repeated',
+      { required: true, again: true },
+    ),
+  )
+  .addOption(of("exponent", "<x>", "languages are sampled by their share of the text to this power"))
+  .addOption(
+    of(
+      "controlColumn",
+      "<column>",
+      "--data is a table of documents with labels in this column, of which some are marked by a token; generate --control asks for it",
+      { usual: "none" },
+    ),
+  )
+  .addOption(of("controlRate", "<p>", "share of the documents that are marked"))
   .addOption(of("validation", "<p>", "share of the text that is held out"))
   .addOption(
     of("tokenizer", "<kind>", "bpe (learned from the text), characters, or the folder of a tokenizer"),
@@ -154,9 +186,9 @@ for (const [name, { help, usual, flag, owners }] of ownOptions)
       : option(name, "<n>", `${owners.join(", ")}: ${help}`, z.number(), { usual }),
   );
 trainCommand
-  .optionsGroup("Adapter of a model (--base):")
+  .optionsGroup("Training a finished model (--base):")
   .addOption(
-    of("base", "<place>", "a decoder beside whose frozen weights an adapter is trained", {
+    of("base", "<place>", "a decoder that is trained further, or beside whose frozen weights an adapter is", {
       usual: "a model from nothing",
     }),
   )
@@ -164,7 +196,8 @@ trainCommand
     of(
       "adapter",
       "<kind>",
-      "lora; qlora, with the base in 4-bit NormalFloat; prompt (learned virtual tokens before every text); prefix (learned keys and values of every layer)",
+      "lora; qlora, with the base in 4-bit NormalFloat; prompt (learned virtual tokens before every text); prefix (learned keys and values of every layer); none, where all weights learn",
+      { usual: "lora; with another --objective than causal none" },
     ),
   )
   .addOption(of("rank", "<n>", "rank of the adapter"))
@@ -179,9 +212,19 @@ trainCommand.addOption(of("virtualTokens", "<n>", "tokens of a soft prompt or a 
     usual: "tokens of the vocabulary at random",
   }),
 );
+trainCommand
+  .optionsGroup("Objective:")
+  .addOption(
+    of(
+      "objective",
+      "<name>",
+      "causal; prefix (the end of a text from its beginning), spans (hidden spans), ul2 or ul2r (mixtures of denoisers); or several with weights, such as causal=0.5,prefix=0.25,spans=0.25",
+    ),
+  );
 addRunOptions(trainCommand, of, {
-  usualWarmup: "a third of the steps (an adapter a tenth), 100 at most; optimizer palm 0",
-  usualLearningRate: "1e-3; sgd 0.1, adafactor and palm 1e-2; an adapter 2e-4",
+  usualWarmup:
+    "a third of the steps (an adapter a tenth, a finished model a twentieth), 100 at most; optimizer palm 0",
+  usualLearningRate: "1e-3; sgd 0.1, adafactor and palm 1e-2; an adapter 2e-4, a finished model 3e-4",
   usualWeightDecay: "0.1; sgd, adafactor and adapters 0; palm the learning rate squared",
   out: undefined,
   more: [
@@ -226,6 +269,14 @@ trainCommand
         "an adapter in peft's layout, for generate --adapter and merge",
       ],
       [
+        "lineage train --base runs/palm --objective ul2r --data my.txt --out runs/u-palm",
+        "U-PaLM: a causal model becomes one that reads prompts both ways and fills gaps",
+      ],
+      [
+        "lineage train --model palm --data en=a.en --data de=a.de --exponent 0.3 --objective causal=0.5,prefix=0.25,spans=0.25",
+        "several languages and objectives, as PaLM 2 learned",
+      ],
+      [
         "lineage train --model transformer --data train.de --targets train.en",
         "a translator, with a tokenizer of its own",
       ],
@@ -236,23 +287,14 @@ trainCommand
     const command = { json, threads, device };
     if (resume && (await holdsTextRun(out))) return runPairs(out, command);
     if (resume) return void (await runTrain({ out }, command));
-    const { data } = options;
-    if (typeof data !== "string")
+    const files = options["data"] as readonly string[] | undefined;
+    if (files === undefined)
       throw new LineageError(
         "argument",
         "train needs --data FILE, or --data stories for the embedded corpus",
       );
-    if (typeof options["base"] === "string") {
-      const { context, base, ...rest } = options;
-      refuseOthers(rest, trainOptions.shape, "an adapter");
-      const place = await modelFor(base as string);
-      const rows = context === undefined ? {} : { sizes: { contextLength: context } };
-      // The library checks every option by name.
-      const request = { ...rest, ...rows, data, out: given ?? "runs/adapter", base: place };
-      return void (await runTrain(request as AdapterRequest, command));
-    }
-    const alone = [
-      "adapter",
+    const data = files.length === 1 ? files[0]! : files;
+    const ofAdapters = [
       "rank",
       "alpha",
       "rsLora",
@@ -261,7 +303,24 @@ trainCommand
       "virtualTokens",
       "promptInit",
     ];
-    const adapterOption = alone.find((name) => options[name] !== undefined);
+    if (typeof options["base"] === "string") {
+      const { context, base, ...rest } = options;
+      refuseOthers(rest, trainOptions.shape, "a finished model");
+      const place = await modelFor(base as string);
+      const rows = context === undefined ? {} : { sizes: { contextLength: context } };
+      // The library checks every option by name.
+      const request = { ...rest, ...rows, data, base: place } as Omit<AdapterRequest, "out">;
+      const whole = adapterOf({ ...request, objective: request.objective ?? "causal" }) === "none";
+      const idle = whole ? ofAdapters.find((name) => options[name] !== undefined) : undefined;
+      if (idle !== undefined)
+        throw new LineageError(
+          "argument",
+          `--${dashed(idle)} is for an adapter, but all weights learn here; leave it out, or choose --adapter lora`,
+        );
+      const out = given ?? (whole ? "runs/further" : "runs/adapter");
+      return void (await runTrain({ ...request, out }, command));
+    }
+    const adapterOption = ["adapter", ...ofAdapters].find((name) => options[name] !== undefined);
     if (adapterOption !== undefined)
       throw new LineageError(
         "argument",
@@ -271,6 +330,11 @@ trainCommand
     const pairs = encoderDecoders.find(({ name }) => name === model);
     if (pairs) {
       refuseOthers(others, trainTextOptions.shape, `${pairs.title} on pairs of texts`);
+      if (typeof data !== "string")
+        throw new LineageError(
+          "argument",
+          `${pairs.title} learns from one --data; put the pairs into one file`,
+        );
       return runPairs(out, command, { ...others, data, system: pairs, sizes });
     }
     refuseOthers(others, trainOptions.shape, `--model ${model}`);

@@ -1,4 +1,5 @@
 export * from "./batch.js";
+export * from "./blocks.js";
 export * from "./buckets.js";
 export * from "./conversation.js";
 export * from "./conversation-rows.js";
@@ -11,6 +12,7 @@ export * from "./corpus.js";
 export * from "./example-source.js";
 export * from "./examples.js";
 export * from "./loader.js";
+export * from "./marked-documents.js";
 export * from "./mixing.js";
 export * from "./packing.js";
 export * from "./padding.js";

@@ -5,6 +5,7 @@ export * from "./constraint.js";
 export * from "./decoder.js";
 export * from "./export.js";
 export * from "./generate.js";
+export * from "./infill.js";
 export * from "./model.js";
 export { GenerationQueue } from "./queue.js";
 export { type RuleOptions } from "./rules.js";

@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
-import { StreamDecoder, type Tokenizer, beginSequence } from "../tokenizers/index.js";
+import { StreamDecoder, type Tokenizer, beginSequence, controlled } from "../tokenizers/index.js";
 import { type WeightSet, scaledContext } from "../nn/index.js";
 import type { CacheType } from "./cache.js";
 import { ConstraintCompiler, type ConstraintRule } from "./constraint.js";
@@ -213,6 +213,8 @@ export interface TextModel extends Omit<TextWriter, "decoder"> {
 export interface WriteOptions extends Omit<TextOptions, "constraint"> {
   /** What the whole text must be. */
   readonly rule?: ConstraintRule | undefined;
+  /** Labels of the documents that the text is to be like, each `column=label`, of a model that learned marked documents. */
+  readonly control?: readonly string[] | undefined;
   /** What keys and values are kept as. */
   readonly cache?: CacheType | undefined;
 }
@@ -224,11 +226,11 @@ export interface WriteOptions extends Omit<TextOptions, "constraint"> {
 export async function* writeText(
   { model, weights, tokenizer, stopIds = endOfText(tokenizer) }: TextModel,
   prompt: string,
-  { rule, cache, maxNewTokens = 200, ...options }: WriteOptions = {},
+  { rule, control, cache, maxNewTokens = 200, ...options }: WriteOptions = {},
 ): AsyncGenerator<string, TextReport> {
   checkGeneration({ ...options, maxNewTokens });
   const { vocabSize } = model.config;
-  const ids = promptIds(tokenizer, prompt);
+  const ids = promptIds(tokenizer, controlled(tokenizer, prompt, control));
   using decoder = await Decoder.create({
     model,
     weights,

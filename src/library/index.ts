@@ -11,4 +11,4 @@ export type {
   TaskPrediction,
 } from "./model.js";
 export { cacheFolder, modelPlace } from "./source.js";
-export { finetune, finetuneChat, finetuneText, trainAdapter } from "./tune.js";
+export { finetune, finetuneChat, finetuneText, trainAdapter, trainFurther } from "./tune.js";

@@ -5,13 +5,17 @@ import {
   type CacheType,
   ConstraintCompiler,
   Decoder,
+  type InfillOptions,
+  type Infilled,
   type TextReport,
   type TransformOptions,
   type Transformation,
   type WriteOptions,
   checkTransform,
   endOfText,
+  gapPrompt,
   generateText,
+  infillText,
   promptIds,
   transform,
 } from "../generation/index.js";
@@ -20,9 +24,9 @@ import type { SystemKind } from "../models/index.js";
 import { scaledContext } from "../nn/index.js";
 import type { EmbedOptions, Embedder } from "../search/index.js";
 import type { AnswerOptions, Prediction, Predictor, PredictorInput } from "../tasks/index.js";
-import { type ChatMessage, ChatTemplate } from "../tokenizers/index.js";
+import { type ChatMessage, ChatTemplate, controlled } from "../tokenizers/index.js";
 
-export interface ReplyOptions extends WriteOptions {
+export interface ReplyOptions extends Omit<WriteOptions, "control"> {
   /** Jinja instead of the model's own template. */
   readonly template?: string;
   /** Gets the reply piece by piece as it is written. */
@@ -65,6 +69,14 @@ export interface DecoderModel extends BaseModel {
    *     for await (const piece of model.generate("Once upon a time")) process.stdout.write(piece);
    */
   generate(prompt: string, options?: WriteOptions): AsyncGenerator<string, TextReport>;
+  /**
+   * Writes what is missing in a text where it has `<gap>`:
+   *
+   *     const { text, gaps } = await model.infill("Once upon a time <gap>. They lived happily <gap>.");
+   *
+   * Throws `tokenizer` for a model that never learned hidden spans.
+   */
+  infill(text: string, options?: InfillOptions): Promise<Infilled>;
   /** Answers the last message of a conversation. Throws `tokenizer` for a model without a chat template. */
   chat(messages: readonly ChatMessage[], options?: ReplyOptions): Promise<string>;
 }
@@ -144,6 +156,10 @@ export abstract class LoadedModel implements BaseModel {
 
   generate(_prompt: string, _options?: WriteOptions): AsyncGenerator<string, TextReport> {
     return this.cannot("generate", "needs a decoder, such as GPT-2 or LLaMA");
+  }
+
+  infill(_text: string, _options?: InfillOptions): Promise<Infilled> {
+    return this.rejects("infill", "needs a decoder that learned hidden spans (train --objective ul2r)");
   }
 
   chat(_messages: readonly ChatMessage[], _options?: ReplyOptions): Promise<string> {
@@ -226,6 +242,19 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     return this.write(prompt, options);
   }
 
+  override async infill(text: string, options: InfillOptions = {}): Promise<Infilled> {
+    this.requireOpen();
+    const { model, tokenizer } = this.loaded;
+    const { ids, maxNewTokens } = gapPrompt(tokenizer, text, options);
+    const shared = await this.take(Math.min(scaledContext(model.config), ids.length + maxNewTokens));
+    try {
+      return await infillText({ decoder: shared.decoder, tokenizer, stopIds: this.stopIds }, text, options);
+    } finally {
+      shared.texts--;
+      this.release(shared);
+    }
+  }
+
   override async chat(messages: readonly ChatMessage[], options: ReplyOptions = {}): Promise<string> {
     const { template, onText, ...rest } = options;
     let reply = "";
@@ -241,11 +270,12 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
 
   private async *write(
     prompt: string | readonly number[],
-    { rule, cache, maxNewTokens = 200, ...options }: WriteOptions,
+    { rule, control, cache, maxNewTokens = 200, ...options }: WriteOptions,
   ): AsyncGenerator<string, TextReport> {
     this.requireOpen();
     const { model, tokenizer } = this.loaded;
-    const ids = typeof prompt === "string" ? promptIds(tokenizer, prompt) : prompt;
+    const ids =
+      typeof prompt === "string" ? promptIds(tokenizer, controlled(tokenizer, prompt, control)) : prompt;
     const capacity = Math.min(scaledContext(model.config), ids.length + Math.max(1, maxNewTokens));
     const shared = await (cache === undefined ? this.take(capacity) : this.make(capacity, cache));
     try {

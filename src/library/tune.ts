@@ -5,6 +5,7 @@ import {
   type FinetuneRequest,
   type FinetuneResult,
   type FinetuneTextRequest,
+  type FurtherRequest,
   type RunControl,
   type TextResult,
   type TrainControl,
@@ -13,6 +14,7 @@ import {
   finetuneChat as finetuneChatOf,
   finetuneText as finetuneTextFolder,
   trainAdapter as trainAdapterOf,
+  trainFurther as trainFurtherOf,
 } from "../tasks/index.js";
 import { modelPlace } from "./source.js";
 
@@ -41,6 +43,12 @@ export const finetuneText = async (
     { ...request, model: await modelPlace(request.model, { foldersOnly: "fine-tuned" }) },
     control,
   );
+
+/** Trains all weights of a decoder further. `base` is a folder, a `.gguf` file, or ORG/NAME of the hub. */
+export const trainFurther = async (
+  request: FurtherRequest,
+  control: TrainControl = {},
+): Promise<TrainResult> => trainFurtherOf({ ...request, base: await modelPlace(request.base) }, control);
 
 /** Trains an adapter beside a decoder. `base` is a folder, a `.gguf` file, or ORG/NAME of the hub. */
 export const trainAdapter = async (

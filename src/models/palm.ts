@@ -70,7 +70,11 @@ export const palmConfig = (choices: Choices<PalmConfig>): PalmConfig => palmTabl
 
 const published = publishedSize(palmTable);
 
-/** The published sizes, table 1: 8.63, 62.50 and 540.35 billion parameters, heads of 256 channels in all. */
+/**
+ * The published sizes, table 1: 8.63, 62.50 and 540.35 billion parameters, heads of 256 channels in all. U-PaLM's are PaLM's,
+ * trained a little further as prefix language models; Tay et al. 2022, "Transcending Scaling Laws with 0.1% Extra Compute",
+ * section 3. PaLM 2 has none here: its report (Anil et al. 2023) publishes neither sizes nor configurations.
+ */
 export const palmSizes = {
   "palm-8b": published(8_632_012_800, { hiddenSize: 4096, numLayers: 32, numHeads: 16, headSize: 256 }),
   "palm-62b": published(62_495_662_080, { hiddenSize: 8192, numLayers: 64, numHeads: 32, headSize: 256 }),
@@ -79,6 +83,27 @@ export const palmSizes = {
     numLayers: 118,
     numHeads: 48,
     headSize: 256,
+  }),
+  "u-palm-8b": published(8_632_012_800, {
+    hiddenSize: 4096,
+    numLayers: 32,
+    numHeads: 16,
+    headSize: 256,
+    prefixLm: true,
+  }),
+  "u-palm-62b": published(62_495_662_080, {
+    hiddenSize: 8192,
+    numLayers: 64,
+    numHeads: 32,
+    headSize: 256,
+    prefixLm: true,
+  }),
+  "u-palm-540b": published(540_356_474_880, {
+    hiddenSize: 18_432,
+    numLayers: 118,
+    numHeads: 48,
+    headSize: 256,
+    prefixLm: true,
   }),
 } as const;
 

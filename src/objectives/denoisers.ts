@@ -2,7 +2,7 @@ import { LineageError } from "../base/errors.js";
 import { type Random, drawIndex } from "../base/random.js";
 import type { Batch } from "../data/batch.js";
 import type { Tokens } from "../data/tokens.js";
-import { endOfText, sentinelToken, sentinelsOf } from "../tokenizers/index.js";
+import { endOfText, modeTokens, sentinelToken, sentinelsOf } from "../tokenizers/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 import { corruptSpans, spanCounts } from "./span-corruption.js";
 
@@ -25,9 +25,6 @@ export interface MixturePart {
   readonly denoiser: Denoiser;
 }
 export type DenoiserMixture = readonly MixturePart[];
-
-/** Tokens that tell a model which denoiser a row is of: UL2, section 3.1.3. */
-export const modeTokens = { regular: "[NLU]", sequential: "[S2S]", extreme: "[NLG]" } as const;
 
 const { regular, sequential, extreme } = modeTokens;
 const spans = (mode: string, rate: number, meanLength: number): Denoiser => ({
@@ -220,10 +217,15 @@ const ignoredLabel = -100;
 /**
  * Rows as a batch of `prefixObjective`, each filled up to `sequenceLength` behind its end: the label of a token is the one after
  * it, where that is not of the prefix. Throws `length` for a row that has more.
+ * @param batchSize rows of the batch, the last of which may be empty. Default: those that there are
  */
-export function prefixBatch(rows: readonly PrefixRow[], sequenceLength: number): Batch {
-  const shape = [rows.length, sequenceLength] as const;
-  const size = rows.length * sequenceLength;
+export function prefixBatch(
+  rows: readonly PrefixRow[],
+  sequenceLength: number,
+  batchSize = rows.length,
+): Batch {
+  const shape = [batchSize, sequenceLength] as const;
+  const size = batchSize * sequenceLength;
   const [inputIds, labels] = [new Int32Array(size), new Int32Array(size).fill(ignoredLabel)];
   const prefix = new Uint8Array(size);
   let tokens = 0;

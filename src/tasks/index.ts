@@ -19,7 +19,7 @@ export type { Measured, PredictOptions, Prediction } from "./task.js";
 export * from "./pretrain.js";
 export { type RunControl, smallSizes } from "./run.js";
 export * from "./train-options.js";
-export { resumeTraining, train, trainAdapter, trainObjective } from "./train.js";
+export { resumeTraining, train, trainAdapter, trainFurther, trainObjective } from "./train.js";
 export * from "./unilm-generator.js";
 export * from "./target-writer.js";
 export * from "./text-options.js";

@@ -18,7 +18,6 @@ import {
 } from "../nn/index.js";
 import type { ModelWeights } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
-import { smallSizes } from "./run.js";
 import type { TrainOptions } from "./train-options.js";
 
 /** A base with an adapter that is to be trained beside its frozen weights, which are disposed with it. */
@@ -53,16 +52,8 @@ function targetsOf(text: string): LoraTargets {
 /** What decides an adapter. */
 export type AdapterChoice = Pick<
   TrainOptions,
-  | "adapter"
-  | "rank"
-  | "alpha"
-  | "rsLora"
-  | "loraDropout"
-  | "loraTargets"
-  | "virtualTokens"
-  | "promptInit"
-  | "seed"
->;
+  "rank" | "alpha" | "rsLora" | "loraDropout" | "loraTargets" | "virtualTokens" | "promptInit" | "seed"
+> & { readonly adapter: Exclude<NonNullable<TrainOptions["adapter"]>, "none"> };
 
 /** Puts a new adapter beside a model's layers, or before its texts. */
 function addAdapter(model: CausalLm, options: AdapterChoice): Adapter {
@@ -105,22 +96,20 @@ async function firstPrompt(
   return await decoder.prefixOf(ids);
 }
 
-/** Loads the base of a run and puts a new adapter beside it. Throws `argument` for options of a model from nothing. */
-export async function openBase(
+/**
+ * Loads the base of a run and puts a new adapter beside it.
+ * @param rowLength tokens of a row at most
+ */
+export async function openAdapted(
   runtime: Runtime,
   place: string,
   out: string,
-  options: TrainOptions,
+  options: AdapterChoice,
+  rowLength: number,
 ): Promise<AdaptedBase> {
-  const { contextLength: asked, ...others } = options.sizes;
-  const [size] = Object.keys(others);
-  if (size !== undefined)
-    throw new LineageError("argument", `${size} is a size of a model from nothing; ${place} has its own`);
-  if (options.tokenizer !== "bpe")
-    throw new LineageError("argument", `${place} has its own tokenizer; leave --tokenizer out`);
   const base = await loadAdapted(runtime, place, options);
   const { model, adapter } = base;
-  const sequenceLength = Math.min(Number(asked ?? smallSizes.contextLength), base.room);
+  const sequenceLength = Math.min(rowLength, base.room);
   const save = (kept: Weights) => saveAdapter(out, { model, adapter, weights: kept, base: place });
   return { ...base, sequenceLength, save };
 }

@@ -10,8 +10,19 @@ export const trainOptions = z.object({
   ...fromNothing,
   /** Name of a decoder. */
   system: z.string().default("gpt2"),
-  /** A text file, or `stories` for the embedded corpus. */
-  data: z.string(),
+  /** A text file, or `stories` for the embedded corpus; several files are `language=file` each. */
+  data: z.union([z.string(), z.array(z.string()).min(1)]),
+  /** Power of the languages' shares of the text by which they are sampled: 1 keeps them, 0 makes all alike. */
+  exponent: z.number().nonnegative().default(1),
+  /** Column with the labels of documents, of which some are marked by a token; the data is then a table. */
+  controlColumn: z.string().min(1).optional(),
+  /** Share of the documents that are marked. */
+  controlRate: z.number().positive().max(1).default(0.1),
+  /**
+   * What is predicted from what: `causal`, `prefix` (the end of a text from its beginning, read both ways), `spans` (hidden spans),
+   * `ul2` and `ul2r` (mixtures of denoisers), or several with weights: `causal=0.5,prefix=0.25,spans=0.25`.
+   */
+  objective: z.string().default("causal"),
   /** Fields of the system's configuration. Default: 4 layers, 128 wide, 4 heads, a context of 128; all else as published. */
   sizes: z.record(z.string(), z.unknown()).default({}),
   /** `bpe`: the system's own, learned from the text; `characters`; or a folder with a tokenizer. */
@@ -22,13 +33,14 @@ export const trainOptions = z.object({
   packing: z.enum(["blocks", "documents"]).default("blocks"),
   /** Worker threads that share the micro-batches of a step out. Default: none. */
   workers: z.int().positive().optional(),
-  /** A decoder's folder or GGUF, beside whose frozen weights an adapter is trained. Default: a model from nothing. */
+  /** A decoder's folder or GGUF that is trained further, or beside whose frozen weights an adapter is. Default: a model from nothing. */
   base: z.string().optional(),
   /**
    * `qlora` keeps the base's matrices in 4-bit NormalFloat, Dettmers et al. 2023; `lora` as its files have them. `prompt` learns
-   * embeddings of virtual tokens before every text, Lester et al. 2021; `prefix` keys and values of every layer, Li & Liang 2021.
+   * embeddings of virtual tokens before every text, Lester et al. 2021; `prefix` keys and values of every layer, Li & Liang 2021. With
+   * `none` there is no adapter, and all weights learn. Default: `lora` for the causal objective, `none` for others.
    */
-  adapter: z.enum(["lora", "qlora", "prompt", "prefix"]).default("lora"),
+  adapter: z.enum(["lora", "qlora", "prompt", "prefix", "none"]).optional(),
   /** Virtual tokens of a soft prompt or a prefix. */
   virtualTokens: z.int().positive().default(20),
   /** What a soft prompt begins as. Default: tokens of the vocabulary at random, from the seed. */
@@ -80,14 +92,35 @@ export type TrainRequest<S extends SystemName<"decoder"> | DecoderSystem = Syste
 };
 
 /** A run that trains an adapter. */
-export type AdapterRequest = Omit<z.input<typeof trainOptions>, "system" | "sizes" | "tokenizer" | "base"> & {
+export type AdapterRequest = BaseRequest & {
+  /** Folder of the adapter, in peft's layout. */
+  readonly out: string;
+};
+
+/** A run that goes on from a finished model. */
+type BaseRequest = Omit<z.input<typeof trainOptions>, "system" | "sizes" | "tokenizer" | "base"> & {
   /** A decoder's folder or GGUF. */
   readonly base: string;
   /** Tokens of a row. Default 128. */
   readonly sizes?: { readonly contextLength?: number };
-  /** Folder of the adapter, in peft's layout. */
+};
+
+/** A run that trains all weights of a finished model further. */
+export type FurtherRequest = Omit<
+  BaseRequest,
+  "adapter" | "rank" | "alpha" | "rsLora" | "loraDropout" | "loraTargets" | "virtualTokens" | "promptInit"
+> & {
+  /** Checkpoint folder. */
   readonly out: string;
 };
+
+/** The adapter that a run trains. */
+export const adapterOf = ({
+  base,
+  adapter,
+  objective,
+}: Pick<TrainOptions, "base" | "adapter" | "objective">): NonNullable<TrainOptions["adapter"]> =>
+  base === undefined ? "none" : (adapter ?? (objective === "causal" ? "lora" : "none"));
 
 /** What a run is told that does not decide its losses. */
 export interface TrainControl extends RunControl {

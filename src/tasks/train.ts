@@ -3,20 +3,18 @@ import { collectGarbage } from "../base/garbage.js";
 import { formatBytes, requireMemory } from "../base/memory.js";
 import { count } from "../base/numbers.js";
 import { saveModel } from "../checkpoints/index.js";
-import {
-  DataLoader,
-  PackedLoader,
-  evaluationBatches,
-  hasTokens,
-  openTokens,
-  packedBatches,
-  storyCorpus,
-  textCorpus,
-} from "../data/index.js";
+import { type Corpus, hasTokens } from "../data/index.js";
 import { loadTokenizer } from "../formats/index.js";
 import { type DecoderSystem, type SystemName, systemsOfKind } from "../models/index.js";
 import { type CausalLm, Weights, countParameters, namedParameters } from "../nn/index.js";
-import { nextTokenObjective, packedObjective, withAdapter } from "../objectives/index.js";
+import {
+  isCausal,
+  mixtureOf,
+  nextTokenObjective,
+  packedObjective,
+  prefixObjective,
+  withAdapter,
+} from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
 import {
   EvaluationStep,
@@ -36,19 +34,19 @@ import {
   trainingMemory,
 } from "../training/index.js";
 import { inRunFolder, namedSystem, smallSizes, stepsOf } from "./run.js";
-import { openBase } from "./train-adapter.js";
+import { type Asked, openBase, tokenizerFor } from "./train-base.js";
+import { type TrainText, openTexts, trainBatches, trainTexts } from "./train-data.js";
 import {
   type AdapterRequest,
+  type FurtherRequest,
   type TrainControl,
   type TrainOptions,
   type TrainRequest,
   type TrainResult,
+  adapterOf,
   trainOptions,
 } from "./train-options.js";
-import { makeTokenizer, packedData, survey, tokenize } from "./train-text.js";
-
-/** Stories of the embedded corpus: enough that a run of minutes sees each about once. */
-const embeddedStories = 12_000;
+import { makeTokenizer, survey, tokenize } from "./train-text.js";
 
 /**
  * Trains a decoder from text to a checkpoint folder:
@@ -89,6 +87,23 @@ export const trainAdapter = (
   );
 
 /**
+ * Trains all weights of a finished decoder further, by another objective perhaps. With UL2R a causal model becomes a prefix
+ * language model that fills gaps, too:
+ *
+ *     await trainFurther({ base: "runs/palm", objective: "ul2r", data: "my.txt", out: "runs/u-palm" });
+ *
+ * Tokens that the objective needs are added to the tokenizer and to the embeddings (`widenDecoder`). Throws `argument` for an
+ * objective that there is not, `unsupported` for a system that cannot read prompts both ways.
+ */
+export const trainFurther = (
+  { out, ...options }: FurtherRequest,
+  control: TrainControl = {},
+): Promise<TrainResult> =>
+  inRunFolder(out, trainOptions, { resume: false, given: { ...options, adapter: "none" } }, (folder) =>
+    run(folder, undefined, control),
+  );
+
+/**
  * Goes on with the run in a folder, to exactly the losses of a run that was never stopped.
  * @param own the system of a run that trains one of your own
  */
@@ -105,7 +120,7 @@ export const resumeTraining = (
 
 async function run(
   folder: RunFolder<TrainOptions>,
-  /** Undefined for a run that trains an adapter: the base has one. */
+  /** Undefined for a run that begins with a finished model: the base has one. */
   asked: DecoderSystem | undefined,
   {
     runtime = createRuntime(),
@@ -126,28 +141,41 @@ async function run(
   const sizes = asked && sizesOf(asked, options);
   // What does not fit is refused before the text is read.
   stepsOf(options);
-  using base = asked ? undefined : await openBase(runtime, options.base!, out, options);
+  const mixture = mixtureOf(options.objective);
+  const { texts, markers, statement: marked } = await trainTexts(options);
+  if (options.packing === "documents" && (texts.length > 1 || !isCausal(mixture)))
+    throw new LineageError(
+      "argument",
+      "--packing documents is for one text and the causal objective; leave it out",
+    );
+  if (marked !== undefined) onMessage?.(`control tokens: ${marked}`, { markers });
+  const needs: Asked = { mixture, markers };
+  using base = asked ? undefined : await openBase(runtime, options.base!, out, options, needs);
   const system = asked ?? base!.system;
-  const corpus =
-    options.data === "stories"
-      ? storyCorpus({ seed: options.seed, count: embeddedStories })
-      : textCorpus(options.data);
   // A run that goes on has its tokens beside it and needs neither the text nor its tokenizer's making.
-  const tokensFolder = folder.file("tokens");
-  const tokenized = folder.resuming && hasTokens(tokensFolder);
-  const { size, alphabet } = tokenized ? {} : await survey(corpus, options, signal);
+  const tokensOf = ({ language }: TrainText): string =>
+    folder.file(language === "" ? "tokens" : `tokens-${language}`);
+  const tokenized = folder.resuming && texts.every((text) => hasTokens(tokensOf(text)));
+  const surveyed = [];
+  if (!tokenized) for (const { corpus } of texts) surveyed.push(await survey(corpus, options, signal));
+  const rowLength = sizes ? Number(sizes["contextLength"]) : base!.sequenceLength;
+  const alphabet = surveyed.map((one) => one.alphabet).join("");
   const tokenizer =
     base?.tokenizer ??
     (folder.resuming
       ? await loadTokenizer(out)
-      : await makeTokenizer(system, options, corpus, alphabet ?? "", onMessage));
+      : tokenizerFor(
+          await makeTokenizer(system, options, together(texts), alphabet, onMessage),
+          needs,
+          rowLength,
+        ));
 
   const model = base?.model ?? newModel(system, sizes!, tokenizer.vocabSize);
   const { hiddenSize, numLayers, numHeads } = model.config;
   const contextLength = base?.sequenceLength ?? model.config.contextLength;
-  const shape = { batchSize: options.batch, sequenceLength: contextLength };
   const plain = objectiveOf(model, options, contextLength);
-  const objective = base ? withAdapter(plain, base.adapter) : plain;
+  const adapter = base?.adapter;
+  const objective = adapter ? withAdapter(plain, adapter) : plain;
   const parameters = countParameters(model);
   const trainedParameters = [...namedParameters(model).values()].reduce(
     (sum, { trainable, size: own }) => sum + (trainable ? own : 0),
@@ -162,13 +190,13 @@ async function run(
     {
       optimizer: optimizerStateSize[options.optimizer],
       average: options.ema !== undefined,
-      frozen: base?.weights.constants,
+      frozen: adapter && base?.weights.constants,
       workers: options.workers,
       resident,
     },
   );
   onMessage?.(
-    `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads)${base ? `, of which ${count(trainedParameters)} learn, in ${base.adapter.kind === "lora" ? `an adapter beside ${base.adapter.layers.size} layers` : `a ${base.adapter.kind === "prompt" ? "soft prompt" : "prefix"} of ${base.adapter.prompt.tokens} tokens`}` : ""}; ` +
+    `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads)${adapter ? `, of which ${count(trainedParameters)} learn, in ${adapter.kind === "lora" ? `an adapter beside ${adapter.layers.size} layers` : `a ${adapter.kind === "prompt" ? "soft prompt" : "prefix"} of ${adapter.prompt.tokens} tokens`}` : ""}; ` +
       `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights + memory.frozen)}, gradients ${formatBytes(memory.gradients)}, ` +
       `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}, evaluation ${formatBytes(memory.evaluation)}, the process itself ${formatBytes(memory.process)}`,
     { parameters, trainedParameters, memory },
@@ -179,31 +207,39 @@ async function run(
     "use a smaller --batch with a larger --accumulate, or a smaller model",
   );
 
-  if (size) await tokenize(tokensFolder, corpus, size, tokenizer, options, signal, onTokenized);
+  for (const [index, { size }] of surveyed.entries())
+    await tokenize(
+      tokensOf(texts[index]!),
+      texts[index]!.corpus,
+      size,
+      tokenizer,
+      options,
+      signal,
+      onTokenized,
+    );
   // Tokens are read by JavaScript, wherever the model runs.
-  using tokens = await openTokens(runtime.cpu, tokensFolder, tokenizer.vocabSize);
+  using opened = await openTexts(runtime.cpu, texts, tokensOf, tokenizer.vocabSize);
+  const read = opened.texts;
   // The text's words lie in JavaScript's heap, and nothing needs them any more.
   collectGarbage();
-  const packed =
-    options.packing === "documents" ? packedData(tokens, tokenizer, contextLength, corpus.name) : undefined;
-  const source = packed
-    ? new PackedLoader(packed.training.pieces, { ...shape, seed: options.seed }, corpus.name)
-    : new DataLoader(tokens.training, { ...shape, seed: options.seed }, corpus.name);
-  if (tokens.validation.length < 2)
-    throw new LineageError(
-      "data",
-      `the held-out part of ${corpus.name} has ${tokens.validation.length} tokens, but a loss needs at least two; use more text or a larger --validation`,
-    );
+  const batches = trainBatches(read, { options, mixture, tokenizer, sequenceLength: contextLength });
+  for (const { tokens, corpus } of read)
+    if (tokens.validation.length < 2)
+      throw new LineageError(
+        "data",
+        `the held-out part of ${corpus.name} has ${tokens.validation.length} tokens, but a loss needs at least two; use more text or a larger --validation`,
+      );
+  const sum = (part: "training" | "validation") =>
+    read.reduce((all, { tokens }) => all + tokens[part].length, 0);
   const counts = {
-    trainingTokens: tokens.training.length,
-    validationTokens: tokens.validation.length,
-    droppedTokens: source instanceof DataLoader ? source.droppedTokens : 0,
+    trainingTokens: sum("training"),
+    validationTokens: sum("validation"),
+    droppedTokens: batches.droppedTokens,
   };
+  const characters = surveyed.reduce((all, { size }) => all + size.characters, 0);
   onMessage?.(
-    `corpus: ${size ? `${count(size.characters)} characters, ` : ""}${count(counts.trainingTokens)} tokens to train on, ${count(counts.validationTokens)} held out; vocabulary ${count(tokenizer.vocabSize)}` +
-      (packed
-        ? `; ${count(packed.training.documents)} documents in ${count(packed.training.pieces.length)} pieces of at most ${contextLength} tokens`
-        : "") +
+    `corpus: ${characters > 0 ? `${count(characters)} characters, ` : ""}${count(counts.trainingTokens)} tokens to train on, ${count(counts.validationTokens)} held out; vocabulary ${count(tokenizer.vocabSize)}` +
+      batches.statement +
       (counts.droppedTokens > 0
         ? `; the last ${count(counts.droppedTokens)} do not fill a row of ${contextLength} and are left out`
         : ""),
@@ -216,7 +252,7 @@ async function run(
     folder,
     objective,
     weights,
-    source,
+    source: batches.source,
     ...stepsOf(options),
     workers:
       options.workers === undefined
@@ -225,7 +261,12 @@ async function run(
             workers: options.workers,
             module: import.meta.url,
             name: trainObjective.name,
-            argument: { options, vocabSize: tokenizer.vocabSize } satisfies ObjectiveArgument,
+            argument: {
+              options,
+              system: system.name,
+              config: system.config.write(model.config),
+              sequenceLength: contextLength,
+            } satisfies ObjectiveArgument,
             threads: Math.max(1, Math.floor(runtime.threads / options.workers)),
           },
     clipNorm: options.clip,
@@ -234,7 +275,10 @@ async function run(
     schedule: plannedSchedule(planOf(options), options.steps, {
       ...options,
       learningRate:
-        options.learningRate ?? (base ? planOf(options).learningRate : optimizerRates[options.optimizer]),
+        options.learningRate ??
+        (adapter || (base && options.optimizer === "adamw")
+          ? planOf(options).learningRate
+          : optimizerRates[options.optimizer]),
     }),
     optimizer: (...buffers) => makeOptimizer(options, ...buffers),
     steps: options.steps,
@@ -242,10 +286,7 @@ async function run(
     patience: options.patience,
     evaluate: async (kept, { signal: stop }) => {
       evaluation ??= await EvaluationStep.create(objective, kept);
-      const batches = packed
-        ? packedBatches(packed.validation.pieces, shape)
-        : evaluationBatches(tokens.validation, shape);
-      const { loss } = await evaluation.evaluate(batches, { signal: stop });
+      const { loss } = await evaluation.evaluate(batches.heldOut(), { signal: stop });
       return { loss, perplexity: Math.exp(loss) };
     },
     save: base?.save ?? ((kept) => saveModel(out, { system, model, weights: kept, tokenizer })),
@@ -257,35 +298,63 @@ async function run(
 
 interface ObjectiveArgument {
   readonly options: TrainOptions;
-  readonly vocabSize: number;
+  readonly system: string;
+  /** The model's `config.json`. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly sequenceLength: number;
 }
 
 /** The objective of a run, made again in each of its workers. */
-export function trainObjective({ options, vocabSize }: ObjectiveArgument): Objective {
-  const system = namedSystem("decoder", options.system);
-  const model = newModel(system, sizesOf(system, options), vocabSize);
-  return objectiveOf(model, options, model.config.contextLength);
+export function trainObjective({
+  options,
+  system: name,
+  config,
+  sequenceLength,
+}: ObjectiveArgument): Objective {
+  const system = namedSystem("decoder", name);
+  return objectiveOf(system.create(system.config.read(config)), options, sequenceLength);
 }
 
+/** All texts one after the other: what a tokenizer learns from. */
+const together = (texts: readonly TrainText[]): Corpus => ({
+  name: texts.map(({ corpus }) => corpus.name).join(", "),
+  documents: texts.every(({ corpus }) => corpus.documents),
+  *parts() {
+    for (const { corpus } of texts) yield* corpus.parts();
+  },
+});
+
 /** How a run learns where nobody says. */
-const planOf = ({ base, adapter, optimizer }: TrainOptions): LearningPlan => {
-  if (base !== undefined)
+function planOf(options: TrainOptions): LearningPlan {
+  const adapter = adapterOf(options);
+  if (adapter !== "none")
     return learningPlans[adapter === "prompt" || adapter === "prefix" ? "softPrompt" : "adapter"];
-  return optimizer === "palm" ? learningPlans.palm : learningPlans.train;
-};
+  if (options.optimizer === "palm") return learningPlans.palm;
+  return options.base === undefined ? learningPlans.train : learningPlans.further;
+}
 
 function objectiveOf(
   model: CausalLm,
-  { packing, batch, zLoss }: TrainOptions,
+  { packing, batch, zLoss, objective }: TrainOptions,
   sequenceLength: number,
 ): Objective {
   const chosen = { batchSize: batch, sequenceLength, zLoss };
+  if (!isCausal(mixtureOf(objective))) return prefixObjective(model, chosen);
   return packing === "documents" ? packedObjective(model, chosen) : nextTokenObjective(model, chosen);
 }
 
 /** What a person chose of a model, small sizes where nothing was, and what a system's own options are for such a model. */
-function sizesOf(system: DecoderSystem, { sizes }: TrainOptions): Readonly<Record<string, unknown>> {
-  const base = { ...smallSizes, ...sizes };
+function sizesOf(
+  system: DecoderSystem,
+  { sizes, objective }: TrainOptions,
+): Readonly<Record<string, unknown>> {
+  const bothWays = !isCausal(mixtureOf(objective));
+  if (bothWays && !system.config.has("prefixLm"))
+    throw new LineageError(
+      "unsupported",
+      `--objective ${objective} makes a prefix language model, but ${system.title} reads from left to right alone`,
+    );
+  const base = { ...smallSizes, ...sizes, ...(bothWays && { prefixLm: true }) };
   const unknown = Object.keys(base).find((field) => !system.config.has(field));
   if (unknown !== undefined)
     throw new LineageError("argument", `${system.title} has no ${unknown}; leave it out`);

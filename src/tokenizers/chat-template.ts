@@ -4,6 +4,7 @@ import { Template } from "./jinja/template.js";
 import { type Text, fromAssistant, fromMessage, fromUser } from "./jinja/text.js";
 import { Flagged } from "./jinja/values.js";
 import { type ChatTurns, turnsOf } from "./chat-turns.js";
+import { modeTokens } from "./more-tokens.js";
 import type { PlacedId, Tokenizer } from "./tokenizer.js";
 
 /** A message of a conversation. What else it has, such as `name` or `tool_calls`, is for the template. */
@@ -36,13 +37,15 @@ export interface RenderedChat {
 
 /**
  * The ids after the tokens that begin a sequence, where the model was trained with them: the one of the tokenizer, and the
- * mode of a prompt, unless the ids begin with a special token of their own.
+ * mode of a prompt, unless the ids begin with a mode.
  */
 export function beginSequence(tokenizer: Tokenizer, ids: readonly number[]): number[] {
   const { bosId, promptId } = tokenizer;
   const begins = bosId !== undefined && (tokenizer.addsBos || ids[0] === bosId);
   const rest = begins && ids[0] === bosId ? ids.slice(1) : [...ids];
-  const moded = promptId !== undefined && !(rest[0] !== undefined && tokenizer.isSpecial(rest[0]));
+  const modes: readonly (string | undefined)[] = Object.values(modeTokens);
+  const moded =
+    promptId !== undefined && !(rest[0] !== undefined && modes.includes(tokenizer.idToToken(rest[0])));
   return [...(begins ? [bosId] : []), ...(moded ? [promptId] : []), ...rest];
 }
 

@@ -9,7 +9,15 @@ export { type TokenizerRecipe, trainTokenizer } from "./recipe.js";
 export * from "./from-vocabulary.js";
 export * from "./languages.js";
 export * from "./marian.js";
-export { sentinelToken, sentinelsOf, withTokens } from "./more-tokens.js";
+export {
+  controlToken,
+  controlled,
+  controlsOf,
+  modeTokens,
+  sentinelToken,
+  sentinelsOf,
+  withTokens,
+} from "./more-tokens.js";
 export * from "./sentencepiece.js";
 export { type SentencePieceRules, sentencePieceRules } from "./sentencepiece-rules.js";
 export { templateOf } from "./text-template.js";

@@ -2,6 +2,37 @@ import { LineageError } from "../base/errors.js";
 import { addedToken } from "./definitions.js";
 import { Tokenizer } from "./tokenizer.js";
 
+/** Tokens that tell a model which denoiser a row is of, Tay et al. 2022 (UL2), section 3.1.3: regular spans, a text's end, extreme ones. */
+export const modeTokens = { regular: "[NLU]", sequential: "[S2S]", extreme: "[NLG]" } as const;
+
+/** The token that marks a document, such as `<|toxicity:low|>`. */
+export const controlToken = (column: string, label: string): string => `<|${column}:${label}|>`;
+
+/** The tokens of a tokenizer that mark documents, as `column=label`. */
+export const controlsOf = (tokenizer: Tokenizer): string[] =>
+  tokenizer.addedTokens.flatMap(({ content }) => {
+    const [, column, label] = /^<\|([^:|]+):([^|]+)\|>$/.exec(content) ?? [];
+    return column === undefined ? [] : [`${column}=${label}`];
+  });
+
+/**
+ * A prompt after the tokens of some controls, each `column=label`, as documents with these labels began. Throws `tokenizer` for one
+ * that the model did not learn, with those that it did.
+ */
+export function controlled(tokenizer: Tokenizer, prompt: string, controls: readonly string[] = []): string {
+  const known = controlsOf(tokenizer);
+  const tokens = controls.map((control) => {
+    const place = control.indexOf("=");
+    if (!known.includes(control))
+      throw new LineageError(
+        "tokenizer",
+        `the model has no control ${JSON.stringify(control)}; ${known.length > 0 ? `it has ${known.join(", ")}` : "it learned none (train --control-column)"}`,
+      );
+    return controlToken(control.slice(0, place), control.slice(place + 1));
+  });
+  return tokens.join("") + prompt;
+}
+
 /** The token that stands for the hidden span number `index` of a text, as T5 and UL2 write it. */
 export const sentinelToken = (index: number): string => `<extra_id_${index}>`;
 

@@ -65,6 +65,18 @@ export const learningPlans = {
     weightDecay: 0,
   },
   /**
+   * A decoder that goes on, with another objective perhaps: Tay et al. 2022 (UL2R), section 3.4, continue with a cosine that ends at a
+   * hundredth of its peak. Theirs is 1e-4 for billions of parameters; small models bear more.
+   */
+  further: {
+    schedule: "cosine",
+    learningRate: 3e-4,
+    warmup: { share: 0.05, most: 100 },
+    floor: 0.01,
+    betas: [0.9, 0.99],
+    weightDecay: 0.1,
+  },
+  /**
    * An encoder from nothing: a warm-up and a line down to nothing, Devlin et al. 2019, appendix A.2, with the second beta of
    * Liu et al. 2019, section 3.1, whose losses jump less. Small models bear ten times BERT's 1e-4.
    */

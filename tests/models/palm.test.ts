@@ -45,6 +45,10 @@ describe("the catalogue of PaLM", () => {
     ["palm-8b", 8.63],
     ["palm-62b", 62.5],
     ["palm-540b", 540.35],
+    // Trained further, U-PaLM has PaLM's parameters.
+    ["u-palm-8b", 8.63],
+    ["u-palm-62b", 62.5],
+    ["u-palm-540b", 540.35],
   ] as const)("%s has the published number of parameters", (name, billions) => {
     const { config, parameters } = palmSizes[name];
     expect(countParameters(new Palm(config))).toBe(parameters);
