@@ -127,7 +127,19 @@ export function samplesOf(rollouts: readonly Rollout[], tokenizer: Tokenizer): S
 
 /** Rewards of samples, each a number. Throws `data` with the text of the first that is none. */
 export async function rewardsOf(reward: RewardFunction, samples: readonly Sample[]): Promise<number[]> {
-  const rewards = [...(await reward(samples))];
+  let rewards: readonly number[];
+  try {
+    rewards = [...(await reward(samples))];
+  } catch (error) {
+    if (error instanceof LineageError || (error instanceof Error && error.name === "AbortError")) throw error;
+    throw new LineageError(
+      "data",
+      `the reward failed: ${error instanceof Error ? error.message : String(error)}`,
+      {
+        cause: error,
+      },
+    );
+  }
   if (rewards.length !== samples.length)
     throw new LineageError(
       "data",
@@ -142,5 +154,5 @@ export async function rewardsOf(reward: RewardFunction, samples: readonly Sample
         `A reward is a finite number: a rule may have divided by a length of 0 or parsed no number, or a reward model's weights hold NaN`,
     );
   }
-  return rewards;
+  return [...rewards];
 }

@@ -16,6 +16,7 @@ const groups: Readonly<Record<string, Commands>> = {
     pretrain: async () => (await import("./pretrain.js")).pretrainCommand,
     data: async () => (await import("./data.js")).dataCommand,
     finetune: async () => (await import("./finetune.js")).finetuneCommand,
+    align: async () => (await import("./align.js")).alignCommand,
   },
   "Use:": {
     generate: async () => (await import("./generate.js")).generateCommand,
@@ -120,7 +121,9 @@ async function parse(args: readonly string[]): Promise<void> {
   );
   const named = all.filter(({ name }) => name === asked);
   const needed = asked === "--version" ? [] : named.length > 0 ? named : all;
-  for (const [index, command] of (await Promise.all(needed.map(({ load }) => load()))).entries())
+  for (const [index, command] of (await Promise.all(needed.map(({ load }) => load()))).entries()) {
     program.addCommand(command.copyInheritedSettings(program).helpGroup(needed[index]!.group));
+    for (const method of command.commands) method.copyInheritedSettings(program);
+  }
   await program.parseAsync(args, { from: "user" });
 }

@@ -1,0 +1,245 @@
+import path from "node:path";
+import { existsSync } from "node:fs";
+import { z } from "zod";
+import { validated } from "../base/check.js";
+import { FormatError, LineageError } from "../base/errors.js";
+import { readJson, writeJson } from "../base/files.js";
+import { type HeadCheckpoint, loadTaskForInference } from "../checkpoints/index.js";
+import { type Batch, type BatchTensor, padRows } from "../data/index.js";
+import type { Tensor } from "../graph/index.js";
+import type { EncoderInputs, WeightSet } from "../nn/index.js";
+import { type ScoringNetwork, rankingPart } from "../objectives/index.js";
+import type { Runtime, RunOptions } from "../runtime/types.js";
+import { encoderInputSpecs, encoderInputsOf } from "../tasks/encoder-program.js";
+import { moments } from "./advantages.js";
+import { Forward, passesOf } from "./forward.js";
+import { floats, ints } from "./pairs.js";
+
+// Reward models: an encoder or a decoder with a head of one number, learned from rankings.
+
+type Network = Pick<HeadCheckpoint<WeightSet>, "model" | "system" | "tokenizer">;
+
+/** A network with a head of one number as what scores texts. Throws `checkpoint` for a head of several classes. */
+export function scoringNetwork({ model }: Network): ScoringNetwork {
+  return {
+    model,
+    inputs: encoderInputSpecs(["rows", "sequence"]),
+    scores: (inputs, context) => {
+      const logits = model.forward(encoderInputsOf(inputs) as EncoderInputs, context) as unknown as Tensor;
+      if (logits.shape[1] !== 1)
+        throw new LineageError(
+          "checkpoint",
+          `a reward model gives one number, but the head of this one gives ${logits.shape[1]}; train one with lineage align reward`,
+        );
+      return logits.reshape([logits.shape[0]!]);
+    },
+  };
+}
+
+/** Rows of a scoring network: a decoder's are filled up behind their last token, which is the one that answers. */
+export function scoringTensors(
+  { model, system, tokenizer }: Network,
+  rows: readonly (readonly number[])[],
+): Record<string, BatchTensor> {
+  const left = system.kind === "encoder" && tokenizer.config["padding_side"] === "left";
+  const padId = tokenizer.padId ?? model.config.padTokenId;
+  return padRows(
+    rows.map((ids) => ({ ids: [...ids], typeIds: ids.map(() => 0) })),
+    { padId, left },
+  );
+}
+
+/** The answers to one prompt, whole texts each, and which of them is better than which. */
+export interface RankedRow {
+  readonly answers: readonly (readonly number[])[];
+  /** For each answer how many are better; equal for answers that are equally good. */
+  readonly ranks: readonly number[];
+  /** By how much the better of two is to be better: the margin of LLaMA-2, equation 2. Default 0. */
+  readonly margin?: number | undefined;
+}
+
+/** What `rankingObjective` takes: all pairs of a prompt, weighted so that each prompt counts once. */
+export function rankingBatch(network: Network, rows: readonly RankedRow[]): Batch {
+  const [better, worse, weights, margins]: number[][] = [[], [], [], []];
+  let first = 0;
+  for (const { answers, ranks, margin = 0 } of rows) {
+    const pairs = answers.flatMap((_, a) =>
+      answers.flatMap((__, b) => (ranks[a]! < ranks[b]! ? [[first + a, first + b] as const] : [])),
+    );
+    for (const [high, low] of pairs) {
+      better!.push(high);
+      worse!.push(low);
+      weights!.push(1 / pairs.length);
+      margins!.push(margin);
+    }
+    first += answers.length;
+  }
+  const texts = rows.flatMap(({ answers }) => answers);
+  return {
+    tensors: {
+      ...scoringTensors(network, texts),
+      betterRows: ints(better!),
+      worseRows: ints(worse!),
+      pairWeights: floats(weights!),
+      margins: floats(margins!),
+    },
+    counts: { [rankingPart]: rows.length, accuracy: better!.length, gap: better!.length, mean: first },
+    tokens: texts.reduce((sum, { length }) => sum + length, 0),
+  };
+}
+
+/** Scores texts with a network whose weights may go on changing. */
+export class Scorer implements Disposable {
+  private constructor(
+    private readonly network: Network,
+    private readonly forward: Forward,
+  ) {}
+
+  static async create(network: Network & { readonly weights: WeightSet }): Promise<Scorer> {
+    const { model, inputs, scores } = scoringNetwork(network);
+    const forward = await Forward.create(model, network.weights, inputs, (given, context) => ({
+      scores: scores(given, context),
+    }));
+    return new Scorer(network, forward);
+  }
+
+  /** Raw numbers of the head, in the order of the texts. */
+  async score(texts: readonly (readonly number[])[], options: RunOptions = {}): Promise<number[]> {
+    const found = new Array<number>(texts.length);
+    for (const places of passesOf(texts.map(({ length }) => length))) {
+      const { scores } = await this.forward.run(
+        scoringTensors(
+          this.network,
+          places.map((place) => texts[place]!),
+        ),
+        options,
+      );
+      places.forEach((place, index) => (found[place] = scores![index]!));
+    }
+    return found;
+  }
+
+  dispose(): void {
+    this.forward.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** How often the model is right where it is so sure: predictions in bins by their probability. */
+export interface CalibrationBin {
+  /** Mean probability that the better answer is better. */
+  readonly confidence: number;
+  readonly accuracy: number;
+  readonly pairs: number;
+}
+
+export interface RewardMeasure {
+  readonly pairs: number;
+  /** Share of the pairs in the right order. */
+  readonly accuracy: number;
+  /** The same by the margins that people gave, from the smallest; one entry where they gave none. */
+  readonly accuracyByMargin: readonly {
+    readonly margin: number;
+    readonly accuracy: number;
+    readonly pairs: number;
+  }[];
+  readonly calibration: readonly CalibrationBin[];
+  /** Mean difference of confidence and accuracy, weighted by the pairs of each bin. */
+  readonly calibrationError: number;
+  /** Mean and deviation of the scores of all answers. */
+  readonly mean: number;
+  readonly deviation: number;
+}
+
+/** Measures a reward model's scores of rankings; `scores[i][j]` is that of answer `j` of row `i`. */
+export function measureRewards(
+  rows: readonly RankedRow[],
+  scores: readonly (readonly number[])[],
+  bins = 5,
+): RewardMeasure {
+  const pairs = rows.flatMap(({ ranks, margin = 0 }, row) =>
+    ranks.flatMap((a, high) =>
+      ranks.flatMap((b, low) => (a < b ? [{ gap: scores[row]![high]! - scores[row]![low]!, margin }] : [])),
+    ),
+  );
+  const accuracyOf = (list: readonly { readonly gap: number }[]) =>
+    list.filter(({ gap }) => gap > 0).length / list.length;
+  const margins = [...new Set(pairs.map(({ margin }) => margin))].sort((a, b) => a - b);
+  // A grade for each of a few words has a group of its own; grades that are all different fall into thirds.
+  const edges =
+    margins.length <= 6
+      ? margins
+      : [0, 1, 2].map((third) => margins[Math.floor((third * margins.length) / 3)]!);
+  const groups = edges.map((edge, index) => {
+    const list = pairs.filter(({ margin }) => margin >= edge && margin < (edges[index + 1] ?? Infinity));
+    return { margin: edge, accuracy: accuracyOf(list), pairs: list.length };
+  });
+  const sure = pairs.map(({ gap }) => ({
+    confidence: 1 / (1 + Math.exp(-Math.abs(gap))),
+    right: gap > 0,
+  }));
+  const calibration: CalibrationBin[] = [];
+  for (let bin = 0; bin < bins; bin++) {
+    const [low, high] = [0.5 + (0.5 * bin) / bins, 0.5 + (0.5 * (bin + 1)) / bins];
+    const list = sure.filter(
+      ({ confidence }) => confidence >= low && (confidence < high || bin === bins - 1),
+    );
+    if (list.length === 0) continue;
+    calibration.push({
+      confidence: list.reduce((sum, { confidence }) => sum + confidence, 0) / list.length,
+      accuracy: list.filter(({ right }) => right).length / list.length,
+      pairs: list.length,
+    });
+  }
+  return {
+    pairs: pairs.length,
+    accuracy: accuracyOf(pairs),
+    accuracyByMargin: groups,
+    calibration,
+    calibrationError: calibration.reduce(
+      (sum, { confidence, accuracy, pairs: count }) =>
+        sum + (count / pairs.length) * Math.abs(confidence - accuracy),
+      0,
+    ),
+    ...moments(scores.flat()),
+  };
+}
+
+const settingsSchema = z.object({
+  /** Taken from every score, so that the better answers score 0 on average. Ouyang et al. 2022, appendix C.2. */
+  offset: z.number(),
+});
+
+const settingsFile = (folder: string): string => path.join(folder, "reward.json");
+
+/** Keeps a reward model's offset, with what was measured of it. */
+export const writeRewardSettings = (folder: string, offset: number, measure: RewardMeasure): Promise<void> =>
+  writeJson(settingsFile(folder), { offset, ...measure });
+
+/** A finished reward model. */
+export interface RewardModel extends HeadCheckpoint<WeightSet>, Disposable {
+  /** Rewards of whole texts, in their order: the head's numbers less the offset. */
+  rewards(texts: readonly (readonly number[])[], options?: RunOptions): Promise<number[]>;
+  readonly offset: number;
+}
+
+/** Opens what `align reward` wrote, or any `*ForSequenceClassification` with one label. */
+export async function openRewardModel(runtime: Runtime, folder: string): Promise<RewardModel> {
+  const loaded = await loadTaskForInference(runtime, folder, "classify", { numLabels: 1 });
+  const file = settingsFile(folder);
+  const { offset } = existsSync(file)
+    ? validated(settingsSchema, await readJson(file), (problem) => new FormatError(file, problem))
+    : { offset: 0 };
+  const scorer = await Scorer.create(loaded);
+  return {
+    ...loaded,
+    offset,
+    rewards: async (texts, options) => (await scorer.score(texts, options)).map((score) => score - offset),
+    [Symbol.dispose]: () => {
+      scorer.dispose();
+      loaded.weights.dispose();
+    },
+  };
+}
