@@ -17,6 +17,7 @@ const contextFields = {
   threads: 28,
   batchThreads: 32,
   flash: 52,
+  unified: 133,
 };
 const cacheTypeFields = { key: 104, value: 108 };
 /** ggml_type of a cache. */
@@ -144,6 +145,17 @@ export interface LlamaCppOptions {
   readonly cache?: keyof typeof cacheTypes;
   /** Sequences side by side, which share the context. Default 1. */
   readonly sequences?: number;
+  /** Whether sequences share one cache, so that a token may belong to several of them. Default false. */
+  readonly unified?: boolean;
+}
+
+/** A token of a batch. */
+interface BatchToken {
+  readonly id: number;
+  readonly position: number;
+  readonly sequences: readonly number[];
+  /** Whether its logits are to be had. */
+  readonly wanted: boolean;
 }
 
 /** A model that llama.cpp has loaded, with one context. */
@@ -151,7 +163,7 @@ export class LlamaCppModel implements Disposable {
   readonly vocabSize: number;
   /** Tokens of each sequence. */
   private readonly positions: number[];
-  /** The sequence of each token of a batch; kept, since llama.cpp reads it by an address that the collector does not see. */
+  /** The sequences of each token of a batch; kept, since llama.cpp reads them by addresses that the collector does not see. */
   private sequences = new Int32Array(0);
 
   private constructor(
@@ -174,6 +186,7 @@ export class LlamaCppModel implements Disposable {
       microBatch = 512,
       cache = "float16",
       sequences = 1,
+      unified = false,
     } = options;
     const { llama } = library();
     const modelParams = llama("LlamaParams llama_model_default_params()")();
@@ -192,6 +205,7 @@ export class LlamaCppModel implements Disposable {
     view.setInt32(contextFields.batchThreads, threads, true);
     view.setInt32(cacheTypeFields.key, cacheTypes[cache], true);
     view.setInt32(cacheTypeFields.value, cacheTypes[cache], true);
+    view.setUint8(contextFields.unified, Number(unified));
     const context = llama("void *llama_init_from_model(void *model, LlamaParams params)")(model, {
       bytes: new Uint8Array(view.buffer),
     });
@@ -223,11 +237,7 @@ export class LlamaCppModel implements Disposable {
 
   /** Forgets all sequences. */
   reset(): void {
-    const { llama } = library();
-    llama("void llama_memory_clear(void *memory, bool data)")(
-      llama("void *llama_get_memory(void *context)")(this.context),
-      true,
-    );
+    library().llama("void llama_memory_clear(void *memory, bool data)")(this.memory, true);
     this.positions.fill(0);
   }
 
@@ -236,7 +246,7 @@ export class LlamaCppModel implements Disposable {
     const { llama } = library();
     if (!llama("bool llama_model_has_encoder(void *model)")(this.model))
       throw new Error("the model has no encoder");
-    const batch = this.batch(ids.map((id, position) => ({ id, sequence: 0, position, wanted: true })));
+    const batch = this.batch(ids.map((id, position) => ({ id, position, sequences: [0], wanted: true })));
     const status = llama("int32_t llama_encode(void *context, LlamaBatch batch)")(
       this.context,
       batch,
@@ -258,27 +268,69 @@ export class LlamaCppModel implements Disposable {
 
   private decode(tokens: readonly { id: number; sequence: number; wanted: boolean }[]): void {
     const { positions } = this;
-    const batch = this.batch(tokens.map((token) => ({ ...token, position: positions[token.sequence]!++ })));
+    this.decodeTokens(
+      tokens.map(({ sequence, ...token }) => ({
+        ...token,
+        position: positions[sequence]!++,
+        sequences: [sequence],
+      })),
+    );
+  }
+
+  /** Runs one batch of tokens of any sequences. */
+  decodeTokens(tokens: readonly BatchToken[]): void {
     const status = library().llama("int32_t llama_decode(void *context, LlamaBatch batch)")(
       this.context,
-      batch,
+      this.batch(tokens),
     ) as number;
     if (status !== 0) throw new Error(`llama_decode gives ${status}`);
   }
 
-  private batch(tokens: readonly { id: number; sequence: number; position: number; wanted: boolean }[]) {
-    this.sequences = new Int32Array(new ArrayBuffer(4 * tokens.length));
-    this.sequences.set(tokens.map(({ sequence }) => sequence));
+  private batch(tokens: readonly BatchToken[]) {
+    const all = tokens.flatMap(({ sequences }) => sequences);
+    this.sequences = new Int32Array(new ArrayBuffer(4 * all.length));
+    this.sequences.set(all);
     const start = koffi.address(this.sequences) as bigint;
+    const addresses = new BigUint64Array(tokens.length);
+    let before = 0;
+    for (const [index, { sequences }] of tokens.entries()) {
+      addresses[index] = start + BigInt(4 * before);
+      before += sequences.length;
+    }
     return {
       count: tokens.length,
       tokens: Int32Array.from(tokens, ({ id }) => id),
       embeddings: null,
       positions: Int32Array.from(tokens, ({ position }) => position),
-      sequenceCounts: new Int32Array(tokens.length).fill(1),
-      sequences: BigUint64Array.from(tokens, (_, index) => start + BigInt(4 * index)),
+      sequenceCounts: Int32Array.from(tokens, ({ sequences }) => sequences.length),
+      sequences: addresses,
       logits: Int8Array.from(tokens, ({ wanted }) => Number(wanted)),
     };
+  }
+
+  /** Logits after a token of the last batch, by its place in it. A view, which the next call overwrites. */
+  logitsOf(index: number): Float32Array {
+    return this.logits(index);
+  }
+
+  /** Makes a sequence begin as another does; both must share one cache. */
+  copySequence(from: number, to: number): void {
+    library().llama(
+      "void llama_memory_seq_cp(void *memory, int32_t from, int32_t to, int32_t begin, int32_t end)",
+    )(this.memory, from, to, -1, -1);
+  }
+
+  removeSequence(sequence: number): void {
+    library().llama("bool llama_memory_seq_rm(void *memory, int32_t sequence, int32_t begin, int32_t end)")(
+      this.memory,
+      sequence,
+      -1,
+      -1,
+    );
+  }
+
+  private get memory(): unknown {
+    return library().llama("void *llama_get_memory(void *context)")(this.context);
   }
 
   private logits(index: number): Float32Array {

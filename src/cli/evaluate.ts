@@ -143,6 +143,7 @@ async function ask(
   using decoder = await Decoder.create({
     ...model,
     capacity: Math.max(...plans.map(({ capacity }) => capacity)),
+    branching: true,
     slots: plans.some(({ task }) => task.declaration.generate) ? 4 : 1,
   });
   const results: TaskResult[] = [];

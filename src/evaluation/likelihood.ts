@@ -1,5 +1,13 @@
 import { LineageError } from "../base/errors.js";
-import type { Decoder, Slot, TextWriter } from "../generation/index.js";
+import {
+  type Branches,
+  type Decoder,
+  type Prompt,
+  type Slot,
+  type TextWriter,
+  commonLength,
+  sameIds,
+} from "../generation/index.js";
 import { type Tokenizer, beginSequence } from "../tokenizers/index.js";
 
 /** What a model is asked about: how likely the continuation is after the context. */
@@ -19,6 +27,8 @@ export interface Likelihood {
 
 /** Ids after a context, which has at least one. */
 export interface Target {
+  /** What an encoder-decoder reads. */
+  readonly source?: readonly number[] | undefined;
   readonly context: readonly number[];
   readonly target: readonly number[];
 }
@@ -65,73 +75,120 @@ export function leftTruncated(asked: Target, capacity: number): Target {
   return { context: asked.context.slice(cut), target: asked.target };
 }
 
-/** Targets of one context, which is read once. */
-interface Group {
-  readonly context: readonly number[];
-  readonly members: { readonly target: readonly number[]; readonly place: number }[];
-}
-
 /** Numbers of logits that one run may give: they are copied out of the engine. */
 const logitsOfRun = 2 ** 23;
 
+/** Tokens of one run: more of them see more of each other in vain, fewer leave the engine's products small. */
+const tokensOfRun = 192;
+
+/** What is read for a target: its context and all of it but the last token, after which nothing is asked. */
+interface Reading {
+  readonly source: readonly number[] | undefined;
+  readonly ids: readonly number[];
+  /** Ids of the context. */
+  readonly begin: number;
+  readonly target: readonly number[];
+  readonly place: number;
+}
+
+/** Readings that are read together, after the `held` ids that they begin with. */
+interface Batch {
+  readonly held: number;
+  readonly readings: readonly Reading[];
+}
+
+/** Readings as a tree, in which what they begin with alike stands once. */
+interface Tree extends Branches {
+  /** Of each reading, where its tokens stand. */
+  readonly paths: readonly (readonly number[])[];
+}
+
+export interface LikelihoodOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Is told of each as it is known; the order is not that of the targets. */
+  readonly scored?: ((place: number, likelihood: Likelihood) => void | Promise<void>) | undefined;
+}
+
 /**
- * How likely each target is, in their order. Contexts are read in the order of their ids, so that what several of them begin
- * with is read once; targets of one context share it whole.
- * @param scored is told of each as it is known
+ * How likely each target is, in their order. They are read in the order of their ids, so that what several of them begin with,
+ * such as the examples of a few-shot prompt, is read once. What follows is read for as many of them at a time as make up a run
+ * of a good length.
  */
 export async function targetLikelihoods(
   decoder: Decoder,
   asked: readonly Target[],
-  {
-    signal,
-    scored,
-  }: {
-    signal?: AbortSignal | undefined;
-    scored?: (place: number, likelihood: Likelihood) => void | Promise<void>;
-  } = {},
+  { signal, scored }: LikelihoodOptions = {},
 ): Promise<Likelihood[]> {
   const results = new Array<Likelihood>(asked.length);
-  for (const group of inOrder(asked)) {
+  const add = async ({ place }: Reading, likelihood: Likelihood): Promise<void> => {
+    results[place] = likelihood;
+    await scored?.(place, likelihood);
+  };
+  const rows = Math.max(1, Math.floor(logitsOfRun / decoder.vocabSize));
+  const most = {
+    tokens: Math.min(tokensOfRun, decoder.chunk),
+    rows,
+    contexts: decoder.readsBothWays ? (1 as const) : undefined,
+  };
+  for (const { held, readings } of batchesOf(asked, most)) {
     signal?.throwIfAborted();
-    using slot = decoder.open(group.context);
-    const logits = await decoder.read(slot, group.context);
-    const firsts = new Distribution(logits);
-    // The next run overwrites the logits.
-    const begun = group.members.map(({ target }) => firsts.of(target[0]!));
-    for (const [index, { target, place }] of group.members.entries()) {
-      const likelihood =
-        target.length === 1
-          ? { ...begun[index]!, tokens: 1 }
-          : await follow(decoder, slot, group.context, target, begun[index]!);
-      results[place] = likelihood;
-      await scored?.(place, likelihood);
+    const [first] = readings as [Reading];
+    const { source, ids } = first;
+    const prompt = (length: number): Prompt =>
+      source ? { source, begin: ids.slice(0, length) } : ids.slice(0, length);
+    using slot = decoder.open(prompt(held));
+    // Of one context, the last id is read with those before it.
+    const alike = readings.every(({ begin, ids: own }) => begin - 1 === held && own[held] === ids[held]);
+    const known = alike ? held + 1 : held;
+    const tree = treeOf(readings, known);
+    if (tree.ids.length > decoder.chunk || tree.wanted.length > rows) {
+      await add(first, await follow(decoder, slot, first, rows));
+      continue;
+    }
+    let start: Distribution | undefined;
+    if (known === 0) decoder.truncate(slot, 0);
+    else {
+      const logits = await decoder.read(slot, prompt(known), { signal });
+      // The next run overwrites them.
+      if (alike) start = new Distribution(logits.slice());
+    }
+    const logits = tree.ids.length === 0 ? [] : await decoder.branch(slot, tree, { signal });
+    const after = new Map(logits.map((each, index) => [tree.wanted[index]!, new Distribution(each)]));
+    for (const [index, reading] of readings.entries()) {
+      const own = tree.paths[index]!.slice(Math.max(0, reading.begin - 1 - known)).map((token) =>
+        after.get(token)!,
+      );
+      const all = start ? [start, ...own] : own;
+      await add(reading, together(all.map((each, position) => each.of(reading.target[position]!))));
     }
   }
   return results;
 }
 
-/** A target of several tokens, from the likelihood of its first. */
+const together = (each: readonly Pick<Likelihood, "sum" | "greedy">[]): Likelihood => ({
+  sum: each.reduce((total, { sum }) => total + sum, 0),
+  greedy: each.every(({ greedy }) => greedy),
+  tokens: each.length,
+});
+
+/** A target of more tokens than one run takes. */
 async function follow(
   decoder: Decoder,
   slot: Slot,
-  context: readonly number[],
-  target: readonly number[],
-  first: Pick<Likelihood, "sum" | "greedy">,
+  { source, ids, begin, target }: Reading,
+  rows: number,
 ): Promise<Likelihood> {
-  // Another target of the same context may have been read since; where the slot still holds the context, this costs nothing.
-  if (slot.length !== context.length) await decoder.read(slot, context);
-  let { sum, greedy } = first;
-  const most = Math.min(decoder.chunk, Math.max(8, Math.floor(logitsOfRun / decoder.vocabSize)));
+  const context = ids.slice(0, begin);
+  const logits = await decoder.read(slot, source ? { source, begin: context } : context);
+  const each = [new Distribution(logits).of(target[0]!)];
+  const most = Math.min(decoder.chunk, Math.max(8, rows));
   for (let start = 0; start < target.length - 1; start += most) {
     const end = Math.min(start + most, target.length - 1);
     const rows = await decoder.extend(slot, target.slice(start, end));
-    for (const [index, logits] of rows.entries()) {
-      const next = new Distribution(logits).of(target[start + index + 1]!);
-      sum += next.sum;
-      greedy &&= next.greedy;
-    }
+    for (const [index, after] of rows.entries())
+      each.push(new Distribution(after).of(target[start + index + 1]!));
   }
-  return { sum, greedy, tokens: target.length };
+  return together(each);
 }
 
 /** What comes next, by its logits. */
@@ -154,16 +211,71 @@ class Distribution {
   }
 }
 
-/** Contexts by their ids, so that neighbours share the longest beginnings. */
-function inOrder(asked: readonly Target[]): Group[] {
-  const byContext = new Map<string, Group>();
-  for (const [place, { context, target }] of asked.entries()) {
-    const key = context.join();
-    const group = byContext.get(key) ?? { context, members: [] };
-    group.members.push({ target, place });
-    byContext.set(key, group);
+/**
+ * What is read together. Sorted by their ids, neighbours have most in common, and a batch is a run of neighbours: what all of
+ * it begins with is held, and the rest of them, each beginning counted once, is as many tokens as one run takes.
+ */
+export function batchesOf(
+  asked: readonly Target[],
+  most: { readonly tokens: number; readonly rows: number; readonly contexts?: 1 | undefined },
+): Batch[] {
+  const sorted = asked
+    .map(({ source, context, target }, place) => ({
+      source,
+      ids: [...context, ...target.slice(0, -1)],
+      begin: context.length,
+      target,
+      place,
+    }))
+    .sort((a, b) => compareIds(a.source ?? [], b.source ?? []) || compareIds(a.ids, b.ids));
+  const batches: Batch[] = [];
+  for (let start = 0; start < sorted.length;) {
+    let [held, end] = [sorted[start]!.begin - 1, start + 1];
+    // Of each reading, the ids that the one before it in the batch begins with as well.
+    const shared: number[] = [0];
+    for (; end < sorted.length; end++) {
+      const next = sorted[end]!;
+      const [first, before] = [sorted[start]!, sorted[end - 1]!];
+      if (!sameIds(first.source ?? [], next.source ?? [])) break;
+      const common = commonLength(before.ids, next.ids);
+      // A context that is read both ways is no beginning of another.
+      if (most.contexts === 1 && (first.begin !== next.begin || common < next.begin)) break;
+      const less = Math.min(held, common, next.begin - 1);
+      let tokens = 0;
+      let rows = 0;
+      for (const [index, alike] of [...shared, common].entries()) {
+        const { ids, begin } = sorted[start + index]!;
+        tokens += ids.length - Math.max(less, alike);
+        rows += ids.length - Math.min(ids.length, Math.max(begin - 1, alike));
+      }
+      if (tokens > most.tokens || rows > most.rows) break;
+      shared.push(common);
+      held = less;
+    }
+    batches.push({ held, readings: sorted.slice(start, end) });
+    start = end;
   }
-  return [...byContext.values()].sort((a, b) => compareIds(a.context, b.context));
+  return batches;
+}
+
+function treeOf(readings: readonly Reading[], held: number): Tree {
+  const ids: number[] = [];
+  const parents: number[] = [];
+  const wanted = new Set<number>();
+  const paths: number[][] = [];
+  let before: Reading | undefined;
+  for (const reading of readings) {
+    const common = before ? commonLength(before.ids, reading.ids) - held : 0;
+    const path = paths.at(-1)?.slice(0, Math.max(0, common)) ?? [];
+    for (const id of reading.ids.slice(held + path.length)) {
+      parents.push(path.at(-1) ?? -1);
+      path.push(ids.push(id) - 1);
+    }
+    for (const token of path.slice(Math.max(0, reading.begin - 1 - held))) wanted.add(token);
+    paths.push(path);
+    before = reading;
+  }
+  return { ids, parents, wanted: [...wanted].sort((a, b) => a - b), paths };
 }
 
 function compareIds(a: readonly number[], b: readonly number[]): number {

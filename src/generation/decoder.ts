@@ -45,6 +45,11 @@ export interface DecoderOptions {
    * one after the other. Default: one for each thread, up to 4, for more than 64 MB of weights; else 1.
    */
   readonly parts?: number | undefined;
+  /**
+   * Whether `branch` takes all its tokens in one run, which costs other runs a little. It needs a float32 cache; an
+   * encoder-decoder takes them one after the other. Default false.
+   */
+  readonly branching?: boolean | undefined;
   /** Tokens whose keys and values tell the range of an int8 cache. Default: 256 of the vocabulary at random. */
   readonly calibration?: readonly number[] | undefined;
 }
@@ -56,6 +61,15 @@ export interface StepRequest {
   readonly tokens: readonly (number | undefined)[];
   /** Whether the likeliest tokens are enough, which spares copies of all logits. */
   readonly ranked?: boolean;
+}
+
+/** Tokens that may come after a text, as a tree: each comes after its parent. */
+export interface Branches {
+  readonly ids: readonly number[];
+  /** Of each token which one it comes after, an earlier one; -1 for the last token that the slot holds. */
+  readonly parents: readonly number[];
+  /** The tokens after which logits are wanted, in rising order. */
+  readonly wanted: readonly number[];
 }
 
 /** What a run says of the token after a text: all logits, or the likeliest tokens. */
@@ -128,6 +142,9 @@ export class Decoder implements Disposable {
       readonly lead: Lead;
       /** Channels of a head, without those that fill a cache up. */
       readonly headSize: number;
+      readonly branching: boolean;
+      /** Keys that some layer looks back on at most. */
+      readonly narrowest: number;
     },
   ) {
     const windows = caches.map(({ window }) => window);
@@ -151,6 +168,7 @@ export class Decoder implements Disposable {
       prefillChunk = 512,
       cacheType = "float32",
       parts,
+      branching: wanted = false,
     } = options;
     const { contextLength, vocabSize } = model.config;
     const ofSource = model instanceof EncoderDecoder;
@@ -168,11 +186,21 @@ export class Decoder implements Disposable {
         "unsupported",
         `the cache of an encoder-decoder is float32; ${cacheType} is for decoders`,
       );
-    const planned = cacheGroups(model, capacity, prefillChunk).map((group) => {
+    if (wanted && cacheType !== "float32")
+      throw new LineageError("unsupported", `branching needs a cache in float32, not ${cacheType}`);
+    const groups = cacheGroups(model, capacity, prefillChunk);
+    const branching =
+      wanted &&
+      groups.length === 1 &&
+      beams === 1 &&
+      !(model instanceof EncoderDecoder) &&
+      !model.config.prefixLm;
+    const planned = groups.map((group) => {
+      const cells = group.cells + (branching && group.window === Infinity ? prefillChunk : 0);
       // Beams and texts about sources are mostly far shorter than a context: their caches grow with them.
-      const first = ofSource || beams > 1 ? Math.min(group.cells, firstCells) : group.cells;
+      const first = ofSource || beams > 1 ? Math.min(cells, firstCells) : cells;
       const shape = model.cacheShape(slots * beams, first) as [number, number, number, number];
-      return { ...group, first, shape };
+      return { ...group, cells, first, shape };
     });
     const headChannels = planned[0]!.shape[3];
     const lead = leadOf(model, weights, headChannels, cacheType);
@@ -206,6 +234,7 @@ export class Decoder implements Disposable {
         inPlace: planned.every(({ cells }) => cells === capacity),
         local: new Set(planned[1]?.layers),
         scales,
+        biased: branching,
       },
       ranked,
       parts,
@@ -219,7 +248,19 @@ export class Decoder implements Disposable {
           runs.unbind();
         })
       : undefined;
-    const runs = new Runs(programs, weights, caches, { vocabSize, beams, ranked, capacity }, memory);
+    const runs = new Runs(
+      programs,
+      weights,
+      caches,
+      {
+        vocabSize,
+        beams,
+        ranked,
+        capacity,
+        biasSize: branching ? prefillChunk * planned[0]!.cells : undefined,
+      },
+      memory,
+    );
     return new Decoder(runs, caches, memory, {
       slots,
       beams,
@@ -231,6 +272,8 @@ export class Decoder implements Disposable {
       ranked,
       lead,
       headSize: model instanceof CausalLm ? keyValueShape(model.config).headSize : headChannels,
+      branching,
+      narrowest: (model instanceof EncoderDecoder ? undefined : model.config.slidingWindow) ?? Infinity,
       reachOf: (length) => (ofSource ? 0 : rotaryReach(model.config, length)),
     });
   }
@@ -250,6 +293,10 @@ export class Decoder implements Disposable {
   /** Whether prompts have sources. */
   get readsSources(): boolean {
     return this.memory !== undefined;
+  }
+  /** Whether each token of a prompt sees all of it, as in a prefix language model. */
+  get readsBothWays(): boolean {
+    return this.runs.readsBothWays;
   }
   /** Tokens of a source at most. */
   get sourceCapacity(): number {
@@ -483,6 +530,96 @@ export class Decoder implements Disposable {
       }
       return rows;
     });
+  }
+
+  /**
+   * Logits after some of the tokens of a tree that comes after what a slot holds; it holds the same afterwards. A decoder with
+   * `branching` takes them all in one run, so that several continuations of a text, and what these have in common, are read at
+   * the pace of a prompt. The arrays are the slot's: its next run overwrites them.
+   */
+  async branch(slot: Slot, branches: Branches, options: RunOptions = {}): Promise<Float32Array[]> {
+    const { ids, parents, wanted } = branches;
+    const depths = depthsOf(branches);
+    this.checkIds(ids);
+    const deepest = Math.max(...depths);
+    const longest = slot.length + deepest;
+    if (ids.length > this.chunk)
+      throw new LineageError("argument", `branch takes up to ${this.chunk} tokens, not ${ids.length}`);
+    if (longest > this.capacity)
+      throw new LineageError("length", `${longest} tokens do not fit the context of ${this.capacity}`);
+    const { branching, reachOf, narrowest } = this.limits;
+    const before = slot.row.tokens.length;
+    if (
+      !branching ||
+      before + ids.length > narrowest ||
+      reachOf(before + 1) !== reachOf(before + deepest + this.limits.lead.ids.length)
+    )
+      return this.branchByBranch(slot, branches, options);
+    return this.exclusive(async () => {
+      const { row } = slot;
+      await this.begun(row, options);
+      const held = row.tokens.length;
+      const total = held + ids.length;
+      this.makeRoom(row, total);
+      const feed = this.runs.rowFeed(ids.length, wanted.length);
+      feed.inputIds.set(ids);
+      for (const [index, depth] of depths.entries()) feed.positionIds[index] = BigInt(held + depth - 1);
+      for (const [index, token] of wanted.entries()) feed.lastRows[index] = BigInt(token);
+      for (const { lastPosition, totalLength } of feed.cells)
+        [lastPosition[0], totalLength[0]] = [total - 1, total];
+      feed.length[0] = BigInt(held + deepest);
+      const hide = (bias: Float32Array): void => {
+        for (const token of ids.keys()) {
+          const seen = bias.subarray(token * total + held, token * total + held + token + 1);
+          seen.fill(hidden);
+          for (let at = token; at >= 0; at = parents[at]!) seen[at] = 0;
+        }
+      };
+      await this.runs.branch(row.place, feed, hide, options);
+      this.checkAlive();
+      return feed.logits.map((logits, index) => slot.keep(logits, index));
+    });
+  }
+
+  /** `branch` by a run for each branch. */
+  private async branchByBranch(
+    slot: Slot,
+    { ids, parents, wanted }: Branches,
+    options: RunOptions,
+  ): Promise<Float32Array[]> {
+    const { tokens, source, lead } = slot.row;
+    const text = tokens.slice(lead);
+    const found = new Map<number, Float32Array>();
+    const inner = new Set(parents);
+    for (const end of ids.keys()) {
+      if (inner.has(end)) continue;
+      const path: number[] = [];
+      for (let at = end; at >= 0; at = parents[at]!) path.unshift(at);
+      const open = path.findIndex((token) => wanted.includes(token) && !found.has(token));
+      if (open < 0) continue;
+      await this.goBack(slot, text, source, options);
+      const logits = await this.extend(
+        slot,
+        path.map((token) => ids[token]!),
+        options,
+      );
+      for (const [index, token] of path.entries()) found.set(token, logits[index]!.slice());
+    }
+    await this.goBack(slot, text, source, options);
+    return wanted.map((token, index) => slot.keep(found.get(token)!, index));
+  }
+
+  /** Makes a slot hold the beginning of what it holds. */
+  private async goBack(
+    slot: Slot,
+    text: readonly number[],
+    source: readonly number[] | undefined,
+    options: RunOptions,
+  ): Promise<void> {
+    const { row } = slot;
+    if (text.length === 0) row.truncate(0);
+    else if (row.holds(row.lead + text.length)) row.truncate(row.lead + text.length);
+    else await this.read(slot, source ? { source, begin: text } : text, options);
   }
 
   /** Forgets what comes after a slot's first `length` tokens. */
@@ -811,6 +948,29 @@ function cacheGroups(
     { layers: local, window, cells },
   ];
 }
+/** Of each token how many of its branch there are up to it. Throws `argument` for what is no tree. */
+function depthsOf({ ids, parents, wanted }: Branches): number[] {
+  const depths: number[] = [];
+  for (const [token, parent] of parents.entries()) {
+    if (!Number.isInteger(parent) || parent < -1 || parent >= token)
+      throw new LineageError("argument", `token ${token} of the branches cannot come after token ${parent}`);
+    depths.push(parent < 0 ? 1 : depths[parent]! + 1);
+  }
+  if (
+    ids.length === 0 ||
+    ids.length !== parents.length ||
+    wanted.length === 0 ||
+    wanted.some((token) => !(token in ids))
+  )
+    throw new LineageError(
+      "argument",
+      "branches need tokens with a parent each, and a wanted one among them",
+    );
+  return depths;
+}
+
+/** What is added to the score of a key that a query does not see. */
+const hidden = -1e30;
 
 /** The length of the text in the beams that go on. Throws `argument` unless they have one. */
 function lengthOf({ row }: Slot, tokens: readonly (number | undefined)[]): number {

@@ -11,7 +11,7 @@ export { GenerationQueue } from "./queue.js";
 export { type RuleOptions } from "./rules.js";
 export * from "./sampling.js";
 export * from "./sequence.js";
-export { type Ranked, Slot } from "./slot.js";
+export { type Ranked, Slot, commonLength, sameIds } from "./slot.js";
 export * from "./speculative.js";
 export * from "./stops.js";
 export * from "./text.js";

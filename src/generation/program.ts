@@ -47,6 +47,8 @@ export interface CacheLayout {
   /** Layers whose caches hold the window alone, where others hold the whole text. */
   readonly local: ReadonlySet<number>;
   readonly scales: CacheScales | undefined;
+  /** Whether each run says by a bias who sees whom. */
+  readonly biased: boolean;
 }
 
 /**
@@ -118,7 +120,7 @@ interface Pass {
 /** The caches of a pass, the rows being `batch`. */
 function cachesOf(
   model: GenerativeModel,
-  { type, scales, cells, local }: CacheLayout,
+  { type, scales, cells, local, biased }: CacheLayout,
   batch: Dim,
 ): KeyValueCache[] {
   const [, heads, , headSize] = model.cacheShape(1, cells) as number[];
@@ -126,6 +128,7 @@ function cachesOf(
   const [whole, windows] = cellsNames.map((names) => ({
     lastPosition: input(names.lastPosition, "int32", [batch]),
     totalLength: input(names.totalLength, "int32", []),
+    ...(biased && { bias: input("bias", "float32", [1, 1, "sequence", "total"]) }),
     capacity: names.capacity,
   }));
   return Array.from({ length: decoderLayers(model) }, (_, layer) => {

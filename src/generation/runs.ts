@@ -14,6 +14,8 @@ interface RunsOptions {
   readonly ranked: number;
   /** Tokens of a row at most. */
   readonly capacity: number;
+  /** Numbers of the largest bias, of programs that take one. */
+  readonly biasSize: number | undefined;
 }
 
 /** Rows of `beams` beams for each of some slots, `sequence` tokens in each row, and logits of `rows` of these tokens. */
@@ -132,6 +134,9 @@ export class Runs implements Disposable {
   /** The positions 0, 1, 2, …, and the first of them. */
   private readonly positions: DeviceTensor<"int64">;
   private readonly firstPositions = new Map<number, DeviceTensor>();
+  /** What is added to scores, of which a run takes as much as it needs; zeros outside `branch`. */
+  private readonly bias: DeviceTensor<"float32"> | undefined;
+  private readonly biases = new Map<string, DeviceTensor>();
 
   constructor(
     private readonly programs: DecoderPrograms,
@@ -143,6 +148,8 @@ export class Runs implements Disposable {
     const { capacity } = options;
     this.positions = weights.runtime.createTensor("int64", [capacity]);
     this.positions.write(BigInt64Array.from({ length: capacity }, (_, position) => BigInt(position)));
+    const { biasSize } = options;
+    this.bias = biasSize === undefined ? undefined : weights.runtime.createTensor("float32", [biasSize]);
   }
 
   get hasReader(): boolean {
@@ -193,6 +200,26 @@ export class Runs implements Disposable {
     await this.bound(program, { first: slot, count: 1, beams: 1 }, feed).run(options);
   }
 
+  /**
+   * Runs tokens of the first row of a slot of which not every one sees all before it.
+   * @param hide writes the bias `[sequence, totalLength]`, which is zeros
+   */
+  async branch(
+    slot: number,
+    feed: Feed,
+    hide: (bias: Float32Array) => void,
+    options: RunOptions,
+  ): Promise<void> {
+    const bias = this.bias!.view();
+    const size = feed.inputIds.length * feed.cells[0]!.totalLength[0]!;
+    hide(bias.subarray(0, size));
+    try {
+      await this.read(slot, feed, "step", options);
+    } finally {
+      bias.fill(0, 0, size);
+    }
+  }
+
   /** Lets go of what is bound to caches that get another size. */
   unbind(): void {
     for (const { binding } of this.bindings.values()) binding.dispose();
@@ -215,7 +242,17 @@ export class Runs implements Disposable {
     }
     if (program.inputs.some(({ name }) => name === "keyPositions"))
       entry.binding.set("keyPositions", this.first(feed.cells[0]!.totalLength[0]!));
+    if (this.bias) entry.binding.set("bias", this.biasFor(feed));
     return entry.binding;
+  }
+
+  /** As much of the bias as a run takes. */
+  private biasFor({ cells, inputs }: Feed): DeviceTensor {
+    const shape = [1, 1, inputs["inputIds"]!.shape.at(-1)!, cells[0]!.totalLength[0]!];
+    const key = shape.join();
+    let bias = this.biases.get(key);
+    if (!bias) this.biases.set(key, (bias = this.bias!.slice(0, shape)));
+    return bias;
   }
 
   /** The first `count` positions. */
@@ -230,6 +267,7 @@ export class Runs implements Disposable {
       ...this.weights.tensors,
       ...feed.inputs,
       ...this.memory?.window(first, count),
+      ...(this.bias && { bias: this.biasFor(feed) }),
       keyPositions: this.first(feed.cells[0]!.totalLength[0]!),
     };
     const outputs: Record<string, DeviceTensor> = { ...feed.outputs };
@@ -251,6 +289,8 @@ export class Runs implements Disposable {
     for (const feed of [...this.stepFeeds.values(), ...this.rowFeeds.values()]) feed.dispose();
     for (const first of this.firstPositions.values()) first.dispose();
     this.positions.dispose();
+    for (const bias of this.biases.values()) bias.dispose();
+    this.bias?.dispose();
     this.programs.step.dispose();
     this.programs.reader?.dispose();
     this.programs.prefix?.dispose();

@@ -42,7 +42,7 @@ const context = 192;
 
 beforeAll(async () => {
   model = await loadForInference(createRuntime(), reference.path());
-  decoder = await Decoder.create({ ...model });
+  decoder = await Decoder.create({ ...model, branching: true });
 });
 afterAll(() => {
   decoder.dispose();

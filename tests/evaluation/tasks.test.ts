@@ -10,6 +10,7 @@ import {
   rollingWindows,
   scoresOf,
 } from "../../src/evaluation/index.js";
+import { batchesOf } from "../../src/evaluation/likelihood.js";
 import { lineage } from "../support/cli.js";
 import { Reference } from "../support/reference.js";
 
@@ -151,6 +152,31 @@ describe("lineage evaluate", () => {
 });
 
 describe("The parts of an evaluation", () => {
+  it("read together what begins alike, as much as makes up a run", () => {
+    const shared = Array.from({ length: 50 }, (_, index) => index);
+    // Twelve questions of 10 tokens after the same 50, with two answers of 3 tokens each: 10 + 2 + 2 tokens to be read.
+    const asked = Array.from({ length: 24 }, (_, index) => ({
+      context: [
+        ...shared,
+        ...Array.from({ length: 10 }, (_, place) => 100 * Math.floor(index / 2) + place + 1000),
+      ],
+      target: [index % 2, 7, 8],
+    }));
+    const batches = batchesOf([...asked].reverse(), { tokens: 30, rows: 100 });
+    expect(batches.map(({ held, readings }) => [held, readings.length])).toEqual(
+      Array.from({ length: 6 }, () => [50, 4]),
+    );
+    const places = batches.flatMap(({ readings }) => readings.map(({ place }) => place));
+    expect(places.sort((a, b) => a - b)).toEqual(asked.map((_, index) => index));
+    // Each question needs logits after its context and after two tokens of both answers.
+    expect(batchesOf(asked, { tokens: 1000, rows: 10 }).every(({ readings }) => readings.length === 4)).toBe(
+      true,
+    );
+    // One too long for a run stands alone, after its whole context but the last token.
+    const long = { context: shared, target: shared };
+    expect(batchesOf([long, long], { tokens: 30, rows: 100 }).map(({ held }) => held)).toEqual([49, 49]);
+  });
+
   it("predict each token of a long text once", () => {
     const ids = Array.from({ length: 23 }, (_, index) => index + 1);
     for (const overlap of [1, 3, 6]) {

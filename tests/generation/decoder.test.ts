@@ -126,6 +126,40 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
     }
   });
 
+  it.each([true, false])(
+    "gives after each token of a tree what its branch gives alone, in one run: %s",
+    async (branching) => {
+      using decoder = await Decoder.create({ model, weights, slots: 3, branching });
+      // Two branches after the text, one of which parts again; the tree makes the text as long as a window, then longer.
+      const parents = [-1, 0, 1, 0, 3, -1, 5];
+      const tokens = ids(parents.length, 3);
+      const wanted = [0, 2, 4, 5, 6];
+      for (const held of [0, 3, 20]) {
+        const text = ids(held, 1);
+        using slot = decoder.open();
+        if (held > 0) await decoder.read(slot, text);
+        const found = await decoder.branch(slot, { ids: tokens, parents, wanted });
+        expect(slot.length).toBe(held);
+        for (const [index, end] of wanted.entries()) {
+          const branch: number[] = [];
+          for (let at = end; at >= 0; at = parents[at]!) branch.unshift(tokens[at]!);
+          expect(relativeError(found[index]!, await fresh([...text, ...branch]))).toBeLessThan(1e-5);
+        }
+        // What other runs give is what they give without branches.
+        if (held > 0) {
+          const [next] = await decoder.step([slot], [7]);
+          expect(relativeError(next!, await fresh([...text, 7]))).toBeLessThan(1e-5);
+        }
+      }
+      // Several slots at a step.
+      const slots = [decoder.open(), decoder.open(), decoder.open()];
+      for (const [seed, slot] of slots.entries()) await decoder.read(slot, ids(5 + seed, seed));
+      const rows = await decoder.step(slots, [1, 2, 3]);
+      for (const [seed, logits] of rows.entries())
+        expect(relativeError(logits, await fresh([...ids(5 + seed, seed), seed + 1]))).toBeLessThan(1e-5);
+    },
+  );
+
   it("gives for tokens taken at once what it gives one by one", async () => {
     using decoder = await Decoder.create({ model, weights, slots: 2 });
     const [one, many] = [decoder.open(), decoder.open()];

@@ -1,0 +1,299 @@
+/**
+ * 1,000 multiple-choice rows after the same five examples: likelihoods of four answers each, beside EleutherAI's
+ * lm-evaluation-harness on PyTorch with the same weights, and beside llama.cpp with the same GGUF.
+ *
+ *   npm run bench -- evaluation [--python PATH]      a Python that has lm_eval, torch and transformers
+ *   node dist/bench/evaluation.js --rows 200 --size 110m
+ *   node dist/bench/evaluation.js --smoke            seconds: checks that everything runs
+ *
+ * Twice: with letters to choose from, one token each, whose likelihoods every engine has from one reading of a row; and with
+ * whole answers of several tokens. llama.cpp is asked in two ways: once as its own `llama-perplexity --multiple-choice` does, a
+ * row with its answers in one batch, and once with the examples kept for all rows and as many rows in a batch as it takes.
+ */
+import { mkdirSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { Random } from "../src/base/random.js";
+import { loadForInference, saveGguf, saveModel } from "../src/checkpoints/index.js";
+import { type Plan, type TaskInput, planTask, runPlan, scoresOf, taskOf } from "../src/evaluation/index.js";
+import { Decoder, commonLength } from "../src/generation/index.js";
+import { Llama, llamaConfig, systems } from "../src/models/index.js";
+import { Weights } from "../src/nn/index.js";
+import { createRuntime } from "../src/runtime/index.js";
+import { trainByteLevelBpe } from "../src/tokenizers/index.js";
+import { type Answer, Peer } from "./harness.js";
+import { LlamaCppModel, llamaCppFolder } from "./llama-cpp.js";
+
+const { values: options } = parseArgs({
+  options: {
+    python: { type: "string", default: "python3" },
+    rows: { type: "string" },
+    size: { type: "string", default: "20m" },
+    folder: { type: "string", default: "runs/bench-evaluation" },
+    threads: { type: "string" },
+    smoke: { type: "boolean", default: false },
+  },
+});
+const { smoke } = options;
+const threads = Number(options.threads ?? process.env["LINEAGE_THREADS"] ?? os.availableParallelism());
+const count = Number(options.rows ?? (smoke ? 8 : 1000));
+const shots = 5;
+
+// ---- Rows ---------------------------------------------------------------------------------------------------------
+
+const random = new Random(7);
+const one = <T>(from: readonly T[]): T => from[random.integer(from.length)]!;
+const people = [
+  "the doctor",
+  "a young farmer",
+  "my neighbour",
+  "the old teacher",
+  "her sister",
+  "the captain",
+];
+const verbs = ["carried", "forgot", "repaired", "painted", "borrowed", "found"];
+const things = [
+  "a wooden boat",
+  "the blue umbrella",
+  "an old clock",
+  "two heavy books",
+  "a silver key",
+  "the map",
+];
+const places = [
+  "near the river",
+  "in the kitchen",
+  "behind the school",
+  "at the station",
+  "under the bridge",
+];
+
+function row(): object {
+  const facts = [...random.permutation(things.length)].slice(0, 4).map((index) => things[index]!);
+  const answer = random.integer(4);
+  const who = one(people);
+  const text = `${one(["Yesterday", "Last summer", "One morning"])} ${who} ${one(verbs)} ${facts[answer]} ${one(places)}, and ${one(people)} ${one(verbs)} a red hat ${one(places)}.`;
+  return { text, who, options: facts, answer };
+}
+const lines = (rows: readonly object[]): string => rows.map((each) => JSON.stringify(each)).join("\n");
+mkdirSync(options.folder, { recursive: true });
+const rows = Array.from({ length: count }, row);
+writeFileSync(path.join(options.folder, "test.jsonl"), lines(rows));
+writeFileSync(path.join(options.folder, "train.jsonl"), lines(Array.from({ length: shots }, row)));
+
+const listed = `{{ text }} What did {{ who }} have?\\nA. {{ options[0] }}\\nB. {{ options[1] }}\\nC. {{ options[2] }}\\nD. {{ options[3] }}\\nAnswer:`;
+const kinds = {
+  letters: {
+    prompt: listed.replaceAll("\\n", "\n"),
+    choices: ["A", "B", "C", "D"],
+    list: '{{["A", "B", "C", "D"]}}',
+  },
+  answers: {
+    prompt: "{{ text }} What did {{ who }} have?\nAnswer:",
+    choices: '{{ options | join("\\n") }}',
+    list: "{{options}}",
+  },
+};
+
+// ---- Model --------------------------------------------------------------------------------------------------------
+
+const sizes: Readonly<Record<string, { hiddenSize: number; numLayers: number; numHeads: number }>> = {
+  smoke: { hiddenSize: 64, numLayers: 2, numHeads: 4 },
+  "20m": { hiddenSize: 384, numLayers: 8, numHeads: 6 },
+  "110m": { hiddenSize: 768, numLayers: 12, numHeads: 12 },
+};
+const shape = sizes[smoke ? "smoke" : options.size];
+if (!shape) throw new Error(`--size must be one of ${Object.keys(sizes).join(", ")}`);
+const folder = path.resolve(options.folder, smoke ? "smoke" : options.size);
+const gguf = `${folder}.gguf`;
+{
+  const tokenizer = trainByteLevelBpe(
+    rows.map((each) => JSON.stringify(each)),
+    { vocabSize: 480 },
+  );
+  // A vocabulary as wide as those of real models, of which the tokenizer uses the first ids.
+  const model = new Llama(
+    llamaConfig({
+      vocabSize: smoke ? 512 : 32_000,
+      contextLength: 1024,
+      tieEmbeddings: true,
+      initializerRange: 0.05,
+      ...shape,
+    }),
+  );
+  using weights = Weights.initialize(createRuntime({ threads }), model, 1);
+  const made = { system: systems.llama, model, weights, tokenizer };
+  await saveModel(folder, made);
+  await saveGguf(gguf, made, { format: "F32", name: "bench" });
+}
+
+// ---- Engines ------------------------------------------------------------------------------------------------------
+
+interface Measured {
+  readonly seconds: number;
+  readonly logLikelihoods: readonly (readonly number[])[];
+}
+
+async function ours(input: TaskInput): Promise<Measured & { plan: Plan }> {
+  const loaded = await loadForInference(createRuntime({ threads }), folder);
+  const task = taskOf("bench", input, options.folder);
+  const started = performance.now();
+  const plan = await planTask(task, loaded.tokenizer, 1024, { shots });
+  let seconds = (performance.now() - started) / 1000;
+  using decoder = await Decoder.create({ ...loaded, capacity: plan.capacity, branching: true });
+  const warm = await planTask(task, loaded.tokenizer, 1024, { shots, limit: 2 });
+  await runPlan({ ...loaded, decoder }, warm);
+  decoder.forget();
+  const begun = performance.now();
+  const predictions = await runPlan({ ...loaded, decoder }, plan);
+  seconds += (performance.now() - begun) / 1000;
+  const { acc } = scoresOf(predictions);
+  console.log(`  accuracy ${acc!.value.toFixed(3)}`);
+  loaded.weights.dispose();
+  return {
+    seconds,
+    plan,
+    logLikelihoods: predictions.map((each) => (each.kind === "choices" ? each.logLikelihoods : [])),
+  };
+}
+
+/** A row of a plan as llama.cpp is asked it: what its answers have in common, and of each the rest. */
+const asked = (plan: Plan): { context: readonly number[]; targets: readonly (readonly number[])[] }[] =>
+  plan.asked.map(({ targets }) => ({
+    context: targets[0]!.context,
+    targets: targets.map(({ target }) => target),
+  }));
+
+function logSoftmax(logits: Float32Array, id: number): number {
+  let peak = -Infinity;
+  for (const value of logits) if (value > peak) peak = value;
+  let total = 0;
+  for (const value of logits) total += Math.exp(value - peak);
+  return logits[id]! - peak - Math.log(total);
+}
+
+/** @param keep how many tokens all rows begin with are read once for all of them; 0 as llama.cpp's own tool does it */
+function theirs(plan: Plan, keep: number): Measured {
+  const most = 512;
+  const all = asked(plan);
+  const sequences = 129;
+  using model = LlamaCppModel.load(gguf, {
+    threads,
+    contextLength: 2048,
+    batch: most,
+    sequences,
+    unified: true,
+  });
+  const run = (some: typeof all): number[][] => {
+    const found: number[][] = [];
+    model.reset();
+    if (keep > 0) model.evaluate(all[0]!.context.slice(0, keep));
+    for (let start = 0; start < some.length;) {
+      let [tokens, next, end] = [0, 1, start];
+      const batch: { id: number; position: number; sequences: number[]; wanted: boolean }[] = [];
+      const places: { last: number; answers: { target: readonly number[]; first: number }[] }[] = [];
+      for (; end < some.length; end++) {
+        const { context, targets } = some[end]!;
+        const size = context.length - keep + targets.reduce((sum, { length }) => sum + length - 1, 0);
+        if (end > start && (tokens + size > most || next + targets.length > sequences || keep === 0)) break;
+        tokens += size;
+        const own = targets.map((_, index) => next + index);
+        next += targets.length;
+        if (keep > 0) for (const sequence of own) model.copySequence(0, sequence);
+        for (const [index, id] of context.slice(keep).entries())
+          batch.push({
+            id,
+            position: keep + index,
+            sequences: own,
+            wanted: index === context.length - keep - 1,
+          });
+        const last = batch.length - 1;
+        const answers = targets.map((target, index) => {
+          const first = batch.length;
+          for (const [place, id] of target.slice(0, -1).entries())
+            batch.push({ id, position: context.length + place, sequences: [own[index]!], wanted: true });
+          return { target, first };
+        });
+        places.push({ last, answers });
+      }
+      model.decodeTokens(batch);
+      for (const { last, answers } of places)
+        found.push(
+          answers.map(({ target, first }) =>
+            target.reduce(
+              (sum, id, place) =>
+                sum + logSoftmax(model.logitsOf(place === 0 ? last : first + place - 1), id),
+              0,
+            ),
+          ),
+        );
+      for (let sequence = keep > 0 ? 1 : 0; sequence < next; sequence++) model.removeSequence(sequence);
+      start = end;
+    }
+    return found;
+  };
+  run(all.slice(0, 2));
+  const started = performance.now();
+  const logLikelihoods = run(all);
+  return { seconds: (performance.now() - started) / 1000, logLikelihoods };
+}
+
+const differ = (a: Measured, b: Measured): number =>
+  Math.max(
+    ...a.logLikelihoods.flatMap((row, index) =>
+      row.map((value, place) => Math.abs(value - b.logLikelihoods[index]![place]!)),
+    ),
+  );
+
+// ---- Measurement --------------------------------------------------------------------------------------------------
+
+const peer = await Peer.start(options.python, "evaluation.py", threads);
+const load = os.loadavg().map((value) => value.toFixed(1));
+console.log(
+  `${os.cpus()[0]?.model ?? "?"}, ${threads} threads, load ${load[0]}; ${count} rows after ${shots} examples, ${options.size}${smoke ? "; smoke run" : ""}\n` +
+    `${peer ? `lm_eval ${peer.version}` : "lm_eval is not here"}; ${llamaCppFolder ? "llama.cpp" : "llama.cpp is not here"}`,
+);
+for (const [kind, { prompt, choices, list }] of Object.entries(kinds)) {
+  console.log(`\n${kind}`);
+  const input: TaskInput = {
+    data: "test.jsonl",
+    prompt,
+    choices: typeof choices === "string" ? choices : [...choices],
+    target: "{{ answer }}",
+    shots: { data: "train.jsonl", draw: "first" },
+  };
+  const own = await ours(input);
+  const say = (name: string, { seconds }: Measured, other?: Measured): void => {
+    const ratio = other
+      ? `${(seconds / own.seconds).toFixed(2)} times lineage's; likelihoods differ by ${differ(own, other).toExponential(1)} at most`
+      : "";
+    console.log(
+      `  ${name.padEnd(38)}${seconds.toFixed(2).padStart(9)} s  ${(count / seconds).toFixed(1).padStart(8)} rows/s  ${ratio}`,
+    );
+  };
+  say("lineage", own);
+  if (peer) {
+    const request = {
+      model: folder,
+      folder: options.folder,
+      rows: count,
+      shots,
+      prompt,
+      choices: list,
+      batch: 16,
+    };
+    const { seconds, logLikelihoods } = (await peer.ask(request)) as Answer & { logLikelihoods: number[][] };
+    const measured = { seconds: seconds[0]!, logLikelihoods };
+    say("lm_eval, batches of 16", measured, measured);
+  }
+  if (llamaCppFolder) {
+    const contexts = asked(own.plan).map(({ context }) => context);
+    const common = Math.min(...contexts.slice(1).map((context) => commonLength(contexts[0]!, context)));
+    const row = theirs(own.plan, 0);
+    say("llama.cpp, row by row", row, row);
+    const kept = theirs(own.plan, common);
+    say("llama.cpp, examples kept", kept, kept);
+  }
+}
+peer?.stop();
