@@ -2,7 +2,11 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { count } from "../base/numbers.js";
-import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
+import {
+  type InferenceCheckpoint,
+  type InferenceEncoderDecoder,
+  loadForInference,
+} from "../checkpoints/index.js";
 import {
   type Plan,
   type PlanOptions,
@@ -19,9 +23,11 @@ import {
   textTask,
 } from "../evaluation/index.js";
 import { Decoder } from "../generation/index.js";
-import { scaledContext } from "../nn/index.js";
+import { kindOf } from "../library/index.js";
+import { countParameters, scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
-import { type ModelCommand, addModelOptions } from "./inference.js";
+import { type ChatMessage, ChatTemplate } from "../tokenizers/index.js";
+import { type ModelCommand, addModelOptions, loadToWrite } from "./inference.js";
 import { modelFor } from "./model.js";
 import {
   countOption,
@@ -47,7 +53,9 @@ interface EvaluateCommand extends ModelCommand {
   readonly truncate?: boolean;
   readonly samples: number;
   readonly temperature?: number;
-  readonly overlap: number;
+  readonly windowOverlap: number;
+  readonly chat?: boolean;
+  readonly overlap?: string;
   readonly out?: string;
   readonly json?: boolean;
   readonly threads?: number;
@@ -84,26 +92,43 @@ async function evaluateModel(command: EvaluateCommand): Promise<void> {
   const shots = command.text === undefined ? shotsOf(command.shots) : [0];
   const place = await modelFor(command.model);
   const notes: string[] = [];
-  const loaded = await loadForInference(createRuntime({ threads, device }), place, {
-    quantize: schemeOf(quantize),
-    fastPrompts: command.fastPrompts,
-    prepared: preparedWeights(command.prepared, notes),
-  });
-  const context = scaledContext(loaded.model.config);
+  const runtime = createRuntime({ threads, device });
+  const loaded =
+    (await kindOf(place)).kind === "encoder-decoder"
+      ? await loadForInference(runtime, place, {
+          kind: "encoder-decoder",
+          quantize: schemeOf(quantize),
+          prepared: preparedWeights(command.prepared, notes),
+          adapter: command.adapter,
+          mergeAdapter: command.mergeAdapter,
+        })
+      : await loadToWrite(runtime, place, command, notes);
+  const { config } = loaded.model;
+  const begin = "decoderStartTokenId" in config ? [config.decoderStartTokenId] : undefined;
+  const context = "decoderStartTokenId" in config ? config.contextLength : scaledContext(config);
+  const template = command.chat ? new ChatTemplate(loaded.tokenizer) : undefined;
+  const chat = template && ((messages: readonly ChatMessage[]) => template.render(messages));
   const plans: Plan[] = [];
   for (const task of tasks)
     for (const number of shots) {
-      const options: PlanOptions = { ...command, shots: number };
+      const options: PlanOptions = { ...command, overlap: command.windowOverlap, chat, begin, shots: number };
       plans.push(await planTask(task, loaded.tokenizer, context, options));
     }
   const hash = out === undefined ? "" : await modelHash(place);
+  const adapter =
+    command.adapter === undefined || out === undefined ? undefined : await modelHash(command.adapter);
+  const identity = { model: hash, quantize, adapter };
   const files = new Map<Plan, ResultFile>();
   // Of a folder with results of another model nothing is written, so all files are looked at first.
   if (out !== undefined)
     for (const plan of plans)
       files.set(
         plan,
-        await ResultFile.open(out, plan, identityOf(plan, hash, quantize), { model: command.model }),
+        await ResultFile.open(out, plan, identityOf(plan, identity), {
+          model: command.model,
+          ...(command.adapter !== undefined && { adapter: command.adapter }),
+          parameters: countParameters(loaded.model),
+        }),
       );
   const results = await interruptible((signal) => ask(loaded, plans, files, signal, json));
   await loaded.kept;
@@ -133,7 +158,7 @@ const tokensOf = (plans: readonly Plan[]): number =>
 
 /** Runs plans one after the other on one decoder. What was answered is kept, however the run ends. */
 async function ask(
-  model: InferenceCheckpoint,
+  model: InferenceCheckpoint | InferenceEncoderDecoder,
   plans: readonly Plan[],
   files: ReadonlyMap<Plan, ResultFile>,
   signal: AbortSignal,
@@ -229,6 +254,10 @@ const command = new Command("evaluate")
       z.string().default("0"),
     ),
   )
+  .option(
+    "--chat",
+    "write prompts and examples as turns of the model's chat template (default: as plain text)",
+  )
   .addOption(option("seed", "<n>", "draws the examples and the samples", z.int().nonnegative().default(0)))
   .addOption(countOption("limit", "ask only the first n questions of each task", undefined, { usual: "all" }))
   .option(
@@ -241,7 +270,7 @@ const command = new Command("evaluate")
       usual: "0, and 0.7 for several samples",
     }),
   )
-  .addOption(countOption("overlap", "tokens that each window of a long text reads before its own", 1))
+  .addOption(countOption("windowOverlap", "tokens that each window of a long text reads before its own", 1))
   .optionsGroup("Model:")
   .addOption(requiredOption("model", "<place>", "a decoder: folder, .gguf file, or ORG/NAME on the hub"));
 

@@ -52,6 +52,7 @@ export const builtInTasks: ReadonlyMap<string, TaskInput> = new Map<string, Task
     "pubmedqa",
     {
       data: "pubmedqa_labeled.json",
+      ask: { data: "pubmedqa_test_ids.json", key: "{{ key }}" },
       prompt: 'Abstract: {{ CONTEXTS | join("\\n") }}\nQuestion: {{ QUESTION }}\nAnswer:',
       choices: ["yes", "no", "maybe"],
       unconditional: "Answer:",

@@ -51,6 +51,8 @@ const taskSchema = z
   .strictObject({
     revision: z.string().min(1).default("1"),
     ...source,
+    /** Which rows are asked: those whose key is in a JSON file, an array or the names of an object. Default: all. */
+    ask: z.strictObject({ data: z.string().min(1), key: template }).optional(),
     /** A text before the examples and the question. */
     instructions: z.string().default(""),
     prompt: template.optional(),

@@ -60,13 +60,39 @@ export function encodePair(tokenizer: Tokenizer, { context, continuation }: Cont
   return { context: start, target };
 }
 
+/**
+ * Ids for an encoder-decoder, as the harness cuts them: the context with the tokenizer's special tokens is the source, and the
+ * continuation is encoded alone.
+ * @param begin what a text of the model begins with
+ */
+export function encodeSourcePair(
+  tokenizer: Tokenizer,
+  { context, continuation }: Continuation,
+  begin: readonly number[],
+): Target {
+  const before = context.trimEnd();
+  const target = tokenizer.encode(context.slice(before.length) + continuation);
+  const prefix = prefixToken(tokenizer);
+  if (before === "" && prefix === undefined)
+    throw new LineageError(
+      "argument",
+      "the prompt is empty, and this tokenizer has no token that a text begins with",
+    );
+  if (target.length === 0)
+    throw new LineageError("argument", `the continuation ${JSON.stringify(continuation)} has no token`);
+  return { source: before === "" ? [prefix!] : tokenizer.encodePair(before).ids, context: begin, target };
+}
+
 /** Tokens that do not fit: what a model of `capacity` positions cannot read before the target's last token. */
-export const beyond = ({ context, target }: Target, capacity: number): number =>
-  Math.max(0, context.length + target.length - 1 - capacity);
+export const beyond = ({ source = [], context, target }: Target, capacity: number): number =>
+  Math.max(0, context.length + target.length - 1 - capacity, source.length - capacity);
 
 /** The end of a context that leaves room for its target. Throws `length` for a target that alone is too long. */
 export function leftTruncated(asked: Target, capacity: number): Target {
   const cut = beyond(asked, capacity);
+  const { source } = asked;
+  if (source && asked.context.length + asked.target.length - 1 <= capacity)
+    return { ...asked, source: source.slice(cut) };
   if (cut >= asked.context.length)
     throw new LineageError(
       "length",

@@ -1,12 +1,21 @@
 import { indexOfLargest } from "../base/numbers.js";
-import { type Decoder, type TextWriter, generateText, promptIds } from "../generation/index.js";
-import type { Tokenizer } from "../tokenizers/index.js";
+import { LineageError } from "../base/errors.js";
+import {
+  type Decoder,
+  type Prompt,
+  type TextWriter,
+  generateText,
+  isSourcePrompt,
+  promptIds,
+} from "../generation/index.js";
+import type { ChatMessage, Tokenizer } from "../tokenizers/index.js";
 import type { Task, TaskDeclaration } from "./declaration.js";
 import {
   type Likelihood,
   type Target,
   beyond,
   encodePair,
+  encodeSourcePair,
   leftTruncated,
   prefixToken,
   rollingWindows,
@@ -30,6 +39,10 @@ export interface PlanOptions {
   readonly temperature?: number | undefined;
   /** Tokens that a window of a long text reads before its own, at least. Default 1. */
   readonly overlap?: number | undefined;
+  /** Writes messages as a chat model reads them; see `QuestionOptions`. Default: prompts are plain text. */
+  readonly chat?: ((messages: readonly ChatMessage[]) => string) | undefined;
+  /** Of an encoder-decoder, which reads prompts as sources: what its texts begin with. */
+  readonly begin?: readonly number[] | undefined;
 }
 
 /** A question as ids. */
@@ -40,8 +53,8 @@ interface Asked {
   readonly tooMany: number;
   /** A target for each choice, or each window of a text. */
   readonly targets: readonly Target[];
-  /** The prompt of an answer that is written. */
-  readonly prompt: readonly number[];
+  /** The prompt of an answer that is written; undefined where none is. */
+  readonly prompt: Prompt | undefined;
 }
 
 /** A task with everything that a model is to be asked. */
@@ -66,30 +79,46 @@ export async function planTask(
   context: number,
   options: PlanOptions = {},
 ): Promise<Plan> {
-  const { shots = 0, seed = 0, limit } = options;
-  const { questions, examples } = await questionsOf(task, { shots, seed, limit });
+  const { shots = 0, seed = 0, limit, chat, begin } = options;
+  if (begin && task.declaration.text !== undefined)
+    throw new LineageError(
+      "unsupported",
+      `${task.name} measures the perplexity of texts, for which the model must be a decoder; this one is an encoder-decoder`,
+    );
+  const { questions, examples } = await questionsOf(task, { shots, seed, limit, chat });
   const asked = questions.map((question) => ask(task.declaration, question, tokenizer, context, options));
   const unconditional = new Map<string, Target>();
   const { unconditional: prompt, delimiter, generate } = task.declaration;
   if (prompt !== undefined)
     for (const choice of new Set(questions.flatMap(({ choices }) => choices)))
-      unconditional.set(choice, encodePair(tokenizer, { context: prompt, continuation: delimiter + choice }));
+      unconditional.set(choice, pairOf(tokenizer, prompt, (chat ? "" : delimiter) + choice, begin));
   const room = generate?.maxNewTokens ?? 0;
   let capacity = 2;
   for (const target of [...asked.flatMap(({ targets }) => targets), ...unconditional.values()])
     capacity = Math.max(capacity, target.context.length + target.target.length - 1);
-  for (const { prompt: ids } of asked) if (ids.length > 0) capacity = Math.max(capacity, ids.length + room);
+  for (const { prompt: ids } of asked)
+    if (ids) capacity = Math.max(capacity, (isSourcePrompt(ids) ? begin! : ids).length + room);
   return { task, options, examples, asked, unconditional, capacity };
 }
+
+const pairOf = (
+  tokenizer: Tokenizer,
+  context: string,
+  continuation: string,
+  begin: readonly number[] | undefined,
+): Target =>
+  begin
+    ? encodeSourcePair(tokenizer, { context, continuation }, begin)
+    : encodePair(tokenizer, { context, continuation });
 
 function ask(
   { delimiter, generate, choices, unconditional: _, ...rest }: TaskDeclaration,
   question: Question,
   tokenizer: Tokenizer,
   context: number,
-  { truncate = false, overlap }: PlanOptions,
+  { truncate = false, overlap, chat, begin }: PlanOptions,
 ): Asked {
-  const none = { question, cut: 0, tooMany: 0, targets: [], prompt: [] };
+  const none = { question, cut: 0, tooMany: 0, targets: [], prompt: undefined };
   if (rest.text !== undefined)
     return {
       ...none,
@@ -97,12 +126,20 @@ function ask(
     };
   if (choices !== undefined) {
     const targets = question.choices.map((choice) =>
-      encodePair(tokenizer, { context: question.prompt, continuation: delimiter + choice }),
+      pairOf(tokenizer, question.prompt, (chat ? "" : delimiter) + choice, begin),
     );
     const tooMany = Math.max(...targets.map((target) => beyond(target, context)));
     if (tooMany === 0) return { ...none, targets };
     return truncate
       ? { ...none, cut: tooMany, targets: targets.map((target) => leftTruncated(target, context)) }
+      : { ...none, tooMany };
+  }
+  if (begin) {
+    const source = tokenizer.encodePair(question.prompt).ids;
+    const tooMany = Math.max(0, source.length - context, begin.length + generate!.maxNewTokens - context);
+    if (tooMany === 0) return { ...none, prompt: { source, begin } };
+    return truncate && source.length - context === tooMany
+      ? { ...none, cut: tooMany, prompt: { source: source.slice(tooMany), begin } }
       : { ...none, tooMany };
   }
   const ids = promptIds(tokenizer, question.prompt);
@@ -226,7 +263,7 @@ async function write(
       asked.slice(start, start + side).map(async ({ question, prompt, cut }) => {
         const { row, hash, target } = question;
         const streams = Array.from({ length: samples }, (_, sample) =>
-          generateText(writer, prompt, {
+          generateText(writer, prompt!, {
             maxNewTokens,
             stop,
             temperature,

@@ -5,7 +5,7 @@ import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { Random } from "../base/random.js";
 import { readTable } from "../data/index.js";
-import { templateOf } from "../tokenizers/index.js";
+import { type ChatMessage, templateOf } from "../tokenizers/index.js";
 import type { Task } from "./declaration.js";
 
 /** One row of a task as the model reads it. */
@@ -20,6 +20,8 @@ export interface Question {
   readonly target: number | string;
   /** Tells prompts apart: the first 16 digits of the SHA-256 of prompt and choices. */
   readonly hash: string;
+  /** The question and its right answer, without examples: what a model may have been trained on. */
+  readonly own: string;
 }
 
 export interface Questions {
@@ -55,6 +57,22 @@ async function readRows(task: Task, data: string, columns: readonly string[] | u
   );
 }
 
+/** Whether a row is asked, by the task's file of keys. */
+async function askedOf(task: Task, rows: readonly Values[]): Promise<(row: number) => boolean> {
+  const { ask } = task.declaration;
+  if (!ask) return () => true;
+  const file = path.resolve(task.folder, ask.data);
+  if (!existsSync(file)) throw new LineageError("data", `the keys of ${task.name} are not there: ${file}`);
+  const json = await readJson(file);
+  if (typeof json !== "object" || json === null)
+    throw new LineageError("data", `${file} must be an array of keys, or an object with keys for names`);
+  const keys = new Set((Array.isArray(json) ? json : Object.keys(json)).map(String));
+  const key = compile(task, "ask.key", ask.key);
+  const found = rows.map((values, row) => keys.has(key(values, row).trim()));
+  if (!found.includes(true)) throw new LineageError("data", `no row of ${task.name} has a key of ${file}`);
+  return (row) => found[row]!;
+}
+
 /** A template of a task, which says where it fails. */
 function compile(task: Task, entry: string, source: string): (values: Values, row: number) => string {
   const render = templateOf(
@@ -77,6 +95,11 @@ export interface QuestionOptions {
   readonly seed: number;
   /** The first so many questions. Default: all. */
   readonly limit?: number | undefined;
+  /**
+   * Writes messages as a chat model reads them, up to where it begins to answer: instructions are the system's message,
+   * examples are turns, and no delimiter stands before an answer. Default: a prompt is plain text.
+   */
+  readonly chat?: ((messages: readonly ChatMessage[]) => string) | undefined;
 }
 
 /**
@@ -85,24 +108,39 @@ export interface QuestionOptions {
  */
 export async function questionsOf(
   task: Task,
-  { shots, seed, limit = Infinity }: QuestionOptions,
+  { shots, seed, limit = Infinity, chat }: QuestionOptions,
 ): Promise<Questions> {
   const { declaration } = task;
   const rows = task.rows ?? (await readRows(task, declaration.data, declaration.columns));
   const one = reader(task);
-  const { examples, text, own } = await examplesOf(task, rows, one, { shots, seed });
+  const asked = await askedOf(task, rows);
+  const { examples, shown, own } = await examplesOf(task, rows, asked, one, { shots, seed });
   const questions: Question[] = [];
   const left = new Set(own ? examples : []);
+  const { instructions, delimiter } = declaration;
+  const separator = declaration.shots ? declaration.shots.separator : "";
+  const text = shown.map(({ question, answer }) => question + delimiter + answer + separator).join("");
+  const turns: ChatMessage[] = [
+    ...(instructions === "" ? [] : [{ role: "system", content: instructions } as const]),
+    ...shown.flatMap(({ question, answer }): ChatMessage[] => [
+      { role: "user", content: question },
+      { role: "assistant", content: answer },
+    ]),
+  ];
   for (const [row, values] of rows.entries()) {
     if (questions.length >= limit) break;
-    if (left.has(row)) continue;
+    if (left.has(row) || !asked(row)) continue;
     const { prompt, choices, target } = one.read(values, row);
-    const whole = `${declaration.instructions}${text}${prompt}`;
+    const whole =
+      chat && declaration.text === undefined
+        ? chat([...turns, { role: "user", content: prompt }])
+        : `${instructions}${text}${prompt}`;
     const hash = createHash("sha256")
       .update(JSON.stringify([whole, choices]))
       .digest("hex")
       .slice(0, 16);
-    questions.push({ row, prompt: whole, choices, target, hash });
+    const right = typeof target === "number" ? choices[target]! : target;
+    questions.push({ row, prompt: whole, choices, target, hash, own: prompt + delimiter + right });
   }
   if (questions.length === 0) throw new LineageError("data", `${task.name} has no row left to be asked`);
   return { questions, examples };
@@ -110,13 +148,17 @@ export async function questionsOf(
 
 interface RowReader {
   read(values: Values, row: number): Pick<Question, "prompt" | "choices" | "target">;
-  /** Prompt and answer of an example. */
-  example(values: Values, row: number): string;
+  example(values: Values, row: number): Example;
+}
+
+interface Example {
+  readonly question: string;
+  readonly answer: string;
 }
 
 function reader(task: Task): RowReader {
   const { declaration } = task;
-  const { choices, delimiter } = declaration;
+  const { choices } = declaration;
   const prompt = compile(
     task,
     declaration.text === undefined ? "prompt" : "text",
@@ -158,7 +200,7 @@ function reader(task: Task): RowReader {
     example: (values, row) => {
       const { prompt: question, choices: answers, target: right } = read(values, row);
       const answer = shown ? shown(values, row) : typeof right === "number" ? answers[right]! : right;
-      return `${question}${delimiter}${answer}`;
+      return { question, answer };
     },
   };
 }
@@ -167,23 +209,26 @@ function reader(task: Task): RowReader {
 async function examplesOf(
   task: Task,
   ownRows: readonly Values[],
+  asked: (row: number) => boolean,
   { example }: RowReader,
   { shots, seed }: { shots: number; seed: number },
-): Promise<{ examples: number[]; text: string; own: boolean }> {
+): Promise<{ examples: number[]; shown: Example[]; own: boolean }> {
   const { declaration } = task;
-  if (shots === 0) return { examples: [], text: "", own: true };
+  if (shots === 0) return { examples: [], shown: [], own: true };
   if (declaration.shots === false)
     throw new LineageError("argument", `${task.name} has no examples to show; run it with --shots 0`);
-  const { data = declaration.data, columns, draw, separator } = declaration.shots;
+  const { data = declaration.data, columns, draw } = declaration.shots;
   const own = data === declaration.data;
   const rows = own ? ownRows : await readRows(task, data, columns);
-  const most = own ? rows.length - 1 : rows.length;
+  // Of rows that are not asked, all may be shown; of the others one is left to be asked.
+  const kept = own && declaration.ask ? [...rows.keys()].filter((row) => !asked(row)) : [...rows.keys()];
+  const most = own && !declaration.ask ? kept.length - 1 : kept.length;
   if (shots > most)
     throw new LineageError(
       "argument",
       `${task.name} has ${most} examples, which are fewer than --shots ${shots}`,
     );
-  const order = draw === "first" ? rows.keys() : new Random(seed).permutation(rows.length);
-  const examples = [...order].slice(0, shots);
-  return { examples, text: examples.map((row) => example(rows[row]!, row) + separator).join(""), own };
+  const order = draw === "first" ? kept.keys() : new Random(seed).permutation(kept.length);
+  const examples = [...order].slice(0, shots).map((index) => kept[index]!);
+  return { examples, shown: examples.map((row) => example(rows[row]!, row)), own };
 }

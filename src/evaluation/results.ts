@@ -14,6 +14,8 @@ const identitySchema = z.object({
   model: z.string(),
   /** How its weights were loaded, where not as they are stored. */
   quantize: z.string().nullable(),
+  /** SHA-256 of the adapter's files. */
+  adapter: z.string().nullable().default(null),
   revision: z.string(),
   /** SHA-256 of the task's declaration. */
   declaration: z.string(),
@@ -23,6 +25,8 @@ const identitySchema = z.object({
   samples: z.int().positive(),
   temperature: z.number().nullable(),
   overlap: z.int().positive(),
+  /** Whether prompts are messages in the model's own template. */
+  chat: z.boolean().default(false),
 });
 /** What must be the same for predictions to belong together. */
 export type Identity = z.output<typeof identitySchema>;
@@ -53,13 +57,13 @@ export function resultOf({ task, options }: Plan, predictions: readonly Predicti
   };
 }
 
-/** SHA-256 of a model's file, or of the configuration, tokenizer and weights of its folder. */
+/** SHA-256 of the file of a model or an adapter, or of the configuration, tokenizer and weights of its folder. */
 export async function modelHash(place: string): Promise<string> {
   const hash = createHash("sha256");
-  const files = existsSync(path.join(place, "config.json"))
+  const files = ["config.json", "adapter_config.json"].some((name) => existsSync(path.join(place, name)))
     ? (await readdir(place))
         .filter((name) =>
-          /^(config\.json|tokenizer.*|vocab\..*|merges\.txt|spiece\.model|.*\.(safetensors|onnx))$/.test(
+          /^(config\.json|adapter_config\.json|tokenizer.*|vocab\..*|merges\.txt|spiece\.model|.*\.(safetensors|onnx))$/.test(
             name,
           ),
         )
@@ -84,10 +88,22 @@ export async function modelHash(place: string): Promise<string> {
 }
 
 /** What tells a run of a plan from others. */
-export function identityOf({ task, options }: Plan, model: string, quantize: string | undefined): Identity {
+export function identityOf(
+  { task, options }: Plan,
+  {
+    model,
+    quantize,
+    adapter,
+  }: {
+    readonly model: string;
+    readonly quantize?: string | undefined;
+    readonly adapter?: string | undefined;
+  },
+): Identity {
   return {
     model,
     quantize: quantize ?? null,
+    adapter: adapter ?? null,
     revision: task.declaration.revision,
     declaration: createHash("sha256").update(JSON.stringify(task.declaration)).digest("hex"),
     shots: options.shots ?? 0,
@@ -96,6 +112,7 @@ export function identityOf({ task, options }: Plan, model: string, quantize: str
     samples: options.samples ?? 1,
     temperature: options.temperature ?? null,
     overlap: options.overlap ?? 1,
+    chat: options.chat !== undefined,
   };
 }
 

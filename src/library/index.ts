@@ -1,4 +1,4 @@
-export { type LoadModelOptions, load } from "./load.js";
+export { type LoadModelOptions, kindOf, load } from "./load.js";
 export type {
   DecoderModel,
   EncoderDecoderModel,

@@ -168,9 +168,9 @@ function inTheirLanguages(
 }
 
 /** What the files of a model say that it is. */
-async function kindOf(
+export async function kindOf(
   place: string,
-  { systems = [] }: LoadOptions,
+  { systems = [] }: LoadOptions = {},
 ): Promise<{
   readonly kind: SystemKind;
   readonly hasHead: boolean;
