@@ -36,7 +36,7 @@ import {
 import { createRuntime } from "../src/runtime/index.js";
 import { trainTokenizer } from "../src/tokenizers/index.js";
 import { millions, plot, printTable, recipeOptions } from "./recipe.js";
-import { train, written } from "./sequences.js";
+import { networkOver, train, written } from "./sequences.js";
 
 const { smoke, scale, out, threads } = recipeOptions("bart");
 const settings = {
@@ -47,7 +47,7 @@ const settings = {
   numLayers: smoke ? 1 : 2,
   numHeads: 4,
   dropout: 0.1,
-  maxTokens: smoke ? 512 : 2048,
+  maxTokens: smoke ? 512 : 1024,
   stories: smoke ? 60 : 4000,
   pretrainingSteps: smoke ? 4 : Math.round(250 * scale),
   /** Stories with a summary. */
@@ -65,12 +65,7 @@ const sentencesOf = (seed: number, count: number): string[][] =>
 const plain = sentencesOf(1, settings.stories);
 const [tuned, test] = [sentencesOf(70_000, settings.tuned), sentencesOf(90_000, settings.tested)];
 const tokenizer = trainTokenizer(bart.tokenizer, plain.flat(), settings.vocabSize);
-const [beginId, endId, padId, maskId] = [
-  tokenizer.bosId!,
-  tokenizer.eosId!,
-  tokenizer.padId!,
-  tokenizer.maskId!,
-];
+const [beginId, endId, maskId] = [tokenizer.bosId!, tokenizer.eosId!, tokenizer.maskId!];
 /** A story as token ids, sentence by sentence, as much as the context holds. */
 const encode = (story: readonly string[]): Sentences => {
   let left = settings.contextLength - 2;
@@ -90,21 +85,8 @@ const summaryPair = (story: readonly string[]): TextPair => ({
 // ---- The network --------------------------------------------------------------------------------------------------
 
 const runtime = createRuntime({ threads });
-const model = new Bart(
-  bartTable.create({
-    vocabSize: tokenizer.vocabSize,
-    contextLength: settings.contextLength,
-    hiddenSize: settings.hiddenSize,
-    intermediateSize: settings.intermediateSize,
-    numLayers: settings.numLayers,
-    numHeads: settings.numHeads,
-    dropout: settings.dropout,
-    initializerRange: settings.hiddenSize ** -0.5,
-    padTokenId: padId,
-    decoderStartTokenId: endId,
-  }),
-);
-const batch = { padId, startId: endId };
+const { sizes, batch } = networkOver(tokenizer, endId, settings);
+const model = new Bart(bartTable.create(sizes));
 const objective = sequenceToSequenceObjective(model);
 const { seed, maxTokens, learningRate } = settings;
 console.log(
@@ -175,3 +157,4 @@ printTable(
 console.log(`  wanted: ${summaryOf(test[0]!).join(" ")}`);
 for (const [name, , , text] of rows) console.log(`  ${name}: ${text}`);
 await plot(path.join(out, "loss.svg"), "Held-out loss of summaries", curves);
+console.log(`${(process.cpuUsage().user / 60e6).toFixed(1)} minutes of processor time`);

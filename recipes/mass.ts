@@ -21,12 +21,13 @@ import { massRow, sequenceToSequenceObjective } from "../src/objectives/index.js
 import { createRuntime } from "../src/runtime/index.js";
 import { trainTokenizer } from "../src/tokenizers/index.js";
 import { millions, plot, printTable, recipeOptions } from "./recipe.js";
-import { captions, train, written } from "./sequences.js";
+import { captions, networkOver, train, written } from "./sequences.js";
 
 const options = recipeOptions("mass");
 const { smoke, scale, out, threads } = options;
 const settings = {
   vocabSize: smoke ? 500 : 5000,
+  contextLength: 64,
   hiddenSize: smoke ? 32 : 128,
   intermediateSize: smoke ? 64 : 256,
   numLayers: smoke ? 1 : 3,
@@ -46,7 +47,7 @@ const { name: corpus, train: sentences, held, test } = captions(options);
 const half = Math.floor(sentences.en.length / 2);
 const monolingual = [sentences.en.slice(0, half), sentences.de.slice(half)] as const;
 const tokenizer = trainTokenizer(mass.tokenizer, monolingual.flat(), settings.vocabSize);
-const [padId, endId, maskId] = [tokenizer.padId!, tokenizer.eosId!, tokenizer.maskId!];
+const [endId, maskId] = [tokenizer.eosId!, tokenizer.maskId!];
 const encode = (text: string) => tokenizer.encode(text).slice(0, 62);
 const pairOf = (source: string, target: string): TextPair => ({
   source: [...encode(source), endId],
@@ -59,21 +60,8 @@ console.log(
 // ---- The network --------------------------------------------------------------------------------------------------
 
 const runtime = createRuntime({ threads });
-const model = new Bart(
-  massTable.create({
-    vocabSize: tokenizer.vocabSize,
-    contextLength: 64,
-    hiddenSize: settings.hiddenSize,
-    intermediateSize: settings.intermediateSize,
-    numLayers: settings.numLayers,
-    numHeads: settings.numHeads,
-    dropout: settings.dropout,
-    initializerRange: settings.hiddenSize ** -0.5,
-    padTokenId: padId,
-    decoderStartTokenId: endId,
-  }),
-);
-const batch = { padId, startId: endId };
+const { sizes, batch } = networkOver(tokenizer, endId, settings);
+const model = new Bart(massTable.create(sizes));
 console.log(`${millions(countParameters(model))} parameters`);
 
 // ---- Pretraining: which part of a sentence is hidden -----------------------------------------------------------------

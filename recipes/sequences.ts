@@ -53,6 +53,33 @@ export function captions({ data, smoke }: RecipeOptions): {
   };
 }
 
+/** What of a recipe's settings makes the network. */
+export interface NetworkSettings {
+  readonly contextLength: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly dropout: number;
+}
+
+/** The configuration of a network over a tokenizer's tokens, and what its batches are filled up with and begin with. */
+export function networkOver(tokenizer: Tokenizer, startId: number, settings: NetworkSettings) {
+  const { contextLength, hiddenSize, intermediateSize, numLayers, numHeads, dropout } = settings;
+  const padId = tokenizer.padId!;
+  return {
+    sizes: {
+      ...{ contextLength, hiddenSize, intermediateSize, numLayers, numHeads, dropout },
+      vocabSize: tokenizer.vocabSize,
+      // Glorot's deviation for layers this narrow.
+      initializerRange: hiddenSize ** -0.5,
+      padTokenId: padId,
+      decoderStartTokenId: startId,
+    },
+    batch: { padId, startId },
+  };
+}
+
 export interface SequenceTraining {
   readonly name: string;
   readonly objective: Objective;
@@ -94,15 +121,16 @@ export async function train(options: SequenceTraining): Promise<Curve> {
   return { label: name, points };
 }
 
-/** What a network writes about each source, the likeliest token each time. */
+/** What a network writes about each source: the likeliest token each time, or the likeliest text of some beams. */
 export async function written(
   model: EncoderDecoder,
   weights: Weights,
   tokenizer: Tokenizer,
   sources: readonly string[],
   capacity: number,
+  beams = 1,
 ): Promise<string[]> {
-  using decoder = await Decoder.create({ model, weights, slots: 32, capacity });
-  const found = await transform({ decoder, tokenizer }, sources);
+  using decoder = await Decoder.create({ model, weights, slots: 32, beams, capacity });
+  const found = await transform({ decoder, tokenizer }, sources, { beams });
   return found.map(({ text }) => text.trim());
 }

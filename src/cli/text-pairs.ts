@@ -29,6 +29,9 @@ export function addPairOptions(command: Command, group: string, taken: readonly 
     of("labelSmoothing", "<p>", "share of the target that is spread over the vocabulary"),
     of("optimizer", "<name>", "optimizer"),
     of("schedule", "<name>", "schedule of the learning rate"),
+    of("warmupTokens", "<n>", "target tokens of warm-up, in steps of mean size", {
+      usual: "as --warmup says",
+    }),
     of("metric", "<name>", "metric that chooses the best checkpoint"),
     of("evalRows", "<n>", "held-out texts that are written and scored at an evaluation"),
     of("samples", "<n>", "of them, how many are shown beside their references"),

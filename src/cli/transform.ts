@@ -138,7 +138,7 @@ async function transformTexts(given: string[], command: TransformCommand): Promi
       "there is no text: give one, or --data FILE, or pipe lines into standard input",
     );
   const texts = streams ? [] : await textsOf(given, command);
-  const place = await modelFor(command.model, "transformed with");
+  const place = await modelFor(command.model);
   const notes: string[] = [];
   using model = await load(place, {
     kind: "encoder-decoder",
@@ -234,7 +234,7 @@ export const transformCommand = new Command("transform")
     requiredOption(
       "model",
       "<place>",
-      "an encoder-decoder (T5, BART, Marian, …): folder, or ORG/NAME on the hub",
+      "an encoder-decoder (T5, BART, Marian, …): folder, a T5's .gguf file, or ORG/NAME on the hub",
     ),
   )
   .addOption(

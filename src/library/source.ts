@@ -43,7 +43,7 @@ export async function placeHere(
       if (foldersOnly === undefined) return source;
       throw new LineageError(
         "checkpoint",
-        `${source} is a GGUF file, which cannot be ${foldersOnly}; give a folder with config.json and model.safetensors`,
+        `${source} is a GGUF file, which cannot be ${foldersOnly}; give a folder with config.json and model.safetensors, such as lineage convert makes of it`,
       );
     case "safetensors":
       throw new LineageError(

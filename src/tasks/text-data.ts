@@ -71,7 +71,7 @@ export interface EncodeOptions {
 
 /**
  * Pairs as token ids, each text with the tokens that its tokenizer puts around one. What is longer than `maxLength` is cut,
- * left out or refused, and told. A target that is cut has no end: the model does not learn to stop there.
+ * left out, split or refused, and told. A target that is cut has no end: the model does not learn to stop there.
  */
 export function encodePairs(
   name: string,
@@ -80,7 +80,7 @@ export function encodePairs(
   { maxLength, long, prefix }: EncodeOptions,
   onMessage?: Tell,
 ): EncodedPair[] {
-  const encoded = pairs.map((written): EncodedPair => {
+  const encode = (written: WrittenPair): EncodedPair => {
     const source = tokenizer.encodePair(prefix + written.source).ids;
     const { ids } = tokenizer.target.encodePair(written.target);
     // A text that began with its end would end there.
@@ -89,14 +89,24 @@ export function encodePairs(
       target: ids.length > 1 && ids[0] === tokenizer.target.eosId ? ids.slice(1) : ids,
       written,
     };
-  });
+  };
+  const whole = pairs.map(encode);
   const isLong = ({ source, target }: TextPair) => source.length > maxLength || target.length > maxLength;
+  const parts = (pair: EncodedPair) => partsBySentence(pair.written, encode, isLong);
+  const encoded =
+    long === "split" ? whole.flatMap((pair) => (isLong(pair) ? (parts(pair) ?? [pair]) : [pair])) : whole;
+  const split = whole.filter((pair) => isLong(pair) && long === "split" && parts(pair) !== undefined).length;
+  if (split > 0)
+    onMessage?.(
+      `${name}: ${split} ${split === 1 ? "pair is" : "pairs are"} longer than ${maxLength} tokens and split between sentences, as many of the source as of the target`,
+      { file: name, splitPairs: split },
+    );
   const tooLong = encoded.filter(isLong);
   if (tooLong.length === 0) return encoded;
   const rows = numbersOf(tooLong.map(({ written }) => written.row));
   const what = `${name}: ${tooLong.length} of ${encoded.length} pairs have a text of more than ${maxLength} tokens (${tooLong.length === 1 ? "row" : "rows"} ${rows})`;
   if (long === "refuse")
-    throw new LineageError("data", `${what}; shorten them, or choose --long cut or --long skip`);
+    throw new LineageError("data", `${what}; shorten them, or choose --long cut, skip or split`);
   if (long === "skip") {
     const kept = encoded.filter((pair) => !isLong(pair));
     if (kept.length === 0) throw new LineageError("data", `${what}, and none is left`);
@@ -119,6 +129,34 @@ export function encodePairs(
         }
       : pair,
   );
+}
+
+const segmenter = new Intl.Segmenter(undefined, { granularity: "sentence" });
+const sentencesOf = (text: string): string[] => Array.from(segmenter.segment(text), ({ segment }) => segment);
+
+/**
+ * A pair in parts, each of as many sentences as fit. Sentence i of the source belongs to sentence i of the target; undefined
+ * where their numbers differ, or where there is one.
+ */
+function partsBySentence(
+  { row, ...written }: WrittenPair,
+  encode: (written: WrittenPair) => EncodedPair,
+  isLong: (pair: EncodedPair) => boolean,
+): EncodedPair[] | undefined {
+  const [sources, targets] = [sentencesOf(written.source), sentencesOf(written.target)];
+  if (sources.length !== targets.length || sources.length < 2) return undefined;
+  const parts: EncodedPair[] = [];
+  let held: EncodedPair | undefined;
+  for (const [place, source] of sources.entries()) {
+    const before = held?.written ?? { source: "", target: "" };
+    const longer = encode({ row, source: before.source + source, target: before.target + targets[place]! });
+    if (!held || !isLong(longer)) held = longer;
+    else {
+      parts.push(held);
+      held = encode({ row, source, target: targets[place]! });
+    }
+  }
+  return [...parts, held!];
 }
 
 /** The first tokens of a text and its last one, which ends it. */

@@ -24,8 +24,11 @@ const pairsShape = {
   skipBadRows: z.boolean().default(false),
   /** Tokens of either text at most. Default: what the model was made for. */
   maxLength: z.int().min(4).optional(),
-  /** What becomes of a pair with a longer text: its end is cut off, the pair is left out, or the file is refused. */
-  long: z.enum(["cut", "skip", "refuse"]).default("cut"),
+  /**
+   * What becomes of a pair with a longer text: its end is cut off, the pair is left out, it is split where source and target
+   * have as many sentences as each other (else cut), or the file is refused.
+   */
+  long: z.enum(["cut", "skip", "split", "refuse"]).default("cut"),
   /** Rows of a batch times the longest text in it. */
   maxTokens: z.int().min(8).default(4096),
   /** Rows of a batch at most. */
@@ -38,6 +41,8 @@ const pairsShape = {
   optimizer: z.enum(["adamw", "adafactor"]).default("adamw"),
   weightDecay: z.number().nonnegative().default(trainPairs.weightDecay),
   beta2: z.number().positive().lt(1).default(trainPairs.betas[1]),
+  /** Target tokens over which the learning rate rises, counted in steps of mean size. Default: as `warmup` says. */
+  warmupTokens: z.int().positive().optional(),
   /** Steps between evaluations. Default: once an epoch. */
   evalEvery: z.int().positive().optional(),
   /** Held-out texts that are written at an evaluation, the first ones; the loss is over all. */

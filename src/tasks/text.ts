@@ -214,6 +214,13 @@ function newModel(system: EncoderDecoderSystem, { sizes }: TrainTextOptions, tok
   );
 }
 
+/** Steps, one at least, that read so many target tokens. */
+const stepsOfTokens = (tokens: number, pairs: readonly EncodedPair[], stepsPerEpoch: number): number =>
+  Math.max(
+    1,
+    Math.round((tokens * stepsPerEpoch) / pairs.reduce((sum, { target }) => sum + target.length, 0)),
+  );
+
 // ---- A run --------------------------------------------------------------------------------------------------------
 
 /** Tokens that a held-out text may have more than the longest reference. */
@@ -291,7 +298,10 @@ class TextRun implements Disposable {
       schedule: plannedSchedule(learningPlans.finetunePairs, steps, {
         schedule: options.schedule,
         learningRate: options.learningRate,
-        warmup: warmupOf(steps),
+        warmup:
+          options.warmupTokens === undefined
+            ? warmupOf(steps)
+            : stepsOfTokens(options.warmupTokens, training, stepsPerEpoch),
       }),
       optimizer: (...buffers) => optimizerOf(options, ...buffers),
       steps,

@@ -91,6 +91,14 @@ it("a quantised encoder-decoder writes what quantising at load does", async () =
   );
 });
 
+it("a GGUF is transformed with as it is", async () => {
+  await convert(at("t5"), at("own.gguf"), "--format", "F32");
+  const transform = ["the cat sat", "--max-new-tokens", "8", "--threads", "1"];
+  const folder = await lineage("transform", "--model", at("t5"), ...transform);
+  const file = await lineage("transform", "--model", at("own.gguf"), ...transform);
+  expect([folder.status, file.status, file.stdout]).toEqual([0, 0, folder.stdout]);
+});
+
 it("other commands say what a T5's GGUF is", async () => {
   expect(await refusal("generate", "--model", at("F32.gguf"), "--prompt", "the")).toContain(
     "holds a T5, an encoder-decoder; a decoder is needed here",

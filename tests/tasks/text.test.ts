@@ -8,6 +8,8 @@ import { Decoder, transform } from "../../src/generation/index.js";
 import { bleu } from "../../src/metrics/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { type TrainTextRequest, finetuneText, resumeText, trainText } from "../../src/tasks/index.js";
+import { encodePairs } from "../../src/tasks/text-data.js";
+import { characterTokenizer } from "../../src/tokenizers/index.js";
 import type { TrainingObserver } from "../../src/training/index.js";
 
 const runtime = createRuntime();
@@ -133,6 +135,49 @@ describe("training on pairs of texts", () => {
     expect(messages.find((message) => message.endsWith("is cut off"))).toMatch(
       /\d+ tokens of sources and 0 of targets/,
     );
+  });
+
+  it("splits a long pair between sentences where both texts have as many", () => {
+    const tokenizer = characterTokenizer("abcdefgh. A");
+    const pair = (row: number, source: string, target: string) => ({ row, source, target });
+    const messages: string[] = [];
+    const found = encodePairs(
+      "some",
+      [
+        pair(1, "Aa. Ab. Ac.", "Ad. Ae. Af."),
+        pair(2, "Aa. Ab.", "Ad."),
+        pair(3, "Aa. Ab. Ac. Ad.", "Ad. Ae."),
+      ],
+      tokenizer,
+      { maxLength: 9, long: "split", prefix: "" },
+      (message) => void messages.push(message),
+    );
+    expect(found.map(({ written }) => [written.row, written.source, written.target])).toEqual([
+      [1, "Aa. Ab. ", "Ad. Ae. "],
+      [1, "Ac.", "Af."],
+      [2, "Aa. Ab.", "Ad."],
+      [3, "Aa. Ab. Ac. Ad.", "Ad. Ae."],
+    ]);
+    expect(found.every(({ source, target }) => source.length <= 9 && target.length <= 9)).toBe(true);
+    expect(messages[0]).toContain("1 pair is longer than 9 tokens and split between sentences");
+    expect(messages[1]).toContain("1 of 4 pairs have a text of more than 9 tokens (row 3)");
+  });
+
+  it("counts warm-up in target tokens where asked", async () => {
+    const rates: number[] = [];
+    const { trainingPairs } = await trainText(
+      options({ steps: 12, evalRows: 0, schedule: "inverse-root", warmupTokens: 300, learningRate: 1 }),
+      { runtime, observer: { stepped: ({ learningRate }) => void rates.push(learningRate) } },
+    );
+    expect(trainingPairs).toBe(114);
+    // The rate rises by equal steps to its peak, after which it falls with the root of the step.
+    const peak = rates.indexOf(Math.max(...rates)) + 1;
+    rates.slice(0, peak).forEach((rate, index) => {
+      expect(rate).toBeCloseTo((index + 1) / peak, 6);
+    });
+    expect(rates[11]).toBeCloseTo(Math.sqrt(peak / 12), 6);
+    expect(peak).toBeGreaterThan(1);
+    expect(peak).toBeLessThan(12);
   });
 
   it("refuses what it cannot do, in words", async () => {
