@@ -1,6 +1,6 @@
 /**
  * Translation of the sentences of Multi30k's test_2016_flickr (or of lengths like theirs, where they are not there) by a
- * Transformer of base shape with random weights, beside CTranslate2 and PyTorch with transformers, in one run:
+ * Transformer of base shape with random weights, beside CTranslate2, PyTorch with transformers and, greedily, transformers.js, in one run:
  *
  *   npm run bench -- translation [--python PATH] [--sentences N] [--data FOLDER]
  *
@@ -14,10 +14,12 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { gunzipSync } from "node:zlib";
 import { Random } from "../src/base/random.js";
+import { exportEncoderDecoderForTransformersJs } from "../src/checkpoints/index.js";
 import { saveWeightFiles, tensorsToSave } from "../src/formats/index.js";
 import { transformer, transformerSizes } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
+import { characterTokenizer } from "../src/tokenizers/index.js";
 import { type Answer, Peer, median } from "./harness.js";
 
 const { values: options } = parseArgs({
@@ -74,6 +76,7 @@ const config = transformer.config.create({
   initializerRange: 0.05,
 });
 const folder = await mkdtemp(path.join(os.tmpdir(), "lineage-bench-"));
+const exported = path.join(folder, "exported");
 {
   const model = transformer.create(config);
   using weights = Weights.initialize(runtime, model, 1);
@@ -88,6 +91,12 @@ const folder = await mkdtemp(path.join(os.tmpdir(), "lineage-bench-"));
       eos_token_id: 0,
     }),
   );
+  // The tokenizer is never asked: every engine reads and writes ids.
+  await exportEncoderDecoderForTransformersJs(
+    exported,
+    { system: transformer, model, weights, tokenizer: characterTokenizer("a"), stopIds: [0] },
+    ["fp32"],
+  );
 }
 
 // ---- Engines ------------------------------------------------------------------------------------------------------
@@ -98,10 +107,12 @@ interface Translated extends Answer {
 }
 
 const slots = 32;
+/** It has no beam search. */
+const greedyOnly = "transformers.js";
 const engines = new Map<string, { peer: Peer; peak: number }>();
 async function start(engine: string, command: string, script: string): Promise<void> {
   const peer = await Peer.start(command, script, runtime.threads);
-  const answer = (await peer?.ask({ engine, folder, slots })) as Translated | undefined;
+  const answer = (await peer?.ask({ engine, folder, exported, slots })) as Translated | undefined;
   if (peer && answer?.missing === undefined) {
     engines.set(engine, { peer, peak: 0 });
     return;
@@ -113,6 +124,7 @@ await start("lineage float32", process.execPath, "translation-own.js");
 await start("lineage int8", process.execPath, "translation-own.js");
 for (const engine of ["CTranslate2 float32", "CTranslate2 int8", "PyTorch"])
   await start(engine, options.python, "translation.py");
+await start(greedyOnly, process.execPath, "translation-transformers-js.js");
 
 // ---- Runs ---------------------------------------------------------------------------------------------------------
 
@@ -135,7 +147,7 @@ async function compare(name: string, beams: number, size: number, count: number)
   const tokens = batches.reduce((sum, { sources, length }) => sum + sources.length * length, 0);
   const seconds = new Map<string, number[]>();
   const first = new Map<string, string>();
-  const order = [...engines.keys()];
+  const order = [...engines.keys()].filter((engine) => beams === 1 || engine !== greedyOnly);
   // The first batch once before, so that everything is there.
   for (const engine of order) await engines.get(engine)!.peer.ask({ ...batches[0]!, beams });
   for (const [turn, batch] of batches.entries()) {
