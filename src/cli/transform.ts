@@ -215,11 +215,11 @@ async function transformAll(
     if (total > 1 && (!json || out !== undefined))
       report.progress(`${count(done)} of ${count(total)} texts`, { done, texts: total }, done / total);
   };
+  const counts = new Counts();
   const found = await model.transform(texts, { ...options, onProgress });
   report.done();
   const asJson = out === undefined ? json : /\.jsonl$/i.test(out);
   const lines = found.map((each, index) => linesOf(texts[index]!, each, { ...command, json: asJson }));
-  const counts = new Counts();
   for (const each of found) counts.add(each);
   if (out === undefined) print(lines.join(""));
   else await writeAtomically(out, lines);
