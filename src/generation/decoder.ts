@@ -214,6 +214,12 @@ export class Decoder implements Disposable {
         "length",
         `a soft prompt of ${lead.ids.length} tokens leaves no room in the ${capacity} tokens of the context`,
       );
+    const least = Math.min(...planned.map(({ cells }) => cells));
+    if (lead.cells && lead.ids.length > least)
+      throw new LineageError(
+        "length",
+        `a prefix of ${lead.ids.length} tokens does not fit the ${least} that a layer with a window keeps; choose a larger prefillChunk`,
+      );
     requireMemory(
       planned.reduce((sum, { layers, shape }) => sum + 2 * layers.length * elementCount(shape), 0) *
         bytesPerElement(cacheType),

@@ -270,3 +270,13 @@ it("a soft prompt stands before a base in few bits, and a prefix in a cache of 1
   await expect(Decoder.create({ model, weights: trained, cacheType: "int8" })).rejects.toThrow("int8");
   await expect(Decoder.create({ model, weights: trained, capacity: 3 })).rejects.toThrow("leaves no room");
 });
+
+it("a prefix that is longer than what a layer with a window keeps is refused in words", async () => {
+  const model = makers[3]![1]();
+  addSoftPrompt(model, { kind: "prefix", tokens: 20 });
+  using weights = Weights.initialize(runtime, model, 3);
+  // 16 - 1 + 4 cells.
+  await expect(Decoder.create({ model, weights, prefillChunk: 4 })).rejects.toThrow(
+    "a prefix of 20 tokens does not fit the 19 that a layer with a window keeps; choose a larger prefillChunk",
+  );
+});

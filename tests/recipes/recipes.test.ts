@@ -17,6 +17,7 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
     ["electra", "pretraining.svg", ["masked LM", "ELECTRA"]],
     ["gpt2", "loss.svg", ["untrained", "GPT-2, step 8"]],
     ["llama", "loss.svg", ["after 8 steps"]],
+    ["palm", "spike.svg", ["parallel,", "serial,", "poison, skipped"]],
     ["quantization", "divergence.svg", ["8 bits, blocks of 32", "NF4, blocks of 64"]],
     ["unilm", "loss.svg", ["from scratch", "pretrained"]],
     ["xlm", "alignment.svg", ["MLM", "MLM \\+ TLM"]],
