@@ -144,7 +144,9 @@ function readable(
 /** The inputs that `encoderOutputs` names. */
 function probeInputs(source: HeldEncoder<WeightSet>, rows: readonly Encoding[]): Record<string, BatchTensor> {
   const { config } = encoderIn(source);
-  const padded = padRows(rows, paddingOf(source.tokenizer, config.padTokenId));
+  const padding = paddingOf(source.tokenizer, config.padTokenId);
+  // A decoder's rows are filled up behind.
+  const padded = padRows(rows, source.system.kind === "decoder" ? { ...padding, left: false } : padding);
   const wide = ({ data, shape }: BatchTensor): BatchTensor => ({
     data: BigInt64Array.from(data as ArrayLike<number> & Iterable<number>, (value) => BigInt(value)),
     shape: "head" in source && source.head === "choice" ? [shape[0]! / 2, 2, shape[1]!] : shape,

@@ -1,18 +1,29 @@
 import type { WeightSet, Weights } from "../nn/index.js";
 import { type Encoder, namedParameters } from "../nn/index.js";
-import { headOf } from "../models/index.js";
+import { modelForm } from "../formats/index.js";
+import { decoderOf, headOf, headOfConfig } from "../models/index.js";
 import { type ModelWeights, type QuantizationScheme, quantizeWeights } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { EncoderCheckpoint, HeadCheckpoint, LoadOptions } from "./checkpoint.js";
+import { readConfig } from "./folder.js";
+import { kindIn } from "./load.js";
 import { loadEncoder, loadEncoderForInference } from "./load-encoder.js";
 import { headIn, loadForTask, loadTaskForInference } from "./load-task.js";
 
-/** What an encoder's folder holds: the encoder with the head that it names, or alone. */
+/** What the folder of a network that reads whole texts holds: an encoder alone, or a network with the head that it names. */
 export type HeldEncoder<W extends WeightSet = Weights> = EncoderCheckpoint<W> | HeadCheckpoint<W>;
 
 /** The encoder itself. */
 export const encoderIn = (held: HeldEncoder<WeightSet>): Encoder =>
   "head" in held ? held.model.encoder : held.model;
+
+/** Whether a place holds a network that reads whole texts: an encoder, or a decoder with a head of a task. */
+export const holdsReader = async (place: string): Promise<boolean> => {
+  const kind = await kindIn(place);
+  if (kind !== "decoder" || (await modelForm(place)) === "gguf") return kind === "encoder";
+  const json = await readConfig(place);
+  return headOfConfig(decoderOf(json), json) !== undefined;
+};
 
 /** Reads an encoder's folder as it is: with the head that it names and has, or alone. Throws `checkpoint` for a quantised one. */
 export async function loadHeldEncoder(

@@ -47,7 +47,7 @@ import {
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
-import { type SystemConfig, decoderOf, encoderDecoderOf } from "../models/index.js";
+import { type SystemConfig, encoderDecoderOf, languageModelOf } from "../models/index.js";
 import { loadAdapter, mergeAdapter } from "./adapter.js";
 import type { DecoderCheckpoint, EncoderDecoderCheckpoint, LoadOptions } from "./checkpoint.js";
 import { type Described, readFolder } from "./folder.js";
@@ -172,7 +172,7 @@ async function loadBase(
       : inferenceFromFolder(runtime, source, (json) => encoderDecoderOf(json, systems), options);
   return gguf
     ? inferenceFromGguf(runtime, source, kind, options)
-    : inferenceFromFolder(runtime, source, (json) => decoderOf(json, systems), options);
+    : inferenceFromFolder(runtime, source, (json) => languageModelOf(json, systems), options);
 }
 
 type SourceOf = (name: string, parameter: Parameter, transposed: boolean) => Source;

@@ -53,7 +53,7 @@ export interface TaskOptions extends LoadOptions {
   /** Of the first values of a new head and of new tokens. Default 0. */
   readonly seed?: number;
   /** Whether a decoder's words are learned beside the task, so that it keeps its output embeddings. Default: they are not. */
-  readonly language?: boolean;
+  readonly language?: (system: HeadSystem) => boolean;
   /** Makes the tokenizer of the task. Tokens that it adds get embeddings that begin at random. Default: the folder's. */
   readonly tokenizer?: (own: Tokenizer, system: HeadSystem) => Tokenizer;
 }
@@ -115,7 +115,7 @@ function taskNetwork(
     );
   }
   const usual = headOf(system, head).create(config, countsClasses(head) ? wanted : 2, {
-    ...(language !== undefined && { language }),
+    ...(language && { language: language(system) }),
   });
   const model = authors && holdsAll(opened, authors, headNetworkNames(system, authors)) ? authors : usual;
   const names = headNetworkNames(system, model);

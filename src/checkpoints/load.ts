@@ -2,7 +2,7 @@ import { type LoadWeightsOptions, loadWeights, modelForm } from "../formats/inde
 import {
   type SystemConfig,
   type SystemKind,
-  decoderOf,
+  languageModelOf,
   encoderDecoderOf,
   systemOf,
 } from "../models/index.js";
@@ -56,7 +56,7 @@ const loaders: {
   ) => Promise<CheckpointOfKind[K]>;
 } = {
   decoder: (runtime, folder, options) =>
-    loadWhole(runtime, folder, (json) => decoderOf(json, options.systems), options),
+    loadWhole(runtime, folder, (json) => languageModelOf(json, options.systems), options),
   encoder: loadEncoder,
   "encoder-decoder": (runtime, folder, options) =>
     loadWhole(runtime, folder, (json) => encoderDecoderOf(json, options.systems), options),

@@ -41,9 +41,8 @@ export const encoderNames =
 export function headNetworkNames(system: HeadSystem, { encoder }: EncoderWithHead): NamesOf {
   if (system.kind === "encoder") return encoderNames(system.prefix);
   if (!(encoder instanceof DecoderBody)) return (name) => [name];
-  const { prefix, languageModelName } = encoder;
   return (name) => {
-    const published = name.startsWith(prefix) ? languageModelName + name.slice(prefix.length) : name;
+    const published = encoder.languageModelNameOf(name);
     const others = system.aliases?.(published) ?? [published.replace(/^transformer\./, "")];
     return [...new Set([name, published, ...others])];
   };

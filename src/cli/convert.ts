@@ -12,6 +12,7 @@ import {
   type Comparison,
   compareModels,
   compareOnnx,
+  holdsReader,
   kindIn,
   loadModel,
   saveModel,
@@ -51,7 +52,7 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   const place = await modelFor(from);
   const runtime = createRuntime({ threads: command.threads });
   const systemKind = await kindIn(place);
-  if (systemKind === "encoder") {
+  if (systemKind === "encoder" || (await holdsReader(place))) {
     await convertEncoderTo(runtime, place, to, command);
     return;
   }
@@ -102,7 +103,7 @@ async function convertEncoderTo(
   if (to.endsWith(".gguf"))
     throw new LineageError(
       "unsupported",
-      `${from} holds an encoder, and lineage writes GGUF files of decoders and T5 alone: convert it to a .onnx file or a folder, or export it for transformers.js`,
+      `${from} holds an encoder or a fine-tuned head, and lineage writes GGUF files of language models and T5 alone: convert it to a .onnx file or a folder, or export it for transformers.js`,
     );
   const kind = to.endsWith(".onnx") ? "float32" : dtype;
   const comparison = to.endsWith(".onnx")

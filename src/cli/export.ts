@@ -7,6 +7,7 @@ import {
   type OnnxDtype,
   exportEncoderDecoderForTransformersJs,
   exportForTransformersJs,
+  holdsReader,
   kindIn,
   loadModel,
   onnxDtypes,
@@ -43,7 +44,7 @@ async function exportOnnx({ model: source, out, dtype }: ExportCommand): Promise
     tell(`wrote ${out} for transformers.js\n`);
     return;
   }
-  if (kind === "encoder") {
+  if (await holdsReader(place)) {
     const compared = out.endsWith(".onnx")
       ? new Map([[out, ["fp32", await saveEncoderOnnx(runtime, place, out)] as const]])
       : new Map(

@@ -117,7 +117,7 @@ const taskName = z.enum([...taskNames, "text", "chat"]);
 
 export const finetuneCommand = new Command("finetune")
   .description(
-    "fine-tune an encoder on a labelled table, an encoder-decoder on pairs of texts, or a decoder on conversations",
+    "fine-tune an encoder or a decoder on a labelled table, an encoder-decoder on pairs of texts, or a decoder on conversations",
   )
   .optionsGroup("Data:")
   .addOption(
@@ -161,6 +161,13 @@ export const finetuneCommand = new Command("finetune")
   )
   .addOption(of("stride", "<n>", "tokens that two windows over a long context share"))
   .addOption(
+    of(
+      "bothOrders",
+      undefined,
+      "read each pair in both orders and add the answers, where the order says nothing (GPT-1's similarity)",
+    ),
+  )
+  .addOption(
     option(
       "long",
       "<how>",
@@ -174,10 +181,8 @@ export const finetuneCommand = new Command("finetune")
     of(
       "model",
       "<place>",
-      "an encoder, for text an encoder-decoder, for chat a decoder: folder, ORG/NAME on the hub, or for chat a .gguf file",
-      {
-        required: true,
-      },
+      "an encoder or a decoder, for text an encoder-decoder, for chat a decoder: folder, ORG/NAME on the hub, or for chat a .gguf file",
+      { required: true },
     ),
   )
   .addOption(of("newHead", undefined, "start with a new head even if the checkpoint has one"))
@@ -198,6 +203,11 @@ export const finetuneCommand = new Command("finetune")
   .addOption(of("layerDecay", "<x>", "the learning rate of each layer is this times that of the layer above"))
   .addOption(of("clip", "<x>", "largest gradient norm"))
   .addOption(of("classWeights", "<kind>", "weights of the classes; balanced gives rare classes more weight"))
+  .addOption(
+    of("lmCoefficient", "<x>", "weight of the next-word loss beside the task's, for decoders", {
+      usual: "0.5 for GPT-1, as published; else 0",
+    }),
+  )
   .addOption(of("seed", "<n>", "the same seed gives the same losses"))
   .optionsGroup("Evaluation:")
   .addOption(of("evalEvery", "<n>", "steps between evaluations", { usual: "once an epoch" }))
@@ -253,6 +263,10 @@ finetuneCommand
       [
         "lineage finetune --model DIR --task pair --data nli.tsv --folds 5",
         "pairs of texts, five-fold cross-validation",
+      ],
+      [
+        "lineage finetune --model runs/gpt1 --task regress --data sts.tsv --both-orders --lm-coefficient 0.5",
+        "GPT-1's similarity of two texts, with its auxiliary loss",
       ],
       [
         "lineage finetune --model DIR --task span --data train-v2.0.json",

@@ -146,7 +146,7 @@ function inputOf(predictor: Predictor, line: string): PredictorInput {
     return { text, choices };
   }
   const tab = line.indexOf("\t");
-  if (predictor.task === "pair" || predictor.task === "span") {
+  if (predictor.readsPairs || predictor.task === "span") {
     if (tab < 0)
       throw new LineageError(
         "argument",
@@ -158,17 +158,17 @@ function inputOf(predictor: Predictor, line: string): PredictorInput {
 }
 
 async function tableRows(
-  { task }: Predictor,
+  { task, readsPairs: pairs }: Predictor,
   { data, textColumn, pairColumn, labelColumn, encoding, skipBadRows }: PredictCommand,
 ): Promise<{ examples: readonly Example[]; labelled: boolean }> {
   const columns = { text: textColumn, pair: pairColumn, label: labelColumn };
   const table = await readTable(data!, { header: isHeaderOf(columns), encoding, skipBadRows });
-  const { examples: rows } = examplesOf(task, table, columns, { skipBadRows });
+  const { examples: rows } = examplesOf(task, table, columns, { skipBadRows, pairs });
   return { examples: rows, labelled: rows.every(({ label }) => label !== undefined) };
 }
 
 export const predictCommand = new Command("predict")
-  .description("predict with a fine-tuned encoder: texts, a file or a stream")
+  .description("predict with a fine-tuned encoder or decoder: texts, a file or a stream")
   .argument("[texts...]", "texts (default: --data, else the lines of standard input)")
   .optionsGroup("Model:")
   .addOption(

@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { formatBytes } from "../base/memory.js";
-import { kindIn, loadForInference, saveModel } from "../checkpoints/index.js";
+import { holdsReader, kindIn, loadForInference, saveModel } from "../checkpoints/index.js";
 import type { QuantizationScheme } from "../quantization/index.js";
 import { type QuantizedEncoder, quantizeEncoderFolder } from "../library/leave.js";
 import { createRuntime } from "../runtime/index.js";
@@ -40,11 +40,12 @@ async function quantize(command: QuantizeCommand): Promise<void> {
   const started = performance.now();
   const place = await modelFor(model);
   const kind = await kindIn(place);
-  const bits = command.bits ?? (kind === "encoder" ? "8" : "4");
+  const reads = await holdsReader(place);
+  const bits = command.bits ?? (reads ? "8" : "4");
   const scheme = schemeOf(bits, { blockSize, symmetric, candidates })!;
   const runtime = createRuntime({ threads });
   const made =
-    kind === "encoder"
+    kind === "encoder" || reads
       ? await quantizeEncoderFolder(runtime, place, out, scheme)
       : await quantizeWriter(runtime, place, kind, out, scheme);
   const seconds = (performance.now() - started) / 1000;

@@ -139,9 +139,16 @@ export function examplesOf(
   task: TaskName,
   table: Table,
   given: ColumnOptions = {},
-  { skipBadRows = false }: { readonly skipBadRows?: boolean | undefined } = {},
+  {
+    skipBadRows = false,
+    pairs = false,
+  }: {
+    readonly skipBadRows?: boolean | undefined;
+    /** Whether a number is of two texts, whose columns are then found by their names. Default: where one is named. */
+    readonly pairs?: boolean;
+  } = {},
 ): Examples {
-  const columns = findColumns(task, table, given);
+  const columns = findColumns(task, table, given, pairs);
   const used = Object.entries(columns).filter(([, name]) => name !== undefined);
   const read = readers[task];
   const examples: Example[] = [];
@@ -182,7 +189,7 @@ function refuseHeader({ file, rows }: Table, examples: readonly Example[]): void
 
 type Columns = { readonly [R in Role]?: string } & { readonly choices?: readonly string[] };
 
-function findColumns(task: TaskName, table: Table, given: ColumnOptions): Columns {
+function findColumns(task: TaskName, table: Table, given: ColumnOptions, pairs: boolean): Columns {
   const fail = (what: string, option: string): never => {
     throw new LineageError(
       "data",
@@ -201,7 +208,7 @@ function findColumns(task: TaskName, table: Table, given: ColumnOptions): Column
       .map((name) => table.columns.find((column) => column.toLowerCase() === name && !taken.includes(column)))
       .find((column) => column !== undefined);
   };
-  const needsPair = task === "pair" || task === "span";
+  const needsPair = task === "pair" || task === "span" || (pairs && task === "regress");
   const takesPair = needsPair || ((task === "classify" || task === "regress") && given.pair !== undefined);
   const guessed = table.named ? undefined : byContent(table, given);
   const text = byName("text") ?? guessed?.texts[0] ?? fail("for the text", "--text-column");

@@ -11,7 +11,7 @@ import {
 } from "../checkpoints/index.js";
 import type { TaskName } from "../data/index.js";
 import { modelForm } from "../formats/index.js";
-import { type SystemKind, headOfConfig, systemOf } from "../models/index.js";
+import { type SystemKind, headOfConfig, kindWords, systemOf } from "../models/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
 import { Embedder } from "../search/index.js";
 import { Predictor } from "../tasks/index.js";
@@ -55,7 +55,7 @@ export interface LoadModelOptions extends SourceOptions, LoadOptions {
   readonly device?: Device;
   /** What the model must be; the type then has what it can do, and another model is refused. */
   readonly kind?: SystemKind;
-  /** The task of an encoder with a head. Default: as its files say. */
+  /** The task of a model with a head. Default: as its files say. */
   readonly task?: TaskName;
 }
 
@@ -101,17 +101,17 @@ export async function load(
       "checkpoint",
       `${source} holds ${found.description}, not ${kind === "decoder" ? "a decoder" : `an ${kind}`}`,
     );
-  if (task !== undefined && found.kind !== "encoder")
+  if (task !== undefined && found.kind !== "encoder" && !found.hasHead)
     throw new LineageError(
       "checkpoint",
-      `${source} holds ${found.description}, which has no head for ${task}; take an encoder that finetune has trained to it`,
+      `${source} holds ${found.description}, which has no head for ${task}; take a model that finetune has trained to it`,
     );
   const { quantize, slots } = options;
   const packed = {
     ...options,
     quantize: typeof quantize === "object" || quantize === undefined ? quantize : { bits: quantize },
   };
-  if (found.kind === "decoder")
+  if (found.kind === "decoder" && !found.hasHead)
     return new LoadedDecoder(
       source,
       await loadForInference(runtime, place, { ...packed, kind: "decoder" }),
@@ -129,12 +129,17 @@ export async function load(
   if (options.adapter !== undefined)
     throw new LineageError(
       "unsupported",
-      `${source} holds an encoder; adapters are loaded with models that write`,
+      `${source} holds ${found.description}; adapters are loaded with models that write`,
     );
   if (quantize !== undefined)
     throw new LineageError(
       "unsupported",
-      `${source} holds an encoder, which is not quantised as it is loaded: lineage quantize writes a folder that load opens`,
+      `${source} holds ${found.description}, which is not quantised as it is loaded: lineage quantize writes a folder that load opens`,
+    );
+  if (found.kind === "decoder" && kind !== undefined)
+    throw new LineageError(
+      "checkpoint",
+      `${source} holds ${found.description}, which writes no texts; load it without kind to predict`,
     );
   if (task !== undefined || (found.hasHead && kind === undefined)) {
     // The overloads promise the answers of the task that was asked for, which the predictor has checked.
@@ -183,10 +188,10 @@ export async function kindOf(
       : { kind: "encoder-decoder", hasHead: false, description: "an encoder-decoder" };
   const json = await readConfig(place);
   const system = systemOf(json, systems);
-  if (system.kind === "decoder") return decoder;
   if (system.kind === "encoder-decoder")
     return { kind: system.kind, hasHead: false, description: `${system.title}, an encoder-decoder` };
   const head = headOfConfig(system, json);
   const hasHead = existsSync(path.join(place, "task.json")) || (head !== undefined && head !== "fill-mask");
-  return { kind: "encoder", hasHead, description: hasHead ? "an encoder with a task's head" : "an encoder" };
+  const what = kindWords[system.kind];
+  return { kind: system.kind, hasHead, description: hasHead ? `${what} with a task's head` : what };
 }

@@ -20,7 +20,7 @@ import {
   transform,
 } from "../generation/index.js";
 import { type LookOptions, type Looked, Looker, type Subject } from "../look/index.js";
-import type { SystemKind } from "../models/index.js";
+import { type SystemKind, kindWords } from "../models/index.js";
 import { scaledContext } from "../nn/index.js";
 import type { EmbedOptions, Embedder } from "../search/index.js";
 import type { AnswerOptions, Prediction, Predictor, PredictorInput } from "../tasks/index.js";
@@ -120,9 +120,9 @@ export interface EncoderModel extends BaseModel {
   embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[]>;
 }
 
-/** An encoder that was fine-tuned to a task. */
+/** An encoder or a decoder that was fine-tuned to a task. */
 export interface TaskModel<T extends TaskName = TaskName> extends BaseModel {
-  readonly kind: "encoder";
+  readonly kind: "encoder" | "decoder";
   readonly task: T;
   /** Names of the classes or tags; empty where there are none. */
   readonly labels: readonly string[];
@@ -171,7 +171,7 @@ export abstract class LoadedModel implements BaseModel {
   }
 
   predict(_input: PredictorInput, _options?: AnswerOptions): Promise<Prediction> {
-    return this.rejects("predict", "needs an encoder that finetune has trained to a task");
+    return this.rejects("predict", "needs a model that finetune has trained to a task");
   }
 
   transform(_texts: readonly string[], _options?: TransformOptions): Promise<Transformation[]> {
@@ -571,7 +571,7 @@ export class LoadedEmbedder extends LoadedModel implements EncoderModel {
 }
 
 export class LoadedPredictor extends LoadedModel {
-  readonly kind = "encoder";
+  readonly kind: "encoder" | "decoder";
   readonly description: string;
 
   constructor(
@@ -579,7 +579,8 @@ export class LoadedPredictor extends LoadedModel {
     private readonly predictor: Predictor,
   ) {
     super(source, predictor.loaded);
-    this.description = `an encoder with a head for ${predictor.task}`;
+    this.kind = predictor.loaded.system.kind;
+    this.description = `${kindWords[this.kind]} with a head for ${predictor.task}`;
   }
 
   get task(): TaskName {

@@ -20,7 +20,7 @@ import { modelPlace } from "./source.js";
 
 // What begins with a finished model takes ORG/NAME of the hub, too, as `load` does.
 
-/** Fine-tunes an encoder on a labelled table. `model` is a folder, or ORG/NAME of the hub. */
+/** Fine-tunes an encoder or a decoder on a labelled table. `model` is a folder, or ORG/NAME of the hub. */
 export const finetune = async (request: FinetuneRequest, control: RunControl = {}): Promise<FinetuneResult> =>
   finetuneFolder(
     { ...request, model: await modelPlace(request.model, { foldersOnly: "fine-tuned" }) },

@@ -157,6 +157,9 @@ export const gpt1 = defineSystem({
   options: { dropout: { field: "dropout", help: "dropout probability", usual: "0", fallback: () => 0 } },
   create: (config) => new Gpt1(config),
   headNames: gptHeadNames,
+  // Section 3.3, by the names of the published code; section 4.1 for the coefficient.
+  rowTokens: { start: "_start_", delimiter: "_delimiter_", extract: "_classify_" },
+  lmCoefficient: 0.5,
   unused: /\.attn\.bias$|^lm_head\.weight$|\.position_ids$/,
   depth: depthByName(/^transformer\.(tokens|positions)_embed\./, /^transformer\.h\.(\d+)\./),
   tokenizer: { kind: "word BPE" },

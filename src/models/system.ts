@@ -129,6 +129,13 @@ export interface DecoderDefinition<C extends SystemConfig, M extends CausalLm> e
   /** Transformers' class: `LlamaForCausalLM`. */
   readonly className: string;
   create(config: C): M;
+  /**
+   * Tokens that fine-tuning puts around texts and learns anew, where the paper has some: before a row, between two texts,
+   * and behind, where the answer is read. Default: none.
+   */
+  readonly rowTokens?: { readonly start: string; readonly delimiter: string; readonly extract: string };
+  /** Weight of the language-model loss beside a task's, where the paper has one. Default 0. */
+  readonly lmCoefficient?: number;
   /** How its heads are called, where they are not LLaMA's: `score`. */
   readonly headNames?: DecoderHeadNames<NoInfer<C>>;
 }

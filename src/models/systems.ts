@@ -112,6 +112,18 @@ export const systemOf = (json: unknown, own: readonly System[] = []): System =>
 export const decoderOf = (json: unknown, own: readonly System[] = []): DecoderSystem =>
   systemAmong(json, systemsOfKind("decoder", own), "decoders");
 
+/** The decoder that a `config.json` is of, as a language model. Throws `config` where it is none, or has a head of a task. */
+export function languageModelOf(json: unknown, own: readonly System[] = []): DecoderSystem {
+  const system = decoderOf(json, own);
+  const head = headOfConfig(system, json);
+  if (head !== undefined)
+    throw new LineageError(
+      "config",
+      `the model is a ${classOfHead(system, head)}, which was fine-tuned and writes no text: use it with predict, or take the language model that it began with`,
+    );
+  return system;
+}
+
 /** The encoder that a `config.json` is of. Throws `config` where it is none. */
 export const encoderOf = (json: unknown, own: readonly System[] = []): EncoderSystem =>
   systemAmong(json, systemsOfKind("encoder", own), "encoders");

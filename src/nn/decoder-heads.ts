@@ -61,6 +61,14 @@ export class DecoderBody extends Encoder {
     return this.#lm.partNames["transformer"] ?? "transformer";
   }
 
+  /** The name that the language model has for a parameter of the network. */
+  languageModelNameOf(parameter: string): string {
+    const start = `${this.prefix}.`;
+    return parameter.startsWith(start)
+      ? `${this.languageModelName}.${parameter.slice(start.length)}`
+      : parameter;
+  }
+
   /** Whether a parameter is the decoder's, and not of a head that was put onto it. */
   owns(parameter: string): boolean {
     const parts = [this.prefix, ...(this.head ? [this.partNames["head"] ?? "head"] : [])];

@@ -56,7 +56,8 @@ export async function readExamples(
   options: Pick<
     FinetuneOptions,
     "task" | "textColumn" | "pairColumn" | "labelColumn" | "encoding" | "skipUnlabelled" | "skipBadRows"
-  >,
+  > &
+    Partial<Pick<FinetuneOptions, "bothOrders">>,
   { onMessage }: Pick<RunControl, "onMessage"> = {},
 ): Promise<readonly Example[]> {
   const columns = { text: options.textColumn, pair: options.pairColumn, label: options.labelColumn };
@@ -66,7 +67,8 @@ export async function readExamples(
     encoding: options.encoding,
     skipBadRows,
   });
-  const found = examplesOf(options.task, table, columns, { skipBadRows });
+  const { bothOrders: pairs = false } = options;
+  const found = examplesOf(options.task, table, columns, { skipBadRows, pairs });
   const { examples, columns: read } = found;
   // The answers of a span may stand in columns of their own names.
   if (found.label === undefined && options.task !== "span")

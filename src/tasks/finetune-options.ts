@@ -6,7 +6,7 @@ const plan = learningPlans.finetune;
 
 /** Everything that decides a run of fine-tuning; kept beside the checkpoint so that resuming needs nothing else. */
 export const finetuneOptions = z.object({
-  /** Folder of an encoder. */
+  /** Folder of an encoder or a decoder. */
   model: z.string(),
   task: z.enum(taskNames),
   /** CSV, TSV, JSONL or Parquet to learn from. */
@@ -56,6 +56,13 @@ export const finetuneOptions = z.object({
   maxLength: z.int().min(4).optional(),
   /** Tokens that windows over a long context share. */
   stride: z.int().nonnegative().default(64),
+  /**
+   * Weight of the language-model loss of the rows beside the task's, for decoders; Radford et al. 2018, section 3.2. Default:
+   * as the system's paper has it, 0.5 for GPT-1, else 0.
+   */
+  lmCoefficient: z.number().nonnegative().optional(),
+  /** Reads pairs in both orders and adds what they give, where the order says nothing. */
+  bothOrders: z.boolean().default(false),
   seed: z.int().nonnegative().default(1),
 });
 export type FinetuneOptions = z.infer<typeof finetuneOptions>;

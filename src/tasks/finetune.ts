@@ -2,8 +2,9 @@ import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { BucketedSource, type Example } from "../data/index.js";
 import { type HeadCheckpoint, loadForTask, replaceModel, saveModel } from "../checkpoints/index.js";
-import { headOf } from "../models/index.js";
-import type { EncoderWithHead } from "../nn/index.js";
+import { type HeadSystem, headOf } from "../models/index.js";
+import { sum } from "../graph/index.js";
+import { DecoderBody, type EncoderWithHead, namedParameters } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import {
@@ -17,7 +18,8 @@ import {
   plannedSchedule,
 } from "../training/index.js";
 import { Answerer } from "./answers.js";
-import { batchOf } from "./batches.js";
+import { batchOf, languagePart } from "./batches.js";
+import { taskOf } from "./both-orders.js";
 import { checkThreshold } from "./classify.js";
 import { encoderInputSpecs, encoderInputsOf } from "./encoder-program.js";
 import { readEvaluation, writeEvaluation } from "./evaluation.js";
@@ -26,10 +28,10 @@ import { type FinetuneOptions, finetuneOptions } from "./finetune-options.js";
 import { balancedWeights, checkLabels, distinctLabels } from "./labels.js";
 import { freeze, learningRateFactor } from "./layers.js";
 import { scaleOf } from "./regress.js";
+import { rowTokenizer } from "./row-tokens.js";
 import { contextOf, writeSettings } from "./settings.js";
 import { type RunControl, inRunFolder } from "./run.js";
 import type { Item, Measured, Task, TaskContext } from "./task.js";
-import { tasks } from "./tasks.js";
 
 /** A run of fine-tuning: what it is told, and where it is kept. */
 export type FinetuneRequest = z.input<typeof finetuneOptions> & { readonly out: string };
@@ -43,7 +45,7 @@ export interface FinetuneResult extends TrainingResult {
 }
 
 /**
- * Fine-tunes an encoder on a file of examples and keeps the best checkpoint in `out`:
+ * Fine-tunes an encoder or a decoder on a file of examples and keeps the best checkpoint in `out`:
  *
  *     await finetune({ model: "all-MiniLM-L6-v2", task: "classify", data: "train.csv", eval: "dev.csv", out: "runs/sentiment" });
  *
@@ -76,7 +78,7 @@ export async function runFinetuning(
   control: RunControl,
 ): Promise<FinetuneResult> {
   const { options, path: out } = folder;
-  const task = tasks[options.task];
+  const task = taskOf(options.task, options);
   const labels = task.hasClasses ? distinctLabels(data.training) : [];
   if (task.hasClasses) {
     if (labels.length < 2)
@@ -91,11 +93,15 @@ export async function runFinetuning(
   try {
     if (loaded.statement) control.onMessage?.(loaded.statement, { fresh: loaded.fresh });
     const context = contextOf(loaded, options.task, options, {
-      scale: options.task === "regress" ? scaleOf(data.training) : undefined,
+      scale:
+        options.task === "regress"
+          ? scaleOf(data.training, { centred: answersWith(loaded, "bias") !== undefined })
+          : undefined,
       classWeights:
         options.classWeights === "balanced" ? balancedWeights(data.training, loaded.labels!) : undefined,
     });
     checkThreshold(options.threshold, task, context.labels);
+    const coefficient = lmCoefficientOf(options, loaded.system);
     freeze(options, loaded);
     const measured = Object.keys(task.measure([], [], 0, context).metrics);
     if (options.metric !== undefined && !measured.includes(options.metric))
@@ -107,7 +113,10 @@ export async function runFinetuning(
     tellTruncated(data.file, items, context, control);
     const heldItems = prepare(task, data.held, context);
     tellTruncated(data.heldFile, heldItems, context, control);
-    return await train({ folder, out, options, task, data, loaded, context, items, heldItems }, control);
+    return await train(
+      { folder, out, options, task, data, loaded, context, coefficient, items, heldItems },
+      control,
+    );
   } finally {
     loaded.weights.dispose();
   }
@@ -125,6 +134,8 @@ async function loadModelFor(
     numLabels: task.numLabels(labels),
     newHead: options.newHead ? "always" : "if missing",
     seed: options.seed,
+    language: (system) => lmCoefficientOf(options, system) > 0,
+    tokenizer: rowTokenizer,
   });
   if (!task.hasClasses) return loaded;
   const named = loaded.labels;
@@ -164,18 +175,20 @@ interface Prepared {
   readonly data: FinetuneData;
   readonly loaded: HeadCheckpoint;
   readonly context: TaskContext;
+  /** Weight of the language-model loss. */
+  readonly coefficient: number;
   readonly items: readonly Item[];
   readonly heldItems: readonly Item[];
 }
 
 async function train(prepared: Prepared, control: RunControl): Promise<FinetuneResult> {
-  const { folder, out, options, task, data, loaded, context, items, heldItems } = prepared;
+  const { folder, out, options, task, data, loaded, context, coefficient, items, heldItems } = prepared;
   const { model, weights } = loaded;
   const source = new BucketedSource(items, {
     batchSize: options.batch,
     seed: options.seed,
     lengthOf: ({ length }) => length,
-    collate: (batch) => batchOf(task, batch, context),
+    collate: (batch) => batchOf(task, batch, context, { language: coefficient > 0 }),
   });
   const stepsPerEpoch = Math.ceil(source.batches / options.accumulate);
   const steps = Math.max(1, Math.round(stepsPerEpoch * options.epochs));
@@ -184,7 +197,7 @@ async function train(prepared: Prepared, control: RunControl): Promise<FinetuneR
   let last: Measured | undefined;
   const result = await runTraining({
     folder,
-    objective: objectiveOf(task, model),
+    objective: objectiveOf(task, model, coefficient),
     weights,
     source,
     accumulation: options.accumulate,
@@ -229,14 +242,52 @@ async function train(prepared: Prepared, control: RunControl): Promise<FinetuneR
 const modeOf = (metric: string): "least" | "most" =>
   metric === "loss" || metric === "rmse" ? "least" : "most";
 
-/** What fine-tuning makes smaller: the task's loss of the network's answers. */
-function objectiveOf(task: Task, model: EncoderWithHead): Objective {
+/** How much a decoder's words count beside the task. Throws `argument` for an encoder, which predicts no next words. */
+function lmCoefficientOf(
+  { lmCoefficient }: Pick<FinetuneOptions, "lmCoefficient">,
+  system: HeadSystem,
+): number {
+  if (system.kind === "decoder") return lmCoefficient ?? system.lmCoefficient ?? 0;
+  if (lmCoefficient !== undefined && lmCoefficient > 0)
+    throw new LineageError(
+      "argument",
+      `${system.title} is an encoder, which predicts no next words; leave out --lm-coefficient`,
+    );
+  return 0;
+}
+
+/**
+ * What fine-tuning makes smaller: the task's loss of the network's answers, and for a decoder the loss of its rows' words
+ * beside it, Radford et al. 2018, equation 5. Each is a mean: over the rows, and over the words.
+ */
+function objectiveOf(task: Task, model: EncoderWithHead, coefficient: number): Objective {
+  const { encoder } = model;
+  if (coefficient === 0 || !(encoder instanceof DecoderBody))
+    return {
+      model,
+      inputs: { ...encoderInputSpecs(task.shape), ...task.targets },
+      losses: (inputs, context) => ({
+        [task.name]: task.loss(model.forward(encoderInputsOf(inputs), context), inputs),
+      }),
+    };
   return {
     model,
-    inputs: { ...encoderInputSpecs(task.shape), ...task.targets },
-    losses: (inputs, context) => ({
-      [task.name]: task.loss(model.forward(encoderInputsOf(inputs), context), inputs),
-    }),
+    inputs: {
+      ...encoderInputSpecs(task.shape),
+      ...task.targets,
+      nextTokens: { dtype: "int32", shape: task.shape },
+    },
+    lossWeights: { [languagePart]: coefficient },
+    losses: (inputs, context) => {
+      const rows = encoderInputsOf(inputs);
+      const hidden = model.states(rows, context);
+      const nextTokens = inputs["nextTokens"]!;
+      const words = nextTokens.reshape([-1, nextTokens.shape.at(-1)!]);
+      return {
+        [task.name]: task.loss(model.answer(hidden, rows, context), inputs),
+        [languagePart]: sum(encoder.languageLosses(hidden, words)),
+      };
+    },
   };
 }
 
@@ -252,31 +303,42 @@ async function save(
     const labels = options.task === "regress" ? ["LABEL_0"] : loaded.labels;
     await replaceModel(out, async (staging) => {
       await saveModel(staging, { ...loaded, labels, head: task.head });
-      await writeSettings(staging, { task: options.task, maxLength, stride, threshold });
+      const { bothOrders } = options;
+      await writeSettings(staging, {
+        task: options.task,
+        maxLength,
+        stride,
+        threshold,
+        ...(bothOrders && { bothOrders }),
+      });
     });
   } finally {
     restore?.();
   }
 }
 
+/** A parameter of the layer that a number comes from; undefined where the layer does not have it. */
+function answersWith(
+  { system, model, weights }: HeadCheckpoint,
+  part: "weight" | "bias",
+): Float32Array | undefined {
+  const name = `${headOf(system, "classify").output}.${part}`;
+  return namedParameters(model).has(name) ? (weights.get(name).view() as Float32Array) : undefined;
+}
+
 /**
  * Makes the last layer answer in the labels' own scale, as whoever loads the checkpoint expects; the function returned
  * undoes it, for training goes on in the other one.
  */
-function foldScale(
-  { system, weights }: HeadCheckpoint,
-  scale: { mean: number; deviation: number },
-): () => void {
-  const { output } = headOf(system, "classify");
-  const [weight, bias] = ["weight", "bias"].map((part) => weights.get(`${output}.${part}`).view()) as [
-    Float32Array,
-    Float32Array,
-  ];
-  const [weightBefore, biasBefore] = [weight.slice(), bias.slice()];
-  weight.forEach((value, place) => (weight[place] = value * scale.deviation));
-  bias.forEach((value, place) => (bias[place] = value * scale.deviation + scale.mean));
+function foldScale(loaded: HeadCheckpoint, scale: { mean: number; deviation: number }): () => void {
+  const parts = (["weight", "bias"] as const).flatMap((part) => answersWith(loaded, part) ?? []);
+  const before = parts.map((values) => values.slice());
+  const [weight, bias] = parts;
+  weight!.forEach((value, place) => (weight![place] = value * scale.deviation));
+  bias?.forEach((value, place) => (bias[place] = value * scale.deviation + scale.mean));
   return () => {
-    weight.set(weightBefore);
-    bias.set(biasBefore);
+    parts.forEach((values, part) => {
+      values.set(before[part]!);
+    });
   };
 }

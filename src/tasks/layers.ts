@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import type { HeadCheckpoint } from "../checkpoints/index.js";
-import { namedParameters } from "../nn/index.js";
+import { DecoderBody, namedParameters } from "../nn/index.js";
 import type { FinetuneOptions } from "./finetune-options.js";
 
 type LayerOptions = Pick<FinetuneOptions, "layerDecay" | "freezeEmbeddings" | "freezeLayers">;
@@ -9,13 +9,21 @@ type LayerOptions = Pick<FinetuneOptions, "layerDecay" | "freezeEmbeddings" | "f
  * Throws `argument` for layers that a model does not have, and for a choice among layers where all of them have the same
  * parameters.
  */
-function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model }: HeadCheckpoint): void {
+function checkLayers(
+  { layerDecay, freezeEmbeddings, freezeLayers }: LayerOptions,
+  { system, model }: HeadCheckpoint,
+): void {
   const { config } = model.encoder;
   const { numLayers } = config;
   if (freezeLayers > numLayers)
     throw new LineageError(
       "argument",
       `--freeze-layers must be at most ${numLayers}, the layers of the model, not ${freezeLayers}`,
+    );
+  if (system.kind === "decoder" && system.rowTokens && (freezeEmbeddings || freezeLayers > 0))
+    throw new LineageError(
+      "argument",
+      `${system.title} learns embeddings of its new tokens (${Object.values(system.rowTokens).join(", ")}), so embeddings cannot be frozen; leave out ${freezeLayers > 0 ? "--freeze-layers" : "--freeze-embeddings"}`,
     );
   const shared = system.kind === "encoder" && (system.sharesLayers?.(config) ?? false);
   const asked = freezeLayers > 0 ? "--freeze-layers" : layerDecay < 1 ? "--layer-decay" : undefined;
@@ -29,17 +37,23 @@ function checkLayers({ layerDecay, freezeLayers }: LayerOptions, { system, model
 /** Keeps the parameters that the options name as they are. */
 export function freeze(options: LayerOptions, loaded: HeadCheckpoint): void {
   checkLayers(options, loaded);
-  const { system, model, fresh } = loaded;
+  const { model, fresh } = loaded;
   const { freezeEmbeddings, freezeLayers } = options;
   const limit = freezeLayers > 0 ? freezeLayers : freezeEmbeddings ? 0 : -1;
   for (const [name, parameter] of namedParameters(model))
-    parameter.trainable = system.depth(name, model.encoder.config) > limit || fresh.includes(name);
+    parameter.trainable = depthOf(name, loaded) > limit || fresh.includes(name);
 }
 
 /** Factor of a parameter's learning rate: `layerDecay` once for each layer above it. */
 export const learningRateFactor =
-  ({ layerDecay }: LayerOptions, { system, model }: HeadCheckpoint) =>
-  (name: string): number => {
-    const { config } = model.encoder;
-    return layerDecay ** (config.numLayers + 1 - system.depth(name, config));
-  };
+  ({ layerDecay }: LayerOptions, loaded: HeadCheckpoint) =>
+  (name: string): number =>
+    layerDecay ** (loaded.model.encoder.config.numLayers + 1 - depthOf(name, loaded));
+
+/** Where a parameter stands; a head stands above all layers. */
+function depthOf(name: string, { system, model: { encoder } }: HeadCheckpoint): number {
+  return system.depth(
+    encoder instanceof DecoderBody ? encoder.languageModelNameOf(name) : name,
+    encoder.config,
+  );
+}

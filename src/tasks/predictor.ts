@@ -4,10 +4,10 @@ import type { ModelWeights } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type AnswerOptions, Answerer } from "./answers.js";
+import { taskOf } from "./both-orders.js";
 import { contextOf, readSettings } from "./settings.js";
 import { checkLabels } from "./labels.js";
-import type { Measured, Prediction, TaskContext } from "./task.js";
-import { tasks } from "./tasks.js";
+import type { Measured, Prediction, Task, TaskContext } from "./task.js";
 
 export interface PredictorOptions {
   /** Default: as the folder says. */
@@ -21,7 +21,7 @@ export interface PredictorOptions {
 export type PredictorInput = string | Omit<Example, "row" | "label">;
 
 /**
- * Answers of a fine-tuned encoder:
+ * Answers of a fine-tuned encoder or decoder:
  *
  *     const predictor = await Predictor.load("runs/sentiment");
  *     const [answer] = await predictor.predict(["a lovely film"]);
@@ -29,7 +29,7 @@ export type PredictorInput = string | Omit<Example, "row" | "label">;
  */
 export class Predictor implements Disposable {
   private constructor(
-    readonly task: TaskName,
+    private readonly answers: Task,
     /** The network with its weights and its tokenizer. */
     readonly loaded: HeadCheckpoint<ModelWeights>,
     private readonly context: TaskContext,
@@ -41,7 +41,7 @@ export class Predictor implements Disposable {
   /** Throws `checkpoint` where the folder has no head for the task. */
   static async load(folder: string, options: PredictorOptions = {}): Promise<Predictor> {
     const settings = await readSettings(folder, options.task);
-    const task = tasks[settings.task];
+    const task = taskOf(settings.task, settings);
     const loaded = await loadTaskForInference(options.runtime ?? createRuntime(), folder, task.head, {
       numLabels: task.hasClasses ? undefined : task.numLabels([]),
     });
@@ -54,7 +54,16 @@ export class Predictor implements Disposable {
       maxLength: options.maxLength ?? settings.maxLength,
     });
     const answerer = new Answerer(task, context, loaded.model, loaded.weights);
-    return new Predictor(settings.task, loaded, context, answerer, settings.threshold);
+    return new Predictor(task, loaded, context, answerer, settings.threshold);
+  }
+
+  /** Whether every text has a second one. */
+  get readsPairs(): boolean {
+    return this.answers.name === "pair" || this.answers.shape.includes("orders");
+  }
+
+  get task(): TaskName {
+    return this.answers.name;
   }
 
   /** Names of the classes or tags; empty where there are none. */
@@ -83,7 +92,7 @@ export class Predictor implements Disposable {
     examples: readonly Example[],
     options: AnswerOptions & { readonly file?: string } = {},
   ): Promise<Measured & { readonly predictions: readonly Prediction[] }> {
-    if (tasks[this.task].hasClasses) checkLabels(options.file ?? "the data", examples, this.labels);
+    if (this.answers.hasClasses) checkLabels(options.file ?? "the data", examples, this.labels);
     return this.answerer.measure(examples, this.decided(options));
   }
 
@@ -93,7 +102,7 @@ export class Predictor implements Disposable {
 
   /** Tokens of a text that do not fit a row and are not read; none in tasks that read long texts part by part. */
   truncatedTokens(example: Example): number {
-    return tasks[this.task]
+    return this.answers
       .prepare({ ...example, label: undefined }, 0, this.context)
       .reduce((total, { truncated }) => total + truncated, 0);
   }

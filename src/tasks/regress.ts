@@ -48,10 +48,13 @@ export const regress: Task = {
   },
 };
 
-/** Mean and standard deviation of the labels. */
-export function scaleOf(examples: readonly Example[]): { mean: number; deviation: number } {
+/** Mean and standard deviation of the labels; around 0 for a head that has no bias to take the mean. */
+export function scaleOf(
+  examples: readonly Example[],
+  { centred }: { readonly centred: boolean },
+): { mean: number; deviation: number } {
   const values = examples.map(({ label }) => label as number);
-  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const mean = centred ? values.reduce((a, b) => a + b, 0) / values.length : 0;
   const deviation = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length);
   return { mean, deviation: deviation || 1 };
 }

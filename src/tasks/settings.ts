@@ -6,7 +6,7 @@ import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { type TaskName, taskNames, paddingOf } from "../data/index.js";
 import type { HeadCheckpoint } from "../checkpoints/index.js";
-import { encoderOf, headOfConfig } from "../models/index.js";
+import { headOfConfig, headSystemOf } from "../models/index.js";
 import type { TaskContext } from "./task.js";
 import { tasks } from "./tasks.js";
 
@@ -16,6 +16,8 @@ const settingsSchema = z.object({
   stride: z.int().nonnegative(),
   /** Probability from which on the second of two classes, or any of more, is answered. */
   threshold: z.number().min(0).max(1).optional(),
+  /** Whether a pair is read in both orders. */
+  bothOrders: z.boolean().optional(),
 });
 /** What predicting needs to know of fine-tuning and Hugging Face's files do not say: `task.json` beside them. */
 export type TaskSettings = z.infer<typeof settingsSchema>;
@@ -46,7 +48,7 @@ export async function readSettings(
   if (!existsSync(config))
     throw new LineageError("checkpoint", `${folder} is not a model: it has no config.json`);
   const json = await readJson(config);
-  const head = headOfConfig(encoderOf(json), json);
+  const head = headOfConfig(headSystemOf(json), json);
   const {
     architectures,
     id2label,
@@ -64,12 +66,13 @@ export async function readSettings(
 
 /** A loaded model's context for a task. Throws `argument` for a length that the model does not know. */
 export function contextOf(
-  { tokenizer, model, labels }: Pick<HeadCheckpoint, "tokenizer" | "model" | "labels">,
+  { system, tokenizer, model, labels }: Pick<HeadCheckpoint, "system" | "tokenizer" | "model" | "labels">,
   task: TaskName,
   { maxLength, stride = 64 }: { maxLength?: number; stride?: number },
   more: Partial<TaskContext> = {},
 ): TaskContext {
   const { contextLength, padTokenId } = model.encoder.config;
+  const causal = system.kind === "decoder";
   const length = maxLength ?? Math.min(tasks[task].defaultLength, contextLength);
   if (length > contextLength)
     throw new LineageError(
@@ -78,7 +81,9 @@ export function contextOf(
     );
   return {
     tokenizer,
-    padding: paddingOf(tokenizer, padTokenId),
+    // A decoder's rows are filled up behind, whatever its tokenizer does to prompts.
+    padding: causal ? { ...paddingOf(tokenizer, padTokenId), left: false } : paddingOf(tokenizer, padTokenId),
+    causal,
     maxLength: length,
     stride: Math.min(stride, Math.floor(length / 4)),
     labels: labels ?? [],

@@ -2,7 +2,7 @@ import type { Answer } from "../data/index.js";
 import { type Tensor, mul, squeeze, sum, tokenLosses, where } from "../graph/index.js";
 import type { Encoding } from "../tokenizers/index.js";
 import { spanScores } from "../training/index.js";
-import { type Task, int32, never, oneRow, softmax, tokenShape } from "./task.js";
+import { type Task, type TaskContext, int32, never, oneRow, softmax, tokenShape } from "./task.js";
 
 /** Tokens of an answer at most. */
 const longestAnswer = 30;
@@ -21,13 +21,13 @@ export const span: Task = {
     starts: { dtype: "int32", shape: ["batch"] },
     ends: { dtype: "int32", shape: ["batch"] },
   },
-  prepare: (example, place, { tokenizer, maxLength, stride, padding }) => {
+  prepare: (example, place, { tokenizer, maxLength, stride, ...way }) => {
     const context = example.pair!;
     const [answer] = (example.label as readonly Answer[] | undefined) ?? [];
     const range = answer && unitsOf(context, answer.start, answer.start + [...answer.text].length);
     const windows = tokenizer.encodeWindows(example.text, context, { maxLength, stride, offsets: true });
     return windows.map((window) => {
-      const none = padding.left ? window.ids.length - 1 : 0;
+      const none = noAnswer(window, way);
       const target =
         example.label === undefined ? undefined : ((range && tokensOf(window, range)) ?? [none, none]);
       return oneRow(place, window, target);
@@ -51,7 +51,7 @@ export const span: Task = {
     ];
     return mul(sum(tokenLosses(start, starts!).add(tokenLosses(end, ends!))), 0.5);
   },
-  predict: ({ pair }, found, { padding }) => {
+  predict: ({ pair }, found, context) => {
     let best = { score: -Infinity, probability: 0, start: 0, end: 0 };
     // No window may have the answer; the one that is least sure of that speaks for all.
     let none = { score: Infinity, probability: 1 };
@@ -60,7 +60,7 @@ export const span: Task = {
       const starts = Array.from(row.ids, (_, token) => logits[2 * token]!);
       const ends = Array.from(row.ids, (_, token) => logits[2 * token + 1]!);
       const [startProbabilities, endProbabilities] = [softmax(starts), softmax(ends)];
-      const cls = padding.left ? row.ids.length - 1 : 0;
+      const cls = noAnswer(row, context);
       if (starts[cls]! + ends[cls]! < none.score)
         none = {
           score: starts[cls]! + ends[cls]!,
@@ -83,11 +83,11 @@ export const span: Task = {
       }
     }
     if (none.score >= best.score) return { answer: "", probability: none.probability };
-    const context = pair!;
+    const text = pair!;
     return {
-      answer: context.slice(best.start, best.end),
-      start: [...context.slice(0, best.start)].length,
-      end: [...context.slice(0, best.end)].length,
+      answer: text.slice(best.start, best.end),
+      start: [...text.slice(0, best.start)].length,
+      end: [...text.slice(0, best.end)].length,
       probability: best.probability,
     };
   },
@@ -102,6 +102,15 @@ export const span: Task = {
     return { metrics: { loss, exactMatch, f1 } };
   },
 };
+
+/**
+ * The token that stands for no answer: the first, or XLNet's last; in a decoder the special token at the end, which has seen
+ * the context, where there is one.
+ */
+const noAnswer = (
+  { ids, specialMask }: Encoding,
+  { padding, causal }: Pick<TaskContext, "padding" | "causal">,
+): number => (padding.left || (causal && specialMask.at(-1)) ? ids.length - 1 : 0);
 
 /** A range of code points as UTF-16 units. */
 const unitsOf = (text: string, start: number, end: number): [number, number] => {

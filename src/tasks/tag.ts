@@ -14,7 +14,7 @@ export const tag: Task = {
   numLabels: ({ length }) => length,
   metric: "f1",
   targets: { labels: { dtype: "int32", shape: tokenShape } },
-  prepare: (example, place, { tokenizer, maxLength, labels }) => {
+  prepare: (example, place, { tokenizer, maxLength, labels, causal }) => {
     const words = example.words!;
     const tags = example.label as readonly string[] | undefined;
     const specialTokens = tokenizer.encodePair("").ids.length;
@@ -27,11 +27,10 @@ export const tag: Task = {
       let used = specialTokens;
       while (end < words.length && (end === first || used + sizes[end]! <= maxLength)) used += sizes[end++]!;
       const row = tokenizer.encodeWords(words.slice(first, end), { maxLength });
-      // The first token of a word answers for it; the others are left out, as in BERT's paper.
       const target =
         tags &&
         row.wordIds.map((word, token) =>
-          word < 0 || row.wordIds[token - 1] === word ? ignoredLabel : labels.indexOf(tags[first + word]!),
+          answersFor(row.wordIds, token, causal) ? labels.indexOf(tags[first + word]!) : ignoredLabel,
         );
       items.push({ ...oneRow(place, row, target), wordIds: row.wordIds, firstWord: first });
       first = Math.max(end, first + 1);
@@ -49,12 +48,12 @@ export const tag: Task = {
     return { tensors: { labels: { data: labels, shape: [items.length, length] } }, count };
   },
   loss: (logits, { labels }) => sum(tokenLosses(logits, labels!)),
-  predict: ({ words }, found, { labels }) => {
+  predict: ({ words }, found, { labels, causal }) => {
     // A word that has no token, such as a control character, is nothing.
     const tags = words!.map(() => (labels.includes("O") ? "O" : labels[0]!));
     for (const { item, logits } of found) {
       item.wordIds!.forEach((word, token) => {
-        if (word < 0 || item.wordIds![token - 1] === word) return;
+        if (!answersFor(item.wordIds!, token, causal)) return;
         const scores = logits.subarray(token * labels.length, (token + 1) * labels.length);
         tags[item.firstWord! + word] = labels[indexOfLargest(scores)]!;
       });
@@ -73,3 +72,10 @@ export const tag: Task = {
     return { metrics: { loss, accuracy, ...scores }, confusion };
   },
 };
+
+/**
+ * Whether a token answers for its word: the first of the word, as in BERT's paper; in a decoder the last, the only one that
+ * has seen all of it.
+ */
+const answersFor = (wordIds: readonly number[], token: number, causal: boolean): boolean =>
+  wordIds[token]! >= 0 && wordIds[token + (causal ? 1 : -1)] !== wordIds[token];

@@ -8,6 +8,8 @@ import type { ConfusionMatrix, InputSpec, Metrics } from "../training/index.js";
 export interface TaskContext {
   readonly tokenizer: Tokenizer;
   readonly padding: Padding;
+  /** Whether a token has seen only those before it, as in a decoder. */
+  readonly causal: boolean;
   /** Tokens of a row at most. */
   readonly maxLength: number;
   /** Tokens that neighbouring windows of a long context share. */
@@ -58,7 +60,7 @@ export interface Prediction {
 /** The answers of a network to one item: its part of the logits. */
 export interface ItemLogits {
   readonly item: Item;
-  /** `[classes]`, `[1]`, `[choices]`, or `[tokens, classes]` row after row without padding. */
+  /** `[classes]`, `[1]`, `[choices]`, `[orders, classes]`, or `[tokens, classes]` row after row without padding. */
   readonly logits: Float32Array;
 }
 

@@ -321,7 +321,7 @@ describe("the command line", () => {
     const wrong = await lineage("export", "--model", at("words"), "--out", at("asked"), "--dtype", "int9");
     expect(wrong.stderr).toContain("--dtype must be fp32, fp16, q8 or q4, or several with commas between");
     const gguf = await lineage("convert", at("words"), at("words.gguf"));
-    expect(gguf.stderr).toContain("holds an encoder, and lineage writes GGUF files of decoders alone");
+    expect(gguf.stderr).toContain("writes GGUF files of language models");
   });
 });
 

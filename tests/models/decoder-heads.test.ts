@@ -198,7 +198,7 @@ describe("A head on a decoder's folder", () => {
   });
 
   it("keeps its output embeddings where words are learned beside the task", async () => {
-    const loaded = await loadForTask(runtime, await language(), "classify", { language: true });
+    const loaded = await loadForTask(runtime, await language(), "classify", { language: () => true });
     using weights = loaded.weights;
     expect(Object.keys(weights.tensors)).toContain("lm_head.weight");
   });
