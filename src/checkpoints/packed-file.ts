@@ -1,12 +1,13 @@
 import { z } from "zod";
 import { type DType, type TypedArray, bytesPerElement } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
-import { type QuantizedWeight, packedParts } from "../graph/index.js";
+import { type DoubleScaleTensors, type QuantizedWeight, isDouble, packedParts } from "../graph/index.js";
 import type { SafetensorsFile, TensorToSave } from "../formats/index.js";
 import {
   type MatrixLayout,
   blockShapes,
   blockSizes,
+  dynamicBlock,
   rowWeight,
   signedValues,
 } from "../quantization/index.js";
@@ -26,13 +27,14 @@ export const packedEntry = z.discriminatedUnion("kind", [
     offsets: z.boolean().default(false),
   }),
   z.object({ kind: z.literal("rows") }),
-  z.object({ kind: z.literal("nf4"), block_size: blockSize }),
+  z.object({ kind: z.literal("nf4"), block_size: blockSize, double: z.boolean().default(false) }),
 ]);
 export type PackedEntry = z.infer<typeof packedEntry>;
 
 export function entryOf(weight: QuantizedWeight): PackedEntry {
   if (weight.kind === "rows") return { kind: "rows" };
-  if (weight.kind === "nf4") return { kind: "nf4", block_size: weight.blockSize };
+  if (weight.kind === "nf4")
+    return { kind: "nf4", block_size: weight.blockSize, double: isDouble(weight.scales) };
   return {
     kind: "blocks",
     bits: weight.bits,
@@ -129,7 +131,9 @@ export async function weightFromParts(
       ...layout,
       blockSize,
       values: part("values", "uint8", [(rows * columns) / 2]),
-      scales: part("scales", "float32", [(rows * columns) / blockSize]),
+      scales: entry.double
+        ? doubleScales((rows * columns) / blockSize, part)
+        : part("scales", "float32", [(rows * columns) / blockSize]),
     };
   const { bits } = entry;
   const shapes = blockShapes({ rows, columns, bits, blockSize });
@@ -144,5 +148,14 @@ export async function weightFromParts(
     scales: part("scales", "float32", shapes.scales),
     zeroPoints: entry.zero_points ? part("zeroPoints", "uint8", shapes.zeroPoints) : undefined,
     offsets: entry.offsets ? part("offsets", "float32", shapes.offsets) : undefined,
+  };
+}
+
+function doubleScales(count: number, part: PartReader): DoubleScaleTensors {
+  const blocks = Math.ceil(count / dynamicBlock);
+  return {
+    codes: part("codes", "uint8", [blocks * dynamicBlock]),
+    largest: part("largest", "float32", [blocks]),
+    offset: part("offset", "float32", [1]),
   };
 }

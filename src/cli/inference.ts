@@ -4,7 +4,7 @@ import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index
 import type { SamplingOptions } from "../generation/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { countOption, option, preparedOption, preparedWeights } from "./options.js";
-import { type QuantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
+import { type QuantizedBits, quantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
 
 // What the commands that write text have in common.
 
@@ -97,7 +97,7 @@ export const addSamplingOptions = (
 export const addModelOptions = (command: Command): Command =>
   command
     .addOption(
-      option("quantize", "<bits>", "load matrices in fewer bits", z.enum(["4", "8", "nf4"]), {
+      option("quantize", "<bits>", "load matrices in fewer bits", quantizedBits, {
         usual: "as stored",
       }),
     )

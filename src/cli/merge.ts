@@ -6,7 +6,7 @@ import { compareModels, dequantizeWeights, loadForInference, saveModel } from ".
 import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
 import { examples, option, requiredOption, threadsOption } from "./options.js";
-import { type QuantizedBits, schemeOf } from "./quantize.js";
+import { type QuantizedBits, quantizedBits, schemeOf } from "./quantize.js";
 import { print } from "./terminal.js";
 
 interface MergeCommand {
@@ -58,7 +58,7 @@ export const mergeCommand = new Command("merge")
       "quantize",
       "<bits>",
       "the bits of the base that the adapter was trained on, which is dequantised",
-      z.enum(["4", "8", "nf4"]),
+      quantizedBits,
       { usual: "as stored" },
     ),
   )

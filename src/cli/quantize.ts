@@ -11,13 +11,15 @@ import { modelFor } from "./model.js";
 import { countOption, examples, option, threadsOption, requiredOption } from "./options.js";
 import { print } from "./terminal.js";
 
-/** Bits as the command line has them. */
-export type QuantizedBits = "4" | "8" | "nf4";
+/** What `--quantize` takes: whole numbers, or NormalFloat, whose scales may be kept in 8 bits. */
+export const quantizedBits = z.enum(["4", "8", "nf4", "nf4-double"]);
+export type QuantizedBits = z.infer<typeof quantizedBits>;
 
 export function schemeOf(
   bits: QuantizedBits | undefined,
   rest: Omit<QuantizationScheme, "bits"> = {},
 ): QuantizationScheme | undefined {
+  if (bits === "nf4-double") return { ...rest, bits: "nf4", double: true };
   return bits && { ...rest, bits: bits === "nf4" ? bits : bits === "4" ? 4 : 8 };
 }
 
@@ -87,7 +89,7 @@ export const quantizeCommand = new Command("quantize")
   .addOption(requiredOption("model", "<place>", "a folder, a .gguf file, or ORG/NAME on the hub"))
   .addOption(requiredOption("out", "<folder>", "folder of the result"))
   .addOption(
-    option("bits", "<bits>", "bits of a weight; nf4 is 4-bit NormalFloat", z.enum(["4", "8", "nf4"]), {
+    option("bits", "<bits>", "bits of a weight; nf4 is 4-bit NormalFloat", quantizedBits, {
       usual: "4; an encoder 8",
     }),
   )

@@ -200,6 +200,13 @@ trainCommand
       { usual: "lora; with another --objective than causal none" },
     ),
   )
+  .addOption(
+    of(
+      "doubleQuantization",
+      undefined,
+      "keep the scales of qlora's base in 8 bits; merge with --quantize nf4-double",
+    ),
+  )
   .addOption(of("rank", "<n>", "rank of the adapter"))
   .addOption(of("alpha", "<x>", "the update is scaled by alpha / rank"))
   .addOption(of("rsLora", undefined, "scale it by alpha / sqrt(rank)"))
@@ -295,6 +302,7 @@ trainCommand
       );
     const data = files.length === 1 ? files[0]! : files;
     const ofAdapters = [
+      "doubleQuantization",
       "rank",
       "alpha",
       "rsLora",

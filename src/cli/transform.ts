@@ -25,7 +25,7 @@ import {
   threadsOption,
 } from "./options.js";
 import { interruptible } from "./progress.js";
-import { type QuantizedBits, schemeOf } from "./quantize.js";
+import { type QuantizedBits, quantizedBits, schemeOf } from "./quantize.js";
 import { Reporter, colors, print, tell } from "./terminal.js";
 import { readTexts, stdinLines } from "./texts.js";
 
@@ -257,7 +257,7 @@ export const transformCommand = new Command("transform")
     ),
   )
   .addOption(
-    option("quantize", "<bits>", "keep matrices in fewer bits", z.enum(["4", "8", "nf4"]), {
+    option("quantize", "<bits>", "keep matrices in fewer bits", quantizedBits, {
       usual: "as they are",
     }),
   )

@@ -42,8 +42,45 @@ export interface NormalFloatWeight extends PackedMatrix {
   readonly blockSize: number;
   /** Uint8 `[rows * columns / 2]`; of two values in a byte, the first is the high half. */
   readonly values: DeviceTensor<"uint8">;
-  /** Largest magnitude of each block: `[rows * columns / blockSize]`. */
-  readonly scales: DeviceTensor<"float32">;
+  /** Largest magnitude of each block: `[rows * columns / blockSize]`; or in 8 bits, double quantisation. */
+  readonly scales: DeviceTensor<"float32"> | DoubleScaleTensors;
+}
+
+/**
+ * Scales in 8 bits, section 3, "Double Quantization": `map[code] * largest + offset`, where 256 of them share `largest`.
+ */
+export interface DoubleScaleTensors {
+  /** Uint8 `[ceil(scales / 256) * 256]`: places in the signed dynamic map; what fills up the last block stands for nothing. */
+  readonly codes: DeviceTensor<"uint8">;
+  /** `[codes / 256]`. */
+  readonly largest: DeviceTensor<"float32">;
+  /** `[1]`. */
+  readonly offset: DeviceTensor<"float32">;
+}
+
+export const isDouble = (scales: NormalFloatWeight["scales"]): scales is DoubleScaleTensors =>
+  "codes" in scales;
+
+/**
+ * The 256 numbers of the 8-bit dynamic data type in rising order, as bitsandbytes has them: seven powers of ten, with ever
+ * more bits for the fraction. Unsigned ones have a bit more.
+ */
+export function dynamicMap(signed: boolean): Float32Array {
+  const { fround } = Math;
+  const numbers = [0, 1];
+  for (let power = 0; power < 7; power++) {
+    const steps = 2 ** (power + Number(!signed));
+    const step = fround(fround(fround(1) - fround(0.1)) / steps);
+    // PyTorch's linspace counts its second half from the end.
+    const boundary = (index: number): number =>
+      index < (steps + 1) / 2 ? fround(fround(0.1) + step * index) : fround(1 - step * (steps - index));
+    for (let index = 0; index < steps; index++) {
+      const mean = fround(fround(boundary(index) + boundary(index + 1)) / 2);
+      const number = fround(fround(10 ** (power - 6)) * mean);
+      numbers.push(number, ...(signed ? [-number] : []));
+    }
+  }
+  return Float32Array.from(numbers).sort();
 }
 
 /** The 16 values of NF4, Dettmers et al. 2023, appendix E: quantiles of a normal distribution with an exact zero. */
@@ -101,7 +138,8 @@ export interface ConstantWeights {
 /** The tensors that a packed weight consists of, by their part of the name: `h.0.mlp.up.weight` + `.scales`. */
 export function packedParts(weight: PackedWeight): Record<string, DeviceTensor> {
   if (weight.kind === "half") return { values: weight.values };
-  if (weight.kind !== "blocks") return { values: weight.values, scales: weight.scales };
+  if (weight.kind === "nf4" && isDouble(weight.scales)) return { values: weight.values, ...weight.scales };
+  if (weight.kind !== "blocks") return { values: weight.values, scales: weight.scales as DeviceTensor };
   const { values, table, scales, zeroPoints, offsets } = weight;
   return { values, table, scales, ...(zeroPoints && { zeroPoints }), ...(offsets && { offsets }) };
 }

@@ -1,4 +1,5 @@
 export * from "./blocks.js";
+export * from "./dynamic.js";
 export * from "./ggml.js";
 export * from "./normal-float.js";
 export * from "./rows.js";

@@ -1,7 +1,8 @@
 import { LineageError } from "../base/errors.js";
-import { type NormalFloatWeight, normalFloat4 } from "../graph/index.js";
+import { type DoubleScaleTensors, type NormalFloatWeight, isDouble, normalFloat4 } from "../graph/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type MatrixSource, checkBlocks, eachRow } from "./blocks.js";
+import { dequantizeScales, dynamicBlock, quantizeScales } from "./dynamic.js";
 
 export { normalFloat4 };
 
@@ -58,16 +59,40 @@ export function dequantizeNormalFloat(
   });
 }
 
-/** A weight over NF4 arrays, whose memory it takes over. */
+/** The scales of an NF4 weight in float32. */
+export function scalesOf({ scales, rows, columns, blockSize }: NormalFloatWeight): Float32Array {
+  if (!isDouble(scales)) return scales.view();
+  const { codes, largest, offset } = scales;
+  const all = dequantizeScales({
+    codes: codes.view(),
+    largest: largest.view(),
+    offset: offset.view()[0]!,
+  });
+  return all.subarray(0, (rows * columns) / blockSize);
+}
+
+/** A weight over NF4 arrays, whose memory it takes over. @param double whether its scales are kept in 8 bits */
 export function normalFloatWeight(
   runtime: Runtime,
   { values, scales }: NormalFloatArrays,
   layout: Pick<NormalFloatWeight, "rows" | "columns" | "transposed" | "blockSize">,
+  double = false,
 ): NormalFloatWeight {
   return {
     kind: "nf4",
     ...layout,
     values: runtime.wrapTensor("uint8", [values.length], values),
-    scales: runtime.wrapTensor("float32", [scales.length], scales),
+    scales: double ? doubleTensors(runtime, scales) : runtime.wrapTensor("float32", [scales.length], scales),
+  };
+}
+
+function doubleTensors(runtime: Runtime, scales: Float32Array): DoubleScaleTensors {
+  const { codes, largest, offset } = quantizeScales(scales);
+  const whole = new Uint8Array(largest.length * dynamicBlock);
+  whole.set(codes);
+  return {
+    codes: runtime.wrapTensor("uint8", [whole.length], whole),
+    largest: runtime.wrapTensor("float32", [largest.length], largest),
+    offset: runtime.wrapTensor("float32", [1], Float32Array.of(offset)),
   };
 }

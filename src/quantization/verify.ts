@@ -1,16 +1,19 @@
 import { LineageError } from "../base/errors.js";
 import {
   type BlockWeight,
+  type NormalFloatWeight,
   type PackedWeight,
   type QuantizedWeight,
   compile,
   input,
+  isDouble,
   matmul,
   packedParts,
 } from "../graph/index.js";
 import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import { type MatrixSource, blockArrays, dequantizeBlocks, matrixOf } from "./blocks.js";
-import { dequantizeNormalFloat } from "./normal-float.js";
+import { dynamicBlock } from "./dynamic.js";
+import { dequantizeNormalFloat, scalesOf } from "./normal-float.js";
 import { dequantizeRows, rowTensors, rowWeight, signedValues } from "./rows.js";
 
 /** Rows of a weight that a check computes. */
@@ -24,7 +27,7 @@ const kernelOf = (weight: PackedWeight): string =>
   weight.kind === "blocks"
     ? `${weight.bits}-bit blocks of ${weight.blockSize}${weight.zeroPoints ? " with zero points" : ""}${weight.offsets ? " with offsets" : ""}`
     : weight.kind === "nf4"
-      ? `NF4 blocks of ${weight.blockSize}`
+      ? `NF4 blocks of ${weight.blockSize}${isDouble(weight.scales) ? " with scales in 8 bits" : ""}`
       : weight.kind === "rows"
         ? `${weight.values.dtype} rows`
         : `${weight.values.dtype} weights`;
@@ -105,7 +108,7 @@ async function firstRows(runtime: Runtime, weight: QuantizedWeight, rows: number
       ...weight,
       rows,
       values: weight.values.slice(0, [(rows * columns) / 2]),
-      scales: weight.scales.slice(0, [(rows * columns) / blockSize]),
+      scales: firstScales(weight.scales, (rows * columns) / blockSize),
     };
   }
   if (weight.kind === "rows") {
@@ -130,6 +133,16 @@ async function firstRows(runtime: Runtime, weight: QuantizedWeight, rows: number
   };
 }
 
+function firstScales(scales: NormalFloatWeight["scales"], count: number): NormalFloatWeight["scales"] {
+  if (!isDouble(scales)) return scales.slice(0, [count]);
+  const blocks = Math.ceil(count / dynamicBlock);
+  return {
+    codes: scales.codes.slice(0, [blocks * dynamicBlock]),
+    largest: scales.largest.slice(0, [blocks]),
+    offset: scales.offset.slice(0, [1]),
+  };
+}
+
 /** Offsets lie by block first, so that those of the first rows have to be gathered. */
 function firstColumns(
   runtime: Runtime,
@@ -147,7 +160,7 @@ function firstColumns(
 /** The matrix `[rows, columns]` that whole numbers or NF4 stand for. */
 export const dequantizeWeight = (weight: QuantizedWeight): Float32Array =>
   weight.kind === "nf4"
-    ? dequantizeNormalFloat({ values: weight.values.view(), scales: weight.scales.view() }, weight.blockSize)
+    ? dequantizeNormalFloat({ values: weight.values.view(), scales: scalesOf(weight) }, weight.blockSize)
     : weight.kind === "rows"
       ? dequantizeRows({ values: signedValues(weight), scales: weight.scales.view() }, weight.columns)
       : dequantizeBlocks(blockArrays(weight), weight);

@@ -117,7 +117,7 @@ export async function openAdapted(
 /** Loads a decoder and puts a new adapter beside it, which alone learns. */
 export async function loadAdapted(runtime: Runtime, place: string, options: AdapterChoice): Promise<Adapted> {
   const { weights: frozen, ...base } = await loadForInference(runtime, place, {
-    quantize: options.adapter === "qlora" ? { bits: "nf4" } : undefined,
+    quantize: options.adapter === "qlora" ? { bits: "nf4", double: options.doubleQuantization } : undefined,
   });
   const { model } = base;
   try {

@@ -45,6 +45,8 @@ export const trainOptions = z.object({
   virtualTokens: z.int().positive().default(20),
   /** What a soft prompt begins as. Default: tokens of the vocabulary at random, from the seed. */
   promptInit: z.string().min(1).optional(),
+  /** Keeps the scales of qlora's base in 8 bits themselves, Dettmers et al. 2023, section 3. */
+  doubleQuantization: z.boolean().default(false),
   rank: z.int().positive().default(16),
   /** Scales the update by `alpha / rank`. */
   alpha: z.number().positive().default(32),

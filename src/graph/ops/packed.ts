@@ -8,6 +8,8 @@ import {
   type PackedWeight,
   type QuantizedWeight,
   type RowWeight,
+  dynamicMap,
+  isDouble,
   normalFloat4,
   unpackedBytes,
 } from "../packed.js";
@@ -41,7 +43,7 @@ export function packedMatmul(
   if (weight.kind === "nf4" && byRows) {
     const product = onnx.op(
       "MatMulBnb4",
-      [input, part("values"), part("scales")],
+      [input, part("values"), normalFloatScales(onnx, weight, part)],
       {
         K: weight.columns,
         N: weight.rows,
@@ -381,13 +383,14 @@ function signed(onnx: Lowering, values: string, dtype: "int8" | "uint8"): string
 /** `[count]` -> `[count, columns]`. */
 function normalFloatRows(
   onnx: Lowering,
-  { columns, blockSize }: NormalFloatWeight,
+  weight: NormalFloatWeight,
   part: PackedInput["part"],
   indices: string,
 ): string {
+  const { columns, blockSize } = weight;
   const wide = onnx.op("Cast", [indices], { to: onnxDataType("int64") });
   const first = onnx.op("Unsqueeze", [wide, onnx.ints([1])]);
-  const along = (name: string, each: number): string => {
+  const along = (flat: string, each: number): string => {
     const places = onnx.op("Add", [
       onnx.op("Mul", [first, onnx.ints([each])]),
       onnx.op(
@@ -395,9 +398,9 @@ function normalFloatRows(
         [0, each, 1].map((value) => onnx.scalar("int64", value)),
       ),
     ]);
-    return onnx.op("Gather", [part(name), places], { axis: 0 });
+    return onnx.op("Gather", [flat, places], { axis: 0 });
   };
-  const bytes = along("values", columns / 2);
+  const bytes = along(part("values"), columns / 2);
   const table = onnx.constant("float32", [normalFloat4.length], normalFloat4);
   const halves = [
     onnx.op("BitShift", [bytes, onnx.scalar("uint8", 4)], { direction: "RIGHT" }),
@@ -410,7 +413,25 @@ function normalFloatRows(
   const blocks = columns / blockSize;
   const scaled = onnx.op("Mul", [
     onnx.op("Reshape", [pairs, onnx.ints([-1, blocks, blockSize])]),
-    onnx.op("Unsqueeze", [along("scales", blocks), onnx.ints([2])]),
+    onnx.op("Unsqueeze", [along(normalFloatScales(onnx, weight, part), blocks), onnx.ints([2])]),
   ]);
   return onnx.op("Reshape", [scaled, onnx.ints([-1, columns])]);
+}
+
+/** Largest magnitudes of an NF4 matrix's blocks, in float32. */
+function normalFloatScales(onnx: Lowering, weight: NormalFloatWeight, part: PackedInput["part"]): string {
+  const { scales, rows, columns, blockSize } = weight;
+  if (!isDouble(scales)) return part("scales");
+  const codes = part("codes");
+  return onnx.once(`scales of ${codes}`, () => {
+    const map = onnx.constant("float32", [256], dynamicMap(true));
+    const numbers = onnx.op("Gather", [map, onnx.op("Cast", [codes], { to: onnxDataType("int32") })]);
+    const scaled = onnx.op("Mul", [
+      onnx.op("Reshape", [numbers, onnx.ints([-1, 256])]),
+      onnx.op("Unsqueeze", [part("largest"), onnx.ints([1])]),
+    ]);
+    const all = onnx.op("Add", [onnx.op("Reshape", [scaled, onnx.ints([-1])]), part("offset")]);
+    const count = (rows * columns) / blockSize;
+    return [count === scales.codes.size ? all : onnx.op("Slice", [all, onnx.ints([0]), onnx.ints([count])])];
+  })[0]!;
 }
