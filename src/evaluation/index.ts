@@ -27,3 +27,5 @@ export {
 export { type Question, type QuestionOptions, questionsOf } from "./questions.js";
 export { type Identity, ResultFile, type TaskResult, identityOf, modelHash, resultOf } from "./results.js";
 export { type Prediction, type Score, scoresOf } from "./scores.js";
+export * from "./ratings.js";
+export * from "./refinement.js";

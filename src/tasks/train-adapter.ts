@@ -53,7 +53,10 @@ function targetsOf(text: string): LoraTargets {
 export type AdapterChoice = Pick<
   TrainOptions,
   "rank" | "alpha" | "rsLora" | "loraDropout" | "loraTargets" | "virtualTokens" | "promptInit" | "seed"
-> & { readonly adapter: Exclude<NonNullable<TrainOptions["adapter"]>, "none"> };
+> &
+  Partial<Pick<TrainOptions, "doubleQuantization">> & {
+    readonly adapter: Exclude<NonNullable<TrainOptions["adapter"]>, "none">;
+  };
 
 /** Puts a new adapter beside a model's layers, or before its texts. */
 function addAdapter(model: CausalLm, options: AdapterChoice): Adapter {
