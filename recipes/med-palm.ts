@@ -41,7 +41,7 @@ const accuracy = async (model: CausalLm, weights: WeightSet, tokenizer: Tokenize
     weights,
     capacity: Math.min(512, model.config.contextLength),
   });
-  return wordAccuracy(decoder, tokenizer, questions.test, before);
+  return await wordAccuracy(decoder, tokenizer, questions.test, before);
 };
 
 const table: string[][] = [];

@@ -1,5 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { compile, dynamicMap, gather, input, matmul, normalFloat4, packedBytes } from "../../src/graph/index.js";
+import {
+  compile,
+  dynamicMap,
+  gather,
+  input,
+  matmul,
+  normalFloat4,
+  packedBytes,
+} from "../../src/graph/index.js";
 import {
   dequantizeDynamic,
   dequantizeScales,
