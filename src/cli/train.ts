@@ -313,12 +313,13 @@ trainCommand
     ];
     if (typeof options["base"] === "string") {
       const { context, base, ...rest } = options;
-      refuseOthers(rest, trainOptions.shape, "a finished model");
+      const { adapter, objective = "causal" } = rest as Pick<AdapterRequest, "adapter" | "objective">;
+      const whole = adapterOf({ base: base as string, adapter, objective }) === "none";
+      refuseOthers(rest, trainOptions.shape, whole ? "a finished model" : "an adapter");
       const place = await modelFor(base as string);
       const rows = context === undefined ? {} : { sizes: { contextLength: context } };
       // The library checks every option by name.
       const request = { ...rest, ...rows, data, base: place } as Omit<AdapterRequest, "out">;
-      const whole = adapterOf({ ...request, objective: request.objective ?? "causal" }) === "none";
       const idle = whole ? ofAdapters.find((name) => options[name] !== undefined) : undefined;
       if (idle !== undefined)
         throw new LineageError(

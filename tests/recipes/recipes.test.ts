@@ -22,6 +22,7 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
     ["llama", "loss.svg", ["after 8 steps"]],
     ["palm", "spike.svg", ["parallel,", "serial,", "poison, skipped"]],
     ["quantization", "divergence.svg", ["8 bits, blocks of 32", "NF4, blocks of 64"]],
+    ["u-palm", "loss.svg", ["causal model", "UL2R, as long"]],
     ["unilm", "loss.svg", ["from scratch", "pretrained"]],
     ["xlm", "alignment.svg", ["MLM", "MLM \\+ TLM"]],
     ["xlnet", "loss.svg", ["without memory", "with memory"]],
