@@ -8,10 +8,13 @@ import {
   type ShownConversations,
   type ShownPiece,
   finetuneChatOptions,
+  growInstructions,
   showConversations,
 } from "../tasks/index.js";
+import { createRuntime } from "../runtime/index.js";
 import { modelFor } from "./model.js";
-import { countOption, examples, libraryOptions, option, requiredOption } from "./options.js";
+import { countOption, examples, libraryOptions, option, requiredOption, threadsOption } from "./options.js";
+import { interruptible } from "./progress.js";
 import { print, tell } from "./terminal.js";
 
 interface ShowCommand {
@@ -171,9 +174,72 @@ const showCommand = new Command("show")
   )
   .action(show);
 
+interface GrowCommand {
+  readonly model: string;
+  readonly count: number;
+  readonly out: string;
+  readonly threads?: number;
+  readonly attempts?: number;
+  readonly similarity: number;
+  readonly temperature: number;
+  readonly seed: number;
+}
+
+const grow = (seeds: string, { threads, model, ...options }: GrowCommand): Promise<void> =>
+  interruptible(async (signal) => {
+    const runtime = createRuntime({ threads });
+    const { counts } = await growInstructions(
+      { ...options, seeds, model: await modelFor(model) },
+      {
+        runtime,
+        signal,
+        onTask: ({ instruction, output }, { kept }) => {
+          print(`${kept}. ${instruction}\n   ${output.replace(/\s+/g, " ").slice(0, 120)}\n`);
+        },
+      },
+    );
+    const { kept, similar, unfit, withoutInstance } = counts;
+    tell(
+      `${kept > 0 ? `wrote ${count(kept)} tasks to ${options.out}` : "no task was kept"}; left out: ${count(similar)} too like another, ${count(unfit)} unfit, ${count(withoutInstance)} without an instance\n`,
+    );
+  });
+
+const growCommand = new Command("grow")
+  .description(
+    "let a model write new instructions from some that people wrote (self-instruct), and answer them",
+  )
+  .argument(
+    "<seeds>",
+    "tasks that people wrote: instruction, instances, is_classification, as self-instruct's 175",
+  )
+  .addOption(requiredOption("model", "<place>", "a decoder: a folder, a .gguf file, or ORG/NAME on the hub"))
+  .addOption(countOption("count", "new tasks to write", 20))
+  .addOption(countOption("attempts", "prompts at most", undefined, { usual: "ten for each task" }))
+  .addOption(
+    option(
+      "similarity",
+      "<x>",
+      "an instruction is new where its ROUGE-L with every other is below this",
+      z.number().positive().max(1).default(0.7),
+    ),
+  )
+  .addOption(option("temperature", "<x>", "lower is more predictable", z.number().nonnegative().default(0.8)))
+  .addOption(option("seed", "<n>", "the same seed writes the same tasks", z.int().nonnegative().default(1)))
+  .addOption(option("out", "<file>", "rows in Alpaca's layout", z.string().default("grown.jsonl")))
+  .addOption(threadsOption())
+  .addHelpText(
+    "after",
+    examples([
+      "lineage data grow seed_tasks.jsonl --model some.gguf --count 50 --out grown.jsonl",
+      "then: lineage finetune --task chat --data grown.jsonl --model some.gguf",
+    ]),
+  )
+  .action(grow);
+
 export const dataCommand = new Command("data")
-  .description("look at conversations as a model sees them, before training")
+  .description("look at conversations as a model sees them, and grow lists of instructions")
   .addCommand(showCommand)
+  .addCommand(growCommand)
   .addHelpText(
     "after",
     examples([

@@ -11,6 +11,8 @@ export {
 export * from "./corpus.js";
 export * from "./example-source.js";
 export * from "./examples.js";
+export * from "./ghost-attention.js";
+export * from "./instruction-mixtures.js";
 export * from "./loader.js";
 export * from "./marked-documents.js";
 export * from "./mixing.js";
@@ -18,6 +20,7 @@ export * from "./packing.js";
 export * from "./padding.js";
 export * from "./pairs.js";
 export * from "./pretraining-text.js";
+export * from "./self-instruct.js";
 export { stories, story } from "./stories/index.js";
 export * from "./table.js";
 export * from "./text-pairs.js";

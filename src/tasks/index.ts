@@ -11,6 +11,7 @@ export * from "./cross-validation.js";
 export * from "./encoder-program.js";
 export * from "./fill-mask.js";
 export { readExamples } from "./finetune-data.js";
+export * from "./grow.js";
 export * from "./finetune-options.js";
 export { type FinetuneRequest, type FinetuneResult, finetune, resumeFinetuning } from "./finetune.js";
 export * from "./predictor.js";

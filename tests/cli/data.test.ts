@@ -69,3 +69,39 @@ describe("lineage data show", () => {
     expect((all!["bad"] as { number: number }[]).map(({ number }) => number)).toEqual([2, 4]);
   });
 });
+
+describe("lineage data grow", () => {
+  const seeds = Array.from({ length: 8 }, (_, index) => ({
+    instruction: `say ${index}`,
+    instances: [{ input: "", output: "red" }],
+    is_classification: index % 2 === 0,
+  }));
+
+  it("says what became of what the model wrote, and refuses what are no tasks", async () => {
+    writeFileSync(at("seeds.jsonl"), seeds.map((row) => JSON.stringify(row)).join("\n"));
+    const grow = (file: string) =>
+      lineage(
+        "data",
+        "grow",
+        at(file),
+        "--model",
+        at("model"),
+        "--attempts",
+        "2",
+        "--out",
+        at("grown.jsonl"),
+      );
+    const { stderr, status } = await grow("seeds.jsonl");
+    expect(status).toBe(0);
+    // A model of random numbers writes no sentence.
+    expect(stderr).toMatch(
+      /no task was kept; left out: \d too like another, \d unfit, \d without an instance/,
+    );
+    expect(await grow("chats.jsonl")).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/row 1: .*instruction/),
+    });
+    writeFileSync(at("few.jsonl"), JSON.stringify(seeds[0]));
+    expect((await grow("few.jsonl")).stderr).toMatch(/self-instruct needs 6 tasks to show, not 1/);
+  });
+});

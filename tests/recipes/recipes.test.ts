@@ -25,6 +25,9 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
     ["u-palm", "loss.svg", ["causal model", "UL2R, as long"]],
     ["unilm", "loss.svg", ["from scratch", "pretrained"]],
     ["xlm", "alignment.svg", ["MLM", "MLM \\+ TLM"]],
+    ["alpaca", "loss.svg", ["nothing", "seed tasks and grown ones"]],
+    ["flan-palm", "loss.svg", ["1 task", "3 tasks"]],
+    ["koala", "loss.svg", ["all, without markers", "the good ones alone"]],
     ["xlnet", "loss.svg", ["without memory", "with memory"]],
   ])("%s", { timeout: 240_000 }, async (name, picture, rows) => {
     const out = await mkdtemp(path.join(os.tmpdir(), "lineage-recipe-"));
