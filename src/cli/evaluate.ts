@@ -1,6 +1,8 @@
+import path from "node:path";
 import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
+import { writeAtomically } from "../base/files.js";
 import { count } from "../base/numbers.js";
 import {
   type InferenceCheckpoint,
@@ -8,6 +10,7 @@ import {
   loadForInference,
 } from "../checkpoints/index.js";
 import {
+  type OverlapResult,
   type Plan,
   type PlanOptions,
   ResultFile,
@@ -18,26 +21,21 @@ import {
   identityOf,
   modelHash,
   planTask,
+  readSummaries,
   resultOf,
   runPlan,
+  scoreCurves,
   textTask,
 } from "../evaluation/index.js";
 import { Decoder } from "../generation/index.js";
+import { lossChart } from "../pictures/index.js";
 import { kindOf } from "../library/index.js";
 import { countParameters, scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { type ChatMessage, ChatTemplate } from "../tokenizers/index.js";
 import { type ModelCommand, addModelOptions, loadToWrite } from "./inference.js";
 import { modelFor } from "./model.js";
-import {
-  countOption,
-  deviceOption,
-  examples,
-  option,
-  preparedWeights,
-  requiredOption,
-  threadsOption,
-} from "./options.js";
+import { countOption, deviceOption, examples, option, preparedWeights, threadsOption } from "./options.js";
 import { interruptible } from "./progress.js";
 import { schemeOf } from "./quantize.js";
 import { Reporter, colors, print, tell } from "./terminal.js";
@@ -85,7 +83,12 @@ async function tasksOf({ tasks, text, data }: EvaluateCommand): Promise<Task[]> 
 }
 
 /** Asks a model the questions of tasks. */
-async function evaluateModel(command: EvaluateCommand): Promise<void> {
+async function evaluateModel(typed: Partial<EvaluateCommand>): Promise<void> {
+  // `evaluate show` needs no model, so the parser cannot ask for it.
+  const { model: named } = typed;
+  if (named === undefined)
+    throw new LineageError("argument", "--model is required: name the model to measure");
+  const command = { ...typed, model: named } as EvaluateCommand;
   const { json = false, out, threads, device, quantize } = command;
   // Everything that can be wrong with what was typed is looked at before a model is loaded.
   const tasks = await tasksOf(command);
@@ -111,7 +114,14 @@ async function evaluateModel(command: EvaluateCommand): Promise<void> {
   const plans: Plan[] = [];
   for (const task of tasks)
     for (const number of shots) {
-      const options: PlanOptions = { ...command, overlap: command.windowOverlap, chat, begin, shots: number };
+      const options: PlanOptions = {
+        ...command,
+        overlap: command.windowOverlap,
+        chat,
+        begin,
+        trainedOn: command.overlap,
+        shots: number,
+      };
       plans.push(await planTask(task, loaded.tokenizer, context, options));
     }
   const hash = out === undefined ? "" : await modelHash(place);
@@ -134,7 +144,8 @@ async function evaluateModel(command: EvaluateCommand): Promise<void> {
   await loaded.kept;
   if (json) print(`${JSON.stringify({ model: command.model, results })}\n`);
   else print(table(results));
-  for (const { task, beyond, cut } of results) {
+  for (const { task, shots: number, beyond, cut, overlap } of results) {
+    if (overlap && !json) tell(overlapWords(`${task}, ${number}-shot`, overlap));
     if (beyond > 0)
       tell(
         `${task}: ${count(beyond)} prompts were longer than the context of ${context} and not asked; --truncate cuts their beginnings\n`,
@@ -147,6 +158,68 @@ async function evaluateModel(command: EvaluateCommand): Promise<void> {
   if (command.text !== undefined && results.some(({ scores }) => scores["loss"] && tokensOf(plans) < 100))
     tell(`${command.text} has only ${tokensOf(plans)} tokens: its perplexity says little\n`);
   for (const note of notes) tell(`${colors.dim(note)}\n`);
+}
+
+/** What a training text has of a task's questions, and how much that changes. */
+function overlapWords(
+  name: string,
+  { file, words, dirtyRows, cleanRows, dirty, clean }: OverlapResult,
+): string {
+  const [metric] = Object.keys({ ...clean, ...dirty });
+  const of = (scores: OverlapResult["clean"]): string => {
+    const found = metric === undefined ? undefined : scores[metric];
+    return found ? `, ${metric} ${found.value.toFixed(4)}` : "";
+  };
+  return `${name}: ${count(dirtyRows)} questions share ${words} words in a row with ${file}${of(dirty)}; ${count(cleanRows)} do not${of(clean)}\n`;
+}
+
+interface ShowCommand {
+  readonly plot?: string;
+  readonly metric?: string;
+  readonly by?: "shots" | "parameters";
+  readonly json?: boolean;
+}
+
+/** Results of several runs beside each other. */
+async function show(places: readonly string[], { plot, metric, by, json }: ShowCommand): Promise<void> {
+  const summaries = await readSummaries(places);
+  if (json) print(`${JSON.stringify(summaries)}\n`);
+  else {
+    const rows = summaries.flatMap(({ model, parameters, task, shots, rows: asked, scores, complete }) =>
+      Object.entries(scores)
+        .filter(([name]) => metric === undefined || name === metric)
+        .map(([name, { value, stderr }]) => [
+          path.basename(model),
+          parameters === undefined ? "" : count(parameters),
+          task,
+          String(shots),
+          count(asked) + (complete ? "" : "+"),
+          name,
+          value.toFixed(4),
+          stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
+        ]),
+    );
+    if (rows.length === 0)
+      throw new LineageError("argument", `no result has the metric ${metric}; leave --metric out to see all`);
+    const head = ["model", "parameters", "task", "shots", "rows", "metric", "value", "stderr"];
+    print(columns([head, ...rows], [1, 3, 4, 6]));
+    if (summaries.some(({ complete }) => !complete))
+      tell("+: not all rows are answered yet; the same command with the same --out goes on\n");
+  }
+  if (plot === undefined) return;
+  const sizes = new Set(summaries.map(({ parameters }) => parameters));
+  const shots = new Set(summaries.map((each) => each.shots));
+  const across = by ?? (shots.size > 1 || sizes.size < 2 ? "shots" : "parameters");
+  const curves = scoreCurves(summaries, across, metric);
+  await writeAtomically(
+    plot,
+    lossChart("evaluation", curves, {
+      x: across === "shots" ? "examples" : "parameters",
+      y: metric ?? "score, with standard error",
+      ...(across === "parameters" && { log: "x" }),
+    }),
+  );
+  tell(`${plot}: ${curves.length} ${curves.length === 1 ? "curve" : "curves"} over ${across}\n`);
 }
 
 const tokensOf = (plans: readonly Plan[]): number =>
@@ -202,29 +275,58 @@ async function ask(
 }
 
 /** Results as columns. */
-function table(results: readonly TaskResult[]): string {
-  const rows = [
-    ["task", "shots", "rows", "metric", "value", "stderr"],
-    ...results.flatMap(({ task, shots, rows: asked, scores }) =>
-      Object.entries(scores).map(([metric, { value, stderr }], index) => [
-        ...(index === 0 ? [task, String(shots), count(asked)] : ["", "", ""]),
-        metric,
-        value.toFixed(4),
-        stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
-      ]),
-    ),
-  ];
+const table = (results: readonly TaskResult[]): string =>
+  columns(
+    [
+      ["task", "shots", "rows", "metric", "value", "stderr"],
+      ...results.flatMap(({ task, shots, rows: asked, scores }) =>
+        Object.entries(scores).map(([metric, { value, stderr }], index) => [
+          ...(index === 0 ? [task, String(shots), count(asked)] : ["", "", ""]),
+          metric,
+          value.toFixed(4),
+          stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
+        ]),
+      ),
+    ],
+    [1, 2, 4],
+  );
+
+/** Rows as aligned columns. @param numeric which columns are aligned at their ends */
+function columns(rows: readonly (readonly string[])[], numeric: readonly number[]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  const numeric = new Set([1, 2, 4]);
   const line = (row: readonly string[]): string =>
     row
       .map((cell, column) =>
-        numeric.has(column) ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!),
+        numeric.includes(column) ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!),
       )
       .join("  ")
       .trimEnd();
   return `${rows.map(line).join("\n")}\n`;
 }
+
+const showCommand = new Command("show")
+  .description("a table, and a plot, of results that evaluate wrote")
+  .argument("<results...>", "folders that --out named, or single files in them")
+  .addOption(option("plot", "<file>", "write an SVG picture with error bars", undefined, { usual: "none" }))
+  .addOption(
+    option("metric", "<name>", "show this score alone", undefined, {
+      usual: "all; each task's first in the plot",
+    }),
+  )
+  .addOption(
+    option("by", "<what>", "what the plot counts across", z.enum(["shots", "parameters"]), {
+      usual: "shots where there are several, else parameters",
+    }),
+  )
+  .option("--json", "one JSON array, with everything but the predictions")
+  .addHelpText(
+    "after",
+    examples(
+      ["lineage evaluate show results/*", "several models beside each other"],
+      ["lineage evaluate show results/* --metric acc --plot acc.svg", "and a picture of their accuracies"],
+    ),
+  )
+  .action(show);
 
 const command = new Command("evaluate")
   .description("measure a model on tasks (accuracy, exact match), or the perplexity of a text")
@@ -270,9 +372,26 @@ const command = new Command("evaluate")
       usual: "0, and 0.7 for several samples",
     }),
   )
+  .addOption(
+    option(
+      "overlap",
+      "<file>",
+      "a text the model was trained on: scores of questions with and without 13 words in a row from it",
+      undefined,
+      { usual: "none" },
+    ),
+  )
   .addOption(countOption("windowOverlap", "tokens that each window of a long text reads before its own", 1))
   .optionsGroup("Model:")
-  .addOption(requiredOption("model", "<place>", "a decoder: folder, .gguf file, or ORG/NAME on the hub"));
+  .addOption(
+    option(
+      "model",
+      "<place>",
+      "a decoder or an encoder-decoder: folder, .gguf file, or ORG/NAME on the hub",
+      undefined,
+      { required: true },
+    ),
+  );
 
 export const evaluateCommand = addModelOptions(command)
   .optionsGroup("Run:")
@@ -319,4 +438,5 @@ ${examples(
   ],
 )}`,
   )
+  .addCommand(showCommand)
   .action(evaluateModel);

@@ -24,8 +24,18 @@ export {
   planTask,
   runPlan,
 } from "./plan.js";
+export { overlapLength, overlapping } from "./overlap.js";
 export { type Question, type QuestionOptions, questionsOf } from "./questions.js";
-export { type Identity, ResultFile, type TaskResult, identityOf, modelHash, resultOf } from "./results.js";
+export {
+  type Identity,
+  type OverlapResult,
+  ResultFile,
+  type TaskResult,
+  identityOf,
+  modelHash,
+  resultOf,
+} from "./results.js";
+export { type Summary, readSummaries, scoreCurves } from "./summary.js";
 export { type Prediction, type Score, scoresOf } from "./scores.js";
 export * from "./ratings.js";
 export * from "./refinement.js";

@@ -21,6 +21,7 @@ import {
   rollingWindows,
   targetLikelihoods,
 } from "./likelihood.js";
+import { overlapLength, overlapping } from "./overlap.js";
 import { type Question, questionsOf } from "./questions.js";
 import type { Prediction } from "./scores.js";
 
@@ -41,6 +42,8 @@ export interface PlanOptions {
   readonly overlap?: number | undefined;
   /** Writes messages as a chat model reads them; see `QuestionOptions`. Default: prompts are plain text. */
   readonly chat?: ((messages: readonly ChatMessage[]) => string) | undefined;
+  /** A UTF-8 text that the model was trained on: scores are told of questions with and without words in a row from it. */
+  readonly trainedOn?: string | undefined;
   /** Of an encoder-decoder, which reads prompts as sources: what its texts begin with. */
   readonly begin?: readonly number[] | undefined;
 }
@@ -67,6 +70,14 @@ export interface Plan {
   readonly unconditional: ReadonlyMap<string, Target>;
   /** Positions that a decoder needs for it. */
   readonly capacity: number;
+  /** Questions of which a training text has words in a row. */
+  readonly overlap?: PlannedOverlap | undefined;
+}
+
+export interface PlannedOverlap {
+  readonly file: string;
+  readonly words: number;
+  readonly rows: ReadonlySet<number>;
 }
 
 /**
@@ -98,7 +109,16 @@ export async function planTask(
     capacity = Math.max(capacity, target.context.length + target.target.length - 1);
   for (const { prompt: ids } of asked)
     if (ids) capacity = Math.max(capacity, (isSourcePrompt(ids) ? begin! : ids).length + room);
-  return { task, options, examples, asked, unconditional, capacity };
+  const { trainedOn } = options;
+  const overlap = trainedOn === undefined ? undefined : await plannedOverlap(questions, trainedOn);
+  return { task, options, examples, asked, unconditional, capacity, overlap };
+}
+
+async function plannedOverlap(questions: readonly Question[], file: string): Promise<PlannedOverlap> {
+  const texts = questions.map(({ own }) => own);
+  const words = overlapLength(texts);
+  const found = await overlapping(texts, file, words);
+  return { file, words, rows: new Set([...found].map((place) => questions[place]!.row)) };
 }
 
 const pairOf = (

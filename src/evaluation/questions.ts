@@ -140,7 +140,14 @@ export async function questionsOf(
       .digest("hex")
       .slice(0, 16);
     const right = typeof target === "number" ? choices[target]! : target;
-    questions.push({ row, prompt: whole, choices, target, hash, own: prompt + delimiter + right });
+    questions.push({
+      row,
+      prompt: whole,
+      choices,
+      target,
+      hash,
+      own: declaration.text === undefined ? prompt + delimiter + right : prompt,
+    });
   }
   if (questions.length === 0) throw new LineageError("data", `${task.name} has no row left to be asked`);
   return { questions, examples };

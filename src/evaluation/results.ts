@@ -6,7 +6,7 @@ import { z } from "zod";
 import { validated } from "../base/check.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { openFile, readFully, readJson, storageError, writeJson } from "../base/files.js";
-import type { Plan } from "./plan.js";
+import type { Plan, PlannedOverlap } from "./plan.js";
 import { type Prediction, type Score, predictionSchema, scoresOf } from "./scores.js";
 
 const identitySchema = z.object({
@@ -42,10 +42,23 @@ export interface TaskResult {
   readonly beyond: number;
   readonly cut: number;
   readonly scores: Readonly<Record<string, Score>>;
+  /** What a text that the model was trained on has of the questions; absent where none was given. */
+  readonly overlap?: OverlapResult | undefined;
+}
+
+/** Scores of the questions that share words in a row with a training text, and of the others (GPT-3, appendix C). */
+export interface OverlapResult {
+  readonly file: string;
+  /** How many words in a row. */
+  readonly words: number;
+  readonly dirtyRows: number;
+  readonly cleanRows: number;
+  readonly dirty: Readonly<Record<string, Score>>;
+  readonly clean: Readonly<Record<string, Score>>;
 }
 
 /** Sums up predictions of a task. */
-export function resultOf({ task, options }: Plan, predictions: readonly Prediction[]): TaskResult {
+export function resultOf({ task, options, overlap }: Plan, predictions: readonly Prediction[]): TaskResult {
   const asked = predictions.filter(({ kind }) => kind !== "beyond");
   return {
     task: task.name,
@@ -54,7 +67,15 @@ export function resultOf({ task, options }: Plan, predictions: readonly Predicti
     beyond: predictions.length - asked.length,
     cut: asked.filter(({ cut }) => cut !== undefined).length,
     scores: scoresOf(asked),
+    ...(overlap && { overlap: overlapResult(overlap, asked) }),
   };
+}
+
+function overlapResult({ file, words, rows }: PlannedOverlap, asked: readonly Prediction[]): OverlapResult {
+  const dirty = asked.filter(({ row }) => rows.has(row));
+  const clean = asked.filter(({ row }) => !rows.has(row));
+  const counts = { dirtyRows: dirty.length, cleanRows: clean.length };
+  return { file, words, ...counts, dirty: scoresOf(dirty), clean: scoresOf(clean) };
 }
 
 /** SHA-256 of the file of a model or an adapter, or of the configuration, tokenizer and weights of its folder. */

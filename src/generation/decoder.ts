@@ -262,7 +262,7 @@ export class Decoder implements Disposable {
         vocabSize,
         beams,
         ranked,
-        capacity,
+        capacity: Math.max(capacity, planned[0]!.cells),
         biasSize: branching ? prefillChunk * planned[0]!.cells : undefined,
       },
       memory,

@@ -5,8 +5,12 @@ import { quiet, round, rule, svgPicture, svgText, textSize, textWidth, visible }
 
 export interface Curve {
   readonly label: string;
-  /** A point that is not finite leaves a gap. */
-  readonly points: readonly { readonly step: number; readonly loss: number }[];
+  /** A point that is not finite leaves a gap; one with an error has a bar so far above and below it. */
+  readonly points: readonly {
+    readonly step: number;
+    readonly loss: number;
+    readonly error?: number | undefined;
+  }[];
 }
 
 export interface ChartOptions {
@@ -27,6 +31,8 @@ const row = 18;
 interface Point {
   readonly x: number;
   readonly y: number;
+  /** Below and above which value the bar of its error ends. */
+  readonly bar?: readonly [low: number, high: number];
 }
 
 /** Loss over steps, or what `options` name, as an SVG picture with its axes, their units and a legend. */
@@ -35,7 +41,11 @@ export function lossChart(title: string, curves: readonly Curve[], options: Char
   const [logX, logY] = [log === "x" || log === "both", log === "y" || log === "both"];
   const lines = curves.map(({ label, points }) => ({
     label: visible(label),
-    points: points.map(({ step, loss }): Point => ({ x: step, y: loss })),
+    points: points.map(({ step, loss, error = 0 }): Point => ({
+      x: step,
+      y: loss,
+      ...(error > 0 && Number.isFinite(error) && { bar: [loss - error, loss + error] }),
+    })),
   }));
   const shown = ({ x, y }: Point): boolean =>
     Number.isFinite(x) && Number.isFinite(y) && (!logX || x > 0) && (!logY || y > 0);
@@ -47,7 +57,7 @@ export function lossChart(title: string, curves: readonly Curve[], options: Char
   const y = (logY ? scaleLog() : scaleLinear())
     .domain(
       domainOf(
-        all.map((point) => point.y),
+        all.flatMap((point) => [point.y, ...(point.bar ?? [])]).filter((value) => !logY || value > 0),
         logY,
       ),
     )
@@ -78,7 +88,18 @@ export function lossChart(title: string, curves: readonly Curve[], options: Char
     const alone = points
       .filter((point, at) => shown(point) && !neighbour(points[at - 1]) && !neighbour(points[at + 1]))
       .map((point) => `<circle cx="${round(x(point.x))}" cy="${round(y(point.y))}" r="3" fill="${colour}"/>`);
-    return `<path d="${path(points) ?? ""}" fill="none" stroke="${colour}"${dashes} stroke-width="${index === 0 ? 1.2 : 2}" stroke-linejoin="round"/>${alone.join("")}`;
+    const bars = points.flatMap((point) => {
+      if (!point.bar || !shown(point)) return [];
+      const [low, high] = point.bar;
+      const [from, to] = [round(y(logY && low <= 0 ? y.domain()[0]! : low)), round(y(high))];
+      const at = round(x(point.x));
+      const cap = (place: number): string =>
+        `<line x1="${at - 3}" x2="${at + 3}" y1="${place}" y2="${place}" stroke="${colour}"/>`;
+      return [
+        `<line x1="${at}" x2="${at}" y1="${from}" y2="${to}" stroke="${colour}"/>${cap(from)}${cap(to)}`,
+      ];
+    });
+    return `${bars.join("")}<path d="${path(points) ?? ""}" fill="none" stroke="${colour}"${dashes} stroke-width="${index === 0 ? 1.2 : 2}" stroke-linejoin="round"/>${alone.join("")}`;
   });
   function neighbour(point: Point | undefined): boolean {
     return point !== undefined && shown(point);

@@ -253,8 +253,8 @@ describe("lineage", () => {
   });
 
   it("tells the perplexity of a text", async () => {
-    const { stdout, status } = await lineage("evaluate", "--model", run, "--text", text, "--json");
-    expect(status).toBe(0);
+    const { stdout, stderr, status } = await lineage("evaluate", "--model", run, "--text", text, "--json");
+    expect(status, stderr).toBe(0);
     const { results } = JSON.parse(stdout) as {
       results: { scores: { token_perplexity: { value: number } } }[];
     };

@@ -11,6 +11,7 @@ import {
 } from "../../src/evaluation/index.js";
 import { Decoder } from "../../src/generation/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { ChatTemplate } from "../../src/tokenizers/index.js";
 import { Reference } from "../support/reference.js";
 
 const reference = new Reference("evaluation");
@@ -25,6 +26,8 @@ const values = reference.json("values.json") as {
     }
   >;
   texts: { logLikelihoods: number[]; scores: Record<string, number> };
+  chat: Record<string, { prompt: string; logLikelihoods: number[][] }>;
+  sources: { logLikelihoods: number[][]; greedy: boolean[][] };
 };
 
 const choice: TaskInput = {
@@ -75,6 +78,50 @@ describe("Evaluation equals lm-evaluation-harness", () => {
       }
     },
   );
+
+  it.each([0, 1])("in prompts and likelihoods of a chat after %i turns of examples", async (shots) => {
+    const { prompt, logLikelihoods } = values.chat[String(shots)]!;
+    const template = new ChatTemplate(model.tokenizer);
+    const task = taskOf(
+      "choice",
+      { ...choice, instructions: "Who is it?", unconditional: undefined },
+      reference.path(),
+    );
+    const made = await planTask(task, model.tokenizer, context, {
+      shots,
+      limit: 8,
+      chat: (messages) => template.render(messages),
+    });
+    expect(made.asked[0]!.question.prompt).toBe(prompt);
+    for (const [row, prediction] of (await run(made)).entries()) {
+      if (prediction.kind !== "choices") throw new Error(`row ${row} has no choices`);
+      for (const [index, sum] of prediction.logLikelihoods.entries())
+        expect(Math.abs(sum - logLikelihoods[row]![index]!)).toBeLessThan(1e-4);
+    }
+  });
+
+  it("in likelihoods of an encoder-decoder, whose sources are the prompts", async () => {
+    const { logLikelihoods, greedy } = values.sources;
+    const t5 = await loadForInference(createRuntime(), new Reference("evaluation-t5").path(), {
+      kind: "encoder-decoder",
+    });
+    using writer = await Decoder.create({ ...t5, branching: true });
+    const task = taskOf("choice", { ...choice, unconditional: undefined }, reference.path());
+    const begin = [t5.model.config.decoderStartTokenId];
+    const made = await planTask(task, t5.tokenizer, t5.model.config.contextLength, {
+      shots: 3,
+      limit: 8,
+      begin,
+    });
+    const predictions = await runPlan({ ...t5, decoder: writer }, made);
+    expect(predictions).toHaveLength(8);
+    for (const [row, prediction] of predictions.entries()) {
+      if (prediction.kind !== "choices") throw new Error(`row ${row} has no choices`);
+      expect(prediction.greedy).toEqual(greedy[row]);
+      for (const [index, sum] of prediction.logLikelihoods.entries())
+        expect(Math.abs(sum - logLikelihoods[row]![index]!)).toBeLessThan(1e-4);
+    }
+  });
 
   it("in perplexities of texts longer than the context", async () => {
     const predictions = await run(await plan({ data: "texts.jsonl", text: "{{ text }}", shots: false }));

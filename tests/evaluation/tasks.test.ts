@@ -6,6 +6,8 @@ import {
   extracted,
   findTask,
   majority,
+  overlapLength,
+  overlapping,
   questionsOf,
   rollingWindows,
   scoresOf,
@@ -139,6 +141,71 @@ describe("lineage evaluate", () => {
     expect(JSON.parse(cut.stdout)).toMatchObject({ results: [{ rows: 3, beyond: 0, cut: 1 }] });
   });
 
+  it("asks the rows of a file of keys, and shows the others", async () => {
+    await writeFile(path.join(folder, "keys.json"), JSON.stringify({ 1: "yes", 4: "no" }));
+    const keyed = await declared("keyed", {
+      ask: { data: "keys.json", key: "{{ q.split('number ')[1][0] }}" },
+    });
+    const { questions, examples } = await questionsOf(await findTask(keyed), { shots: 3, seed: 0 });
+    expect(questions.map(({ row }) => row)).toEqual([1, 4]);
+    expect(examples).toHaveLength(3);
+    expect(examples.every((row) => row !== 1 && row !== 4)).toBe(true);
+    const none = await declared("unkeyed", { ask: { data: "keys.json", key: "{{ q }}" } });
+    expect((await evaluate(none)).stderr).toMatch(/no row of unkeyed has a key of/);
+    const few = await evaluate(keyed, "--shots", "5");
+    expect(few.stderr).toMatch(/keyed has 4 examples, which are fewer than --shots 5/);
+  });
+
+  it("tells scores of questions that share words with a training text", async () => {
+    const train = path.join(folder, "train.txt");
+    await writeFile(train, "Once. THE cat eats fish, number 3; who? Cat small grey elephant was here.\n");
+    const file = await declared("seen", { prompt: "{{ q }}" });
+    const { stdout, stderr, status } = await evaluate(file, "--overlap", train, "--json");
+    expect(stderr).toBe("");
+    expect(status).toBe(0);
+    const { results } = JSON.parse(stdout) as {
+      results: { overlap: Record<string, unknown>; scores: { acc: { value: number } } }[];
+    };
+    // Row 3 asks for the elephant: 10 words, of which the text has none 9 in a row but "the cat … who".
+    expect(results[0]!.overlap).toMatchObject({ words: 8, dirtyRows: 0, cleanRows: 6 });
+    await writeFile(train, "It said: the cat eats fish; number 3. Who? Small grey elephant!\n");
+    const again = await evaluate(file, "--overlap", train);
+    expect(again.stderr).toMatch(/seen, 0-shot: 1 questions share 8 words in a row with .*; 5 do not, acc/);
+    expect((await evaluate(file, "--overlap", path.join(folder, "absent.txt"))).stderr).toMatch(/absent.txt/);
+  });
+
+  it("shows results of several runs as a table and as a picture", async () => {
+    const [one, two] = [path.join(folder, "run one"), path.join(folder, "run two")];
+    const file = await declared("shown");
+    expect((await evaluate(file, "--out", one, "--shots", "0,2")).status).toBe(0);
+    expect((await evaluate(file, "--out", two, "--limit", "3")).status).toBe(0);
+    const plot = path.join(folder, "scores.svg");
+    const { stdout, status } = await lineage("evaluate", "show", one, two, "--metric", "acc", "--plot", plot);
+    expect(status).toBe(0);
+    const weights = await readFile(path.join(model, "model.safetensors"));
+    const header = JSON.parse(
+      weights.subarray(8, 8 + Number(weights.readBigUInt64LE(0))).toString(),
+    ) as Record<string, { shape?: number[] }>;
+    const size = Object.values(header).reduce(
+      (sum, { shape }) => sum + (shape?.reduce((product, dim) => product * dim, 1) ?? 0),
+      0,
+    );
+    const parameters = size.toLocaleString("en-US");
+    const lines = stdout
+      .trim()
+      .split("\n")
+      .map((line) => line.split(/ {2,}/));
+    expect(lines.map((cells) => cells.slice(1, 6))).toEqual([
+      ["parameters", "task", "shots", "rows", "metric"],
+      [parameters, "shown", "0", "6", "acc"],
+      [parameters, "shown", "2", "4", "acc"],
+      [parameters, "shown", "0", "3", "acc"],
+    ]);
+    expect(await readFile(plot, "utf8")).toMatch(/^<svg/);
+    expect((await lineage("evaluate", "show", folder)).stderr).toMatch(/has no results/);
+    expect((await lineage("evaluate", "--tasks", file)).stderr).toMatch(/--model is required/);
+  });
+
   it("lets a model write, and votes over samples", async () => {
     const file = await declared("written", {
       choices: undefined,
@@ -152,6 +219,40 @@ describe("lineage evaluate", () => {
 });
 
 describe("The parts of an evaluation", () => {
+  it("find what shares words in a row with a text, whatever their case and marks", async () => {
+    const file = path.join(folder, "long.txt");
+    const words = Array.from({ length: 60_000 }, (_, index) => `word${index}`);
+    await writeFile(file, words.join(" "));
+    const run = (start: number, count: number) =>
+      words
+        .slice(start, start + count)
+        .join(", ")
+        .toUpperCase();
+    const texts = [
+      `before ${run(31_000, 13)} after`,
+      `before ${run(31_000, 12)} after ${run(50, 12)}`,
+      run(59_987, 13),
+      run(0, 5),
+      "other words",
+      "",
+    ];
+    expect(await overlapping(texts, file, 13)).toEqual(new Set([0, 2, 3]));
+    // The definition: every start of 13 words, looked for in the whole text.
+    const whole = ` ${words.join(" ")} `;
+    for (const [place, text] of texts.entries()) {
+      const own = text.toLowerCase().match(/[a-z0-9]+/g) ?? [];
+      const size = Math.min(13, own.length);
+      const starts = Array.from({ length: own.length - size + 1 }, (_, start) =>
+        own.slice(start, start + size),
+      );
+      const seen = size > 0 && starts.some((part) => whole.includes(` ${part.join(" ")} `));
+      expect((await overlapping(texts, file, 13)).has(place)).toBe(seen);
+    }
+    // From 8 to 13, by the length of the shortest but five in a hundred.
+    const lengths = (count: number) => Array.from({ length: 40 }, () => words.slice(0, count).join(" "));
+    expect([3, 10, 100].map((count) => overlapLength(lengths(count)))).toEqual([8, 10, 13]);
+  });
+
   it("read together what begins alike, as much as makes up a run", () => {
     const shared = Array.from({ length: 50 }, (_, index) => index);
     // Twelve questions of 10 tokens after the same 50, with two answers of 3 tokens each: 10 + 2 + 2 tokens to be read.

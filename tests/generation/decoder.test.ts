@@ -151,6 +151,16 @@ describe.each(each)("a decoder of %s", (_, model, weights) => {
           expect(relativeError(next!, await fresh([...text, 7]))).toBeLessThan(1e-5);
         }
       }
+      // A tree of more tokens than there is room for, each branch of which fits.
+      using short = await Decoder.create({ model, weights, capacity: 5, branching });
+      using full = short.open();
+      await short.read(full, ids(4));
+      const ends = await short.branch(full, { ids: [1, 2, 3], parents: [-1, -1, -1], wanted: [0, 1, 2] });
+      for (const [index, end] of ends.entries())
+        expect(relativeError(end, await fresh([...ids(4), index + 1]))).toBeLessThan(1e-5);
+      await expect(short.branch(full, { ids: [1, 2], parents: [-1, 0], wanted: [1] })).rejects.toThrow(
+        /6 tokens do not fit the context of 5/,
+      );
       // Several slots at a step.
       const slots = [decoder.open(), decoder.open(), decoder.open()];
       for (const [seed, slot] of slots.entries()) await decoder.read(slot, ids(5 + seed, seed));

@@ -1,5 +1,5 @@
-"""lm-evaluation-harness on a small random LLaMA: likelihoods, scores and standard errors of a multiple-choice task, and the
-perplexity of texts longer than the context. Needs lm_eval 0.4.13 besides requirements.txt and datasets 4.0.0 (`pip install --no-deps`)."""
+"""lm-evaluation-harness on a small random LLaMA: likelihoods, scores and standard errors of a multiple-choice task, with plain
+prompts and in a chat template, and the perplexity of texts longer than the context; and likelihoods of a small random T5. Needs lm_eval 0.4.13 besides requirements.txt and datasets 4.0.0 (`pip install --no-deps`)."""
 
 import json
 import random
@@ -9,12 +9,14 @@ import lm_eval
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from common import VALUES, deterministic, made_with, write, write_json, write_safetensors
 
 FOLDER = VALUES / "evaluation"
+T5 = VALUES / "evaluation-t5"
+CHAT = "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}"
 ANIMALS = ["cat", "dog", "small grey elephant", "zebra", "très vieux hérisson", "fish"]
 VERBS = ["eats", "sees", "likes", "follows quietly"]
 
@@ -49,6 +51,7 @@ def main() -> None:
     trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator([each["question"] for each in test], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    fast.chat_template = CHAT
     fast.save_pretrained(FOLDER)
 
     torch.manual_seed(3)
@@ -82,6 +85,21 @@ def main() -> None:
             "logLikelihoods": [[round(float(pair[0][0]), 6) for pair in each["resps"]] for each in samples],
             "greedy": [[bool(pair[0][1]) for pair in each["resps"]] for each in samples],
         }
+    for shots in (0, 1):
+        choice = task(
+            task="choice", custom_dataset=lambda **_: data, fewshot_split="train", num_fewshot=shots, fewshot_config={"sampler": "first_n"},
+            output_type="multiple_choice", doc_to_text="Question: {{question}}\nAnswer:", doc_to_choice="{{options}}", doc_to_target="answer",
+            description="Who is it?", metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        )
+        got = lm_eval.evaluate(
+            lm=writer, task_dict={"choice": choice}, log_samples=True, bootstrap_iters=0, apply_chat_template=True, fewshot_as_multiturn=True, limit=8,
+        )
+        samples = sorted(got["samples"]["choice"], key=lambda each: each["doc_id"])
+        values.setdefault("chat", {})[str(shots)] = {
+            "prompt": samples[0]["arguments"][0][0],
+            "logLikelihoods": [[round(float(pair[0][0]), 6) for pair in each["resps"]] for each in samples],
+        }
+
     rolling = task(
         task="texts", custom_dataset=lambda **_: long, output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}",
         metric_list=[{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
@@ -90,6 +108,33 @@ def main() -> None:
     values["texts"] = {
         "logLikelihoods": [round(float(each["resps"][0][0]), 5) for each in got["samples"]["texts"]],
         "scores": {name: got["results"]["texts"][f"{name},none"] for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")},
+    }
+
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)])
+    ended = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    ended.save_pretrained(T5)
+    torch.manual_seed(4)
+    shape = T5Config(
+        vocab_size=tokenizer.get_vocab_size(), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, n_positions=192,
+        decoder_start_token_id=0, eos_token_id=0, pad_token_id=0,
+    )
+    transformer = T5ForConditionalGeneration(shape).eval()
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.25)
+    write(T5 / "config.json", transformer.config.to_json_string().encode())
+    write_safetensors(T5 / "model.safetensors", {k: v for k, v in transformer.state_dict().items() if "embed_tokens" not in k and k != "lm_head.weight"})
+    reader = HFLM(pretrained=transformer, tokenizer=ended, batch_size=1, backend="seq2seq")
+    choice = task(
+        task="choice", custom_dataset=lambda **_: data, fewshot_split="train", num_fewshot=3, fewshot_config={"sampler": "first_n"},
+        output_type="multiple_choice", doc_to_text="Question: {{question}}\nAnswer:", doc_to_choice="{{options}}", doc_to_target="answer",
+        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    )
+    got = lm_eval.evaluate(lm=reader, task_dict={"choice": choice}, log_samples=True, bootstrap_iters=0, limit=8)
+    samples = sorted(got["samples"]["choice"], key=lambda each: each["doc_id"])
+    values["sources"] = {
+        "logLikelihoods": [[round(float(pair[0][0]), 6) for pair in each["resps"]] for each in samples],
+        "greedy": [[bool(pair[0][1]) for pair in each["resps"]] for each in samples],
     }
     write_json(FOLDER / "values.json", values)
 
