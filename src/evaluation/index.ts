@@ -1,3 +1,4 @@
+export * from "./arena.js";
 export { builtInTasks } from "./built-in.js";
 export {
   type Task,
