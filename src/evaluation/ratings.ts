@@ -57,7 +57,7 @@ function shuffled<T>(items: readonly T[], random: Random): T[] {
 }
 
 /** Rounds of the algorithm at most, and the change of a strength that ends it. */
-const [mostRounds, settled] = [100_000, 1e-12];
+const [mostRounds, settled] = [10_000, 1e-10];
 
 /**
  * Strengths of Bradley & Terry 1952, in nats around a mean of 0: `a` beats `b` with the odds `exp(strength a - strength b)`.
