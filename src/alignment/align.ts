@@ -136,22 +136,27 @@ export function tellLong(file: string, long: readonly number[], all: number, mos
   );
 }
 
-/** Rows to learn from and to evaluate on: rows of one prompt stay together. */
+/** Rows to learn from and to evaluate on. What stands in one row of the file, the pairs of a ranking, stays together. */
 export function heldOut<Row>(
   rows: readonly Row[],
   share: number,
   seed: number,
   name: string,
+  rowOf: (row: Row, index: number) => number = (_, index) => index,
 ): [Row[], Row[]] {
-  const held = Math.min(rows.length - 1, Math.max(1, Math.round(rows.length * share)));
-  if (rows.length < 2)
+  const numbers = [...new Set(rows.map(rowOf))];
+  if (numbers.length < 2)
     throw new LineageError(
       "data",
-      `${name} has ${rows.length} usable rows; two or more are needed, of which one is held out`,
+      `${name} has ${numbers.length} usable rows; two or more are needed, of which one is held out`,
     );
-  const order = new Random(seed).fork("held out").permutation(rows.length);
-  const chosen = new Set(order.subarray(0, held));
-  return [rows.filter((_, index) => !chosen.has(index)), rows.filter((_, index) => chosen.has(index))];
+  const held = Math.min(numbers.length - 1, Math.max(1, Math.round(numbers.length * share)));
+  const order = new Random(seed).fork("held out").permutation(numbers.length);
+  const chosen = new Set(Array.from(order.subarray(0, held), (place) => numbers[place]));
+  return [
+    rows.filter((row, index) => !chosen.has(rowOf(row, index))),
+    rows.filter((row, index) => chosen.has(rowOf(row, index))),
+  ];
 }
 
 /** All rows once, some at a time. */
@@ -298,7 +303,7 @@ async function readPairs(options: PreferenceOptions, encoder: AnswerEncoder, mos
   };
   const all = await read(options.data);
   if (options.eval !== undefined) return [all, await read(options.eval)] as const;
-  return heldOut(all, options.validation, options.seed, options.data);
+  return heldOut(all, options.validation, options.seed, options.data, ({ row }) => row);
 }
 
 async function readThumbs(options: PreferenceOptions, encoder: AnswerEncoder, most: number, tell: Tell) {

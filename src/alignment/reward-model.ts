@@ -54,23 +54,31 @@ export interface RankedRow {
   readonly answers: readonly (readonly number[])[];
   /** For each answer how many are better; equal for answers that are equally good. */
   readonly ranks: readonly number[];
-  /** By how much the better of two is to be better: the margin of LLaMA-2, equation 2. Default 0. */
-  readonly margin?: number | undefined;
+  /**
+   * By how much the better of two is to be better, the margin of LLaMA-2, equation 2: one for all, or a grade of each answer,
+   * whose difference it is. Default 0.
+   */
+  readonly margin?: number | readonly number[] | undefined;
 }
+
+/** The margin between two answers of a row. */
+const marginOf = ({ margin = 0 }: RankedRow, better: number, worse: number): number =>
+  typeof margin === "number" ? margin : margin[better]! - margin[worse]!;
 
 /** What `rankingObjective` takes: all pairs of a prompt, weighted so that each prompt counts once. */
 export function rankingBatch(network: Network, rows: readonly RankedRow[]): Batch {
   const [better, worse, weights, margins]: number[][] = [[], [], [], []];
   let first = 0;
-  for (const { answers, ranks, margin = 0 } of rows) {
+  for (const row of rows) {
+    const { answers, ranks } = row;
     const pairs = answers.flatMap((_, a) =>
-      answers.flatMap((__, b) => (ranks[a]! < ranks[b]! ? [[first + a, first + b] as const] : [])),
+      answers.flatMap((__, b) => (ranks[a]! < ranks[b]! ? [[a, b] as const] : [])),
     );
     for (const [high, low] of pairs) {
-      better!.push(high);
-      worse!.push(low);
+      better!.push(first + high);
+      worse!.push(first + low);
       weights!.push(1 / pairs.length);
-      margins!.push(margin);
+      margins!.push(marginOf(row, high, low));
     }
     first += answers.length;
   }
@@ -159,9 +167,13 @@ export function measureRewards(
   scores: readonly (readonly number[])[],
   bins = 5,
 ): RewardMeasure {
-  const pairs = rows.flatMap(({ ranks, margin = 0 }, row) =>
-    ranks.flatMap((a, high) =>
-      ranks.flatMap((b, low) => (a < b ? [{ gap: scores[row]![high]! - scores[row]![low]!, margin }] : [])),
+  const pairs = rows.flatMap((row, index) =>
+    row.ranks.flatMap((a, high) =>
+      row.ranks.flatMap((b, low) =>
+        a < b
+          ? [{ gap: scores[index]![high]! - scores[index]![low]!, margin: marginOf(row, high, low) }]
+          : [],
+      ),
     ),
   );
   const accuracyOf = (list: readonly { readonly gap: number }[]) =>
