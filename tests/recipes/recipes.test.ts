@@ -20,6 +20,8 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
     ["med-palm", "loss.svg", ["three examples", "soft prompt, self-consistency", "whole network"]],
     ["med-palm2", "loss.svg", ["self-consistency", "ensemble refinement"]],
     ["gpt3", "shots.svg", ["tiny,", "small,", "look up"]],
+    ["instructgpt", "instructgpt.svg", ["SFT", "PPO", "PPO-ptx"]],
+    ["llama2-chat", "llama2-chat.svg", ["rejection sampling", "then PPO"]],
     ["llama", "loss.svg", ["after 8 steps"]],
     ["palm", "spike.svg", ["parallel,", "serial,", "poison, skipped"]],
     ["quantization", "divergence.svg", ["8 bits, blocks of 32", "NF4, blocks of 64"]],
