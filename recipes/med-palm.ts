@@ -6,6 +6,9 @@
  * in the prompt and comes near to tuning the whole network, with a thousandth of its numbers. Self-consistency is beside it.
  * Questions are PubMedQA's, with the authors' conclusion; the baseline is the same model asked without examples.
  *
+ * It does not show on a LLaMA of 3M parameters: the soft prompt leaves its answers as they were, and the whole network learns
+ * no more than which answer is the most frequent. Prompts need scale, as Lester et al. 2021 say.
+ *
  *   node dist/recipes/med-palm.js                 instruction-tunes a small LLaMA on abstracts first
  *   node dist/recipes/med-palm.js --model MODEL   a decoder's folder or .gguf, such as SmolLM2-135M-Instruct
  *   also [--data FOLDER] [--out FOLDER] [--scale X] [--threads N] [--smoke]
