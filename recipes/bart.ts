@@ -7,6 +7,9 @@
  * a summary: the sentence that a story begins with, and the one that it ends with (ROUGE-L on other stories). The baselines
  * are no pretraining, and a language model, whose encoder sees nothing.
  *
+ * What came out (250 steps of pretraining, 120 of fine-tuning, 2.9 minutes of processor time): a held-out loss of 1.29 to 1.37 after a
+ * noise, 1.394 after a language model, 2.449 after nothing. Infilling is not ahead of the others, and ROUGE-L says nothing yet.
+ *
  *   node dist/recipes/bart.js [--out FOLDER] [--smoke]
  */
 import path from "node:path";
