@@ -18,7 +18,7 @@ export const gapMark = "<gap>";
 export type InfillMode = "regular" | "extreme";
 
 export interface InfillOptions extends Omit<ContinuationOptions, "maxNewTokens" | "drafter" | "draftLength"> {
-  /** Tokens of a gap at most. Default 32. */
+  /** Tokens of a gap at most. Default 32, or what the context has room for. */
   readonly maxGapTokens?: number | undefined;
   /** Default `regular`. It means nothing to a model that learned no modes. */
   readonly mode?: InfillMode | undefined;
@@ -95,17 +95,19 @@ export async function infillText(
   { maxGapTokens = 32, mode, ...options }: InfillOptions = {},
 ): Promise<Infilled> {
   const { ids, maxNewTokens, parts, spaced } = gapPrompt(tokenizer, text, { maxGapTokens, mode });
-  if (ids.length + maxNewTokens > decoder.capacity)
+  // A gap takes its sentinel, too.
+  const room = Math.floor((decoder.capacity - ids.length) / spaced.length) - 1;
+  if (room < 1)
     throw new LineageError(
       "length",
-      `the text has ${ids.length} tokens and its gaps up to ${maxNewTokens}, but the context holds ${decoder.capacity}; shorten the text or its gaps`,
+      `the text has ${ids.length} tokens, and the context of ${decoder.capacity} leaves no room for its gaps; shorten it`,
     );
   const sentinels = sentinelsOf(tokenizer);
   const order = new GapOrder(tokenizer, {
     sentinels: sentinels.slice(0, spaced.length),
     // T5's targets end where the sentinel of another gap would stand.
     endIds: [...stopIds, ...sentinels.slice(spaced.length, spaced.length + 1)],
-    maxGapTokens,
+    maxGapTokens: Math.min(maxGapTokens, room),
   });
   const writing = generate(decoder, [ids], { ...options, maxNewTokens, constraints: [order] });
   for await (const { finish } of writing) if (finish !== undefined) break;

@@ -117,11 +117,36 @@ describe("a causal model that goes on under UL2R", () => {
         expect(gap).not.toMatch(/<extra_id|\[NL|\[S2S/);
       }
     }
-    await expect(infillText(writer, `${"word ".repeat(40)}<gap>`)).rejects.toThrow("context holds 32");
+    await expect(infillText(writer, `${"word ".repeat(40)}<gap>`)).rejects.toThrow(
+      "leaves no room for its gaps",
+    );
   });
 });
 
 describe("objectives of a model from nothing", () => {
+  it("teach what stands in a gap, from both of its sides", { timeout: 120_000 }, async () => {
+    // What is hidden follows from its neighbours alone: letters in their order, over and over.
+    const letters = "abcdefghijklmnopqrstuvwxyz";
+    await writeFile(place("letters.txt"), letters.repeat(400));
+    const out = place("letters");
+    await train({
+      system: "palm",
+      data: place("letters.txt"),
+      tokenizer: "characters",
+      objective: "spans",
+      sizes: { contextLength: 32, hiddenSize: 48, numLayers: 2, numHeads: 2 },
+      batch: 16,
+      steps: 900,
+      evalEvery: 900,
+      learningRate: 3e-3,
+      out,
+    });
+    using model = await load(out, { kind: "decoder" });
+    // As long as the rows that were learned from.
+    const { gaps } = await model.infill("defghij<gap>opqrstuvwxyzabcdef", { temperature: 0 });
+    expect(gaps).toEqual(["klmn"]);
+  });
+
   it("mix languages and denoisers, and mark documents", async () => {
     const documents = [...stories({ seed: 5, count: 60 })].map((text, index) => ({
       text,
