@@ -366,7 +366,13 @@ const command = new Command("evaluate")
     "--truncate",
     "cut the beginning of prompts beyond the context (default: they are counted and not asked)",
   )
-  .addOption(countOption("samples", "answers of a task that writes; the most frequent one counts", 1))
+  .addOption(
+    countOption(
+      "samples",
+      "answers to each question of a task that writes, of which the most frequent one counts (self-consistency)",
+      1,
+    ),
+  )
   .addOption(
     option("temperature", "<x>", "of samples", z.number().nonnegative(), {
       usual: "0, and 0.7 for several samples",
@@ -426,7 +432,10 @@ Target is the text of a choice, or its place from 0. Instead of choices:
   "generate": { "stop": ["\\n"], "extract": "([0-9]+)" }   the model writes, and exact_match is measured
   "text": "{{ article }}"                                 perplexity
 More: "revision", "instructions", "delimiter", "unconditional" (for acc_mutual_info),
-"shots": { "data", "draw": "first" or "random", "separator", "target" }.
+"shots": { "data", "draw": "first" or "random", "separator", "target" },
+"ask": { "data": "test_ids.json", "key": "{{ id }}" } (which rows are asked; the others are examples).
+
+An encoder-decoder reads the prompt as its source. Prompts beyond the context are counted, and cut only with --truncate.
 
 Scores have the names of EleutherAI's lm-evaluation-harness, and equal its numbers.
 ${examples(
@@ -436,6 +445,11 @@ ${examples(
     "lineage evaluate --model chat.gguf --tasks mine.json --out results",
     "your own task; predictions in results",
   ],
+  [
+    "lineage evaluate --model chat.gguf --tasks gsm8k --data DIR --shots 5 --samples 5 --chat",
+    "majority of five answers",
+  ],
+  ["lineage evaluate show results/* --plot scores.svg", "runs beside each other"],
 )}`,
   )
   .addCommand(showCommand)

@@ -185,7 +185,7 @@ export class ResultFile {
       if (before !== now)
         throw new LineageError(
           "data",
-          `${file} holds results of another ${name === "declaration" ? "declaration of the task" : name} (${short(before)}, now ${short(now)}); choose another --out`,
+          `${file} holds results of another ${namesOfEntries[name] ?? name} (${short(before)}, now ${short(now)}); choose another --out`,
         );
     }
     const hashes = new Map(plan.asked.map(({ question }) => [question.row, question.hash]));
@@ -231,7 +231,13 @@ export class ResultFile {
   }
 }
 
+const namesOfEntries: Readonly<Record<string, string>> = {
+  declaration: "declaration of the task",
+  chat: "kind of prompts: --chat",
+  overlap: "overlap of windows",
+};
+
 const short = (value: unknown): string => {
-  const text = String(value);
+  const text = String(value ?? "none");
   return text.length > 16 ? `${text.slice(0, 12)}…` : text;
 };

@@ -58,6 +58,22 @@ async function written(...args: string[]): Promise<string> {
 }
 
 describe("an adapter on the command line", () => {
+  it("is measured by evaluate, beside the matrices as merged into them", async () => {
+    const text = folder("text.txt");
+    writeFileSync(text, "the cat sat on the mat, and the mat sat on the cat");
+    const loss = async (...args: string[]): Promise<number> => {
+      const common = ["evaluate", "--model", folder("base"), "--text", text, "--json", "--no-prepared"];
+      const { stdout, stderr, status } = await lineage(...common, ...args);
+      expect(status, stderr).toBe(0);
+      return (JSON.parse(stdout) as { results: { scores: { loss: { value: number } } }[] }).results[0]!.scores
+        .loss.value;
+    };
+    const adapter = ["--adapter", folder("base-adapter")];
+    const beside = await loss(...adapter);
+    expect(Math.abs(beside - (await loss(...adapter, "--merge-adapter")))).toBeLessThan(1e-3);
+    expect(Math.abs(beside - (await loss()))).toBeGreaterThan(0.05);
+  });
+
   it("writes the same text beside its base, merged while loading, and merged into a folder", async () => {
     const both = ["--model", folder("base"), "--adapter", folder("base-adapter")];
     const text = await written(...both);

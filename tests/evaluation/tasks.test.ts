@@ -1,8 +1,10 @@
+import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
+  builtInTasks,
   extracted,
   findTask,
   majority,
@@ -118,6 +120,8 @@ describe("lineage evaluate", () => {
     expect(second.predictions[0]!.logLikelihoods).toEqual([-1, -2]);
     expect(JSON.parse(stdout)).toMatchObject({ results: [{ task: "mine", shots: 0, rows: 6, beyond: 0 }] });
 
+    const chat = await evaluate(file, "--out", out, "--chat");
+    expect(chat.stderr).toMatch(/holds results of another kind of prompts: --chat \(false, now true\)/);
     await declared("mine", { revision: "2" });
     const other = await evaluate(file, "--out", out);
     expect(other.status).toBe(1);
@@ -215,6 +219,49 @@ describe("lineage evaluate", () => {
     const { stdout, status } = await evaluate(file, "--samples", "3", "--json", "--limit", "2");
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ results: [{ rows: 2, scores: { exact_match: {} } }] });
+  });
+});
+
+const data = path.resolve("../shared/data");
+
+describe.skipIf(!existsSync(data))("Built-in tasks over their files", () => {
+  // Rows of each file; of PubMedQA the 500 test ids, of MMLU one question a subject.
+  it.each([
+    ["sst2", 872],
+    ["logiqa", 1354],
+    ["medmcqa", 300],
+    ["pubmedqa", 500],
+    ["mmlu-cot", 57],
+    ["gsm8k", 1319],
+    ["humaneval-perplexity", 164],
+    ["exams-german", undefined],
+    ["exams-french", undefined],
+    ["exams-spanish", undefined],
+    ["exams-italian", undefined],
+    ["exams-portuguese", undefined],
+  ])("%s asks every row, after examples where it has some", async (name, rows) => {
+    const found = await findTask(name, { data });
+    const { questions } = await questionsOf(found, { shots: 0, seed: 0 });
+    if (rows !== undefined) expect(questions).toHaveLength(rows);
+    if (found.declaration.choices !== undefined) {
+      expect(questions.every(({ choices }) => choices.length >= 2)).toBe(true);
+      // Right answers are not all in one place.
+      expect(new Set(questions.map(({ target }) => target)).size).toBeGreaterThan(1);
+    }
+    if (found.declaration.shots === false) return;
+    const shown = await questionsOf(found, { shots: 3, seed: 0 });
+    expect(shown.examples).toHaveLength(3);
+    const last = questions.find(({ row }) => row === shown.questions[0]!.row)!;
+    expect(shown.questions[0]!.prompt.endsWith(last.prompt)).toBe(true);
+  });
+
+  it("knows every built-in task", () => {
+    expect([...builtInTasks.keys()].sort()).toEqual(
+      [
+        ...["sst2", "logiqa", "medmcqa", "pubmedqa", "mmlu-cot", "gsm8k", "humaneval-perplexity"],
+        ...["german", "french", "spanish", "italian", "portuguese"].map((language) => `exams-${language}`),
+      ].sort(),
+    );
   });
 });
 
