@@ -113,6 +113,37 @@ describe("fine-tuning on conversations", () => {
     },
   );
 
+  it("runs from the command line, goes on there, and talks", async () => {
+    const { stderr, status } = await lineage(
+      ...[
+        "finetune",
+        "--task",
+        "chat",
+        "--model",
+        at("base"),
+        "--data",
+        at("chats.jsonl"),
+        "--out",
+        at("cli"),
+      ],
+      ...["--steps", "2", "--max-tokens", "384", "--rank", "4", "--sample-tokens", "4"],
+    );
+    expect([status, stderr]).toEqual([0, expect.stringMatching(/24 conversations, read as messages/)]);
+    expect(stderr).toContain(`lineage chat --model ${at("base")} --adapter ${at("cli")}`);
+    const again = await lineage("finetune", "--resume", "--out", at("cli"));
+    expect([again.status, again.stderr]).toEqual([0, expect.stringContaining("done")]);
+    const lost = await lineage(
+      "finetune",
+      "--task",
+      "chat",
+      "--model",
+      at("base"),
+      "--data",
+      at("none.jsonl"),
+    );
+    expect([lost.status, lost.stderr]).toEqual([1, expect.stringContaining("none.jsonl")]);
+  });
+
   it("leaves an adapter whose folder knows how to talk", async () => {
     const loaded = await loadForInference(runtime, at("base"), { adapter: at("whole-lora") });
     const template = new ChatTemplate(loaded.tokenizer);
