@@ -6,7 +6,8 @@
  * ask what comes next in a story. Good answers say it; 6 of 10 evade the question, which is easy to check. Compared on equal
  * steps: all dialogues without markers, all with markers, and the good ones alone.
  *
- * docs/results.md says what came out.
+ * What came out: 97% of answers are helpful where they are asked for, 11% where they are not, 49% without markers. Learning from
+ * the good dialogues alone is better still (loss 1.447 against 1.725), since the evasions teach nothing about stories.
  *
  *   node dist/recipes/koala.js [--model DECODER, default a small one trained on the embedded stories] [--out FOLDER] [--smoke]
  */
