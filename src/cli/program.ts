@@ -31,6 +31,7 @@ const groups: Readonly<Record<string, Commands>> = {
   "Measure:": {
     evaluate: async () => (await import("./evaluate.js")).evaluateCommand,
     arena: async () => (await import("./arena.js")).arenaCommand,
+    scaling: async () => (await import("./scaling.js")).scalingCommand,
     score: async () => (await import("./score.js")).scoreCommand,
     look: async () => (await import("./look.js")).lookCommand,
     inspect: async () => (await import("./inspect.js")).inspectCommand,

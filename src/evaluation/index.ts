@@ -40,3 +40,19 @@ export { type Summary, readSummaries, scoreCurves } from "./summary.js";
 export { type Prediction, type Score, scoresOf } from "./scores.js";
 export * from "./ratings.js";
 export * from "./refinement.js";
+export { isoFlopChart } from "./scaling-chart.js";
+export { readScalingRuns } from "./scaling-runs.js";
+export {
+  type ComputeOptimal,
+  type Estimate,
+  type Fitted,
+  type ParametricLaw,
+  type PowerLaw,
+  type ScalingFit,
+  type ScalingOptions,
+  type ScalingRun,
+  computeOptimal,
+  fitScaling,
+  powerLawOptimal,
+  predictedLoss,
+} from "./scaling.js";
