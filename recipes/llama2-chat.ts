@@ -69,7 +69,7 @@ const half = Math.floor(beginnings.length / 2);
 const asked = beginnings.slice(0, plan.rankings.prompts + plan.rankings.heldOut);
 const forPolicy = beginnings.slice(half, -plan.judged).map(({ prompt }) => prompt);
 const judged = beginnings.slice(-plan.judged).map(({ prompt }) => prompt);
-const { answers, heldOut } = plan.rankings;
+const { answers } = plan.rankings;
 const written = await writer.write(
   writer.weights,
   asked.flatMap(({ prompt }) => Array.from({ length: answers }, () => prompt)),
@@ -82,6 +82,8 @@ async function judges(name: string, measure: (text: string) => number) {
   const byGrade = (marginScale: number) =>
     rankingsOf(written, answers, (rollout) => measure(textOf(rollout)), marginScale);
   const graded = byGrade(plan.marginScale);
+  // Answers that are equally good make no ranking, and what is left is mostly to be learned from.
+  const heldOut = Math.min(plan.rankings.heldOut, Math.floor(graded.length / 4));
   const plain = await writer.judge(name, writer.weights, byGrade(0).slice(0, -heldOut), plan.judge);
   const margin = await writer.judge(`${name}, margin`, writer.weights, graded.slice(0, -heldOut), plan.judge);
   const unseen = graded.slice(-heldOut);
