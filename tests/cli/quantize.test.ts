@@ -102,7 +102,7 @@ describe("lineage quantize", () => {
   it("says what it cannot do in one sentence", async () => {
     const out = path.join(folder, "none");
     const tries = [
-      [["--bits", "5"], "--bits must be 4, 8 or nf4, not 5"],
+      [["--bits", "5"], "--bits must be 4, 8, nf4 or nf4-double, not 5"],
       [["--bits", "4", "--block-size", "row"], "rows with one scale have 8 bits, not 4"],
       [["--candidates", "0"], "--candidates must be above 0, not 0"],
     ] as const;
