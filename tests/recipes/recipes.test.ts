@@ -31,6 +31,7 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
     ["alpaca", "loss.svg", ["nothing", "seed tasks and grown ones"]],
     ["flan-palm", "loss.svg", ["1 task", "3 tasks"]],
     ["koala", "loss.svg", ["all, without markers", "the good ones alone"]],
+    ["vicuna", "positions.svg", ["the assistant alone", "all turns", "positions divided by 4, after"]],
     ["xlnet", "loss.svg", ["without memory", "with memory"]],
   ])("%s", { timeout: 240_000 }, async (name, picture, rows) => {
     const out = await mkdtemp(path.join(os.tmpdir(), "lineage-recipe-"));
