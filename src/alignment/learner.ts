@@ -6,11 +6,11 @@ import { endOfText } from "../generation/index.js";
 import type { DecoderSystem, EncoderDecoderSystem } from "../models/index.js";
 import {
   type LoraAdapter,
-  type LoraTargets,
   type Module,
   type WeightSet,
   Weights,
   addLora,
+  parseLoraTargets,
 } from "../nn/index.js";
 import type { Writer } from "../objectives/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -33,18 +33,6 @@ export interface Learner extends Disposable {
   learning(network: Module, seed: number): Weights;
   /** Writes what was learned: the model, or the adapter as peft does. */
   save(out: string, kept: Weights): Promise<void>;
-}
-
-/** Names between commas, `all-linear`, or a regular expression between slashes. */
-function targetsOf(text: string): LoraTargets {
-  if (text === "all-linear") return text;
-  const source = /^\/(.+)\/$/.exec(text)?.[1];
-  if (source === undefined) return text.split(",").map((name) => name.trim());
-  try {
-    return new RegExp(source);
-  } catch (error) {
-    throw new LineageError("argument", `the targets ${text} are no regular expression`, { cause: error });
-  }
 }
 
 type LearnerOptions = Pick<
@@ -81,7 +69,7 @@ export async function openLearner(runtime: Runtime, options: LearnerOptions): Pr
           rank: options.rank,
           alpha: options.alpha,
           rankStabilized: options.rsLora,
-          targets: targetsOf(options.loraTargets),
+          targets: parseLoraTargets(options.loraTargets),
         });
     const { stopIds = endOfText(tokenizer) } = loaded;
     const checkpoint = { ...loaded, system, stopIds } as Parameters<typeof saveModel>[1];

@@ -10,6 +10,18 @@ import { Module, Parameter, allModules, namedParameters } from "./module.js";
 /** Which linear layers get an adapter: all but the output embeddings, names or ends of dotted paths, or whole paths. */
 export type LoraTargets = "all-linear" | readonly string[] | RegExp;
 
+/** Names between commas, `all-linear`, or a regular expression between slashes. Throws `argument` where it is none. */
+export function parseLoraTargets(text: string): LoraTargets {
+  if (text === "all-linear") return text;
+  const source = /^\/(.+)\/$/.exec(text)?.[1];
+  if (source === undefined) return text.split(",").map((name) => name.trim());
+  try {
+    return new RegExp(source);
+  } catch (error) {
+    throw new LineageError("argument", `the targets ${text} are no regular expression`, { cause: error });
+  }
+}
+
 export interface LoraOptions {
   /** Rank of the update. */
   readonly rank: number;

@@ -10,11 +10,11 @@ import { Decoder } from "../generation/index.js";
 import {
   type Adapter,
   type CausalLm,
-  type LoraTargets,
   Weights,
   addLora,
   addSoftPrompt,
   checkVirtualTokens,
+  parseLoraTargets,
 } from "../nn/index.js";
 import type { ModelWeights } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -37,18 +37,6 @@ export interface AdaptedBase extends Adapted {
   readonly save: (kept: Weights) => Promise<void>;
 }
 
-/** Names between commas, `all-linear`, or a regular expression between slashes. */
-function targetsOf(text: string): LoraTargets {
-  if (text === "all-linear") return text;
-  const source = /^\/(.+)\/$/.exec(text)?.[1];
-  if (source === undefined) return text.split(",").map((name) => name.trim());
-  try {
-    return new RegExp(source);
-  } catch (error) {
-    throw new LineageError("argument", `the targets ${text} are no regular expression`, { cause: error });
-  }
-}
-
 /** What decides an adapter. */
 export type AdapterChoice = Pick<
   TrainOptions,
@@ -67,7 +55,7 @@ function addAdapter(model: CausalLm, options: AdapterChoice): Adapter {
     alpha: options.alpha,
     rankStabilized: options.rsLora,
     dropout: options.loraDropout,
-    targets: targetsOf(options.loraTargets),
+    targets: parseLoraTargets(options.loraTargets),
   });
 }
 
