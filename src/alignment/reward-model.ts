@@ -6,6 +6,7 @@ import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { type HeadCheckpoint, loadTaskForInference } from "../checkpoints/index.js";
 import { type Batch, type BatchTensor, padRows } from "../data/index.js";
+import { endOfText } from "../generation/index.js";
 import type { Tensor } from "../graph/index.js";
 import type { EncoderInputs, WeightSet } from "../nn/index.js";
 import { type ScoringNetwork, rankingPart } from "../objectives/index.js";
@@ -14,6 +15,7 @@ import { encoderInputSpecs, encoderInputsOf } from "../tasks/encoder-program.js"
 import { moments } from "./advantages.js";
 import { Forward, passesOf } from "./forward.js";
 import { floats, ints } from "./pairs.js";
+import { AnswerEncoder } from "./texts.js";
 
 // Reward models: an encoder or a decoder with a head of one number, learned from rankings.
 
@@ -237,9 +239,23 @@ export interface RewardModel extends HeadCheckpoint<WeightSet>, Disposable {
   readonly offset: number;
 }
 
+/** Throws `checkpoint` where the folder has no head of one number. */
+const loadScorer = async (runtime: Runtime, folder: string) => {
+  try {
+    return await loadTaskForInference(runtime, folder, "classify", { numLabels: 1 });
+  } catch (error) {
+    if (!(error instanceof LineageError) || !["checkpoint", "unsupported"].includes(error.code)) throw error;
+    throw new LineageError(
+      error.code,
+      `${folder} is no reward model; lineage align reward trains one (${error.message})`,
+      { cause: error },
+    );
+  }
+};
+
 /** Opens what `align reward` wrote, or any `*ForSequenceClassification` with one label. */
 export async function openRewardModel(runtime: Runtime, folder: string): Promise<RewardModel> {
-  const loaded = await loadTaskForInference(runtime, folder, "classify", { numLabels: 1 });
+  const loaded = await loadScorer(runtime, folder);
   const file = settingsFile(folder);
   const { offset } = existsSync(file)
     ? validated(settingsSchema, await readJson(file), (problem) => new FormatError(file, problem))
@@ -253,5 +269,36 @@ export async function openRewardModel(runtime: Runtime, folder: string): Promise
       scorer.dispose();
       loaded.weights.dispose();
     },
+  };
+}
+
+/**
+ * Rewards of answers to prompts, in words: each as the model learned from them, by its chat template where it has one. An
+ * empty answer is the end alone. Throws `data` where both together are longer than the model reads.
+ */
+export function answerRewards(model: RewardModel): (prompt: string, answer: string) => Promise<number> {
+  const { tokenizer } = model;
+  const stopIds = endOfText(tokenizer);
+  const encoder = new AnswerEncoder(tokenizer, stopIds);
+  const most = model.model.config.contextLength;
+  return async (prompt, answer) => {
+    const asked = [{ role: "user", content: prompt }] as const;
+    const empty = answer === "" && tokenizer.config.chat_template === undefined;
+    const { prompt: before, completion } = empty
+      ? { prompt: encoder.prompt(asked), completion: stopIds.slice(0, 1) }
+      : encoder.answer(asked, [{ role: "assistant", content: answer }]);
+    const ids = [...before, ...completion];
+    if (ids.length > most)
+      throw new LineageError(
+        "data",
+        `a prompt and its answer have ${ids.length} tokens, but the reward model reads at most ${most}; take shorter prompts or shorter answers`,
+      );
+    const [reward] = await model.rewards([ids]);
+    if (!Number.isFinite(reward))
+      throw new LineageError(
+        "checkpoint",
+        `the reward model gives ${reward} for the answer ${JSON.stringify(answer.slice(0, 200))}; its weights may hold NaN`,
+      );
+    return reward!;
   };
 }

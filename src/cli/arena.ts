@@ -6,6 +6,7 @@ import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { readJson, readText, writeAtomically, writeJson } from "../base/files.js";
+import { answerRewards, openRewardModel } from "../alignment/index.js";
 import { loadForInference } from "../checkpoints/index.js";
 import {
   type ArenaAnswer,
@@ -17,6 +18,7 @@ import {
   elo,
   inBothOrders,
   modelJudge,
+  rewardJudge,
   runArena,
 } from "../evaluation/index.js";
 import { Decoder, generateText } from "../generation/index.js";
@@ -32,7 +34,8 @@ import { print, tell } from "./terminal.js";
 interface ArenaCommand {
   readonly model: readonly string[];
   readonly prompts: string;
-  readonly judge: string;
+  readonly judge?: string;
+  readonly judgeReward?: string;
   readonly out: string;
   readonly maxNewTokens: number;
   readonly temperature: number;
@@ -119,31 +122,41 @@ function personJudge(): { judge: Judge; close: () => void } {
 }
 
 async function arena(command: ArenaCommand): Promise<void> {
-  const { model: models, out, json, judge: judgeName, seed } = command;
+  const { model: models, out, json, judgeReward, seed } = command;
+  if (command.judge !== undefined && judgeReward !== undefined)
+    throw new LineageError("argument", "an arena has one judge: give --judge or --judge-reward, not both");
   if (models.length < 2)
     throw new LineageError("argument", "an arena needs at least two models: give --model twice or more");
   const prompts = await promptsOf(command.prompts);
   const { maxNewTokens, temperature } = command;
-  const identity = { models, prompts, judge: judgeName, maxNewTokens, temperature, seed };
-  await mkdir(out, { recursive: true });
+  const judgeName = command.judge ?? "person";
+  const named = judgeReward === undefined ? judgeName : { reward: judgeReward };
+  const identity = { models, prompts, judge: named, maxNewTokens, temperature, seed };
   const file = (name: string): string => path.join(out, name);
-  if (existsSync(file("arena.json"))) {
-    if (JSON.stringify(await readJson(file("arena.json"))) !== JSON.stringify(identity))
-      throw new LineageError(
-        "argument",
-        `${out} holds an arena of other models, prompts or options; choose another --out`,
-      );
-  } else await writeJson(file("arena.json"), identity);
-  const known = {
-    answers: await linesOf(file("answers.jsonl"), answerLine),
-    games: await linesOf(file("games.jsonl"), gameLine),
-  };
+  const begun = existsSync(file("arena.json"));
+  if (begun && JSON.stringify(await readJson(file("arena.json"))) !== JSON.stringify(identity))
+    throw new LineageError(
+      "argument",
+      `${out} holds an arena of other models, prompts or options; choose another --out`,
+    );
   const runtime = createRuntime({ threads: command.threads });
+  const judge =
+    judgeReward !== undefined
+      ? await openReward(runtime, judgeReward)
+      : judgeName === "person"
+        ? personJudge()
+        : await openJudge(runtime, judgeName);
   const players = models.map((name) => playerOf(runtime, name, command));
-  const judge = judgeName === "person" ? personJudge() : await openJudge(runtime, judgeName);
   const append = (name: string) => (line: ArenaAnswer | ArenaGame) =>
     appendFile(file(name), `${JSON.stringify(line)}\n`);
   try {
+    await mkdir(out, { recursive: true });
+    // Only now, for a judge that cannot be opened is not to name the folder's arena.
+    if (!begun) await writeJson(file("arena.json"), identity);
+    const known = {
+      answers: await linesOf(file("answers.jsonl"), answerLine),
+      games: await linesOf(file("games.jsonl"), gameLine),
+    };
     const games = await interruptible((signal) =>
       runArena(
         players.map(({ player }) => player),
@@ -167,6 +180,17 @@ async function openJudge(runtime: Runtime, name: string): Promise<{ judge: Judge
     close: () => {
       decoder.dispose();
       weights.dispose();
+    },
+  };
+}
+
+/** A reward model, which sees each answer alone. */
+async function openReward(runtime: Runtime, folder: string): Promise<{ judge: Judge; close: () => void }> {
+  const model = await openRewardModel(runtime, folder);
+  return {
+    judge: rewardJudge(answerRewards(model)),
+    close: () => {
+      model[Symbol.dispose]();
     },
   };
 }
@@ -249,7 +273,17 @@ export const arenaCommand = new Command("arena")
       "judge",
       "<who>",
       "person, who judges in the terminal without seeing whose the answers are; or a model, which sees both orders",
-      z.string().default("person"),
+      z.string(),
+      { usual: "person" },
+    ),
+  )
+  .addOption(
+    option(
+      "judgeReward",
+      "<folder>",
+      "a reward model of lineage align reward as judge: the answer with the higher reward wins",
+      z.string(),
+      { usual: "none" },
     ),
   )
   .addOption(
@@ -279,6 +313,10 @@ export const arenaCommand = new Command("arena")
       [
         "lineage arena --model a.gguf --model b.gguf --prompts prompts.jsonl --judge big.gguf",
         "let a model judge",
+      ],
+      [
+        "lineage arena --model runs/sft --model runs/ppo --prompts prompts.txt --judge-reward runs/reward",
+        "let a reward model judge",
       ],
     ),
   )

@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { answerRewards, openRewardModel } from "../../src/alignment/index.js";
 import { saveModel } from "../../src/checkpoints/index.js";
 import { type ArenaGame, inBothOrders, rewardJudge, runArena } from "../../src/evaluation/index.js";
 import { Llama, llamaConfig, systems } from "../../src/models/index.js";
@@ -16,9 +17,9 @@ afterAll(() => {
 });
 const folder = (name: string): string => path.join(root, name);
 
+const runtime = createRuntime();
+const tokenizer = trainByteLevelBpe(["the cat sat on the mat A B"], { vocabSize: 270 });
 beforeAll(async () => {
-  const runtime = createRuntime();
-  const tokenizer = trainByteLevelBpe(["the cat sat on the mat A B"], { vocabSize: 270 });
   for (const [index, name] of ["one", "other", "judge"].entries()) {
     const model = new Llama(
       llamaConfig({
@@ -116,5 +117,74 @@ describe("an arena", () => {
       folder("no"),
     );
     expect(alone.stderr).toContain("at least two models");
+  });
+
+  it("takes a reward model as judge, which is asked as it was trained", async () => {
+    const ranked = ["the cat", "the mat", "on the", "A", "B", "sat"].map((prompt) => ({
+      prompt,
+      chosen: " sat on the mat",
+      rejected: " B A B",
+    }));
+    writeFileSync(
+      folder("ranked.jsonl"),
+      Array.from({ length: 4 }, () => ranked.map((row) => JSON.stringify(row)).join("\n")).join("\n"),
+    );
+    const trained = await lineage(
+      ...["align", "reward", "--model", folder("judge"), "--data", folder("ranked.jsonl")],
+      ...["--out", folder("reward"), "--learning-rate", "1e-2", "--batch", "4", "--json"],
+    );
+    expect(trained.status, trained.stderr).toBe(0);
+
+    const out = folder("by-reward");
+    const args = [
+      ...["arena", "--model", folder("one"), "--model", folder("other"), "--prompts", folder("prompts.txt")],
+      ...["--out", out, "--max-new-tokens", "4", "--json"],
+    ];
+    // Neither a model without a head, nor a place with nothing in it, is one; the folder is free for the right one.
+    const headless = await lineage(...args, "--judge-reward", folder("judge"));
+    expect(headless.status).toBe(1);
+    expect(headless.stderr).toMatch(/judge is no reward model; lineage align reward trains one/);
+    const nothing = await lineage(...args, "--judge-reward", folder("nowhere"));
+    expect(nothing.status).toBe(1);
+    expect(nothing.stderr).toContain("nowhere");
+    const two = await lineage(...args, "--judge", "person", "--judge-reward", folder("reward"));
+    expect(two.stderr).toContain("give --judge or --judge-reward, not both");
+    expect(existsSync(out)).toBe(false);
+
+    const made = await lineage(...args, "--judge-reward", folder("reward"));
+    expect(made.status, made.stderr).toBe(0);
+    expect(await lineage(...args, "--judge-reward", folder("reward"))).toEqual(made);
+    const linesOf = <T>(name: string): T[] =>
+      readFileSync(path.join(out, name), "utf8")
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as T);
+    const answers = linesOf<{ player: string; prompt: number; text: string }>("answers.jsonl");
+    const games = linesOf<ArenaGame>("games.jsonl");
+    const prompts = ["the cat", "the mat", "on the"];
+    using model = await openRewardModel(runtime, folder("reward"));
+    const rewardOf = async (player: string, prompt: number): Promise<number> => {
+      const { text } = answers.find((answer) => answer.player === player && answer.prompt === prompt)!;
+      const ids = [
+        ...tokenizer.encode(prompts[prompt]!),
+        ...tokenizer.encode(text, { parseSpecial: false }),
+        tokenizer.endOfTextId!,
+      ];
+      return (await model.rewards([ids]))[0]!;
+    };
+    expect(games.length).toBe(3);
+    for (const { a, b, prompt, winner } of games) {
+      const gap = (await rewardOf(a, prompt)) - (await rewardOf(b, prompt));
+      expect(winner).toBe(gap === 0 ? "tie" : gap > 0 ? "a" : "b");
+    }
+    expect(games.some(({ winner }) => winner !== "tie")).toBe(true);
+  });
+
+  it("rewards an answer of nothing, and refuses texts that a reward model has no room for", async () => {
+    using model = await openRewardModel(runtime, folder("reward"));
+    const reward = answerRewards(model);
+    const [end] = await model.rewards([[...tokenizer.encode("the cat"), tokenizer.endOfTextId!]]);
+    expect(await reward("the cat", "")).toBe(end);
+    await expect(reward("the cat", "B".repeat(600))).rejects.toThrow(/at most 512/);
   });
 });
