@@ -40,3 +40,13 @@ export function template(
     ),
   };
 }
+
+/**
+ * What `tokenizer_config.json` says, so that transformers takes `tokenizer.json` as it stands. Without a class it would take
+ * the usual one of the model beside it, which for LLaMA puts tokens of its own before a text; and without the names it would
+ * pass token types to models that have none, or that would take them for words.
+ */
+export const plainFastTokenizer = {
+  tokenizer_class: "PreTrainedTokenizerFast",
+  model_input_names: ["input_ids", "attention_mask"],
+} as const;

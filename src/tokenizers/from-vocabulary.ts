@@ -1,4 +1,4 @@
-import { addedToken, bertTemplate } from "./definitions.js";
+import { addedToken, bertTemplate, plainFastTokenizer } from "./definitions.js";
 import { Tokenizer, endOfText } from "./tokenizer.js";
 import type { TokenizerConfig, TokenizerDefinition } from "./tokenizer-definition.js";
 
@@ -199,6 +199,6 @@ export function characterTokenizer(text: string): Tokenizer {
         merges: [],
       },
     },
-    { lineage_level: "character" },
+    { ...plainFastTokenizer, lineage_level: "character" },
   );
 }

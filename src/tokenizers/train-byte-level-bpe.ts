@@ -1,5 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import { byteOfCharacter, characterOfByte } from "./bytes.js";
+import { plainFastTokenizer } from "./definitions.js";
 import { byteLevelTokenizer } from "./from-vocabulary.js";
 import { type Tokenizer, endOfText } from "./tokenizer.js";
 import { countWords, learnMerges } from "./train-bpe.js";
@@ -33,5 +34,5 @@ export function trainByteLevelBpe(
 ): Tokenizer {
   const { tokens, merges } = learnByteLevelBpe(documents, vocabSize - 1);
   const vocabulary = new Map([...new Set([endOfText, ...tokens])].map((token, id) => [token, id]));
-  return byteLevelTokenizer({ vocabulary, merges });
+  return byteLevelTokenizer({ vocabulary, merges, config: plainFastTokenizer });
 }

@@ -1,4 +1,4 @@
-import { template } from "./definitions.js";
+import { plainFastTokenizer, template } from "./definitions.js";
 import { byteLevelTokenizer } from "./from-vocabulary.js";
 import type { Tokenizer } from "./tokenizer.js";
 import { learnByteLevelBpe } from "./train-byte-level-bpe.js";
@@ -95,7 +95,8 @@ export function trainEncoderBpe(
       [...new Set([...opening, separator])].map(named),
     ),
     config: {
-      tokenizer_class: "PreTrainedTokenizerFast",
+      ...plainFastTokenizer,
+      ...(style === "deberta" && { model_input_names: ["input_ids", "token_type_ids", "attention_mask"] }),
       ...(first !== undefined && { bos_token: first, cls_token: first, sep_token: separator }),
       eos_token: separator,
       pad_token: padding,

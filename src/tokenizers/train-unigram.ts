@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import { bytePattern, byteToken } from "./bytes.js";
-import { addedToken, template } from "./definitions.js";
+import { addedToken, plainFastTokenizer, template } from "./definitions.js";
 import { Tokenizer } from "./tokenizer.js";
 import { countWords } from "./train-bpe.js";
 
@@ -189,7 +189,7 @@ const styles: Readonly<Record<UnigramStyle, Style>> = {
     unknown: "<unk>",
     postProcessor: () => null,
     config: {
-      tokenizer_class: "PreTrainedTokenizerFast",
+      ...plainFastTokenizer,
       eos_token: "</s>",
       pad_token: "<pad>",
       unk_token: "<unk>",
@@ -200,7 +200,7 @@ const styles: Readonly<Record<UnigramStyle, Style>> = {
     unknown: "<unk>",
     postProcessor: (idOf) => template(["A", "</s>"], ["A", "B", "</s>"], [["</s>", idOf("</s>")]]),
     config: {
-      tokenizer_class: "PreTrainedTokenizerFast",
+      ...plainFastTokenizer,
       bos_token: "<s>",
       eos_token: "</s>",
       cls_token: "<s>",

@@ -8,11 +8,14 @@ import { describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
 import {
   type Tokenizer,
+  characterTokenizer,
   trainByteLevelBpe,
+  trainTokenizer,
   trainUnigram,
   trainWordPiece,
 } from "../../src/tokenizers/index.js";
 import { writeTokenizer } from "../../src/formats/index.js";
+import { systems } from "../../src/models/index.js";
 
 /** Text of a made-up language whose words are one to eight of these syllables. */
 function inventedText(syllables: readonly string[], words: number): string {
@@ -127,3 +130,49 @@ describe.skipIf(!existsSync(botchan))(
     });
   },
 );
+
+/** `tokenizer_config.json` as it is written. */
+async function writtenConfig(tokenizer: Tokenizer): Promise<Record<string, unknown>> {
+  const folder = await mkdtemp(path.join(os.tmpdir(), "lineage-trained-"));
+  try {
+    await writeTokenizer(tokenizer, folder);
+    return JSON.parse(await readFile(path.join(folder, "tokenizer_config.json"), "utf8")) as Record<
+      string,
+      unknown
+    >;
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+// Without a class, transformers takes the usual one of the model beside it: LLaMA's puts <s> before every text.
+describe("a trained tokenizer as transformers opens it", () => {
+  const text = inventedText(["ba", "du", "ki", "lo"], 2000);
+
+  it.each(Object.values(systems).map((system) => [system.name, system] as const))(
+    "%s names its class",
+    async (_, system) => {
+      const config = await writtenConfig(trainTokenizer(system.tokenizer, [text], 600));
+      expect(config["tokenizer_class"]).toMatch(
+        /^(PreTrainedTokenizerFast|(Bert|Albert|XLNet|T5|OpenAIGPT)Tokenizer)$/,
+      );
+    },
+  );
+
+  it.each(["gpt2", "gpt3", "llama", "mistral", "qwen2", "palm"] as const)(
+    "%s is taken as it stands, and passes no token types, which GPT-2 would take for words",
+    async (name) => {
+      expect(await writtenConfig(trainTokenizer(systems[name].tokenizer, [text], 600))).toMatchObject({
+        tokenizer_class: "PreTrainedTokenizerFast",
+        model_input_names: ["input_ids", "attention_mask"],
+      });
+    },
+  );
+
+  it("is taken as it stands where its tokens are characters", async () => {
+    expect(await writtenConfig(characterTokenizer(text))).toMatchObject({
+      tokenizer_class: "PreTrainedTokenizerFast",
+      model_input_names: ["input_ids", "attention_mask"],
+    });
+  });
+});
