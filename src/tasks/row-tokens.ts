@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import type { HeadSystem } from "../models/index.js";
-import { Tokenizer, type TokenizerDefinition } from "../tokenizers/index.js";
+import { Tokenizer, type TokenizerDefinition, template, withTokens } from "../tokenizers/index.js";
 
 /**
  * The tokenizer with which a system reads the rows of a task: an encoder's own; a decoder's with the tokens that its paper
@@ -14,6 +14,11 @@ export function rowTokenizer(tokenizer: Tokenizer, system: HeadSystem): Tokenize
     const { start, delimiter, extract } = rowTokens;
     const names = [start, delimiter, extract];
     if (names.every((name) => tokenizer.tokenToId(name) !== undefined)) return tokenizer;
+    if (tokenizer.files)
+      throw new LineageError(
+        "unsupported",
+        `the tokenizer's files (${[...tokenizer.files.keys()].join(", ")}) take no further tokens, and the task needs ${names.join(", ")}`,
+      );
     return withTemplate(withTokens(tokenizer, names), {
       single: [start, "A", extract],
       pair: [start, "A", delimiter, "B", extract],
@@ -29,47 +34,18 @@ export function rowTokenizer(tokenizer: Tokenizer, system: HeadSystem): Tokenize
   return withTemplate(tokenizer, { single: [...before, "A"], pair: [...before, "A", separator, "B"] });
 }
 
-/** A tokenizer with further special tokens, whose ids follow those that there are. */
-function withTokens(tokenizer: Tokenizer, names: readonly string[]): Tokenizer {
-  const { definition, config, files } = tokenizer;
-  if (files)
-    throw new LineageError(
-      "unsupported",
-      `the tokenizer's files (${[...files.keys()].join(", ")}) take no further tokens, and the task needs ${names.join(", ")}`,
-    );
-  const added = names
-    .filter((name) => tokenizer.tokenToId(name) === undefined)
-    .map((content, place) => ({
-      id: tokenizer.vocabSize + place,
-      content,
-      single_word: false,
-      lstrip: false,
-      rstrip: false,
-      normalized: false,
-      special: true,
-    }));
-  return new Tokenizer({ ...definition, added_tokens: [...definition.added_tokens, ...added] }, config);
-}
-
 /** A tokenizer that puts these tokens around its texts, `A` and `B`. */
 function withTemplate(
   tokenizer: Tokenizer,
-  template: { readonly single: readonly string[]; readonly pair: readonly string[] },
+  { single, pair }: { readonly single: readonly string[]; readonly pair: readonly string[] },
 ): Tokenizer {
   const { definition, config } = tokenizer;
-  const part = (name: string) =>
-    name === "A" || name === "B"
-      ? { Sequence: { id: name, type_id: 0 } }
-      : { SpecialToken: { id: name, type_id: 0 } };
-  const names = new Set(template.pair.filter((name) => name !== "A" && name !== "B"));
-  const processing = {
-    type: "TemplateProcessing",
-    single: template.single.map(part),
-    pair: template.pair.map(part),
-    special_tokens: Object.fromEntries(
-      [...names].map((name) => [name, { id: name, ids: [tokenizer.tokenToId(name)!], tokens: [name] }]),
-    ),
-  };
+  const names = new Set(pair.filter((name) => name !== "A" && name !== "B"));
+  const processing = template(
+    single,
+    pair,
+    Array.from(names, (name) => [name, tokenizer.tokenToId(name)!] as const),
+  );
   // A byte-level tokenizer's own processor says where tokens stand in the text.
   const { post_processor: own } = definition;
   const places = own?.type === "ByteLevel" ? [own] : [];

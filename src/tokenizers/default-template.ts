@@ -1,4 +1,5 @@
 import { LineageError } from "../base/errors.js";
+import { withTokens } from "./more-tokens.js";
 import { Tokenizer } from "./tokenizer.js";
 
 // Chat templates for models that have none.
@@ -56,7 +57,7 @@ export function withChatTemplate(
   // Files that say all of a tokenizer have no place for more tokens.
   if (missing.length === 0 || (mayAdd && !tokenizer.files))
     return {
-      tokenizer: withEntries(tokenizer, { chat_template: chatMl }, missing),
+      tokenizer: withEntries(withTokens(tokenizer, missing), { chat_template: chatMl }),
       added: missing,
       statement:
         "the base has no chat template: ChatML is written into its tokenizer" +
@@ -77,24 +78,12 @@ export function withChatTemplate(
   };
 }
 
-/** The tokenizer with other entries of its configuration, and with more tokens. */
-function withEntries(
-  { definition, config, files, target, vocabSize }: Tokenizer,
+/** The tokenizer with other entries of its configuration. */
+const withEntries = (
+  { definition, config, files, target }: Tokenizer,
   entries: Readonly<Record<string, unknown>>,
-  added: readonly string[] = [],
-): Tokenizer {
-  const tokens = added.map((content, index) => ({
-    id: vocabSize + index,
-    content,
-    special: true,
-    normalized: false,
-    single_word: false,
-    lstrip: false,
-    rstrip: false,
-  }));
-  const whole = { ...definition, added_tokens: [...definition.added_tokens, ...tokens] };
-  return new Tokenizer(whole, { ...config, ...entries }, "the tokenizer", {
+): Tokenizer =>
+  new Tokenizer(definition, { ...config, ...entries }, "the tokenizer", {
     ...(files && { files }),
     ...(target.definition !== definition && { target }),
   });
-}
