@@ -190,6 +190,18 @@ class Collector implements Disposable {
   }
 }
 
+/** What every method has beside its rows: a measure on other prompts, and its end. `reader` reads the policy's log-probabilities. */
+const measuredBy = (
+  collector: Collector,
+  reader: CompletionReader,
+): Pick<OnlineTraining, "evaluate" | typeof Symbol.dispose> => ({
+  evaluate: (prompts, signal) => collector.evaluate(reader, prompts, signal),
+  [Symbol.dispose]: () => {
+    reader.dispose();
+    collector.dispose();
+  },
+});
+
 /** log policy - log reference of a whole completion. */
 const divergence = (own: ArrayLike<number>, reference: ArrayLike<number>): number => {
   let sum = 0;
@@ -335,11 +347,7 @@ export async function ppo(
   return {
     objective: ppoObjective(model, request),
     source,
-    evaluate: (prompts, signal) => collector.evaluate(reader, prompts, signal),
-    [Symbol.dispose]: () => {
-      reader.dispose();
-      collector.dispose();
-    },
+    ...measuredBy(collector, reader),
   };
 }
 
@@ -453,11 +461,7 @@ export async function grpo(policy: Writer, weights: Weights, request: GrpoReques
       minibatch: request.minibatch,
       seed: request.seed,
     }),
-    evaluate: (prompts, signal) => collector.evaluate(reader, prompts, signal),
-    [Symbol.dispose]: () => {
-      reader.dispose();
-      collector.dispose();
-    },
+    ...measuredBy(collector, reader),
   };
 }
 
@@ -516,10 +520,6 @@ export async function rejectionSampling(
       minibatch: request.minibatch,
       seed: request.seed,
     }),
-    evaluate: (prompts, signal) => collector.evaluate(reader, prompts, signal),
-    [Symbol.dispose]: () => {
-      reader.dispose();
-      collector.dispose();
-    },
+    ...measuredBy(collector, reader),
   };
 }
