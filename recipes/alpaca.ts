@@ -19,9 +19,8 @@ import { type InstructionTask, type Message, growTasks, readSeedTasks, stories }
 import { Decoder, generateText } from "../src/generation/index.js";
 import { rougeOf } from "../src/metrics/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { finetuneChat } from "../src/tasks/index.js";
 import type { Curve } from "../src/training/index.js";
-import { answersOf, baseModel, freshFolder, writeConversations } from "./instructions.js";
+import { answersOf, baseModel, freshFolder, tune, writeConversations } from "./instructions.js";
 import { plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("alpaca", { model: { type: "string" } });
@@ -121,44 +120,38 @@ const overlapOf = async (adapter?: string): Promise<number> => {
   );
 };
 const learned = seeds.filter(({ input, output }) => input.length + output.length <= settings.longest);
-const curves: Curve[] = [];
-const table: string[][] = [];
-const before: { loss: number | undefined } = { loss: undefined };
-for (const [index, { name, rows }] of [
+const ways = [
   { name: "seed tasks", rows: learned },
   { name: "seed tasks and grown ones", rows: [...learned, ...grown] },
-].entries()) {
+];
+const files = await Promise.all(
+  ways.map(({ rows }, index) => writeConversations(path.join(out, `run${index + 1}.jsonl`), rows.map(rowOf))),
+);
+const shared = { model: base, eval: heldFile, maxTokens: settings.maxTokens, maxLength: 256 };
+// A step at a rate of nearly nothing measures the model as it is.
+const before = await tune(
+  runtime,
+  "nothing",
+  { ...shared, data: files[0]!, steps: 1, learningRate: 1e-12, out: freshFolder(out, "before") },
+  1,
+);
+const curves: Curve[] = [];
+const table = [["nothing", before.best.toFixed(3), (await overlapOf()).toFixed(3)]];
+for (const [index, { name }] of ways.entries()) {
   const folder = freshFolder(out, `run${index + 1}`);
-  const data = await writeConversations(path.join(out, `run${index + 1}.jsonl`), rows.map(rowOf));
-  const shared = {
-    model: base,
-    data,
-    eval: heldFile,
-    maxTokens: settings.maxTokens,
-    maxLength: 256,
-    samples: 0,
-  };
-  if (before.loss === undefined) {
-    // A step at a rate of nearly nothing measures the model as it is.
-    const { best } = await finetuneChat(
-      { ...shared, steps: 1, learningRate: 1e-12, out: freshFolder(out, "before") },
-      { runtime },
-    );
-    before.loss = best;
-    table.push(["nothing", (best ?? NaN).toFixed(3), (await overlapOf()).toFixed(3)]);
-  }
-  const points: Curve["points"][number][] = [{ step: 0, loss: before.loss ?? NaN }];
-  const { best = NaN } = await finetuneChat(
+  const { best, curve } = await tune(
+    runtime,
+    name,
     {
       ...shared,
+      data: files[index]!,
       steps: settings.steps,
-      evalEvery: Math.max(1, Math.ceil(settings.steps / 4)),
       learningRate: settings.learningRate,
       out: folder,
     },
-    { runtime, observer: { evaluated: (step, { loss }) => void points.push({ step, loss: loss! }) } },
+    4,
   );
-  curves.push({ label: name, points });
+  curves.push({ ...curve, points: [{ step: 0, loss: before.best }, ...curve.points] });
   table.push([name, best.toFixed(3), (await overlapOf(folder)).toFixed(3)]);
 }
 printTable(["tuned on", "loss on held-out answers", "ROUGE-L"], table);

@@ -14,9 +14,8 @@ import path from "node:path";
 import { Random } from "../src/base/random.js";
 import { type MixtureTask, documentsOf, exchangeOf, instructionMixture, stories } from "../src/data/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { finetuneChat } from "../src/tasks/index.js";
 import type { Curve } from "../src/training/index.js";
-import { answersOf, baseModel, freshFolder, writeConversations } from "./instructions.js";
+import { answersOf, baseModel, freshFolder, tune, writeConversations } from "./instructions.js";
 import { percent, plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("flan-palm", { model: { type: "string" } });
@@ -147,23 +146,22 @@ for (const [index, { count, chainOfThought }] of runs.entries()) {
     chainOfThought,
   });
   const folder = freshFolder(out, `run${index + 1}`);
-  const points: Curve["points"][number][] = [];
-  const { best = NaN } = await finetuneChat(
+  const { best, curve } = await tune(
+    runtime,
+    name,
     {
       model: base,
       data: await writeConversations(path.join(out, `run${index + 1}.jsonl`), rows),
       eval: held,
       adapter: small ? "none" : "lora",
       steps: settings.steps,
-      evalEvery: Math.max(1, Math.ceil(settings.steps / 8)),
       maxTokens: settings.maxTokens,
       learningRate: settings.learningRate,
-      samples: 0,
       out: folder,
     },
-    { runtime, observer: { evaluated: (step, { loss }) => void points.push({ step, loss: loss! }) } },
+    8,
   );
-  curves.push({ label: name, points });
+  curves.push(curve);
   table.push([name, best.toFixed(3), percent(await (small ? accuracyOf(folder) : accuracyOf(base, folder)))]);
   console.log(`${name}: loss ${best.toFixed(3)}`);
 }

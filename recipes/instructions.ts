@@ -6,8 +6,9 @@ import { loadForInference } from "../src/checkpoints/index.js";
 import type { Conversation, Message } from "../src/data/index.js";
 import { Decoder, type TextOptions, endOfText, generateText } from "../src/generation/index.js";
 import type { Runtime } from "../src/runtime/types.js";
-import { train } from "../src/tasks/index.js";
+import { type FinetuneChatRequest, finetuneChat, train } from "../src/tasks/index.js";
 import { ChatTemplate, withChatTemplate } from "../src/tokenizers/index.js";
+import type { Curve } from "../src/training/index.js";
 import type { RecipeOptions } from "./recipe.js";
 
 /** A folder of the recipe's for a run, without what an earlier one left in it. */
@@ -52,6 +53,21 @@ export async function writeConversations(
 ): Promise<string> {
   await writeAtomically(file, [rows.map(({ messages }) => `${JSON.stringify({ messages })}\n`).join("")]);
   return file;
+}
+
+/** Tunes a model on conversations, and keeps the best held-out loss and those of `evaluations` on the way. */
+export async function tune(
+  runtime: Runtime,
+  name: string,
+  request: FinetuneChatRequest & { readonly steps: number },
+  evaluations: number,
+): Promise<{ readonly best: number; readonly curve: Curve }> {
+  const points: Curve["points"][number][] = [];
+  const { best = NaN } = await finetuneChat(
+    { ...request, evalEvery: Math.max(1, Math.ceil(request.steps / evaluations)), samples: 0 },
+    { runtime, observer: { evaluated: (step, { loss }) => void points.push({ step, loss: loss! }) } },
+  );
+  return { best, curve: { label: name, points } };
 }
 
 export interface AnswerOptions extends Omit<TextOptions, "constraint"> {

@@ -16,9 +16,8 @@ import { Random } from "../src/base/random.js";
 import { type Message, documentsOf, stories } from "../src/data/index.js";
 import { rougeOf } from "../src/metrics/index.js";
 import { createRuntime } from "../src/runtime/index.js";
-import { finetuneChat } from "../src/tasks/index.js";
 import type { Curve } from "../src/training/index.js";
-import { answersOf, baseModel, freshFolder, writeConversations } from "./instructions.js";
+import { answersOf, baseModel, freshFolder, tune, writeConversations } from "./instructions.js";
 import { percent, plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("koala", { model: { type: "string" } });
@@ -91,9 +90,10 @@ const table: string[][] = [];
 for (const [index, { name, rows, marked }] of ways.entries()) {
   const folder = freshFolder(out, `way${index + 1}`);
   const file = (part: string) => path.join(out, `way${index + 1}-${part}.jsonl`);
-  const points: Curve["points"][number][] = [];
   const adapter = options.model === undefined ? "none" : "lora";
-  const { best = NaN } = await finetuneChat(
+  const { best, curve } = await tune(
+    runtime,
+    name,
     {
       model: base,
       data: await writeConversations(
@@ -106,15 +106,13 @@ for (const [index, { name, rows, marked }] of ways.entries()) {
       ),
       adapter,
       steps: settings.steps,
-      evalEvery: Math.max(1, Math.ceil(settings.steps / 8)),
       maxTokens: settings.maxTokens,
       learningRate: settings.learningRate,
-      samples: 0,
       out: folder,
     },
-    { runtime, observer: { evaluated: (step, { loss }) => void points.push({ step, loss: loss! }) } },
+    8,
   );
-  curves.push({ label: name, points });
+  curves.push(curve);
   const wanted = marked ? (["good", "bad"] as const) : ([undefined] as const);
   for (const quality of wanted) {
     const marker = quality && markers[quality];
