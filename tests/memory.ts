@@ -1,18 +1,19 @@
 /**
- * The least growth of resident memory over several stretches of the same work, in MiB. JavaScript's heap and the allocator's
- * arenas grow by leaps, at any time; a leak grows in every stretch.
+ * The growth of resident memory over a stretch of work, in MiB: of the first stretch after three others that stays below `bound`,
+ * or of the last of twenty. JavaScript's heap grows by leaps, and the allocator's arenas by some hundred MiB before they are
+ * flat; a leak first fills what they keep free, and then grows in every stretch.
  */
-export async function leastGrowth(
-  stretches: number,
+export async function laterGrowth(
+  bound: number,
   rounds: number,
   round: (index: number) => Promise<unknown>,
 ): Promise<number> {
   const mebibytes = () => process.memoryUsage().rss / 2 ** 20;
-  let least = Infinity;
-  for (let stretch = 0; stretch < stretches; stretch++) {
+  let growth = Infinity;
+  for (let stretch = 0; stretch < 20 && (stretch < 4 || growth >= bound); stretch++) {
     const before = mebibytes();
     for (let index = 0; index < rounds; index++) await round(index);
-    least = Math.min(least, mebibytes() - before);
+    growth = mebibytes() - before;
   }
-  return least;
+  return growth;
 }
