@@ -76,8 +76,14 @@ function histogram({ lengths, maxLength }: ShownConversations): string {
     .join("\n");
 }
 
-const headOf = ({ row, tokens, trainedTokens, cutTokens }: ShownConversations["rows"][number]): string =>
-  `row ${row}: ${count(tokens)} tokens, ${count(trainedTokens)} trained` +
+const headOf = ({
+  row,
+  answer,
+  tokens,
+  trainedTokens,
+  cutTokens,
+}: ShownConversations["rows"][number]): string =>
+  `row ${row}${answer === undefined ? "" : `, ${answer}`}: ${count(tokens)} tokens, ${count(trainedTokens)} trained` +
   (cutTokens > 0 ? `; ${count(cutTokens)} tokens beyond are cut off` : "");
 
 async function show(file: string, { model, rows, row, json, html, ...options }: ShowCommand): Promise<void> {
@@ -98,6 +104,8 @@ async function show(file: string, { model, rows, row, json, html, ...options }: 
   for (const one of chosen) print(`${headOf(one)}\n${painted(one.pieces)}\n\n`);
   if (row !== undefined && chosen.length === 0) tell(`${file} has no row ${row} that is learned\n`);
   print(`${summary}; read as ${format}\n`);
+  if (found.rows.some(({ answer }) => answer !== undefined))
+    print(`lineage align looks at every answer; finetune --format ${format} learns the good ones alone\n`);
   if (statement !== undefined) print(`${statement}\n`);
   if (bad.length > 0)
     print(
@@ -145,7 +153,7 @@ const showCommand = new Command("show")
   .description(
     "show each conversation as the model will see it: trained, masked and special tokens, lengths, what is cut",
   )
-  .argument("<file>", "conversations: JSON, JSONL, CSV or Parquet")
+  .argument("<file>", "conversations, or answers that were judged: JSON, JSONL, CSV or Parquet")
   .addOption(
     requiredOption(
       "model",

@@ -25,6 +25,8 @@ export interface EncodeConversationOptions {
 /** A conversation as the model sees it. */
 export interface EncodedConversation extends PartlyTrained {
   readonly row: number;
+  /** Which of the row's answers it ends with. */
+  readonly answer?: string;
   readonly tokens: Int32Array;
   /** Tokens that end the assistant's turns. */
   readonly endIds: readonly number[];
@@ -39,7 +41,7 @@ export interface EncodedConversation extends PartlyTrained {
  */
 export function encodeConversation(
   template: ChatTemplate,
-  { row, messages, tools }: Conversation,
+  { row, messages, tools, answer }: Conversation,
   { train = "assistant", endIds }: EncodeConversationOptions = {},
 ): EncodedConversation {
   const { ids, writers, endIds: ends, added } = template.turns(messages, { tools, endIds });
@@ -59,7 +61,14 @@ export function encodeConversation(
         ? "no token of it is trained: all its answers are marked as not to be learned"
         : "no token of it is trained: it has no answer of the assistant",
     );
-  return { row, tokens: Int32Array.from(ids), trained, endIds: ends, addedEnd: added };
+  return {
+    row,
+    ...(answer !== undefined && { answer }),
+    tokens: Int32Array.from(ids),
+    trained,
+    endIds: ends,
+    addedEnd: added,
+  };
 }
 
 /** What became of the conversations of a file. */

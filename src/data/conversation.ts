@@ -16,6 +16,8 @@ interface Numbered {
 /** Messages in turn, of which the assistant's are to be learned. */
 export interface Conversation extends Numbered {
   readonly messages: readonly Message[];
+  /** Which of the row's answers it ends with, where the row has several or one that was judged: `chosen`, `rank 2`, `bad`. */
+  readonly answer?: string;
 }
 
 /** Two answers to one conversation, of which people preferred the first. */

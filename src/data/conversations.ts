@@ -35,6 +35,18 @@ export async function readConversations(
   return { ...found, rows: found.rows.flatMap(conversationsOf) };
 }
 
+/**
+ * Reads a file of any layout, to look at: of preferences, rankings and verdicts each answer is a conversation of its own,
+ * whose `answer` says which. Throws `data` as `readConversations` does.
+ */
+export async function readAnswers(
+  file: string,
+  options: ConversationOptions = {},
+): Promise<ConversationRows<Conversation>> {
+  const found = await readRows(file, options, Object.keys(layouts) as Layout[]);
+  return { ...found, rows: found.rows.flatMap(answersOf) };
+}
+
 /** Reads pairs of a chosen and a rejected answer; of rankings every pair of which one is better. */
 export async function readPreferences(
   file: string,
@@ -86,18 +98,27 @@ export function rankedPairs({ row, messages, tools, answers, ranks }: Ranking): 
 
 type AnyRow = RowOf[Layout];
 
-function conversationsOf(row: AnyRow): Conversation[] {
+/** A row's answers, each as a conversation in which it alone is learned. */
+function answersOf(row: AnyRow): Conversation[] {
   const { row: number, messages, tools } = row;
-  const answered = (answer: readonly Message[]): Conversation => ({
+  const answered = (turns: readonly Message[], answer: string): Conversation => ({
     row: number,
-    messages: [...messages.map((message) => ({ ...message, train: false })), ...answer],
+    messages: [...messages.map((message) => ({ ...message, train: false })), ...turns],
+    answer,
     ...(tools && { tools }),
   });
-  if ("chosen" in row) return [answered(row.chosen)];
-  if ("answers" in row) return [answered(row.answers[0]!)];
-  if ("good" in row) return row.good ? [answered(row.answer)] : [];
+  if ("chosen" in row) return [answered(row.chosen, "chosen"), answered(row.rejected, "rejected")];
+  if ("answers" in row)
+    return row.answers.map((turns, index) => answered(turns, `rank ${row.ranks[index]! + 1}`));
+  if ("good" in row) return [answered(row.answer, row.good ? "good" : "bad")];
   return [row];
 }
+
+/** What is learned as a conversation: of several answers the first, which is the best, and no bad one. */
+const conversationsOf = (row: AnyRow): Conversation[] =>
+  answersOf(row)
+    .slice(0, 1)
+    .filter(({ answer }) => answer !== "bad");
 
 const unexpected = (): never => {
   throw new LineageError("internal", "a row is of another layout than its file");

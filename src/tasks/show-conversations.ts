@@ -11,7 +11,7 @@ import {
   type TrainedPart,
   describeConversations,
   encodeConversations,
-  readConversations,
+  readAnswers,
 } from "../data/index.js";
 import { endOfText } from "../generation/index.js";
 import { ChatTemplate, StreamDecoder, type Tokenizer, withChatTemplate } from "../tokenizers/index.js";
@@ -26,6 +26,8 @@ export interface ShownPiece {
 /** A row as the model will see it. */
 export interface ShownConversation {
   readonly row: number;
+  /** Which of the row's answers it ends with, where the file holds preferences, rankings or verdicts. */
+  readonly answer: string | undefined;
   readonly tokens: number;
   readonly trainedTokens: number;
   /** What was cut off its end. */
@@ -67,10 +69,13 @@ export interface ShowOptions {
   readonly template?: string | undefined;
 }
 
-/** Reads conversations as a run of `finetuneChat` would, and says what the model sees of each. */
+/**
+ * Reads conversations as a run of `finetuneChat` would, and says what the model sees of each. Of preferences, rankings and
+ * verdicts it shows every answer, for `align` looks at all of them.
+ */
 export async function showConversations(file: string, options: ShowOptions): Promise<ShownConversations> {
   const { format, encoding, train, long } = options;
-  const read = await readConversations(file, { format, encoding, skipBadRows: true });
+  const read = await readAnswers(file, { format, encoding, skipBadRows: true });
   const words = await loadWords(options.model);
   const template =
     options.template === undefined
@@ -94,7 +99,9 @@ export async function showConversations(file: string, options: ShowOptions): Pro
   const chat = new ChatTemplate(tokenizer);
   const whole = encodeConversations(chat, read.rows, { ...shared, maxLength: Infinity });
   const found = encodeConversations(chat, read.rows, { ...shared, long, maxLength });
-  const lengthOf = new Map(whole.rows.map(({ row, tokens }) => [row, tokens.length]));
+  const keyOf = ({ row, answer }: { readonly row: number; readonly answer?: string }) =>
+    `${row} ${answer ?? ""}`;
+  const lengthOf = new Map(whole.rows.map((one) => [keyOf(one), one.tokens.length]));
   const splits = new Set(found.split.map(({ row }) => row));
   return {
     file,
@@ -105,11 +112,12 @@ export async function showConversations(file: string, options: ShowOptions): Pro
     maxLength,
     rows: found.rows.map((encoded) => ({
       row: encoded.row,
+      answer: encoded.answer,
       tokens: encoded.tokens.length,
       trainedTokens: encoded.trained.reduce((sum, one) => sum + one, 0),
       cutTokens: splits.has(encoded.row)
         ? 0
-        : Math.max(0, (lengthOf.get(encoded.row) ?? 0) - encoded.tokens.length),
+        : Math.max(0, (lengthOf.get(keyOf(encoded)) ?? 0) - encoded.tokens.length),
       pieces: piecesOf(tokenizer, encoded),
     })),
     lengths: binned([...lengthOf.values()]),

@@ -70,6 +70,28 @@ describe("lineage data show", () => {
   });
 });
 
+describe("lineage data show of answers that were judged", () => {
+  it("shows every answer of a row, says which it is, and what learns from it", async () => {
+    const asked = [{ role: "user", content: "say red" }];
+    const files: Record<string, [row: object, names: string[]]> = {
+      "pairs.jsonl": [{ prompt: asked, chosen: "red", rejected: "blue" }, ["chosen", "rejected"]],
+      "ranks.jsonl": [
+        { prompt: "say red", answers: ["a", "b", "c"], rank: [2, 1, 2] },
+        ["rank 1", "rank 2", "rank 2"],
+      ],
+      "thumbs.jsonl": [{ prompt: "say red", completion: "blue", label: false }, ["bad"]],
+    };
+    for (const [file, [row, names]] of Object.entries(files)) {
+      writeFileSync(at(file), JSON.stringify(row));
+      const { stdout } = await lineage("data", "show", at(file), "--model", at("model"));
+      expect(Array.from(stdout.matchAll(/^row 1, (.*): \d+ tokens/gm), ([, name]) => name)).toEqual(names);
+      expect(stdout).toMatch(/align looks at every answer/);
+    }
+    const { stdout } = await lineage("data", "show", at("pairs.jsonl"), "--model", at("model"));
+    expect(stdout).toMatch(/⟦red<\|im_end\|>⟧\n(.*\n)*.*⟦blue<\|im_end\|>⟧/);
+  });
+});
+
 describe("lineage data grow", () => {
   const seeds = Array.from({ length: 8 }, (_, index) => ({
     instruction: `say ${index}`,

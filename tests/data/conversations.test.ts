@@ -175,7 +175,7 @@ describe("conversations of a file", () => {
     const pair = await file([{ prompt: "Why?", chosen: "So.", rejected: "No." }]);
     await expect(readConversations(pair)).rejects.toThrow(/--format preference learns the chosen answers/);
     const { rows } = await readConversations(pair, { format: "preference" });
-    expect(rows).toEqual([{ row: 1, messages: [{ ...asked, train: false }, said] }]);
+    expect(rows).toEqual([{ row: 1, answer: "chosen", messages: [{ ...asked, train: false }, said] }]);
   });
 });
 
