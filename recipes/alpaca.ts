@@ -12,13 +12,13 @@
  *
  * Without a model a small one is trained on the embedded stories, which writes no tasks of use; it shows the pipeline alone.
  */
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import path from "node:path";
-import { loadForInference } from "../src/checkpoints/index.js";
-import { type InstructionTask, type Message, growTasks, readSeedTasks, stories } from "../src/data/index.js";
-import { Decoder, generateText } from "../src/generation/index.js";
+import { writeAtomically } from "../src/base/files.js";
+import { type InstructionTask, type Message, readSeedTasks, stories } from "../src/data/index.js";
 import { rougeOf } from "../src/metrics/index.js";
 import { createRuntime } from "../src/runtime/index.js";
+import { growInstructions } from "../src/tasks/index.js";
 import type { Curve } from "../src/training/index.js";
 import { answersOf, baseModel, freshFolder, tune, writeConversations } from "./instructions.js";
 import { plot, printTable, recipeOptions } from "./recipe.js";
@@ -64,38 +64,28 @@ console.log(`${seeds.length} seed tasks, ${held.length} held out`);
 const runtime = createRuntime({ threads });
 const base = await baseModel(options, options.model, runtime);
 
-async function grow() {
-  const { model, weights, tokenizer } = await loadForInference(runtime, base);
-  try {
-    const { contextLength } = model.config;
-    using decoder = await Decoder.create({ model, weights, capacity: Math.min(contextLength, 1536) });
-    const room = decoder.capacity;
-    return await growTasks(seeds, {
-      count: settings.grown,
-      attempts: settings.attempts,
-      seed: 1,
-      write: async (prompt, { stop, maxNewTokens, stream }) => {
-        const ids = tokenizer.encode(prompt).slice(-(room - maxNewTokens));
-        const { text } = await generateText({ decoder, tokenizer }, ids, {
-          temperature: 0.8,
-          topP: 0.95,
-          seed: 1,
-          stream,
-          stop,
-          maxNewTokens,
-        }).all();
-        return text;
-      },
-      onTask: ({ instruction, output }) => {
-        console.log(`  new: ${instruction}\n       ${output.slice(0, 100)}`);
-      },
-    });
-  } finally {
-    weights.dispose();
-  }
-}
 const started = performance.now();
-const { tasks: grown, counts } = await grow();
+const seedRows = seeds.map(({ instruction, input, output, isClassification }) =>
+  JSON.stringify({ instruction, instances: [{ input, output }], is_classification: isClassification }),
+);
+const seedTasks = path.join(out, "seeds.jsonl");
+await writeAtomically(seedTasks, [`${seedRows.join("\n")}\n`]);
+rmSync(path.join(out, "grown.run.json"), { force: true });
+const { tasks: grown, counts } = await growInstructions(
+  {
+    model: base,
+    seeds: seedTasks,
+    count: settings.grown,
+    attempts: settings.attempts,
+    out: path.join(out, "grown.jsonl"),
+  },
+  {
+    runtime,
+    onTask: ({ instruction, output }) => {
+      console.log(`  new: ${instruction}\n       ${output.slice(0, 100)}`);
+    },
+  },
+);
 console.log(
   `grew ${counts.kept} tasks in ${((performance.now() - started) / 1000).toFixed(0)} s; left out: ${counts.similar} too like another, ${counts.unfit} unfit, ${counts.withoutInstance} without an instance`,
 );

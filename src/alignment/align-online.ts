@@ -5,7 +5,7 @@ import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { loadModel } from "../checkpoints/index.js";
 import { DataLoader, textCorpus } from "../data/index.js";
-import { DecoderBody, EncoderDecoder, type WeightSet, type Weights } from "../nn/index.js";
+import { DecoderBody, EncoderDecoder, type WeightSet, type Weights, scaledContext } from "../nn/index.js";
 import { ActorCritic, type Writer } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -190,14 +190,12 @@ async function run<Options extends OnlineOptionsOf>(
   const read = async (file: string) => {
     const rows = await readPrompts(file, options);
     const encoded = rows.map((row) => ({ row, ids: encoder.prompt(row.messages) }));
-    const room =
-      model instanceof EncoderDecoder
-        ? model.config.contextLength
-        : model.config.contextLength - options.maxNewTokens;
+    const context = scaledContext(model.config);
+    const room = model instanceof EncoderDecoder ? context : context - options.maxNewTokens;
     if (room < 1)
       throw new LineageError(
         "length",
-        `--max-new-tokens ${options.maxNewTokens} leaves no room for a prompt in the model's context of ${model.config.contextLength}`,
+        `--max-new-tokens ${options.maxNewTokens} leaves no room for a prompt in the model's context of ${context}`,
       );
     const most = Math.min(options.maxPrompt, room);
     const long = encoded.filter(({ ids }) => ids.length > most).map(({ row }) => row.number);

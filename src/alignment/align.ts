@@ -12,7 +12,7 @@ import {
   readVerdicts,
 } from "../data/index.js";
 import { endOfText } from "../generation/index.js";
-import { EncoderDecoder, type Weights } from "../nn/index.js";
+import { EncoderDecoder, type Weights, scaledContext } from "../nn/index.js";
 import {
   type PairLoss,
   cpo,
@@ -224,7 +224,7 @@ async function runPreferences(
   using learner = await openLearner(control.runtime ?? createRuntime(), options);
   const { model, tokenizer, stopIds } = learner;
   const encoder = new AnswerEncoder(tokenizer, stopIds, model instanceof EncoderDecoder);
-  const most = rowLength(options.maxLength, model.config.contextLength);
+  const most = rowLength(options.maxLength, scaledContext(model.config));
   const [training, held] = loss
     ? await readPairs(options, encoder, most, tell)
     : await readThumbs(options, encoder, most, tell);
@@ -348,7 +348,7 @@ async function runReward(
   if (loaded.statement !== undefined) tell?.(loaded.statement, {});
   const { tokenizer } = loaded;
   const encoder = new AnswerEncoder(tokenizer, endOfText(tokenizer));
-  const most = rowLength(options.maxLength, loaded.model.config.contextLength);
+  const most = rowLength(options.maxLength, scaledContext(loaded.model.config));
   const read = async (file: string) => {
     const { rows } = await readRankings(file, options);
     const { rankings, long } = encodeRankings(file, rows, encoder, {

@@ -8,7 +8,7 @@ import { type HeadCheckpoint, loadTaskForInference } from "../checkpoints/index.
 import { type Batch, type BatchTensor, padRows } from "../data/index.js";
 import { endOfText } from "../generation/index.js";
 import type { Tensor } from "../graph/index.js";
-import type { EncoderInputs, WeightSet } from "../nn/index.js";
+import { type EncoderInputs, type WeightSet, scaledContext } from "../nn/index.js";
 import { type ScoringNetwork, rankingPart } from "../objectives/index.js";
 import type { Runtime, RunOptions } from "../runtime/types.js";
 import { encoderInputSpecs, encoderInputsOf } from "../tasks/encoder-program.js";
@@ -280,7 +280,7 @@ export function answerRewards(model: RewardModel): (prompt: string, answer: stri
   const { tokenizer } = model;
   const stopIds = endOfText(tokenizer);
   const encoder = new AnswerEncoder(tokenizer, stopIds);
-  const most = model.model.config.contextLength;
+  const most = scaledContext(model.model.config);
   return async (prompt, answer) => {
     const asked = [{ role: "user", content: prompt }] as const;
     const empty = answer === "" && tokenizer.config.chat_template === undefined;

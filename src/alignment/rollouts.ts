@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { Decoder, type SamplingOptions, generate } from "../generation/index.js";
-import { EncoderDecoder, type WeightSet } from "../nn/index.js";
+import { EncoderDecoder, type WeightSet, scaledContext } from "../nn/index.js";
 import type { Completion, Writer } from "../objectives/index.js";
 import type { Tokenizer } from "../tokenizers/index.js";
 
@@ -37,7 +37,7 @@ export class RolloutWriter implements Disposable {
   /** Throws `length` where the longest prompt leaves no room for a completion. */
   static async create(options: RolloutOptions): Promise<RolloutWriter> {
     const { model, weights, slots = 32, maxNewTokens, longestPrompt } = options;
-    const { contextLength } = model.config;
+    const contextLength = scaledContext(model.config);
     const reads = model instanceof EncoderDecoder;
     const needed = (reads ? 1 : longestPrompt) + maxNewTokens;
     if (needed > contextLength || longestPrompt > contextLength)

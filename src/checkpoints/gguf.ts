@@ -68,6 +68,15 @@ function systemOfGguf(file: GgufFile, { systems = [] }: LoadOptions): KnownSyste
 export const kindOfGguf = async (file: string, options: LoadOptions = {}): Promise<GgufKind> =>
   systemOfGguf(await GgufFile.open(file), options).kind;
 
+/** The system and the configuration of the model that a GGUF holds. */
+export async function describeGguf(
+  file: GgufFile,
+  options: LoadOptions = {},
+): Promise<{ readonly system: DecoderSystem | EncoderDecoderSystem; readonly config: SystemConfig }> {
+  const system = systemOfGguf(file, options);
+  return { system, config: await configOfGguf(file, system) };
+}
+
 /** The configuration that a GGUF's metadata and tensors amount to. */
 async function configOfGguf(
   file: GgufFile,

@@ -1,5 +1,6 @@
-import { type LoadWeightsOptions, loadWeights, modelForm } from "../formats/index.js";
+import { GgufFile, type LoadWeightsOptions, loadWeights, modelForm } from "../formats/index.js";
 import {
+  type System,
   type SystemConfig,
   type SystemKind,
   languageModelOf,
@@ -10,7 +11,7 @@ import type { Module } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { CheckpointOfKind, LoadOptions } from "./checkpoint.js";
 import { type Described, readConfig, readFolder, requireOriginal } from "./folder.js";
-import { kindOfGguf, loadGguf } from "./gguf.js";
+import { describeGguf, kindOfGguf, loadGguf } from "./gguf.js";
 import { loadEncoder } from "./load-encoder.js";
 
 /**
@@ -36,6 +37,17 @@ export async function loadModel(
   if (kind !== "encoder" && (await modelForm(place)) === "gguf")
     return loadGguf(runtime, place, { ...options, kind: kind ?? (await kindOfGguf(place, options)) });
   return loaders[kind ?? (await kindIn(place, options))](runtime, place, options);
+}
+
+/** The system and the configuration of the model in a GGUF file or a checkpoint folder, without its weights. */
+export async function describeModel(
+  place: string,
+  { systems, warn = () => undefined }: LoadOptions = {},
+): Promise<{ readonly system: System; readonly config: SystemConfig }> {
+  if ((await modelForm(place)) === "gguf") return describeGguf(await GgufFile.open(place), { systems });
+  const json = await readConfig(place);
+  const system = systemOf(json, systems);
+  return { system, config: system.config.read(json, warn) };
 }
 
 /** Which kind of model a GGUF file or a checkpoint folder holds. */

@@ -1,17 +1,22 @@
 import { Command } from "commander";
 import picocolors from "picocolors";
 import { z } from "zod";
+import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
 import { count } from "../base/numbers.js";
 import { escapeMarkup } from "../pictures/index.js";
 import {
   type ShownConversations,
+  type GrowControl,
   type ShownPiece,
   finetuneChatOptions,
   growInstructions,
+  growOptions,
+  resumeGrowing,
   showConversations,
 } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
+import { parseOptions } from "../training/index.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, libraryOptions, option, requiredOption, threadsOption } from "./options.js";
 import { interruptible } from "./progress.js";
@@ -183,64 +188,78 @@ const showCommand = new Command("show")
   .action(show);
 
 interface GrowCommand {
-  readonly model: string;
-  readonly count: number;
+  readonly model?: string;
   readonly out: string;
+  readonly resume?: boolean;
   readonly threads?: number;
-  readonly attempts?: number;
-  readonly similarity: number;
-  readonly temperature: number;
-  readonly seed: number;
+  readonly [option: string]: unknown;
 }
 
-const grow = (seeds: string, { threads, model, ...options }: GrowCommand): Promise<void> =>
+const grow = (
+  seeds: string | undefined,
+  { threads, model, out, resume, ...options }: GrowCommand,
+): Promise<void> =>
   interruptible(async (signal) => {
-    const runtime = createRuntime({ threads });
-    const { counts } = await growInstructions(
-      { ...options, seeds, model: await modelFor(model) },
-      {
-        runtime,
-        signal,
-        onTask: ({ instruction, output }, { kept }) => {
-          print(`${kept}. ${instruction}\n   ${output.replace(/\s+/g, " ").slice(0, 120)}\n`);
-        },
+    const control: GrowControl = {
+      runtime: createRuntime({ threads }),
+      signal,
+      onTask: ({ instruction, output }, { counts: { kept } }) => {
+        print(`${kept}. ${instruction}\n   ${output.replace(/\s+/g, " ").slice(0, 120)}\n`);
       },
-    );
+    };
+    if (!resume && (seeds === undefined || model === undefined))
+      throw new LineageError(
+        "argument",
+        `data grow needs ${seeds === undefined ? "a file of seed tasks, such as seed_tasks.jsonl" : "--model, such as --model some.gguf"}`,
+      );
+    const { outcome, counts } = resume
+      ? await resumeGrowing(out, control)
+      : await growInstructions(
+          { ...parseOptions(growOptions, { ...options, seeds, model: await modelFor(model!) }), out },
+          control,
+        );
     const { kept, similar, unfit, withoutInstance } = counts;
     tell(
-      `${kept > 0 ? `wrote ${count(kept)} tasks to ${options.out}` : "no task was kept"}; left out: ${count(similar)} too like another, ${count(unfit)} unfit, ${count(withoutInstance)} without an instance\n`,
+      `${kept > 0 ? `wrote ${count(kept)} tasks to ${out}` : "no task was kept"}; left out: ${count(similar)} too like another, ${count(unfit)} unfit, ${count(withoutInstance)} without an instance\n`,
     );
+    if (outcome === "interrupted")
+      tell(`stopped and saved; continue with: lineage data grow --resume --out ${out}\n`);
   });
+
+const ofGrowing = libraryOptions(growOptions.shape);
 
 const growCommand = new Command("grow")
   .description(
     "let a model write new instructions from some that people wrote (self-instruct), and answer them",
   )
   .argument(
-    "<seeds>",
+    "[seeds]",
     "tasks that people wrote: instruction, instances, is_classification, as self-instruct's 175",
   )
-  .addOption(requiredOption("model", "<place>", "a decoder: a folder, a .gguf file, or ORG/NAME on the hub"))
-  .addOption(countOption("count", "new tasks to write", 20))
-  .addOption(countOption("attempts", "prompts at most", undefined, { usual: "ten for each task" }))
   .addOption(
-    option(
-      "similarity",
-      "<x>",
-      "an instruction is new where its ROUGE-L with every other is below this",
-      z.number().positive().max(1).default(0.7),
-    ),
+    ofGrowing("model", "<place>", "a decoder: a folder, a .gguf file, or ORG/NAME on the hub", {
+      required: true,
+    }),
   )
-  .addOption(option("temperature", "<x>", "lower is more predictable", z.number().nonnegative().default(0.8)))
-  .addOption(option("seed", "<n>", "the same seed writes the same tasks", z.int().nonnegative().default(1)))
+  .addOption(ofGrowing("count", "<n>", "new tasks to write"))
+  .addOption(ofGrowing("attempts", "<n>", "prompts at most", { usual: "ten for each task" }))
+  .addOption(
+    ofGrowing("similarity", "<x>", "an instruction is new where its ROUGE-L with every other is below this"),
+  )
+  .addOption(ofGrowing("temperature", "<x>", "lower is more predictable"))
+  .addOption(ofGrowing("seed", "<n>", "the same seed writes the same tasks"))
   .addOption(option("out", "<file>", "rows in Alpaca's layout", z.string().default("grown.jsonl")))
+  .option("--resume", "continue the run in --out, with its own options")
   .addOption(threadsOption())
   .addHelpText(
     "after",
-    examples([
-      "lineage data grow seed_tasks.jsonl --model some.gguf --count 50 --out grown.jsonl",
-      "then: lineage finetune --task chat --data grown.jsonl --model some.gguf",
-    ]),
+    examples(
+      [
+        "lineage data grow seed_tasks.jsonl --model some.gguf --count 50 --out grown.jsonl",
+        "then: lineage finetune --task chat --data grown.jsonl --model some.gguf",
+      ],
+      ["lineage data grow --resume --out grown.jsonl", "continue after Ctrl-C, to the same tasks"],
+    ),
   )
   .action(grow);
 

@@ -108,7 +108,7 @@ async function evaluateModel(typed: Partial<EvaluateCommand>): Promise<void> {
       : await loadToWrite(runtime, place, command, notes);
   const { config } = loaded.model;
   const begin = "decoderStartTokenId" in config ? [config.decoderStartTokenId] : undefined;
-  const context = "decoderStartTokenId" in config ? config.contextLength : scaledContext(config);
+  const context = scaledContext(config);
   const template = command.chat ? new ChatTemplate(loaded.tokenizer) : undefined;
   const chat = template && ((messages: readonly ChatMessage[]) => template.render(messages));
   const plans: Plan[] = [];

@@ -10,6 +10,8 @@ export interface PackingOptions {
   /** Tokens of one row. */
   readonly sequenceLength: number;
   readonly seed: number;
+  /** Documents share a row where this says the same of their lengths. Default: all do. */
+  readonly groupOf?: ((length: number) => number) | undefined;
 }
 
 /** Tokens of which some alone are to be predicted. */
@@ -95,9 +97,10 @@ export class PackedLoader implements BatchSource {
   }
 
   private packed(): number[][] {
-    const { sequenceLength, seed } = this.options;
-    const order = new Random(seed).fork(`epoch ${this.epoch}`).permutation(this.documents.length);
-    return firstFit(this.documents, order, sequenceLength);
+    const order = new Random(this.options.seed)
+      .fork(`epoch ${this.epoch}`)
+      .permutation(this.documents.length);
+    return firstFit(this.documents, order, this.options);
   }
 }
 
@@ -108,16 +111,17 @@ export class PackedLoader implements BatchSource {
 function firstFit(
   documents: readonly PackedDocument[],
   order: Iterable<number>,
-  sequenceLength: number,
+  { sequenceLength, groupOf = () => 0 }: Pick<PackingOptions, "sequenceLength" | "groupOf">,
 ): number[][] {
   const rows: number[][] = [];
-  let open: { row: number[]; room: number }[] = [];
+  let open: { row: number[]; room: number; group: number }[] = [];
   for (const index of order) {
     const length = Math.min(sequenceLength, lengthOf(documents[index]!));
     if (length < 2) continue;
-    let place = open.find(({ room }) => room >= length);
+    const group = groupOf(length);
+    let place = open.find((one) => one.room >= length && one.group === group);
     if (!place) {
-      place = { row: [], room: sequenceLength };
+      place = { row: [], room: sequenceLength, group };
       rows.push(place.row);
       open.push(place);
     }
@@ -131,9 +135,10 @@ function firstFit(
 /** All documents once, packed in their order, in batches of one shape; rows of the last batch may be empty. */
 export function* packedBatches(
   documents: readonly PackedDocument[],
-  { batchSize, sequenceLength }: { batchSize: number; sequenceLength: number },
+  { batchSize, ...options }: Omit<PackingOptions, "seed">,
 ): Generator<Batch> {
-  const rows = firstFit(documents, documents.keys(), sequenceLength);
+  const { sequenceLength } = options;
+  const rows = firstFit(documents, documents.keys(), options);
   for (let start = 0; start < rows.length; start += batchSize)
     yield packDocuments(
       Array.from({ length: batchSize }, (_, row) =>

@@ -49,7 +49,11 @@ export interface GrowOptions {
   /** An instruction is kept where its ROUGE-L with every other is below this. Default 0.7. */
   readonly similarity?: number;
   readonly seed?: number;
-  readonly onTask?: (task: InstructionTask, counts: GrowCounts) => void;
+  /** Where an earlier call stopped: with the same seeds and options the rest is what it would have been. Default: nothing yet. */
+  readonly from?: Grown | undefined;
+  /** Told after each prompt where growing stands, and waited for. */
+  readonly onPrompt?: (grown: Grown) => void | Promise<void>;
+  /** Ends the list between two prompts; the prompt under way is lost. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -62,6 +66,14 @@ export interface GrowCounts {
   readonly unfit: number;
   /** Without an output, or with one that repeats its input. */
   readonly withoutInstance: number;
+}
+
+/** A list that has grown so far. */
+export interface Grown {
+  readonly tasks: readonly InstructionTask[];
+  readonly counts: GrowCounts;
+  /** Prompts for instructions that have been written on. */
+  readonly prompts: number;
 }
 
 /** Tasks that a prompt shows: written by people, and by the model. Section 2.2. */
@@ -85,49 +97,57 @@ export const isNewInstruction = (text: string, others: readonly string[], simila
  * whether it is a classification; then an instance is written, for a classification the label first and its input after, so
  * that not every input gets the same label, and for others the input first. Section 2.2.
  */
-export async function growTasks(
-  seeds: readonly InstructionTask[],
-  options: GrowOptions,
-): Promise<{ readonly tasks: InstructionTask[]; readonly counts: GrowCounts }> {
-  const { write, count, attempts = 10 * count, similarity = 0.7, seed = 1, onTask, signal } = options;
+export async function growTasks(seeds: readonly InstructionTask[], options: GrowOptions): Promise<Grown> {
+  const { count, attempts = 10 * count, similarity = 0.7, seed = 1, from, onPrompt, signal } = options;
   if (seeds.length < shownSeeds)
     throw new LineageError("data", `self-instruct needs ${shownSeeds} tasks to show, not ${seeds.length}`);
   const random = new Random(seed).fork("self-instruct");
-  const tasks: InstructionTask[] = [];
-  const instructions = seeds.map(({ instruction }) => instruction);
-  let counts: GrowCounts = { kept: 0, similar: 0, unfit: 0, withoutInstance: 0 };
-  const add = (name: keyof GrowCounts) => (counts = { ...counts, [name]: counts[name] + 1 });
-  for (let stream = 0; stream < attempts && tasks.length < count; stream++) {
+  const write: PromptWriter = async (...asked) => {
+    const text = await options.write(...asked);
+    // What was cut off is no answer.
     signal?.throwIfAborted();
-    const draw = random.fork(stream);
-    const shown = draw.shuffle([
-      ...sample(seeds, shownSeeds + shownGrown - Math.min(shownGrown, tasks.length), draw),
-      ...sample(tasks, shownGrown, draw),
-    ]);
-    const prompt = instructionPrompt(shown.map(({ instruction }) => instruction));
-    const said = await write(prompt, { stop: ["\n"], maxNewTokens: 60, stream });
-    const instruction = said.trim();
-    if (!isFitInstruction(instruction)) {
-      add("unfit");
-      continue;
-    }
-    if (!isNewInstruction(instruction, instructions, similarity)) {
-      add("similar");
-      continue;
-    }
-    const isClassification = await asksForClass(instruction, seeds, { write, draw, stream });
-    const instance = await instanceOf(instruction, isClassification, seeds, { write, draw, stream });
-    if (instance === undefined) {
-      add("withoutInstance");
-      continue;
-    }
-    const task = { instruction, ...instance, isClassification };
-    tasks.push(task);
-    instructions.push(instruction);
-    add("kept");
-    onTask?.(task, counts);
+    return text;
+  };
+  let grown: Grown = from ?? {
+    tasks: [],
+    counts: { kept: 0, similar: 0, unfit: 0, withoutInstance: 0 },
+    prompts: 0,
+  };
+  while (grown.prompts < attempts && grown.tasks.length < count) {
+    signal?.throwIfAborted();
+    const { tasks, counts, prompts: stream } = grown;
+    const asked = { write, draw: random.fork(stream), stream };
+    const found = await writeTask(seeds, tasks, { ...asked, similarity });
+    const fate = typeof found === "string" ? found : "kept";
+    grown = {
+      tasks: typeof found === "string" ? tasks : [...tasks, found],
+      counts: { ...counts, [fate]: counts[fate] + 1 },
+      prompts: stream + 1,
+    };
+    await onPrompt?.(grown);
   }
-  return { tasks, counts };
+  return grown;
+}
+
+/** One new task, or why there is none. */
+async function writeTask(
+  seeds: readonly InstructionTask[],
+  tasks: readonly InstructionTask[],
+  { similarity, ...asked }: Asked & { readonly similarity: number },
+): Promise<InstructionTask | Exclude<keyof GrowCounts, "kept">> {
+  const { write, draw, stream } = asked;
+  const shown = draw.shuffle([
+    ...sample(seeds, shownSeeds + shownGrown - Math.min(shownGrown, tasks.length), draw),
+    ...sample(tasks, shownGrown, draw),
+  ]);
+  const prompt = instructionPrompt(shown.map((task) => task.instruction));
+  const instruction = (await write(prompt, { stop: ["\n"], maxNewTokens: 60, stream })).trim();
+  if (!isFitInstruction(instruction)) return "unfit";
+  const others = [...seeds, ...tasks].map((task) => task.instruction);
+  if (!isNewInstruction(instruction, others, similarity)) return "similar";
+  const isClassification = await asksForClass(instruction, seeds, asked);
+  const instance = await instanceOf(instruction, isClassification, seeds, asked);
+  return instance === undefined ? "withoutInstance" : { instruction, ...instance, isClassification };
 }
 
 const sample = <T>(items: readonly T[], most: number, random: Random): T[] =>

@@ -2,7 +2,13 @@ import { LineageError } from "../base/errors.js";
 import { promptIds } from "../generation/index.js";
 import type { Checkpoint } from "../checkpoints/index.js";
 import type { System } from "../models/index.js";
-import { type EncoderDecoder, EncoderWithHead, type Module, type WeightSet } from "../nn/index.js";
+import {
+  type EncoderDecoder,
+  EncoderWithHead,
+  type Module,
+  type WeightSet,
+  scaledContext,
+} from "../nn/index.js";
 import { Lens, type LookBatch, type LookChoice, type Network, type SeenTensor } from "./lens.js";
 import { tokenText } from "./token-text.js";
 
@@ -70,7 +76,7 @@ function read(
   { pair, maxTokens }: LookOptions,
 ): Reading {
   const { config } = model instanceof EncoderWithHead ? model.encoder : model;
-  const maxLength = Math.min(maxTokens ?? Infinity, config.contextLength);
+  const maxLength = Math.min(maxTokens ?? Infinity, scaledContext(config));
   switch (system.kind) {
     case "decoder": {
       if (pair !== undefined)

@@ -12,7 +12,7 @@ import { normalInit } from "./initializers.js";
 import { type Embedding, Linear } from "./layers.js";
 import { Module, namedParameters } from "./module.js";
 import type { LayerType } from "./attention.js";
-import type { RotaryScaling } from "./rotary.js";
+import { type RotaryScaling, scaledContext } from "./rotary.js";
 import { Prefix, SoftPrompt, SoftPromptAdapter, checkVirtualTokens } from "./soft-prompt.js";
 
 /** What is common to the configurations of decoders. */
@@ -152,7 +152,7 @@ export function addSoftPrompt(
   const { config } = model;
   if (model.softPrompt)
     throw new LineageError("argument", "the model has a soft prompt already; take that one off first");
-  checkVirtualTokens(tokens, config.contextLength);
+  checkVirtualTokens(tokens, scaledContext(config));
   if (kind === "prefix" && config.prefixLm)
     throw new LineageError(
       "unsupported",

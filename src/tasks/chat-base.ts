@@ -9,7 +9,7 @@ import {
 } from "../checkpoints/index.js";
 import { writeTokenizer } from "../formats/index.js";
 import type { DecoderSystem } from "../models/index.js";
-import type { Adapter, CausalLm, Weights } from "../nn/index.js";
+import { type Adapter, type CausalLm, type Weights, scaledContext } from "../nn/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type Tokenizer, withChatTemplate } from "../tokenizers/index.js";
 import type { FinetuneChatOptions } from "./chat-options.js";
@@ -90,7 +90,7 @@ async function openWhole(
       tokenizer,
       stopIds,
       adapter: undefined,
-      room: model.config.contextLength,
+      room: scaledContext(model.config),
       save: (out, kept, ends) => saveModel(out, { system, model, weights: kept, tokenizer, stopIds: ends }),
       [Symbol.dispose]: () => {
         weights.dispose();

@@ -6,13 +6,21 @@ import {
   type Conversation,
   type EncodedConversations,
   PackedLoader,
+  type PackingOptions,
   describeConversations,
   encodeConversations,
   packedBatches,
   readConversations,
 } from "../data/index.js";
 import { Decoder, endOfText, generateText } from "../generation/index.js";
-import { type Adapter, type Weights, countParameters, namedParameters } from "../nn/index.js";
+import {
+  type Adapter,
+  type Weights,
+  countParameters,
+  namedParameters,
+  rotaryReach,
+  scaledContext,
+} from "../nn/index.js";
 import { packedObjective, withAdapter } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { ChatTemplate } from "../tokenizers/index.js";
@@ -122,14 +130,15 @@ const [leastRow, rowStep] = [256, 64];
 function shapeOf(
   parts: readonly EncodedConversations[],
   maxLength: number,
+  groupOf: (length: number) => number,
   { maxTokens, seed }: FinetuneChatOptions,
-): { readonly batchSize: number; readonly sequenceLength: number } {
+): Omit<PackingOptions, "seed"> {
   const longest = Math.max(...parts.flatMap(({ rows }) => rows.map(({ tokens }) => tokens.length)));
   const wanted = Math.max(longest, Math.min(leastRow, maxTokens));
   const sequenceLength = Math.max(longest, Math.min(maxLength, Math.ceil(wanted / rowStep) * rowStep));
-  const { rowsOfEpoch } = new PackedLoader(parts[0]!.rows, { batchSize: 1, sequenceLength, seed });
+  const { rowsOfEpoch } = new PackedLoader(parts[0]!.rows, { batchSize: 1, sequenceLength, seed, groupOf });
   const fitting = Math.floor(maxTokens / sequenceLength);
-  return { batchSize: Math.max(1, Math.min(fitting, rowsOfEpoch)), sequenceLength };
+  return { batchSize: Math.max(1, Math.min(fitting, rowsOfEpoch)), sequenceLength, groupOf };
 }
 
 // ---- The run ------------------------------------------------------------------------------------------------------
@@ -182,7 +191,10 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
   const held = encode(data.heldName, data.held);
   const stopIds = [...new Set([...training.endIds, ...ends])];
 
-  const shape = shapeOf([training, held], maxLength, options);
+  // Positions of a model whose angles depend on the length of a text.
+  const virtual = scaledContext(model.config) - room;
+  const groupOf = (length: number) => rotaryReach(model.config, length + virtual);
+  const shape = shapeOf([training, held], maxLength, groupOf, options);
   const plain = packedObjective(model, shape);
   const objective = adapter ? withAdapter(plain, adapter) : plain;
   const source = new PackedLoader(training.rows, { ...shape, seed: options.seed }, data.name);
@@ -283,7 +295,7 @@ class ChatSamples implements Disposable {
     private readonly stopIds: readonly number[],
     private readonly options: FinetuneChatOptions,
   ) {
-    const room = base.model.config.contextLength - options.sampleTokens;
+    const room = base.room - options.sampleTokens;
     this.prompts = held
       .flatMap(({ messages, tools }) => {
         const last = messages.findLastIndex(({ role }) => role === "assistant");
@@ -299,7 +311,7 @@ class ChatSamples implements Disposable {
   async write(weights: Weights, signal: AbortSignal | undefined): Promise<ChatSample[]> {
     const { model, tokenizer, room } = this.base;
     const { sampleTokens } = this.options;
-    const virtual = model.config.contextLength - room;
+    const virtual = scaledContext(model.config) - room;
     if (this.prompts.length === 0) return [];
     this.decoder ??= await Decoder.create({
       model,

@@ -7,6 +7,7 @@ import { readJson, writeJson } from "../base/files.js";
 import { type TaskName, taskNames, paddingOf } from "../data/index.js";
 import type { HeadCheckpoint } from "../checkpoints/index.js";
 import { headOfConfig, headSystemOf } from "../models/index.js";
+import { scaledContext } from "../nn/index.js";
 import type { TaskContext } from "./task.js";
 import { tasks } from "./tasks.js";
 
@@ -71,7 +72,8 @@ export function contextOf(
   { maxLength, stride = 64 }: { maxLength?: number; stride?: number },
   more: Partial<TaskContext> = {},
 ): TaskContext {
-  const { contextLength, padTokenId } = model.encoder.config;
+  const { padTokenId } = model.encoder.config;
+  const contextLength = scaledContext(model.encoder.config);
   const causal = system.kind === "decoder";
   const length = maxLength ?? Math.min(tasks[task].defaultLength, contextLength);
   if (length > contextLength)

@@ -84,11 +84,11 @@ export async function showConversations(file: string, options: ShowOptions): Pro
           throw storageError("read", options.template!, error);
         });
   const { tokenizer, statement } = withChatTemplate(words.tokenizer, { mayAdd: true, template });
-  const maxLength = options.maxLength ?? Math.min(words.contextLength ?? 1024, 1024);
-  if (words.contextLength !== undefined && maxLength > words.contextLength)
+  const maxLength = options.maxLength ?? Math.min(words.context, 1024);
+  if (maxLength > words.context)
     throw new LineageError(
       "length",
-      `the model knows ${words.contextLength} tokens; choose a smaller --max-length than ${maxLength}`,
+      `the model knows ${words.context} tokens; choose a smaller --max-length than ${maxLength}`,
     );
   const shared = {
     name: file,

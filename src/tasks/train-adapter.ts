@@ -15,6 +15,7 @@ import {
   addSoftPrompt,
   checkVirtualTokens,
   parseLoraTargets,
+  scaledContext,
 } from "../nn/index.js";
 import type { ModelWeights } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -74,7 +75,7 @@ async function firstPrompt(
       throw new LineageError("argument", `a ${kind} adapter does not begin as a text; leave the text out`);
     return undefined;
   }
-  checkVirtualTokens(tokens, model.config.contextLength);
+  checkVirtualTokens(tokens, scaledContext(model.config));
   const given = text === undefined ? [] : tokenizer.encode(text);
   if (text !== undefined && given.length === 0)
     throw new LineageError("argument", "the text that a soft prompt begins as has no tokens");
@@ -116,7 +117,7 @@ export async function loadAdapted(runtime: Runtime, place: string, options: Adap
     const adapter = addAdapter(model, options);
     const weights = Weights.partlyFrozen(model, frozen, options.seed);
     for (const name of adapter.parameters.keys()) if (first) weights.get(name).write(first);
-    const room = model.config.contextLength - (adapter.kind === "lora" ? 0 : adapter.prompt.tokens);
+    const room = scaledContext(model.config) - (adapter.kind === "lora" ? 0 : adapter.prompt.tokens);
     const dispose = () => {
       frozen.dispose();
     };

@@ -1,6 +1,6 @@
 import { LineageError } from "../base/errors.js";
 import { type DecoderCheckpoint, loadModel, saveModel, widenDecoder } from "../checkpoints/index.js";
-import type { Adapter, Weights } from "../nn/index.js";
+import { type Adapter, type Weights, scaledContext } from "../nn/index.js";
 import { type DenoiserMixture, denoisingTokens, isCausal } from "../objectives/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type Tokenizer, endOfText, withTokens } from "../tokenizers/index.js";
@@ -81,12 +81,12 @@ async function openWhole(
 ): Promise<OpenedBase> {
   const loaded = await loadModel(runtime, place, { kind: "decoder" });
   try {
-    const { contextLength, prefixLm } = loaded.model.config;
-    const sequenceLength = Math.min(rowLength, contextLength);
+    const { config } = loaded.model;
+    const sequenceLength = Math.min(rowLength, scaledContext(config));
     const tokenizer = tokenizerFor(loaded.tokenizer, asked, sequenceLength);
     const base = await widenDecoder(loaded, {
       tokenizer,
-      prefixLm: prefixLm === true || !isCausal(asked.mixture),
+      prefixLm: config.prefixLm === true || !isCausal(asked.mixture),
       seed,
     });
     const save = (kept: Weights) => saveModel(out, { ...base, weights: kept });

@@ -140,12 +140,14 @@ export interface TrainBatchesOptions {
   readonly mixture: DenoiserMixture;
   readonly tokenizer: Tokenizer;
   readonly sequenceLength: number;
+  /** Documents share a row where this says the same of their lengths. */
+  readonly groupOf: (length: number) => number;
 }
 
 /** The rows of a run: blocks or packed documents for the causal objective, else what the mixture makes of blocks. */
 export function trainBatches(
   texts: readonly TokenizedText[],
-  { options, mixture, tokenizer, sequenceLength }: TrainBatchesOptions,
+  { options, mixture, tokenizer, sequenceLength, groupOf }: TrainBatchesOptions,
 ): TrainBatches {
   const { batch: batchSize, seed, packing, exponent } = options;
   const shape = { batchSize, sequenceLength };
@@ -154,8 +156,8 @@ export function trainBatches(
   if (packing === "documents") {
     const { training, validation } = packedData(first.tokens, tokenizer, sequenceLength, name);
     return {
-      source: new PackedLoader(training.pieces, { ...shape, seed }, name),
-      heldOut: () => packedBatches(validation.pieces, shape),
+      source: new PackedLoader(training.pieces, { ...shape, seed, groupOf }, name),
+      heldOut: () => packedBatches(validation.pieces, { ...shape, groupOf }),
       droppedTokens: 0,
       statement: `; ${training.documents} documents in ${training.pieces.length} pieces of at most ${sequenceLength} tokens`,
     };

@@ -2,11 +2,11 @@ import { LineageError } from "../base/errors.js";
 import { collectGarbage } from "../base/garbage.js";
 import { formatBytes, requireMemory } from "../base/memory.js";
 import { count } from "../base/numbers.js";
-import { saveModel } from "../checkpoints/index.js";
+import { describeModel, saveModel } from "../checkpoints/index.js";
 import { type Corpus, hasTokens } from "../data/index.js";
 import { loadTokenizer } from "../formats/index.js";
 import { type DecoderSystem, type SystemName, systemsOfKind } from "../models/index.js";
-import { type CausalLm, Weights, countParameters, namedParameters } from "../nn/index.js";
+import { type CausalLm, Weights, countParameters, namedParameters, rotaryReach } from "../nn/index.js";
 import {
   isCausal,
   mixtureOf,
@@ -81,10 +81,7 @@ export async function train<S extends SystemName<"decoder"> | DecoderSystem>(
 export const trainAdapter = (
   { out, ...options }: AdapterRequest,
   control: TrainControl = {},
-): Promise<TrainResult> =>
-  inRunFolder(out, trainOptions, { resume: false, given: options }, (folder) =>
-    run(folder, undefined, control),
-  );
+): Promise<TrainResult> => runFrom(out, options, control);
 
 /**
  * Trains all weights of a finished decoder further, by another objective perhaps. With UL2R a causal model becomes a prefix
@@ -98,10 +95,20 @@ export const trainAdapter = (
 export const trainFurther = (
   { out, ...options }: FurtherRequest,
   control: TrainControl = {},
-): Promise<TrainResult> =>
-  inRunFolder(out, trainOptions, { resume: false, given: { ...options, adapter: "none" } }, (folder) =>
+): Promise<TrainResult> => runFrom(out, { ...options, adapter: "none" }, control);
+
+/** A run that begins with a finished model, whose system is kept with its options. */
+async function runFrom(
+  out: string,
+  options: Omit<AdapterRequest, "out">,
+  control: TrainControl,
+): Promise<TrainResult> {
+  const { system } = await describeModel(options.base);
+  const given = { ...options, system: system.name };
+  return inRunFolder(out, trainOptions, { resume: false, given }, (folder) =>
     run(folder, undefined, control),
   );
+}
 
 /**
  * Goes on with the run in a folder, to exactly the losses of a run that was never stopped.
@@ -222,7 +229,11 @@ async function run(
   const read = opened.texts;
   // The text's words lie in JavaScript's heap, and nothing needs them any more.
   collectGarbage();
-  const batches = trainBatches(read, { options, mixture, tokenizer, sequenceLength: contextLength });
+  const batches = trainBatches(read, {
+    ...{ options, mixture, tokenizer },
+    sequenceLength: contextLength,
+    groupOf: (length) => rotaryReach(model.config, length),
+  });
   for (const { tokens, corpus } of read)
     if (tokens.validation.length < 2)
       throw new LineageError(

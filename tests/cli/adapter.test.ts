@@ -161,6 +161,8 @@ describe("an adapter on the command line", () => {
       expect(await losses(again)).toEqual(await losses(whole));
       const files = (name: string) => readFileSync(path.join(folder(name), "adapter_model.safetensors"));
       expect(files(again).equals(files(whole))).toBe(true);
+      const options = JSON.parse(readFileSync(path.join(folder(whole), "run.json"), "utf8")) as object;
+      expect(options).toMatchObject({ system: "llama", base: folder("base") });
       expect(existsSync(path.join(folder(whole), "model.safetensors"))).toBe(false);
       const first = Number((await losses(whole))[0]!.split(" ")[1]);
       expect(Number((await losses(whole)).at(-1)!.split(" ")[1])).toBeLessThan(first - 0.5);

@@ -1,11 +1,12 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { saveModel } from "../../src/checkpoints/index.js";
 import { Llama, llamaConfig, systems } from "../../src/models/index.js";
-import { Weights } from "../../src/nn/index.js";
+import { Weights, namedParameters } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { growInstructions, resumeGrowing } from "../../src/tasks/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 import { lineage } from "../support/cli.js";
 
@@ -92,6 +93,36 @@ describe("lineage data show of answers that were judged", () => {
   });
 });
 
+/**
+ * A model that writes each byte by the one before it alone: words of a, b, c and d, and "yes" after a question mark. Its layers
+ * add nothing; embeddings are unit vectors, and the head holds what follows on each.
+ */
+async function writeTalker(folder: string): Promise<void> {
+  const tokenizer = trainByteLevelBpe(["a"], { vocabSize: 258 });
+  const hiddenSize = 320;
+  const model = new Llama(
+    llamaConfig({
+      ...{ contextLength: 1024, hiddenSize, numLayers: 1, numHeads: 2, intermediateSize: 8 },
+      ...{ vocabSize: tokenizer.vocabSize, tieEmbeddings: false },
+    }),
+  );
+  using weights = Weights.initialize(createRuntime(), model, 1);
+  const values = (name: string) => weights.get(name).view() as Float32Array;
+  for (const name of namedParameters(model).keys()) if (!/norm/.test(name)) values(name).fill(0);
+  const id = (text: string) => tokenizer.encode(text, { parseSpecial: false }).at(-1)!;
+  const follow = (before: string, after: string) => {
+    for (const next of after)
+      values("lm_head.weight")[id(next) * hiddenSize + id(before)] = 40 / Math.sqrt(hiddenSize);
+  };
+  for (let token = 0; token < tokenizer.vocabSize; token++)
+    values("model.embed_tokens.weight")[token * hiddenSize + token] = 1;
+  for (const [before, after] of [":  ", "?y", "ye", "es", "s\n"].map((pair) => [pair[0]!, pair.slice(1)]))
+    follow(before!, after!);
+  follow(" ", "abcd");
+  for (const letter of "abcd") follow(letter, "abcd  ");
+  await saveModel(folder, { system: systems.llama, model, weights, tokenizer });
+}
+
 describe("lineage data grow", () => {
   const seeds = Array.from({ length: 8 }, (_, index) => ({
     instruction: `say ${index}`,
@@ -119,11 +150,44 @@ describe("lineage data grow", () => {
     expect(stderr).toMatch(
       /no task was kept; left out: \d too like another, \d unfit, \d without an instance/,
     );
+    // The run is there now, and begins anew under another name alone.
+    expect((await grow("seeds.jsonl")).stderr).toContain("already holds a run; continue it with --resume");
+    rmSync(at("grown.run.json"));
     expect(await grow("chats.jsonl")).toMatchObject({
       status: 1,
       stderr: expect.stringMatching(/row 1: .*instruction/),
     });
     writeFileSync(at("few.jsonl"), JSON.stringify(seeds[0]));
     expect((await grow("few.jsonl")).stderr).toMatch(/self-instruct needs 6 tasks to show, not 1/);
+    expect((await lineage("data", "grow", "--model", at("model"))).stderr).toContain(
+      "needs a file of seed tasks",
+    );
+    expect((await lineage("data", "grow", at("seeds.jsonl"))).stderr).toContain("needs --model");
+  });
+
+  it("goes on after a stop to the same tasks", async () => {
+    const folder = at("talks");
+    await writeTalker(folder);
+    const request = { model: folder, seeds: at("seeds.jsonl"), similarity: 1, count: 4, attempts: 40 };
+    const whole = await growInstructions({ ...request, out: at("whole.jsonl") });
+    expect(whole).toMatchObject({ outcome: "finished" });
+    expect(whole.tasks).toHaveLength(4);
+    const stop = new AbortController();
+    const stopped = await growInstructions(
+      { ...request, out: at("parts.jsonl") },
+      { signal: stop.signal, onTask: (_, { tasks }) => void (tasks.length === 2 && stop.abort()) },
+    );
+    expect(stopped).toMatchObject({ outcome: "interrupted", counts: { kept: 2 } });
+    // A row that a process which was killed had begun is none.
+    appendFileSync(at("parts.jsonl"), '{"instruction": "half');
+    const { status, stderr } = await lineage("data", "grow", "--resume", "--out", at("parts.jsonl"));
+    expect([status, stderr]).toEqual([0, expect.stringContaining("wrote 4 tasks")]);
+    expect(readFileSync(at("parts.jsonl"), "utf8")).toBe(readFileSync(at("whole.jsonl"), "utf8"));
+    writeFileSync(
+      at("seeds.jsonl"),
+      seeds.map((row) => JSON.stringify({ ...row, x: 1, instruction: "say it" })).join("\n"),
+    );
+    await expect(resumeGrowing(at("parts.jsonl"))).rejects.toThrow("is not what it was when the run began");
+    await expect(resumeGrowing(at("none.jsonl"))).rejects.toThrow("nothing to resume");
   });
 });

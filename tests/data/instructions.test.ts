@@ -2,6 +2,8 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
 import {
+  type GrowOptions,
+  type Grown,
   type InstructionTask,
   type MixtureTask,
   ghostConversation,
@@ -139,6 +141,40 @@ describe("self-instruct", () => {
     // Eight tasks are shown; once one has been grown, it is among them.
     for (const list of lists) expect(list.match(/^Task \d+:/gm)).toHaveLength(9);
     expect(lists.at(-1)).toContain("Tell whether a review is good or bad");
+  });
+
+  it("goes on where it stopped, to the tasks of a run that was never stopped", async () => {
+    const nouns = ["river", "bridge", "planet", "engine", "garden", "letter", "season", "market"];
+    const write: GrowOptions["write"] = (prompt, { stream }) =>
+      Promise.resolve(
+        prompt.startsWith("Come up")
+          ? ` Explain the ${nouns[stream % nouns.length]} to ${prompt.length}`
+          : prompt.endsWith("Is it classification?")
+            ? ["Yes", "No"][stream % 2]!
+            : `one\nOutput: ${prompt.length}\nInput: two`,
+      );
+    const states: Grown[] = [];
+    const whole = await growTasks(seeds, {
+      count: 3,
+      write,
+      onPrompt: (grown) => void states.push(grown),
+    });
+    expect(whole.tasks).toHaveLength(3);
+    for (const from of states) expect(await growTasks(seeds, { count: 3, write, from })).toEqual(whole);
+    // A text that was cut off becomes no task.
+    const stop = new AbortController();
+    const cut = growTasks(seeds, {
+      count: 3,
+      signal: stop.signal,
+      write: (prompt, options) => {
+        if (options.stream === 2) stop.abort();
+        return write(prompt, options);
+      },
+      onPrompt: ({ prompts }) => {
+        expect(prompts).toBeLessThanOrEqual(2);
+      },
+    });
+    await expect(cut).rejects.toThrow("aborted");
   });
 
   it("filters by ROUGE-L and by what a model of text can do", () => {

@@ -4,7 +4,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { loadForInference, saveModel } from "../../src/checkpoints/index.js";
 import { Llama, llamaConfig, systems } from "../../src/models/index.js";
-import { Weights } from "../../src/nn/index.js";
+import { Weights, rotaryScalingFromHuggingFace } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { type FinetuneChatRequest, finetuneChat, resumeChat } from "../../src/tasks/index.js";
 import { ChatTemplate, trainByteLevelBpe } from "../../src/tokenizers/index.js";
@@ -143,6 +143,43 @@ describe("fine-tuning on conversations", () => {
     );
     expect([lost.status, lost.stderr]).toEqual([1, expect.stringContaining("none.jsonl")]);
   });
+
+  it.each(["lora", "prompt", "none"] as const)(
+    "has room for what scaled positions reach: %s",
+    async (adapter) => {
+      const config = llamaConfig({
+        ...model.config,
+        contextLength: 160,
+        ropeScaling: rotaryScalingFromHuggingFace(
+          { rope_type: "yarn", factor: 2, original_max_position_embeddings: 160 },
+          { contextLength: 160 },
+        ),
+      });
+      const yarn = new Llama(config);
+      using weights = Weights.initialize(runtime, yarn, 1);
+      await saveModel(at("yarn"), { system: systems.llama, model: yarn, weights, tokenizer });
+      const turns = [1, 2].map((row) => ({
+        messages: [
+          { role: "user", content: `say red ${row}` },
+          { role: "assistant", content: "r".repeat(140) },
+        ],
+      }));
+      await writeFile(at("long.jsonl"), turns.map((row) => JSON.stringify(row)).join("\n"));
+      const told: string[] = [];
+      const request = { model: at("yarn"), data: at("long.jsonl"), adapter, steps: 1, virtualTokens: 4 };
+      await finetuneChat(
+        { ...request, out: at(`yarn-${adapter}`), samples: 1, sampleTokens: 4, validation: 0.5 },
+        { runtime, onMessage: (message) => told.push(message) },
+      );
+      // Beyond the 160 tokens of its own context, and nothing is cut.
+      expect(Number(/1 conversations, (\d+) tokens/.exec(told.join("\n"))![1])).toBeGreaterThan(160);
+      expect(told.join("\n")).not.toContain("longer than");
+      const most = adapter === "prompt" ? 316 : 320;
+      await expect(
+        finetuneChat({ ...request, maxLength: 330, out: at("yarn-over") }, { runtime }),
+      ).rejects.toThrow(`has room for ${most}`);
+    },
+  );
 
   it("leaves an adapter whose folder knows how to talk", async () => {
     const loaded = await loadForInference(runtime, at("base"), { adapter: at("whole-lora") });

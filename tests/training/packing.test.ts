@@ -4,9 +4,10 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { PackedLoader, documentsIn, packDocuments, packedBatches, tokenBatch } from "../../src/data/index.js";
 import { Gpt2, gpt2Config, Llama, llamaConfig } from "../../src/models/index.js";
-import { Weights } from "../../src/nn/index.js";
+import { type RotaryScaling, Weights, rotaryReach } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import {
+  EvaluationStep,
   type LanguageModel,
   Trainer,
   TrainingStep,
@@ -59,6 +60,30 @@ describe("packed documents", () => {
     expect(found! / wanted!).toBeCloseTo(1, 5);
     const [x, y] = [alone.flat.view(), packed.flat.view()];
     expect(Math.max(...x.map((value, index) => Math.abs(value - y[index]!)))).toBeLessThan(2e-6);
+  });
+
+  it.each<[string, RotaryScaling]>([
+    ["dynamic", { kind: "dynamic", factor: 4 }],
+    [
+      "LongRoPE",
+      {
+        kind: "longrope",
+        shortFactors: Array.from({ length: 8 }, () => 1),
+        longFactors: Array.from({ length: 8 }, (_, pair) => 1 + pair),
+        originalContextLength: 8,
+        attentionFactor: 1,
+      },
+    ],
+  ])("share a row with those whose positions turn by the same angles alone: %s", async (_, ropeScaling) => {
+    const model = new Llama(llamaConfig({ ...sizes, contextLength: 8, ropeScaling, initializerRange: 0.5 }));
+    using weights = Weights.initialize(runtime, model, 2);
+    using step = await EvaluationStep.create(packedObjective(model), weights);
+    // Every document in a row of its own length.
+    const alone = await step.evaluate(documents.map((tokens) => packDocuments([[tokens]], tokens.length)));
+    const packed = async (groupOf?: (length: number) => number) =>
+      (await step.evaluate(packedBatches(documents, { batchSize: 2, sequenceLength: 48, groupOf }))).loss;
+    expect(await packed((length) => rotaryReach(model.config, length))).toBeCloseTo(alone.loss, 5);
+    expect(Math.abs((await packed()) - alone.loss)).toBeGreaterThan(1e-3);
   });
 
   it("are each given once an epoch, and what is cut is counted", () => {
