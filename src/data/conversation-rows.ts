@@ -162,7 +162,7 @@ export function encodeConversations(
   if (long === "refuse" && longRows.length > 0)
     throw new LineageError(
       "data",
-      `${name}: ${rowsOf(longRows)} ${longRows.length === 1 ? "is" : "are"} longer than ${maxLength} tokens; choose --long cut, skip or split, or a larger --max-length`,
+      `${name}: ${rowsOf(longRows)} ${new Set(longRows).size === 1 ? "is" : "are"} longer than ${maxLength} tokens; choose --long cut, skip or split, or a larger --max-length`,
     );
   if (bad.length > 0 && !skipBadRows)
     throw new LineageError("data", `${name}: ${describeBadRows(bad, conversations.length)}`);
@@ -229,8 +229,11 @@ function partsOf(
   return parts;
 }
 
-const rowsOf = (rows: readonly number[]): string =>
-  `${rows.length === 1 ? "row" : "rows"} ${rows.slice(0, 5).join(", ")}${rows.length > 5 ? `, … (${rows.length})` : ""}`;
+/** Two answers of one row may both be long. */
+function rowsOf(numbers: readonly number[]): string {
+  const rows = [...new Set(numbers)];
+  return `${rows.length === 1 ? "row" : "rows"} ${rows.slice(0, 5).join(", ")}${rows.length > 5 ? `, … (${rows.length})` : ""}`;
+}
 
 /** What became of the rows, as a sentence for a person. */
 export function describeConversations(
@@ -260,7 +263,7 @@ export function describeConversations(
   return (
     `${name}: ${count(conversations)} conversations, ${count(tokens)} tokens, of which ${count(trainedTokens)} are trained` +
     (long.length > 0
-      ? `; ${rowsOf(long)} ${long.length === 1 ? "is" : "are"} longer than ${count(maxLength)} tokens${fate.length > 0 ? `: ${fate.join("; ")}` : ""}`
+      ? `; ${rowsOf(long)} ${new Set(long).size === 1 ? "is" : "are"} longer than ${count(maxLength)} tokens${fate.length > 0 ? `: ${fate.join("; ")}` : ""}`
       : "")
   );
 }
