@@ -21,8 +21,9 @@ import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { existsSync } from "node:fs";
 import path from "node:path";
-import type { RunControl } from "../tasks/index.js";
+import { type RunControl, finetuneChat, finetuneChatOptions, resumeChat } from "../tasks/index.js";
 import { type TrainingResult, parseOptions } from "../training/index.js";
+import { addChatOptions, tellChatRun } from "./chat-tuning.js";
 import { modelFor } from "./model.js";
 import { examples, libraryOptions, option, threadsOption } from "./options.js";
 import { colors, duration } from "./terminal.js";
@@ -52,6 +53,14 @@ const listed = (metrics: Readonly<Record<string, number>>): string =>
     .map(([name, value]) => `${name} ${value.toFixed(4)}`)
     .join(", ");
 
+/** The options of a new run, with the model's place in full. Throws `argument` where they name no model or no data. */
+async function withModel(method: string, options: Readonly<Record<string, unknown>>) {
+  for (const [name, example] of Object.entries({ model: "DIR", data: "FILE" }))
+    if (options[name] === undefined)
+      throw new LineageError("argument", `align ${method} needs --${name}, such as --${name} ${example}`);
+  return { ...options, model: await modelFor(String(options["model"])) };
+}
+
 /** Runs a method, or goes on with the run in `--out`. */
 const runMethod =
   <Options extends { readonly model: string; readonly adapter?: string | undefined }>(
@@ -75,14 +84,7 @@ const runMethod =
         result = await method.resume(out, control);
         made = "what was learned";
       } else {
-        for (const [name, example] of Object.entries({ model: "DIR", data: "FILE" }))
-          if (options[name] === undefined)
-            throw new LineageError(
-              "argument",
-              `align ${method.name} needs --${name}, such as --${name} ${example}`,
-            );
-        const model = await modelFor(String(options["model"]));
-        const parsed = parseOptions(method.schema, { ...options, model });
+        const parsed = parseOptions(method.schema, await withModel(method.name, options));
         result = await method.start({ ...parsed, out }, control);
         made = method.made(parsed);
       }
@@ -163,28 +165,74 @@ const addLearning = (
       of("patience", "<n>", "stop after this many evaluations without a better one", { usual: "never" }),
     );
 
-const end = <Options extends { readonly model: string; readonly adapter?: string | undefined }>(
-  command: Command,
-  method: Method<Options>,
-  ...lines: readonly (readonly [string, string])[]
-): Command =>
+const addRun = (command: Command, name: string, lines: readonly (readonly [string, string])[]): Command =>
   command
     .optionsGroup("Run:")
-    .addOption(option("out", "<folder>", "folder of the run", z.string().default(`runs/${method.name}`)))
+    .addOption(option("out", "<folder>", "folder of the run", z.string().default(`runs/${name}`)))
     .option("--resume", "continue the run in --out, with its own options")
     .addOption(threadsOption())
     .option("--json", "one JSON object a line, for programs")
     .addHelpText(
       "after",
       examples(...lines, [
-        `lineage align ${method.name} --resume --out runs/${method.name}`,
+        `lineage align ${name} --resume --out runs/${name}`,
         "continue after Ctrl-C, with the same losses",
       ]),
-    )
-    .action(runMethod(method));
+    );
+
+const end = <Options extends { readonly model: string; readonly adapter?: string | undefined }>(
+  command: Command,
+  method: Method<Options>,
+  ...lines: readonly (readonly [string, string])[]
+): Command => addRun(command, method.name, lines).action(runMethod(method));
 
 const learned = ({ adapter }: { readonly adapter?: string | undefined }): string =>
   adapter === "none" ? "the best model" : "the best adapter, for --adapter and lineage merge";
+
+// ---- sft ---------------------------------------------------------------------------------------------------------
+
+const runSft = ({ out, resume, threads, json, ...options }: AlignArguments): Promise<void> =>
+  shownRun({ threads, json }, async (control, report) => {
+    const result = resume
+      ? await resumeChat(out, control)
+      : await finetuneChat(
+          { ...parseOptions(finetuneChatOptions, await withModel("sft", options)), out },
+          control,
+        );
+    tellChatRun(report, out, result, "align sft");
+  });
+
+function sftCommand(): Command {
+  const of = libraryOptions(finetuneChatOptions.shape);
+  const command = begin(
+    "sft",
+    "learn demonstrations, the first stage: the same run as lineage finetune --task chat",
+    of,
+    "conversations in any layout: JSON, JSONL, CSV, Parquet",
+  )
+    .addOption(
+      of("maxLength", "<n>", "most tokens of a conversation", { usual: "the model's, 1024 at most" }),
+    )
+    .addOption(of("long", "<how>", "what becomes of a longer conversation; it is counted and told"))
+    .optionsGroup("Model:")
+    .addOption(of("model", "<place>", "a decoder: folder, GGUF, or ORG/NAME on the hub", { required: true }));
+  addChatOptions(command, "Conversations:");
+  command
+    .optionsGroup("Training:")
+    .addOption(of("epochs", "<n>", "passes over the conversations"))
+    .addOption(of("steps", "<n>", "steps to train", { usual: "as many as the epochs have" }))
+    .addOption(of("maxTokens", "<n>", "tokens of a batch, in rows of several conversations"));
+  addLearning(command, of, {
+    rate: "2e-4 for an adapter, 2e-5 for all weights",
+    every: "steps between evaluations",
+  });
+  return addRun(command, "sft", [
+    [
+      "lineage align sft --model some.gguf --data chats.jsonl --adapter lora",
+      "then align reward and align ppo, or align dpo",
+    ],
+  ]).action(runSft);
+}
 
 // ---- dpo ----------------------------------------------------------------------------------------------------------
 
@@ -439,7 +487,10 @@ function rejectionCommand(): Command {
 }
 
 export const alignCommand = new Command("align")
-  .description("learn from preferences and rewards: reward models, DPO and its kin, PPO, GRPO, best of n")
+  .description(
+    "learn from demonstrations, preferences and rewards: SFT, reward models, DPO and its kin, PPO, GRPO, best of n",
+  )
+  .addCommand(sftCommand())
   .addCommand(rewardCommand())
   .addCommand(dpoCommand())
   .addCommand(ppoCommand())

@@ -7,8 +7,8 @@ import { type Reporter, colors } from "./terminal.js";
 
 const of = libraryOptions(finetuneChatOptions.shape);
 
-/** Adds the options that conversations have to `finetune`; those that it has already serve for both. */
-export function addChatOptions(command: Command): void {
+/** Adds the options that conversations have to a command; those that `finetune` has already serve for both. */
+export function addChatOptions(command: Command, group = "Conversations (--task chat):"): void {
   const options = [
     of("format", "<layout>", "how the conversations are written", { usual: "told by looking" }),
     of("train", "<part>", "what is learned of a conversation"),
@@ -29,16 +29,21 @@ export function addChatOptions(command: Command): void {
     of("promptInit", "<text>", "what a soft prompt or a prefix begins as", { usual: "random tokens" }),
     of("sampleTokens", "<n>", "most tokens of an answer that an evaluation writes"),
   ];
-  command.optionsGroup("Conversations (--task chat):");
+  command.optionsGroup(group);
   for (const one of options) command.addOption(one);
 }
 
 /** Says how a run on conversations ended, and what to do with it. */
-export function tellChatRun(report: Reporter, out: string, result: FinetuneChatResult): void {
+export function tellChatRun(
+  report: Reporter,
+  out: string,
+  result: FinetuneChatResult,
+  command = "finetune",
+): void {
   const { outcome, step, options, best = NaN } = result;
   if (outcome === "interrupted") {
     report.say(
-      `stopped after step ${step} and saved; continue with: lineage finetune --resume --out ${out}`,
+      `stopped after step ${step} and saved; continue with: lineage ${command} --resume --out ${out}`,
       { ...result },
     );
     return;

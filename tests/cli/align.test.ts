@@ -70,6 +70,38 @@ const align = (method: string, ...args: string[]) =>
 const last = (stdout: string) =>
   JSON.parse(stdout.trim().split("\n").at(-1)!) as { outcome: string; metrics: Record<string, number> };
 
+describe("lineage align sft", () => {
+  it("is finetune --task chat: the same losses, the same words but for its name", async () => {
+    const answer = (animal: string) => ({ instruction: `the ${animal}`, output: "sat on the mat" });
+    writeFileSync(place("alpaca.jsonl"), rows(answer));
+    // Shorter than ChatML, whose marks alone would fill this model's context.
+    writeFileSync(place("short.jinja"), "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}");
+    const data = ["--data", place("alpaca.jsonl"), "--template", place("short.jinja")];
+    const options = [...data, "--steps", "2", "--max-tokens", "128", "--rank", "2"];
+    const sft = await align("sft", ...options, "--out", place("sft"));
+    const chat = await lineage(
+      ...["finetune", "--task", "chat", "--model", place("base"), "--threads", "1", "--json", ...options],
+      ...["--out", place("chat")],
+    );
+    expect(sft.stderr).toBe("");
+    expect(sft.status).toBe(0);
+    const metrics = (run: string) => readFileSync(path.join(place(run), "metrics.jsonl"), "utf8");
+    const losses = (run: string) =>
+      metrics(run)
+        .trim()
+        .split("\n")
+        .map((line) => (JSON.parse(line) as { loss?: number }).loss);
+    expect(losses("sft")).toEqual(losses("chat"));
+    expect(sft.stdout.replaceAll(place("sft"), "OUT").split("\n")[0]).toBe(
+      chat.stdout.replaceAll(place("chat"), "OUT").split("\n")[0],
+    );
+    const resumed = await lineage("align", "sft", "--resume", "--out", place("sft"), "--json");
+    expect(resumed.status).toBe(0);
+    const nothing = await lineage("align", "sft", "--model", place("base"));
+    expect(nothing.stderr).toMatch(/align sft needs --data, such as --data FILE/);
+  });
+});
+
 describe("lineage align dpo", () => {
   it.each(["dpo", "ipo", "hinge", "robust", "simpo", "cpo", "orpo"])("learns pairs by %s", async (loss) => {
     const out = place(`dpo-${loss}`);
