@@ -5,10 +5,12 @@ import { nextTokenObjective } from "../src/objectives/index.js";
 import { type Tokenizer, trainByteLevelBpe } from "../src/tokenizers/index.js";
 import { type Curve, Trainer, adamW, evaluate, schedule } from "../src/training/index.js";
 
-export interface StoryTokens {
-  readonly tokenizer: Tokenizer;
+export interface SplitTokens {
   readonly training: Tokens;
   readonly heldOut: Tokens;
+}
+export interface StoryTokens extends SplitTokens {
+  readonly tokenizer: Tokenizer;
 }
 
 /** The embedded stories as tokens that byte-level BPE learns from them; the last of them held out. */
@@ -25,7 +27,7 @@ export interface DecoderTraining {
   readonly label: string;
   readonly model: CausalLm;
   readonly weights: Weights;
-  readonly tokens: StoryTokens;
+  readonly tokens: SplitTokens;
   readonly batchSize: number;
   readonly sequenceLength: number;
   readonly steps: number;
@@ -40,7 +42,7 @@ export async function trainDecoder(run: DecoderTraining): Promise<Curve & { read
   using trainer = await Trainer.create({
     objective,
     weights,
-    source: new DataLoader(tokens.training, { ...rows, seed: 1 }, "the stories"),
+    source: new DataLoader(tokens.training, { ...rows, seed: 1 }, "the text"),
     optimizer: (all, gradients) => adamW(all, gradients, { betas: [0.9, 0.99], weightDecay: 0.1 }),
     schedule: schedule("cosine", {
       learningRate,

@@ -59,7 +59,7 @@ await saveModel(folders["from scratch"], { system: systems.gpt1, model, weights,
 const steps = setup.pretrainingSteps;
 const pretraining = await trainDecoder({
   ...{ label: "pretraining", model, weights, steps },
-  tokens: { tokenizer, training: tokensOf(train), heldOut: tokensOf(dev) },
+  tokens: { training: tokensOf(train), heldOut: tokensOf(dev) },
   ...{ batchSize: smoke ? 4 : 32, sequenceLength: 64, learningRate: 1e-3 },
   evalEvery: Math.max(1, Math.round(steps / 10)),
 });

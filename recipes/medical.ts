@@ -138,7 +138,7 @@ export async function instructed(
     label: "instruction tuning",
     model,
     weights,
-    tokens: { tokenizer, training: ids.subarray(0, split), heldOut: ids.subarray(split) },
+    tokens: { training: ids.subarray(0, split), heldOut: ids.subarray(split) },
     batchSize: 8,
     sequenceLength: 128,
     steps: smoke ? 6 : Math.round(250 * scale),

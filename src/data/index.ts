@@ -9,6 +9,7 @@ export {
   layoutNames as conversationLayouts,
 } from "./conversation-layouts.js";
 export * from "./corpus.js";
+export * from "./documents.js";
 export * from "./example-source.js";
 export * from "./examples.js";
 export * from "./ghost-attention.js";

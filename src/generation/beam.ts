@@ -2,7 +2,7 @@ import { LineageError } from "../base/errors.js";
 import type { Decoder, Scores } from "./decoder.js";
 import type { Prompt } from "./model.js";
 import { GenerationQueue } from "./queue.js";
-import { type RuleOptions, allowedAfter } from "./rules.js";
+import { type RuleOptions, allowedAfter, countBanned, mayCome } from "./rules.js";
 import { type SamplingOptions, penalize, penalizesNothing } from "./sampling.js";
 import { type NextRun, Writing, type WritingRequest } from "./writing.js";
 
@@ -79,7 +79,7 @@ export class BeamSearch extends Writing {
 
   constructor(
     override readonly request: BeamRequest,
-    private readonly decoder: Pick<Decoder, "beams" | "capacity" | "ranked" | "whole">,
+    private readonly decoder: Pick<Decoder, "beams" | "capacity" | "ranked" | "vocabSize" | "whole">,
   ) {
     super(request, decoder);
     const { maxNewTokens, numBeams = decoder.beams, numReturned = 1 } = request;
@@ -134,8 +134,9 @@ export class BeamSearch extends Writing {
   /** Whether the likeliest tokens alone are enough to go on by. */
   private ranksSuffice(): boolean {
     if (!penalizesNothing(this.request)) return false;
-    const most = Math.max(...this.running.map(({ ids }) => this.allowedAfter(ids).banned.size));
-    return this.candidates + most <= this.decoder.ranked;
+    const { ranked, vocabSize } = this.decoder;
+    const most = Math.max(...this.running.map(({ ids }) => countBanned(this.allowedAfter(ids), vocabSize)));
+    return this.candidates + most <= ranked;
   }
 
   private allowedAfter(ids: readonly number[]) {
@@ -203,18 +204,18 @@ export class BeamSearch extends Writing {
       return true;
     };
     for (const from of this.running) {
-      const { forced, banned } = this.allowedAfter(from.ids);
+      const allowed = this.allowedAfter(from.ids);
       const told = scores[from.beam]!;
-      if (forced) for (const token of forced) offer(from, token, from.score);
+      if (allowed.forced) for (const token of allowed.forced) offer(from, token, from.score);
       else if (told instanceof Float32Array) {
         const logProbabilities = logSoftmax(told);
         penalize(logProbabilities, this.ids, from.ids, this.request);
         logProbabilities.forEach((score, token) => {
-          if (!banned.has(token)) offer(from, token, from.score + score);
+          if (mayCome(allowed, token)) offer(from, token, from.score + score);
         });
       } else
         for (const [rank, token] of told.ids.entries())
-          if (!banned.has(token) && !offer(from, token, from.score + told.scores[rank]!)) break;
+          if (mayCome(allowed, token) && !offer(from, token, from.score + told.scores[rank]!)) break;
     }
     return best;
   }

@@ -992,8 +992,8 @@ function lengthOf({ row }: Slot, tokens: readonly (number | undefined)[]): numbe
 /** Cells that caches begin with where they grow. */
 const firstCells = 32;
 
-/** Further ranks that a step tells: tokens that may not come are left out of them. */
-const spareRanks = 24;
+/** Further ranks that a step tells: tokens that may not come are left out of them, such as the 28 that pad T5's embeddings. */
+const spareRanks = 32;
 
 /** Tokens from which on a run of the reader costs less than it saves. */
 const readerPays = 16;

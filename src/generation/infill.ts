@@ -109,7 +109,8 @@ export async function infillText(
     endIds: [...stopIds, ...sentinels.slice(spaced.length, spaced.length + 1)],
     maxGapTokens: Math.min(maxGapTokens, room),
   });
-  const writing = generate(decoder, [ids], { ...options, maxNewTokens, constraints: [order] });
+  const { vocabSize } = tokenizer;
+  const writing = generate(decoder, [ids], { ...options, vocabSize, maxNewTokens, constraints: [order] });
   for await (const { finish } of writing) if (finish !== undefined) break;
   const stream = new StreamDecoder(tokenizer);
   for (const id of ids.slice(0, ids.indexOf(sentinels[0]!))) stream.push(id);

@@ -127,13 +127,14 @@ export function distribution(logits: Float32Array, options: SamplingOptions): Di
 /**
  * What `distribution` gives where the likeliest tokens alone are known, best first: enough of them for the options, which
  * take one of them or the `topK` best.
+ * @param mayCome whether a token may come
  */
 export function rankedDistribution(
   ranked: Ranked,
   options: SamplingOptions,
-  without: ReadonlySet<number>,
+  mayCome: (id: number) => boolean,
 ): Distribution {
-  const places = Array.from(ranked.ids.keys()).filter((place) => !without.has(ranked.ids[place]!));
+  const places = Array.from(ranked.ids.keys()).filter((place) => mayCome(ranked.ids[place]!));
   const { ids, probabilities } = distribution(
     Float32Array.from(places, (place) => ranked.scores[place]!),
     options,

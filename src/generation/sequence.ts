@@ -1,7 +1,7 @@
 import type { Random } from "../base/random.js";
 import type { RunOptions } from "../runtime/types.js";
 import type { Decoder, Scores } from "./decoder.js";
-import { type Allowed, type RuleOptions, allowedAfter, restrictTo } from "./rules.js";
+import { type Allowed, type RuleOptions, allowedAfter, countBanned, mayCome, restrictTo } from "./rules.js";
 import {
   type Distribution,
   type SamplingOptions,
@@ -96,7 +96,7 @@ export class Sequence extends Writing {
 
   constructor(
     override readonly request: SequenceRequest,
-    private readonly decoder: Pick<Decoder, "capacity" | "chunk" | "ranked" | "whole">,
+    private readonly decoder: Pick<Decoder, "capacity" | "chunk" | "ranked" | "vocabSize" | "whole">,
   ) {
     super(request, decoder);
     if ((request.maxNewTokens ?? Infinity) <= 0) this.finish("length");
@@ -130,11 +130,12 @@ export class Sequence extends Writing {
   }
 
   /** Whether the next token can be drawn from the likeliest ones alone. */
-  private ranksSuffice({ forced, banned }: Allowed): boolean {
+  private ranksSuffice(allowed: Allowed): boolean {
     const { request, decoder } = this;
     const { temperature = 1, topK = Infinity, constraint } = request;
     if (constraint || !penalizesNothing(request)) return false;
-    return forced !== undefined || (temperature === 0 ? 1 : topK) + banned.size <= decoder.ranked;
+    const needed = (temperature === 0 ? 1 : topK) + countBanned(allowed, decoder.vocabSize);
+    return allowed.forced !== undefined || needed <= decoder.ranked;
   }
 
   private allowedAfter(generated: readonly number[]): Allowed {
@@ -206,7 +207,7 @@ export class Sequence extends Writing {
     const allowed = (fresh.length === 0 ? this.allowed : undefined) ?? this.allowedAfter(generated);
     if (!(scores instanceof Float32Array)) {
       if (allowed.forced) return evenly(allowed.forced);
-      return rankedDistribution(scores, this.request, allowed.banned);
+      return rankedDistribution(scores, this.request, (id) => mayCome(allowed, id));
     }
     penalize(scores, this.ids, generated, this.request);
     restrictTo(allowed, scores);

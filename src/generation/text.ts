@@ -159,6 +159,7 @@ export class TextStream implements AsyncIterableIterator<string, TextReport> {
     const { tokenizer, stopIds = endOfText(tokenizer) } = this.writer;
     const { seed = 0, stream = 0 } = this.options;
     return this.queue.submit({
+      vocabSize: tokenizer.target.vocabSize,
       ...this.options,
       prompt: this.prompt,
       random: new Random(seed, stream),

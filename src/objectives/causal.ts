@@ -1,4 +1,4 @@
-import { type Dim, equal, sum, unsqueeze } from "../graph/index.js";
+import { type Dim, type Tensor, equal, sum, unsqueeze } from "../graph/index.js";
 import type { ForwardContext } from "../nn/index.js";
 import type { InputSpec, LanguageModel, Objective } from "../training/objective.js";
 
@@ -35,6 +35,12 @@ export function nextTokenObjective(
   };
 }
 
+/** Whether a token may look at another: bool `[batch, 1, sequence, sequence]`, from int32 `[batch, sequence]`. */
+export function withinDocuments(documentIds: Tensor): Tensor {
+  const ids = unsqueeze(documentIds, 1);
+  return equal(unsqueeze(ids, 3), unsqueeze(ids, 2));
+}
+
 /**
  * Next-token prediction on rows of several documents, none of which sees another: the same loss and gradient as with each
  * in a row of its own. Inputs as `PackedLoader` gives them.
@@ -46,10 +52,7 @@ export function packedObjective(model: LanguageModel, options: NextTokenOptions 
     model,
     inputs: { ...next.inputs, positionIds: perToken, documentIds: perToken },
     losses: ({ inputIds, labels, positionIds, documentIds }, context) => {
-      // [batch, 1, sequence, 1] against [batch, 1, 1, sequence].
-      const ids = unsqueeze(documentIds!, 1);
-      const attentionMask = equal(unsqueeze(ids, 3), unsqueeze(ids, 2));
-      const masked = { ...context, positionIds, attentionMask };
+      const masked = { ...context, positionIds, attentionMask: withinDocuments(documentIds!) };
       return { tokens: sum(model.losses(inputIds!, labels!, masked, withZLoss(context, options.zLoss))) };
     },
   };

@@ -212,6 +212,46 @@ export function mixedRow(
   return denoisedRow(Array.from(block.subarray(start, start + length)), denoiser, vocabulary, random);
 }
 
+/**
+ * Rows that hold several documents each as a batch of `packedPrefixObjective` or `packedObjective`: labels as `prefixBatch` gives
+ * them to each of them alone, `positionIds` from 0, and the number of its document for each token, -1 behind the last. Throws
+ * `length` for a row that has more than `sequenceLength` tokens.
+ */
+export function packedPrefixBatch(
+  rows: readonly (readonly PrefixRow[])[],
+  sequenceLength: number,
+  batchSize = rows.length,
+): Batch {
+  const shape = [batchSize, sequenceLength] as const;
+  const size = batchSize * sequenceLength;
+  const [inputIds, positionIds] = [new Int32Array(size), new Int32Array(size)];
+  const labels = new Int32Array(size).fill(ignoredLabel);
+  const documentIds = new Int32Array(size).fill(-1);
+  const prefix = new Uint8Array(size);
+  let tokens = 0;
+  rows.forEach((documents, row) => {
+    let at = row * sequenceLength;
+    documents.forEach(({ ids, prefixLength }, index) => {
+      const end = at + ids.length;
+      if (end > (row + 1) * sequenceLength)
+        throw new LineageError("length", `documents of a row do not fit its ${sequenceLength} tokens`);
+      const first = Math.max(0, prefixLength - 1);
+      inputIds.set(ids, at);
+      labels.set(ids.slice(first + 1), at + first);
+      prefix.fill(1, at, at + prefixLength);
+      documentIds.fill(index, at, end);
+      for (let place = 0; at < end; place++) positionIds[at++] = place;
+      tokens += ids.length - 1 - first;
+    });
+  });
+  const tensors = Object.entries({ inputIds, labels, prefix, positionIds, documentIds });
+  return {
+    tensors: Object.fromEntries(tensors.map(([name, data]) => [name, { data, shape }])),
+    counts: { tokens },
+    tokens: size,
+  };
+}
+
 const ignoredLabel = -100;
 
 /**

@@ -2,7 +2,7 @@ import { LineageError } from "../base/errors.js";
 import { sum } from "../graph/index.js";
 import type { CausalLm } from "../nn/index.js";
 import type { Objective } from "../training/objective.js";
-import { type NextTokenOptions, nextTokenObjective, withZLoss } from "./causal.js";
+import { type NextTokenOptions, nextTokenObjective, withinDocuments, withZLoss } from "./causal.js";
 
 /**
  * A prefix language model: the tokens of a row's prefix see one another both ways, those after it what is before them, and
@@ -25,5 +25,20 @@ export function prefixObjective(model: CausalLm, options: NextTokenOptions = {})
         model.losses(inputIds!, labels!, { ...context, prefix }, withZLoss(context, options.zLoss)),
       ),
     }),
+  };
+}
+
+/**
+ * A prefix language model on rows of several documents, none of which sees another: the same loss and gradient as with each in
+ * a row of its own. Inputs as `packedPrefixBatch` gives them. Throws as `prefixObjective` does.
+ */
+export function packedPrefixObjective(model: CausalLm, options: NextTokenOptions = {}): Objective {
+  const { inputs, losses } = prefixObjective(model, options);
+  const perToken = inputs["inputIds"]!;
+  return {
+    model,
+    inputs: { ...inputs, positionIds: perToken, documentIds: perToken },
+    losses: ({ documentIds, positionIds, ...given }, context) =>
+      losses(given, { ...context, positionIds, attentionMask: withinDocuments(documentIds!) }),
   };
 }

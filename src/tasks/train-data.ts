@@ -7,10 +7,13 @@ import {
   type Batch,
   type Corpus,
   DataLoader,
+  type DocumentOptions,
+  DocumentSource,
   PackedLoader,
   type TokenizedCorpus,
   type Tokens,
   blocksOnce,
+  documentsOnce,
   evaluationBatches,
   markedCorpus,
   mixingRates,
@@ -25,6 +28,7 @@ import {
   denoisingVocabulary,
   isCausal,
   mixedRow,
+  packedPrefixBatch,
   prefixBatch,
 } from "../objectives/index.js";
 import type { Runtime } from "../runtime/types.js";
@@ -153,7 +157,8 @@ export function trainBatches(
   const shape = { batchSize, sequenceLength };
   const [first] = texts as readonly [TokenizedText, ...TokenizedText[]];
   const { name } = first.corpus;
-  if (packing === "documents") {
+  const plain = texts.length === 1 && isCausal(mixture);
+  if (packing === "documents" && plain) {
     const { training, validation } = packedData(first.tokens, tokenizer, sequenceLength, name);
     return {
       source: new PackedLoader(training.pieces, { ...shape, seed, groupOf }, name),
@@ -162,7 +167,7 @@ export function trainBatches(
       statement: `; ${training.documents} documents in ${training.pieces.length} pieces of at most ${sequenceLength} tokens`,
     };
   }
-  if (texts.length === 1 && isCausal(mixture)) {
+  if (plain) {
     const source = new DataLoader(first.tokens.training, { ...shape, seed }, name);
     return {
       source,
@@ -173,6 +178,45 @@ export function trainBatches(
   }
   const rowLength = sequenceLength + 1;
   const vocabulary = denoisingVocabulary(tokenizer, mixture, rowLength);
+  const size = ({ length }: Tokens): number => Math.max(1, length);
+  const rates = mixingRates(
+    texts.map(({ tokens }) => size(tokens.training)),
+    { exponent },
+  );
+  const shares = texts.map(({ language }, part) => `${language} ${(100 * rates[part]!).toFixed(0)}%`);
+  const languages = texts.length > 1 ? `; rows in ${shares.join(", ")}` : "";
+  if (packing === "documents") {
+    const data = texts.map(({ tokens, corpus }) =>
+      packedData(tokens, tokenizer, sequenceLength, corpus.name),
+    );
+    const documents: DocumentOptions<PrefixRow> = {
+      ...{ rowLength: sequenceLength, batchSize, seed },
+      transform: (document, random) => mixedRow(document, mixture, vocabulary, sequenceLength, random),
+      lengthOf: ({ ids }) => ids.length,
+      collate: (rows) => packedPrefixBatch(rows, sequenceLength, batchSize),
+    };
+    // Rates are of tokens: a language with short documents gives more of them.
+    const parts = data.map(({ training }, part) => {
+      const pieces = training.pieces.filter(({ length }) => length > 1);
+      const { tokens, corpus } = texts[part]!;
+      return {
+        documents: pieces,
+        rate: (rates[part]! * pieces.length) / size(tokens.training),
+        name: corpus.name,
+      };
+    });
+    const count = data.reduce((sum, { training }) => sum + training.documents, 0);
+    return {
+      source: new DocumentSource(parts, documents),
+      heldOut: () =>
+        documentsOnce(
+          data.flatMap(({ validation }) => validation.pieces.filter(({ length }) => length > 1)),
+          documents,
+        ),
+      droppedTokens: 0,
+      statement: `; ${count} documents, each with an objective of its own${languages}`,
+    };
+  }
   const blocks: BlockOptions<PrefixRow> = {
     blockLength: rowLength,
     batchSize,
@@ -180,11 +224,6 @@ export function trainBatches(
     transform: (block, random) => mixedRow(block, mixture, vocabulary, rowLength, random),
     collate: (rows) => prefixBatch(rows, sequenceLength, batchSize),
   };
-  const size = ({ length }: Tokens): number => Math.max(1, length);
-  const rates = mixingRates(
-    texts.map(({ tokens }) => size(tokens.training)),
-    { exponent },
-  );
   const source = new BlockSource(
     texts.map(({ tokens, corpus }, part) => ({
       tokens: tokens.training,
@@ -193,7 +232,6 @@ export function trainBatches(
     })),
     blocks,
   );
-  const languages = texts.map(({ language }, part) => `${language} ${(100 * rates[part]!).toFixed(0)}%`);
   return {
     source,
     heldOut: () =>
@@ -202,6 +240,6 @@ export function trainBatches(
         blocks,
       ),
     droppedTokens: source.droppedTokens,
-    statement: texts.length > 1 ? `; rows in ${languages.join(", ")}` : "",
+    statement: languages,
   };
 }

@@ -27,8 +27,8 @@ export const trainOptions = z.object({
   sizes: z.record(z.string(), z.unknown()).default({}),
   /** `bpe`: the system's own, learned from the text; `characters`; or a folder with a tokenizer. */
   tokenizer: z.string().default("bpe"),
-  /** Tokens that the tokenizer learns. */
-  vocabSize: z.int().min(258).default(4096),
+  /** Tokens that the tokenizer learns. One of bytes needs 257, one of characters as many as the text has. */
+  vocabSize: z.int().min(64).default(4096),
   /** Rows are blocks of one long run of tokens, or hold whole documents, none of which sees another. */
   packing: z.enum(["blocks", "documents"]).default("blocks"),
   /** Worker threads that share the micro-batches of a step out. Default: none. */

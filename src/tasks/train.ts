@@ -12,6 +12,7 @@ import {
   mixtureOf,
   nextTokenObjective,
   packedObjective,
+  packedPrefixObjective,
   prefixObjective,
   withAdapter,
 } from "../objectives/index.js";
@@ -150,11 +151,6 @@ async function run(
   stepsOf(options);
   const mixture = mixtureOf(options.objective);
   const { texts, markers, statement: marked } = await trainTexts(options);
-  if (options.packing === "documents" && (texts.length > 1 || !isCausal(mixture)))
-    throw new LineageError(
-      "argument",
-      "--packing documents is for one text and the causal objective; leave it out",
-    );
   if (marked !== undefined) onMessage?.(`control tokens: ${marked}`, { markers });
   const needs: Asked = { mixture, markers };
   using base = asked ? undefined : await openBase(runtime, options.base!, out, options, needs);
@@ -350,8 +346,10 @@ function objectiveOf(
   sequenceLength: number,
 ): Objective {
   const chosen = { batchSize: batch, sequenceLength, zLoss };
-  if (!isCausal(mixtureOf(objective))) return prefixObjective(model, chosen);
-  return packing === "documents" ? packedObjective(model, chosen) : nextTokenObjective(model, chosen);
+  const packed = packing === "documents";
+  if (!isCausal(mixtureOf(objective)))
+    return packed ? packedPrefixObjective(model, chosen) : prefixObjective(model, chosen);
+  return packed ? packedObjective(model, chosen) : nextTokenObjective(model, chosen);
 }
 
 /** What a person chose of a model, small sizes where nothing was, and what a system's own options are for such a model. */

@@ -10,13 +10,19 @@ const wordPattern = /'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|
 
 /**
  * Learns a byte-level BPE, Sennrich et al. 2016 over bytes as in Radford et al. 2019: `size` tokens at most, the 256 bytes
- * first, then the merges in the order in which they were learned. Throws `data` for an empty text.
+ * first, then the merges in the order in which they were learned. Throws `data` for an empty text, `argument` for a size that
+ * cannot hold the bytes.
  */
 export function learnByteLevelBpe(
   documents: Iterable<string>,
   size: number,
 ): { tokens: string[]; merges: string[] } {
   const alphabet = [...byteOfCharacter.keys()].sort();
+  if (size < alphabet.length)
+    throw new LineageError(
+      "argument",
+      `a byte-level vocabulary holds the ${alphabet.length} bytes, and has room for ${size} tokens besides its special ones; make it at least ${alphabet.length - size} larger`,
+    );
   const counts = countWords(documents, (document) => document.match(wordPattern) ?? []);
   if (counts.size === 0) throw new LineageError("data", "there is no text to train a tokenizer on");
   const words = Array.from(counts, ([word, count]) => ({

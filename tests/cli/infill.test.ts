@@ -16,6 +16,7 @@ const texts = [...stories({ seed: 1, count: 40 })];
 
 beforeAll(async () => {
   writeFileSync(at("text.txt"), texts.join("\n\n"));
+  writeFileSync(at("documents.txt"), texts.join("</s>"));
   const rows = texts.map((text, index) => JSON.stringify({ text, tone: index % 2 === 0 ? "calm" : "wild" }));
   writeFileSync(at("marked.jsonl"), rows.join("\n"));
   const train = ["train", "--model", "palm", "--data", at("text.txt"), "--out", at("causal"), ...small];
@@ -23,6 +24,33 @@ beforeAll(async () => {
 });
 
 describe("a causal model that goes on under UL2R, on the command line", () => {
+  it("learns from documents that each have an objective of their own, and goes on", async () => {
+    const documents = [
+      "--data",
+      at("documents.txt"),
+      "--packing",
+      "documents",
+      "--objective",
+      "ul2r",
+      ...few,
+    ];
+    const run = [
+      "train",
+      "--base",
+      at("causal"),
+      ...documents,
+      "--out",
+      at("documents"),
+      "--eval-every",
+      "1",
+    ];
+    const result = await lineage(...run);
+    expect(result).toMatchObject({ status: 0 });
+    expect(result.stderr).toMatch(/\d+ documents, each with an objective of its own/);
+    const further = await lineage("train", "--resume", "--out", at("documents"));
+    expect(further).toMatchObject({ status: 0 });
+  });
+
   it("fills gaps, in words and for programs", async () => {
     const further = [
       "train",

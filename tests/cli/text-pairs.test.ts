@@ -19,6 +19,17 @@ const at = (name: string) => path.join(root, name);
 const small = ["--hidden", "16", "--layers", "1", "--heads", "2", "--context", "32", "--threads", "1"];
 
 describe("pairs of texts on the command line", () => {
+  it.each([
+    ["t5", 0, "holds the best checkpoint"],
+    ["transformer", 1, "holds the 256 bytes"],
+  ])("lets the tokenizer of %s say how small a vocabulary may be", async (model, status, said) => {
+    const files = ["--data", at("train.de"), "--targets", at("train.en"), "--vocab-size", "140"];
+    const run = ["--steps", "1", "--eval-rows", "1", "--samples", "0", "--out", at(`small-${model}`)];
+    const result = await lineage("train", "--model", model, ...files, ...small, ...run);
+    expect(result.stderr).toContain(said);
+    expect(result.status).toBe(status);
+  });
+
   it("trains a Transformer from two files, goes on with it, and fine-tunes what came out", async () => {
     const files = ["--data", at("train.de"), "--targets", at("train.en")];
     const out = at("run");

@@ -4,14 +4,17 @@ import { Random } from "../../src/base/random.js";
 import {
   Decoder,
   StopStrings,
+  beamSearch,
   distribution,
   generate,
+  generateText,
   penalize,
   sample,
 } from "../../src/generation/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
+import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
 
 const runtime = createRuntime();
 const model = new Gpt2(
@@ -103,6 +106,52 @@ describe("generation", () => {
     await tokens.next();
     controller.abort(new Error("enough"));
     await expect(tokens.next()).rejects.toThrow("enough");
+  });
+});
+
+describe("a model whose embeddings are padded", () => {
+  const tokenizer = trainByteLevelBpe(["the moon and the sun and the stars"], { vocabSize: 270 });
+  const known = tokenizer.vocabSize;
+  const create = (vocabSize: number) => {
+    const sizes = { hiddenSize: 48, numLayers: 1, numHeads: 3, contextLength: 64, initializerRange: 0.3 };
+    return new Gpt2(gpt2Config({ ...sizes, vocabSize }));
+  };
+  const [padded, cut] = [create(known + 90), create(known)];
+  const paddedWeights = Weights.initialize(runtime, padded, 4);
+  const cutWeights = Weights.initialize(runtime, cut, 1);
+  for (const [name, tensor] of Object.entries(cutWeights.tensors)) {
+    const values = tensor.view();
+    values.set(paddedWeights.tensors[name]!.view().subarray(0, values.length));
+  }
+
+  it.each([
+    { temperature: 0 },
+    { temperature: 3, seed: 1 },
+    { temperature: 3, topK: 200, seed: 2 },
+    { temperature: 2, topP: 0.9, seed: 3 },
+    { temperature: 3, repetitionPenalty: 1.3, seed: 4 },
+  ])("writes what it writes without the padding (%o)", async (options) => {
+    const textOf = async (model: Gpt2, weights: Weights): Promise<string> => {
+      using decoder = await Decoder.create({ model, weights });
+      const written = generateText({ decoder, tokenizer, stopIds: [] }, "the moon", {
+        maxNewTokens: 40,
+        ...options,
+      });
+      return (await written.all()).text;
+    };
+    expect(await textOf(padded, paddedWeights)).toBe(await textOf(cut, cutWeights));
+  });
+
+  it.each([known + 80, known])("follows beams of the %i tokens alone", async (vocabSize) => {
+    using decoder = await Decoder.create({ model: padded, weights: paddedWeights, beams: 3 });
+    const search = (options = {}) =>
+      beamSearch(decoder, [1, 2, 3], { maxNewTokens: 20, numReturned: 3, vocabSize, ...options });
+    const found = await search();
+    expect(Math.max(...found.flatMap(({ ids }) => ids))).toBeLessThan(vocabSize);
+    // A bias, even of nothing, needs all logits instead of the likeliest tokens.
+    expect((await search({ logitBias: { 0: 0 } })).map(({ ids }) => ids)).toEqual(
+      found.map(({ ids }) => ids),
+    );
   });
 });
 

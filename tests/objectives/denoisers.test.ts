@@ -1,5 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { Random } from "../../src/base/random.js";
+import { DocumentSource, type Tokens, documentsOnce } from "../../src/data/index.js";
+import { Gpt2, Palm, gpt2Config, palmConfig } from "../../src/models/index.js";
+import { Weights } from "../../src/nn/index.js";
 import {
   type Denoiser,
   denoisedRow,
@@ -8,11 +11,16 @@ import {
   isCausal,
   mixedRow,
   mixtureOf,
+  packedPrefixBatch,
+  packedPrefixObjective,
   prefixBatch,
+  prefixObjective,
   textLength,
   ul2Mixture,
   ul2rMixture,
 } from "../../src/objectives/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
+import { EvaluationStep } from "../../src/training/index.js";
 import {
   characterTokenizer,
   sentinelsOf,
@@ -191,6 +199,90 @@ describe("a batch of a prefix language model", () => {
     ]);
     expect(batch.counts).toEqual({ tokens: 5 });
     expect(() => prefixBatch([{ ids: [1, 2, 3, 4], prefixLength: 1 }], 2)).toThrow("does not fit");
+  });
+});
+
+describe("rows of several documents with a prefix each", () => {
+  const documents = [9, 30, 4, 21, 2, 17, 12, 40, 3, 5].map(text).map((ids) => Int32Array.from(ids));
+  const options = {
+    ...{ rowLength: 48, batchSize: 2, seed: 3 },
+    transform: (document: Tokens, random: Random) => mixedRow(document, ul2rMixture, vocabulary, 48, random),
+    lengthOf: ({ ids }: { readonly ids: readonly number[] }) => ids.length,
+  };
+  const sizes = { hiddenSize: 32, numLayers: 2, numHeads: 2, contextLength: 48, prefixLm: true };
+  const vocabSize = tokenizer.vocabSize;
+
+  it.each([
+    ["PaLM", new Palm(palmConfig({ ...sizes, vocabSize }))],
+    ["GPT-2", new Gpt2(gpt2Config({ ...sizes, vocabSize, initializerRange: 0.3 }))],
+  ])("have the loss that %s has with each in a row of its own", async (_, model) => {
+    const runtime = createRuntime({ threads: 1 });
+    using weights = Weights.initialize(runtime, model, 1);
+    using packed = await EvaluationStep.create(packedPrefixObjective(model), weights);
+    using alone = await EvaluationStep.create(prefixObjective(model), weights);
+    const source = new DocumentSource([{ documents, rate: 1, name: "text" }], {
+      ...options,
+      collate: (rows) => {
+        expect(rows.map(({ length }) => length)).not.toContain(0);
+        singles = rows.flat();
+        return packedPrefixBatch(rows, 48);
+      },
+    });
+    let singles: readonly { ids: readonly number[]; prefixLength: number }[] = [];
+    for (let time = 0; time < 3; time++) {
+      const batch = source.next();
+      expect(singles.length).toBeGreaterThan(2);
+      const together = await packed.run(batch);
+      let sum = 0;
+      for (const row of singles) sum += (await alone.run(prefixBatch([row], 48))).tokens!;
+      expect(together.tokens! / sum).toBeCloseTo(1, 5);
+      expect(batch.counts["tokens"]).toBe(
+        singles.reduce((total, row) => total + prefixBatch([row], 48).counts["tokens"]!, 0),
+      );
+    }
+  });
+
+  it("give each document once before any comes again, and go on from a place", () => {
+    const own = { ...options, transform: (ids: Tokens) => ids, lengthOf: (ids: Tokens) => ids.length };
+    const seen: number[] = [];
+    const make = () =>
+      new DocumentSource([{ documents, rate: 1, name: "text" }], {
+        ...own,
+        collate: (rows: readonly (readonly Tokens[])[]) => {
+          for (const row of rows) {
+            expect(row.reduce((sum, { length }) => sum + length, 0)).toBeLessThanOrEqual(48);
+            seen.push(...row.map(({ length }) => length));
+          }
+          return packedPrefixBatch(
+            rows.map((row) => row.map((ids) => ({ ids: [...ids], prefixLength: 0 }))),
+            48,
+          );
+        },
+      });
+    const source = make();
+    while (seen.length < 2 * documents.length) source.next();
+    const lengths = documents.map(({ length }) => length).sort();
+    expect(seen.slice(0, documents.length).sort()).toEqual(lengths);
+    expect(seen.slice(documents.length, 2 * documents.length).sort()).toEqual(lengths);
+    const { state } = source;
+    const next = source.next();
+    const again = make();
+    again.restore(state);
+    expect(again.next()).toEqual(next);
+    expect(() => {
+      again.restore({ pieces: 1, drawn: [1, 2] });
+    }).toThrow("is not a place in these documents");
+    seen.length = 0;
+    Array.from(
+      documentsOnce(documents, {
+        ...own,
+        collate: (rows: readonly (readonly Tokens[])[]) => {
+          seen.push(...rows.flat().map(({ length }) => length));
+          return next;
+        },
+      }),
+    );
+    expect(seen).toEqual(documents.map(({ length }) => length));
   });
 });
 
