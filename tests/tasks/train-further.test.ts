@@ -190,7 +190,7 @@ describe("objectives of a model from nothing", () => {
 
   it.each([
     [{ objective: "ul3" }, "the objective"],
-    [{ objective: "prefix", packing: "documents" as const }, "--packing documents"],
+    [{ objective: "prefix", packing: "documents" as const }, "is one document"],
     [{ data: ["x.txt", "y.txt"] }, "names no language"],
     [{ data: ["en=x.txt", "en=y.txt"] }, "names the language en twice"],
   ])("are refused in plain words: %j", async (more, message) => {
