@@ -26,6 +26,7 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   blocks: { python: false },
   llama: { python: false },
   slots: { python: false },
+  adapters: { python: false },
   evaluation: { python: true },
 };
 

@@ -1,3 +1,4 @@
+export * from "./adapter-bank.js";
 export * from "./adapter.js";
 export * from "./checkpoint.js";
 export * from "./compare.js";

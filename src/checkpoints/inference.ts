@@ -48,6 +48,7 @@ import {
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
 import { type SystemConfig, encoderDecoderOf, languageModelOf } from "../models/index.js";
+import { loadAdapters } from "./adapter-bank.js";
 import { loadAdapter, mergeAdapter } from "./adapter.js";
 import type { DecoderCheckpoint, EncoderDecoderCheckpoint, LoadOptions } from "./checkpoint.js";
 import { type Described, readFolder } from "./folder.js";
@@ -67,7 +68,12 @@ export interface InferenceCheckpoint extends DecoderCheckpoint<ModelWeights>, Ke
 /** An encoder-decoder that is only run. */
 export interface InferenceEncoderDecoder extends EncoderDecoderCheckpoint<ModelWeights>, Kept {}
 
+/** The tokenizer and the ends of a text that an adapter brings, where it was trained with others than its base's. */
+export type AdapterWords = Partial<Pick<DecoderCheckpoint, "tokenizer" | "stopIds">>;
+
 interface Kept {
+  /** Adapters that texts choose from, by name, each with what it brings. */
+  readonly adapters?: ReadonlyMap<string, AdapterWords> | undefined;
   /** Settles when what was made of the weights is kept for the next load, or cannot be; it never rejects. */
   readonly kept?: Promise<void> | undefined;
 }
@@ -93,6 +99,11 @@ export interface InferenceOptions extends LoadOptions {
   readonly adapter?: string | undefined;
   /** Adds the adapter to the matrices, in float32, instead. */
   readonly mergeAdapter?: boolean | undefined;
+  /**
+   * Folders of several LoRA adapters by the names that texts choose by: each text of a decoder has one of them, or none. They
+   * need not have one rank or the same layers.
+   */
+  readonly adapters?: Readonly<Record<string, string>> | undefined;
 }
 
 /** How one parameter lies in a file. */
@@ -125,13 +136,28 @@ export async function loadForInference(
   source: string,
   { kind = "decoder", ...options }: InferenceOptions & { readonly kind?: keyof InferenceOfKind } = {},
 ): Promise<InferenceCheckpoint | InferenceEncoderDecoder> {
-  const { adapter, mergeAdapter: merges } = options;
+  const { adapter, adapters, mergeAdapter: merges } = options;
+  if (adapters && (adapter !== undefined || merges))
+    throw new LineageError(
+      "argument",
+      `${merges ? "one adapter can be merged, and texts then have no choice" : "give one adapter, or several by name"}; leave out adapters or ${merges ? "mergeAdapter" : "adapter"}`,
+    );
   if (merges && adapter === undefined)
     throw new LineageError("argument", "there is no adapter to merge: name its folder");
   const loaded = await loadBase(runtime, source, kind, options);
-  if (adapter === undefined) return loaded;
+  if (adapter === undefined && !adapters) return loaded;
   try {
-    const words = await adapterWords(adapter, loaded.model.config.vocabSize, options.warn);
+    const { vocabSize } = loaded.model.config;
+    if (adapters) {
+      const folders = new Map(Object.entries(adapters));
+      const words = new Map<string, AdapterWords>();
+      for (const [name, folder] of folders)
+        words.set(name, await adapterWords(folder, vocabSize, options.warn));
+      const { weights } = await loadAdapters(folders, loaded);
+      return { ...loaded, weights, adapters: words };
+    }
+    if (adapter === undefined) return loaded;
+    const words = await adapterWords(adapter, vocabSize, options.warn);
     const adapted = await loadAdapter(adapter, loaded);
     return { ...loaded, ...words, weights: merges ? mergeAdapter(adapted) : adapted.weights };
   } catch (error) {
@@ -145,7 +171,7 @@ async function adapterWords(
   folder: string,
   vocabSize: number,
   warn: LoadOptions["warn"],
-): Promise<Partial<Pick<DecoderCheckpoint, "tokenizer" | "stopIds">>> {
+): Promise<AdapterWords> {
   if (!existsSync(path.join(folder, "tokenizer_config.json"))) return {};
   const tokenizer = await loadTokenizer(folder);
   for (const warning of tokenizer.warnings) (warn ?? emitWarning)(warning);

@@ -10,6 +10,8 @@ export interface BeamOptions
   extends
     RuleOptions,
     Pick<SamplingOptions, "repetitionPenalty" | "frequencyPenalty" | "presencePenalty" | "logitBias"> {
+  /** Which of the model's adapters (`loadAdapters`) writes. Default: none, so the base alone. */
+  readonly adapter?: string | undefined;
   /** Tokens to write at most. */
   readonly maxNewTokens: number;
   /** Texts that are followed side by side; at most the beams of the decoder's slots, which is the default. */

@@ -3,14 +3,17 @@ import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
 import { Random } from "../base/random.js";
 import {
+  type AdapterBank,
   CausalLm,
   EncoderDecoder,
   type WeightSet,
+  bankOf,
   cacheWindow,
   keyValueShape,
   layerWindow,
   rotaryReach,
   scaledContext,
+  unknownAdapter,
 } from "../nn/index.js";
 import type { RunOptions } from "../runtime/types.js";
 import { type CacheGroup, type CacheType, KeyValueBuffers } from "./cache.js";
@@ -52,6 +55,12 @@ export interface DecoderOptions {
   readonly branching?: boolean | undefined;
   /** Tokens whose keys and values tell the range of an int8 cache. Default: 256 of the vocabulary at random. */
   readonly calibration?: readonly number[] | undefined;
+}
+
+/** What a slot is opened for besides a prompt. */
+export interface OpenOptions {
+  /** Which of the model's adapters (`loadAdapters`) computes what the slot holds. Default: none, so the base alone. */
+  readonly adapter?: string | undefined;
 }
 
 /** What a slot takes in a step. */
@@ -110,6 +119,10 @@ export interface WholePrompt {
  * token sees its last one, and only for the same prompt what a slot holds is kept. What follows is written, and `extend`
  * reads it, from left to right.
  *
+ * Where a model has several adapters beside it (`loadAdapters`), a slot is opened with the name of one, or with none. Slots of
+ * different adapters run in one batch, and each gives what it gives alone. What a slot has read with one adapter never serves
+ * a text of another.
+ *
  * A slot of several beams follows several continuations of its prompt (`beamSearch`). They share the source; of a beam that
  * goes on from another one only the tokens after their common beginning are copied.
  */
@@ -145,6 +158,7 @@ export class Decoder implements Disposable {
       readonly branching: boolean;
       /** Keys that some layer looks back on at most. */
       readonly narrowest: number;
+      readonly bank: AdapterBank | undefined;
     },
   ) {
     const windows = caches.map(({ window }) => window);
@@ -204,6 +218,7 @@ export class Decoder implements Disposable {
     });
     const headChannels = planned[0]!.shape[3];
     const lead = leadOf(model, weights, headChannels, cacheType);
+    const bank = bankOf(model);
     if (lead.ids.length > 0 && isPrefixLm(model))
       throw new LineageError(
         "unsupported",
@@ -250,7 +265,7 @@ export class Decoder implements Disposable {
       buffers: new KeyValueBuffers(weights.runtime, layers, shape, cacheType),
     }));
     const memory = ofSource
-      ? new SourceMemory(weights.runtime, model, programs.encoder!, weights.tensors, slots, () => {
+      ? new SourceMemory(weights.runtime, model, programs.encoder!, weights.tensors, slots, bank, () => {
           runs.unbind();
         })
       : undefined;
@@ -264,6 +279,7 @@ export class Decoder implements Disposable {
         ranked,
         capacity: Math.max(capacity, planned[0]!.cells),
         biasSize: branching ? prefillChunk * planned[0]!.cells : undefined,
+        bank,
       },
       memory,
     );
@@ -279,6 +295,7 @@ export class Decoder implements Disposable {
       lead,
       headSize: model instanceof CausalLm ? keyValueShape(model.config).headSize : headChannels,
       branching,
+      bank,
       narrowest: (model instanceof EncoderDecoder ? undefined : model.config.slidingWindow) ?? Infinity,
       reachOf: (length) => (ofSource ? 0 : rotaryReach(model.config, length)),
     });
@@ -295,6 +312,10 @@ export class Decoder implements Disposable {
   /** Continuations of its prompt that a slot follows. */
   get beams(): number {
     return this.limits.beams;
+  }
+  /** Names of the adapters that a text can have. */
+  get adapters(): readonly string[] {
+    return this.limits.bank?.names ?? [];
   }
   /** Whether prompts have sources. */
   get readsSources(): boolean {
@@ -326,16 +347,20 @@ export class Decoder implements Disposable {
 
   /**
    * Takes a slot: the one that holds most of a prompt's beginning, of equals the one that was closed first. Throws
-   * `argument` when all are taken.
+   * `argument` when all are taken, and for an adapter that is not there.
    */
-  open(prompt: Prompt = []): Slot {
+  open(prompt: Prompt = [], options: OpenOptions = {}): Slot {
     this.checkAlive();
+    const adapter = this.adapterPlace(options);
     const whole = this.whole(prompt);
     const { source } = whole;
     const ids = this.led(whole.ids);
     const free = this.rows
       .filter(({ slot }) => !slot)
-      .map((row) => ({ row, common: row.common(ids, this.limits.reachOf(ids.length), source) }))
+      .map((row) => ({
+        row,
+        common: row.adapter === adapter ? row.common(ids, this.limits.reachOf(ids.length), source) : 0,
+      }))
       .sort((a, b) => b.common - a.common || a.row.closedAt - b.row.closedAt);
     if (free.length === 0)
       throw new LineageError(
@@ -344,16 +369,30 @@ export class Decoder implements Disposable {
           ? "the decoder is in use: it has one slot, and that is taken; close it first, or create the decoder with more slots"
           : `all ${this.slots} slots of the decoder are taken; close one first, or create the decoder with more`,
       );
-    return new Slot(free[0]!.row, (row) => (row.closedAt = ++this.closings));
+    const { row } = free[0]!;
+    if (row.adapter !== adapter) {
+      this.empty(row);
+      row.adapter = adapter;
+    }
+    return new Slot(row, (closed) => (closed.closedAt = ++this.closings));
+  }
+
+  /** Throws `argument` for an adapter that is not there. */
+  private adapterPlace({ adapter }: OpenOptions): number | undefined {
+    if (adapter === undefined) return undefined;
+    const { bank } = this.limits;
+    if (!bank) throw unknownAdapter(adapter, []);
+    return bank.placeOf(adapter);
   }
 
   /** Forgets what closed slots held. */
   forget(): void {
-    for (const row of this.rows) {
-      if (row.slot) continue;
-      row.truncate(0);
-      this.memory?.forget(row.place);
-    }
+    for (const row of this.rows) if (!row.slot) this.empty(row);
+  }
+
+  private empty(row: Row): void {
+    row.truncate(0);
+    this.memory?.forget(row.place);
   }
 
   /**
@@ -381,7 +420,10 @@ export class Decoder implements Disposable {
       for (const { slot, ids, source } of requests)
         slot.reused = Math.max(0, this.reuse(slot.row, this.led(ids), source) - lead);
       if (!this.memory) return;
-      const readings = requests.map(({ slot: { row }, source }) => ({ place: row.place, source: source! }));
+      const readings = requests.map(({ slot: { row }, source }) => ({
+        ...{ place: row.place, adapter: row.adapter },
+        source: source!,
+      }));
       const open = new Set(this.rows.flatMap(({ slot, place }) => (slot ? [place] : [])));
       for (const { place } of readings) open.delete(place);
       await this.memory.read(readings, (place) => open.has(place), options);
@@ -484,6 +526,7 @@ export class Decoder implements Disposable {
           for (const [group, { lastPosition }] of feed.cells.entries())
             lastPosition[line] = length - (row.starts[group] ?? 0);
           feed.length[line] = BigInt(length + 1);
+          feed.adapt(line, row.adapter);
         }
       }
       for (const { lastPosition, totalLength } of feed.cells) totalLength[0] = 1 + Math.max(...lastPosition);
@@ -568,6 +611,7 @@ export class Decoder implements Disposable {
       const total = held + ids.length;
       this.makeRoom(row, total);
       const feed = this.runs.rowFeed(ids.length, wanted.length);
+      feed.adapt(0, row.adapter);
       feed.inputIds.set(ids);
       for (const [index, depth] of depths.entries()) feed.positionIds[index] = BigInt(held + depth - 1);
       for (const [index, token] of wanted.entries()) feed.lastRows[index] = BigInt(token);
@@ -725,8 +769,9 @@ export class Decoder implements Disposable {
       : { ids: prompt, source: undefined };
   }
 
-  /** Throws `argument` and `length` for a prompt that no slot can hold. */
-  checkPrompt(prompt: Prompt): void {
+  /** Throws `argument` and `length` for a prompt that no slot can hold, or an adapter that is not there. */
+  checkPrompt(prompt: Prompt, options: OpenOptions = {}): void {
+    this.adapterPlace(options);
     const { ids, source } = this.whole(prompt);
     if ((source !== undefined) !== this.readsSources)
       throw new LineageError(
@@ -770,6 +815,7 @@ export class Decoder implements Disposable {
     const reach = reachOf(prompt.length);
     let [source, most] = [row, 0];
     for (const other of [row, ...this.rows]) {
+      if (other.adapter !== row.adapter) continue;
       const common = other.common(prompt, reach, text);
       const whole = common === prompt.length && other.prompt?.length === common;
       // A last token alone would be added up otherwise than with others before it.
@@ -862,6 +908,7 @@ export class Decoder implements Disposable {
       const part = tokens.slice(held, held + size);
       this.makeRoom(row, held + size);
       const feed = this.runs.rowFeed(size, size === rest ? Math.max(wanted, 1) : 1);
+      feed.adapt(0, row.adapter);
       feed.inputIds.set(part);
       for (let i = 0; i < size; i++) feed.positionIds[i] = BigInt(held + i);
       const given = feed.lastRows.length;
@@ -1001,7 +1048,7 @@ const readerPays = 16;
 /** Tokens of one run of the reader: what it writes between two products then stays in the processor's caches. */
 const readerChunk = 128;
 
-/** The scales of an int8 cache, from a float32 one that has read some tokens. */
+/** The scales of an int8 cache, from a float32 one that has read some tokens, with each adapter and with none. */
 async function measureScales(
   { model, weights, calibration }: DecoderOptions & { readonly model: CausalModel },
   capacity: number,
@@ -1011,7 +1058,12 @@ async function measureScales(
     calibration?.slice(0, capacity) ??
     Array.from({ length: Math.min(256, capacity) }, () => random.integer(model.config.vocabSize));
   using decoder = await Decoder.create({ model, weights, capacity: tokens.length });
-  const slot = decoder.open();
-  await decoder.read(slot, tokens);
-  return decoder.scales(slot, model.config.headSize);
+  const scales: Record<string, Float32Array> = {};
+  for (const adapter of [undefined, ...decoder.adapters]) {
+    using slot = decoder.open([], { adapter });
+    await decoder.read(slot, tokens);
+    for (const [name, values] of Object.entries(decoder.scales(slot, model.config.headSize)))
+      scales[name] = scales[name]?.map((value, index) => Math.max(value, values[index]!)) ?? values;
+  }
+  return scales;
 }

@@ -9,6 +9,8 @@ import type { Drafter, SequenceEvent, TokenConstraint } from "./sequence.js";
 
 /** What is asked for besides the prompts; the same for one text and for many. */
 export interface ContinuationOptions extends SamplingOptions, RuleOptions {
+  /** Which of the model's adapters (`loadAdapters`) writes. Default: none, so the base alone. */
+  readonly adapter?: string | undefined;
   /** Tokens to write at most. Default: what the context holds. */
   readonly maxNewTokens?: number | undefined;
   /** The same seed writes the same text. Default 0. */
@@ -29,6 +31,8 @@ export interface GenerateOptions extends ContinuationOptions {
   readonly stream?: number | undefined;
   /** A seed for each row instead, of which it draws from the first stream. */
   readonly seeds?: readonly number[] | undefined;
+  /** An adapter for each row instead; undefined for none. */
+  readonly adapters?: readonly (string | undefined)[] | undefined;
   /** One for each row, applied after penalties and before sampling. */
   readonly constraints?: readonly TokenConstraint[] | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -85,20 +89,22 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken> {
   checkGeneration(options);
-  const { seed = 0, stream = 0, seeds, constraints, ...shared } = options;
-  for (const [name, list] of Object.entries({ seeds, constraints }))
+  const { seed = 0, stream = 0, seeds, constraints, adapters, ...shared } = options;
+  for (const [name, list] of Object.entries({ seeds, constraints, adapters }))
     if (list && list.length !== prompts.length)
       throw new LineageError(
         "argument",
         `${list.length} ${name} were given for ${prompts.length} prompts; each needs its own`,
       );
   const queue = GenerationQueue.of(decoder);
-  for (const prompt of prompts) decoder.checkPrompt(prompt);
+  const adapterOf = (row: number): string | undefined => (adapters ? adapters[row] : shared.adapter);
+  for (const [row, prompt] of prompts.entries()) decoder.checkPrompt(prompt, { adapter: adapterOf(row) });
   const events: GeneratedToken[] = [];
   const sequences = prompts.map((prompt, row) =>
     queue.submit({
       ...shared,
       prompt,
+      adapter: adapterOf(row),
       random: seeds ? new Random(seeds[row]!) : new Random(seed, stream + row),
       constraint: constraints?.[row],
       emit: (event) => events.push({ row, ...event }),

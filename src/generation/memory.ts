@@ -1,6 +1,6 @@
 import { elementCount } from "../base/dtype.js";
 import { requireMemory } from "../base/memory.js";
-import type { EncoderDecoder } from "../nn/index.js";
+import { type AdapterBank, type EncoderDecoder, adapterInput } from "../nn/index.js";
 import type { DeviceTensor, Program, RunOptions, Runtime, Tensors } from "../runtime/types.js";
 import { KeyValueBuffers } from "./cache.js";
 import { decoderLayers } from "./program.js";
@@ -18,6 +18,8 @@ const tokensAtOnce = 2048;
 export interface Reading {
   readonly place: number;
   readonly source: readonly number[];
+  /** The place of the adapter that reads it; undefined for none. */
+  readonly adapter?: number | undefined;
 }
 
 /**
@@ -26,7 +28,7 @@ export interface Reading {
  */
 export class SourceMemory implements Disposable {
   private readonly buffers: KeyValueBuffers;
-  private readonly held: (readonly number[] | undefined)[];
+  private readonly held: (Omit<Reading, "place"> | undefined)[];
   private mask: DeviceTensor<"bool">;
   private readonly masks = new Map<string, DeviceTensor>();
   private readonly layers: readonly number[];
@@ -37,6 +39,7 @@ export class SourceMemory implements Disposable {
     private readonly encoder: Program,
     private readonly weights: Tensors,
     places: number,
+    private readonly bank: AdapterBank | undefined,
     /** Told when the buffers have another size, and what was bound to them is no more. */
     private readonly resized: () => void,
   ) {
@@ -49,7 +52,7 @@ export class SourceMemory implements Disposable {
 
   /** The source of a place. */
   source(place: number): readonly number[] | undefined {
-    return this.held[place];
+    return this.held[place]?.source;
   }
 
   /** What a pass takes of `count` places from `first` on. */
@@ -81,10 +84,10 @@ export class SourceMemory implements Disposable {
     const fresh: Reading[] = [];
     const again: { reading: Reading; of: number }[] = [];
     for (const reading of readings) {
-      const holds = (source: readonly number[] | undefined): boolean =>
-        source !== undefined && sameIds(source, reading.source);
+      const holds = (held: Omit<Reading, "place"> | undefined): boolean =>
+        held !== undefined && held.adapter === reading.adapter && sameIds(held.source, reading.source);
       if (holds(this.held[reading.place])) continue;
-      const of = this.held.findIndex((source, place) => !places.has(place) && holds(source));
+      const of = this.held.findIndex((held, place) => !places.has(place) && holds(held));
       if (of < 0) fresh.push(reading);
       else again.push({ reading, of });
       this.held[reading.place] = undefined;
@@ -100,7 +103,7 @@ export class SourceMemory implements Disposable {
 
   /** Gives the buffers the length that the sources need. */
   private fit(readings: readonly Reading[], keeps: (place: number) => boolean): void {
-    const kept = this.held.map((source, place) => (source && keeps(place) ? source.length : 0));
+    const kept = this.held.map((held, place) => (held && keeps(place) ? held.source.length : 0));
     const needed = roundedUp(Math.max(...kept, ...readings.map(({ source }) => source.length)));
     const { cells } = this.buffers;
     if (needed <= cells && needed > cells / 2) return;
@@ -111,21 +114,21 @@ export class SourceMemory implements Disposable {
       "take fewer slots, or shorter sources",
     );
     this.resized();
-    this.held.forEach((source, place) => {
-      if (source && source.length > needed) this.held[place] = undefined;
+    this.held.forEach((held, place) => {
+      if (held && held.source.length > needed) this.held[place] = undefined;
     });
-    this.buffers.resize(needed, (place) => this.held[place]?.length ?? 0);
+    this.buffers.resize(needed, (place) => this.source(place)?.length ?? 0);
     for (const mask of this.masks.values()) mask.dispose();
     this.masks.clear();
     this.mask.dispose();
     this.mask = this.runtime.createTensor("bool", [places, needed]);
-    this.held.forEach((source, place) => {
-      if (source) this.show(place, source.length);
+    this.held.forEach((held, place) => {
+      if (held) this.show(place, held.source.length);
     });
   }
 
-  private hold({ place, source }: Reading): void {
-    this.held[place] = [...source];
+  private hold({ place, source, adapter }: Reading): void {
+    this.held[place] = { source: [...source], adapter };
     this.show(place, source.length);
   }
 
@@ -147,10 +150,17 @@ export class SourceMemory implements Disposable {
     }
     using inputIds = this.runtime.createTensor("int32", shape, ids);
     using attentionMask = this.runtime.createTensor("bool", shape, mask);
+    using adapters = this.bank && this.runtime.createTensor("float32", [batch.length, 1, this.bank.width]);
+    const rows = adapters?.view();
+    if (rows) for (const [row, { adapter }] of batch.entries()) this.bank?.choose(rows, row, adapter);
     const needed = Object.fromEntries(
       this.encoder.inputs.flatMap(({ name }) => (this.weights[name] ? [[name, this.weights[name]]] : [])),
     );
-    const memory = await this.encoder.run({ ...needed, inputIds, attentionMask }, {}, options);
+    const memory = await this.encoder.run(
+      { ...needed, inputIds, attentionMask, ...(adapters && { [adapterInput]: adapters }) },
+      {},
+      options,
+    );
     try {
       for (const [row, reading] of batch.entries()) {
         this.buffers.write(reading.place, reading.source.length, memory, row);
@@ -168,11 +178,12 @@ export class SourceMemory implements Disposable {
 
   /** Lets two places change what they hold. */
   swap(a: number, b: number): void {
-    const [sourceA, sourceB] = [this.held[a], this.held[b]];
-    this.buffers.swap(a, b, sourceA?.length ?? 0, sourceB?.length ?? 0);
-    [this.held[a], this.held[b]] = [sourceB, sourceA];
-    this.show(a, sourceB?.length ?? 0);
-    this.show(b, sourceA?.length ?? 0);
+    const [heldA, heldB] = [this.held[a], this.held[b]];
+    const [lengthA, lengthB] = [heldA?.source.length ?? 0, heldB?.source.length ?? 0];
+    this.buffers.swap(a, b, lengthA, lengthB);
+    [this.held[a], this.held[b]] = [heldB, heldA];
+    this.show(a, lengthB);
+    this.show(b, lengthA);
   }
 
   dispose(): void {

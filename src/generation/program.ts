@@ -15,7 +15,7 @@ import {
   observing,
   topK,
 } from "../graph/index.js";
-import { EncoderDecoder, type KeysAndValues, type WeightSet, namedParameters } from "../nn/index.js";
+import { EncoderDecoder, type KeysAndValues, type WeightSet, bankOf, namedParameters } from "../nn/index.js";
 import type { Program } from "../runtime/types.js";
 import type { CacheType } from "./cache.js";
 import type { CausalModel, GenerativeModel } from "./model.js";
@@ -155,11 +155,17 @@ function passOfText(model: CausalModel, cache: CacheLayout, bothWays = false): P
   const layers = cachesOf(model, cache, "batch");
   const length = input("length", "int64", ["batch"]);
   return observed((present) =>
-    model.hiddenStates(inputIds, positionIds, {
-      cache: { layers, present, length, bothWays, slots: cache.inPlace ? cache.cells : undefined },
-    }),
+    choosing(model, "batch", () =>
+      model.hiddenStates(inputIds, positionIds, {
+        cache: { layers, present, length, bothWays, slots: cache.inPlace ? cache.cells : undefined },
+      }),
+    ),
   );
 }
+
+/** Lets rows choose adapters in what `write` writes, where the model has several. */
+const choosing = <T>(model: GenerativeModel, rows: Dim, write: () => T): T =>
+  bankOf(model)?.choosing(rows, write) ?? write();
 
 /** The rows of one source stand one after the other: `inputIds` is `[sources, beams, sequence]`. */
 function passOfSource(model: EncoderDecoder, cache: CacheLayout): Pass {
@@ -175,10 +181,12 @@ function passOfSource(model: EncoderDecoder, cache: CacheLayout): Pass {
   const keyPositions = input("keyPositions", "int64", ["total"]);
   const memoryMask = input("memoryMask", "bool", ["sources", "sourceSequence"]);
   return observed((present) =>
-    model.hiddenStates(
-      inputIds.reshape([rows, "sequence"]),
-      { memory, memoryMask },
-      { positionIds, cache: { layers, present, keyPositions } },
+    choosing(model, rows, () =>
+      model.hiddenStates(
+        inputIds.reshape([rows, "sequence"]),
+        { memory, memoryMask },
+        { positionIds, cache: { layers, present, keyPositions } },
+      ),
     ),
   );
 }
@@ -195,12 +203,9 @@ function observed(write: (present: KeysAndValues[]) => Tensor): Pass {
 /** What the layers of the decoder look at in sources. */
 function sourceMemory(model: EncoderDecoder): Record<string, Tensor> {
   const shape = ["sources", "sourceSequence"];
-  const memory = model.remember(
-    model.encode({
-      inputIds: input("inputIds", "int32", shape),
-      attentionMask: input("attentionMask", "bool", shape),
-    }),
-  );
+  const inputIds = input("inputIds", "int32", shape);
+  const attentionMask = input("attentionMask", "bool", shape);
+  const memory = choosing(model, "sources", () => model.remember(model.encode({ inputIds, attentionMask })));
   return Object.fromEntries(
     memory.flatMap(({ key, value }, layer) => [
       [`${layer}.key`, key],

@@ -43,9 +43,9 @@ export class GenerationQueue {
     return this.enter(new BeamSearch(request, this.decoder));
   }
 
-  private check({ prompt }: Pick<SequenceRequest, "prompt">): void {
+  private check({ prompt, adapter }: Pick<SequenceRequest, "prompt" | "adapter">): void {
     this.decoder.checkAlive();
-    this.decoder.checkPrompt(prompt);
+    this.decoder.checkPrompt(prompt, { adapter });
   }
 
   private enter<W extends Writing>(writing: W): W {
@@ -112,7 +112,7 @@ export class GenerationQueue {
     while (this.waiting.length > 0 && (this.decoder.freeSlots > 0 || this.running.length === 0)) {
       const writing = this.waiting.shift()!;
       try {
-        writing.slot = this.decoder.open(writing.request.prompt);
+        writing.slot = this.decoder.open(writing.request.prompt, writing.request);
         this.running.push(writing);
       } catch (error) {
         // Somebody else holds the slots, and none of ours will become free.

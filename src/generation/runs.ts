@@ -1,4 +1,4 @@
-import type { WeightSet } from "../nn/index.js";
+import { type AdapterBank, type WeightSet, adapterInput } from "../nn/index.js";
 import type { Binding, DeviceTensor, Program, RunOptions, Runtime } from "../runtime/types.js";
 import type { CacheGroup } from "./cache.js";
 import type { SourceMemory } from "./memory.js";
@@ -16,6 +16,8 @@ interface RunsOptions {
   readonly capacity: number;
   /** Numbers of the largest bias, of programs that take one. */
   readonly biasSize: number | undefined;
+  /** Adapters that rows choose from. */
+  readonly bank: AdapterBank | undefined;
 }
 
 /** Rows of `beams` beams for each of some slots, `sequence` tokens in each row, and logits of `rows` of these tokens. */
@@ -37,6 +39,8 @@ export class Feed implements Disposable {
   readonly lastRows: BigInt64Array;
   /** `[batch]` each. */
   readonly length: BigInt64Array;
+  /** Which adapter each row has, where they choose. */
+  private readonly adapters: Float32Array | undefined;
   /** How many cells of each group of caches are in use after the run: of each row less one, `[batch]`, and of the row with most. */
   readonly cells: readonly { readonly lastPosition: Int32Array; readonly totalLength: Int32Array }[];
   /** `[vocabSize]` each. */
@@ -47,12 +51,15 @@ export class Feed implements Disposable {
 
   constructor(
     runtime: Runtime,
-    { vocabSize, ranked }: RunsOptions,
+    private readonly options: RunsOptions,
     { slots, beams, sequence, rows }: FeedSize,
     /** Whether the rows of a slot are an axis of their own. */
     grouped: boolean,
   ) {
+    const { vocabSize, ranked, bank } = options;
     const batch = slots * beams;
+    const adapters = bank && runtime.createTensor("float32", [batch, 1, bank.width]);
+    this.adapters = adapters?.view();
     const inputs = {
       inputIds: runtime.createTensor("int32", grouped ? [slots, beams, sequence] : [batch, sequence]),
       positionIds: runtime.createTensor("int64", [batch, sequence]),
@@ -66,6 +73,7 @@ export class Feed implements Disposable {
     }));
     this.inputs = {
       ...inputs,
+      ...(adapters && { [adapterInput]: adapters }),
       ...Object.fromEntries(
         cells.flatMap(({ names, lastPosition, totalLength }) => [
           [names.lastPosition, lastPosition],
@@ -91,6 +99,11 @@ export class Feed implements Disposable {
     this.logits = Array.from({ length: rows }, (_, row) =>
       all.subarray(row * vocabSize, (row + 1) * vocabSize),
     );
+  }
+
+  /** Gives a row an adapter, by its place; undefined for none. */
+  adapt(row: number, adapter: number | undefined): void {
+    if (this.adapters) this.options.bank!.choose(this.adapters, row, adapter);
   }
 
   /** A copy of the likeliest tokens of one row of the logits. */

@@ -19,6 +19,8 @@ export class Row {
   prompt: RowContent["prompt"];
   /** What an encoder-decoder writes about. */
   source: readonly number[] | undefined;
+  /** The place of the adapter that computed it, where there are several; undefined for none. */
+  adapter: number | undefined;
   slot: Slot | undefined;
   /** When its slot was closed, counted in closings. */
   closedAt = 0;

@@ -5,6 +5,8 @@ import type { Slot } from "./slot.js";
 /** What is asked of every text. */
 export interface WritingRequest {
   readonly prompt: Prompt;
+  /** Which of the model's adapters writes it. Default: none. */
+  readonly adapter?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -4,6 +4,7 @@ export {
   type Shape,
   addDims,
   divideDims,
+  equalShapes,
   evaluateDim,
   formatShape,
   isStatic,

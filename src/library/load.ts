@@ -46,6 +46,11 @@ export interface LoadModelOptions extends SourceOptions, LoadOptions {
   readonly adapter?: string;
   /** Adds the adapter to the matrices, in float32, instead. */
   readonly mergeAdapter?: boolean;
+  /**
+   * Folders of several LoRA adapters, by the names that a text chooses by: `generate(prompt, { adapter: "sql" })`. A text that
+   * names none is the base's. Texts of different adapters are written side by side.
+   */
+  readonly adapters?: Readonly<Record<string, string>>;
   /** The languages of sources and of what is written, by mBART's codes (`de_DE`), for a model that has some. Default: its files'. */
   readonly languages?: Languages;
   readonly runtime?: Runtime;
@@ -126,7 +131,7 @@ export async function load(
       "unsupported",
       `${source} holds ${found.description}; languages are chosen of encoder-decoders`,
     );
-  if (options.adapter !== undefined)
+  if (options.adapter !== undefined || options.adapters !== undefined)
     throw new LineageError(
       "unsupported",
       `${source} holds ${found.description}; adapters are loaded with models that write`,

@@ -21,10 +21,10 @@ import {
 } from "../generation/index.js";
 import { type LookOptions, type Looked, Looker, type Subject } from "../look/index.js";
 import { type SystemKind, kindWords } from "../models/index.js";
-import { scaledContext } from "../nn/index.js";
+import { scaledContext, unknownAdapter } from "../nn/index.js";
 import type { EmbedOptions, Embedder } from "../search/index.js";
 import type { AnswerOptions, Prediction, Predictor, PredictorInput } from "../tasks/index.js";
-import { type ChatMessage, ChatTemplate, controlled } from "../tokenizers/index.js";
+import { type ChatMessage, ChatTemplate, type Tokenizer, controlled } from "../tokenizers/index.js";
 
 export interface ReplyOptions extends Omit<WriteOptions, "control"> {
   /** Jinja instead of the model's own template. */
@@ -219,13 +219,20 @@ interface Shared {
   texts: number;
 }
 
+/** What texts are written in. */
+interface Words {
+  readonly tokenizer: Tokenizer;
+  readonly stopIds: readonly number[];
+}
+
 export class LoadedDecoder extends LoadedModel implements DecoderModel {
   readonly kind = "decoder";
   readonly description: string;
   /** What new texts are written with; a longer one takes its place when a text needs it. */
   private shared: Shared | undefined;
   private making: Promise<unknown> = Promise.resolve();
-  private compiler: Promise<ConstraintCompiler> | undefined;
+  /** By the adapter that writes. */
+  private readonly compilers = new Map<string | undefined, Promise<ConstraintCompiler>>();
   private disposed = false;
 
   /** @param slots texts that are written side by side; others wait */
@@ -244,11 +251,12 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
 
   override async infill(text: string, options: InfillOptions = {}): Promise<Infilled> {
     this.requireOpen();
-    const { model, tokenizer } = this.loaded;
+    const { model } = this.loaded;
+    const { tokenizer, stopIds } = this.words(options.adapter);
     const { ids, maxNewTokens } = gapPrompt(tokenizer, text, options);
     const shared = await this.take(Math.min(scaledContext(model.config), ids.length + maxNewTokens));
     try {
-      return await infillText({ decoder: shared.decoder, tokenizer, stopIds: this.stopIds }, text, options);
+      return await infillText({ decoder: shared.decoder, tokenizer, stopIds }, text, options);
     } finally {
       shared.texts--;
       this.release(shared);
@@ -259,7 +267,7 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     const { template, onText, ...rest } = options;
     let reply = "";
     for await (const piece of this.write(
-      new ChatTemplate(this.loaded.tokenizer, template).encode(messages),
+      new ChatTemplate(this.words(options.adapter).tokenizer, template).encode(messages),
       rest,
     )) {
       reply += piece;
@@ -273,14 +281,14 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     { rule, control, cache, maxNewTokens = 200, ...options }: WriteOptions,
   ): AsyncGenerator<string, TextReport> {
     this.requireOpen();
-    const { model, tokenizer } = this.loaded;
+    const { model } = this.loaded;
+    const { tokenizer, stopIds } = this.words(options.adapter);
     const ids =
       typeof prompt === "string" ? promptIds(tokenizer, controlled(tokenizer, prompt, control)) : prompt;
     const capacity = Math.min(scaledContext(model.config), ids.length + Math.max(1, maxNewTokens));
     const shared = await (cache === undefined ? this.take(capacity) : this.make(capacity, cache));
     try {
-      using constraint = rule && (await (await this.compile()).compile(rule));
-      const { stopIds } = this;
+      using constraint = rule && (await (await this.compile(options.adapter)).compile(rule));
       const writer = { decoder: shared.decoder, tokenizer, stopIds };
       const text = generateText(writer, ids, { ...options, maxNewTokens, constraint });
       yield* text;
@@ -322,15 +330,33 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     if (one.texts === 0 && (this.disposed || one !== this.shared)) one.decoder.dispose();
   }
 
-  private compile(): Promise<ConstraintCompiler> {
-    const { model, tokenizer } = this.loaded;
-    const { vocabSize } = model.config;
-    return (this.compiler ??= ConstraintCompiler.create(tokenizer, { vocabSize, stopIds: this.stopIds }));
+  private compile(adapter: string | undefined): Promise<ConstraintCompiler> {
+    let compiler = this.compilers.get(adapter);
+    if (!compiler) {
+      const { vocabSize } = this.loaded.model.config;
+      const { tokenizer, stopIds } = this.words(adapter);
+      compiler = ConstraintCompiler.create(tokenizer, { vocabSize, stopIds });
+      this.compilers.set(adapter, compiler);
+    }
+    return compiler;
   }
 
   /** Ids that end what it writes. */
   get stopIds(): readonly number[] {
-    return this.loaded.stopIds ?? endOfText(this.loaded.tokenizer);
+    return this.words(undefined).stopIds;
+  }
+
+  /** Names of the adapters that a text can have. */
+  get adapters(): readonly string[] {
+    return [...(this.loaded.adapters?.keys() ?? [])];
+  }
+
+  /** What the texts of an adapter are written in. Throws `argument` for one that is not there. */
+  private words(adapter: string | undefined): Words {
+    const own = adapter === undefined ? {} : this.loaded.adapters?.get(adapter);
+    if (!own) throw unknownAdapter(adapter!, this.adapters);
+    const tokenizer = own.tokenizer ?? this.loaded.tokenizer;
+    return { tokenizer, stopIds: own.stopIds ?? this.loaded.stopIds ?? endOfText(tokenizer) };
   }
 
   private requireOpen(): void {
@@ -343,9 +369,10 @@ export class LoadedDecoder extends LoadedModel implements DecoderModel {
     super.dispose();
     // A decoder with which a text is being written says itself that it was disposed.
     this.shared?.decoder.dispose();
-    void this.compiler?.then((compiler) => {
-      compiler.dispose();
-    });
+    for (const compiler of this.compilers.values())
+      void compiler.then((one) => {
+        one.dispose();
+      });
     this.loaded.weights.dispose();
   }
 }

@@ -1,3 +1,4 @@
+export * from "./adapter-bank.js";
 export * from "./adapter.js";
 export * from "./attention.js";
 export * from "./encoder-config.js";

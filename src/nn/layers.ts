@@ -29,8 +29,8 @@ export interface LinearOptions {
   readonly initializer?: Initializer;
 }
 
-/** What an adapter adds to a linear layer's product, from the same input. */
-export type LinearAdapter = Module & { forward(x: Tensor): Tensor };
+/** What an adapter adds to a linear layer's product, from the same input; undefined for nothing. */
+export type LinearAdapter = Module & { forward(x: Tensor): Tensor | undefined };
 
 /** `[..., inSize]` -> `[..., outSize]`: a matrix product and a bias. */
 export class Linear extends Module {
@@ -54,7 +54,8 @@ export class Linear extends Module {
   override forward(x: Tensor): Tensor {
     const { weight, bias, transposeWeight, adapter } = this;
     const product = linear(x, weight.tensor, bias?.tensor, { transposeWeight });
-    return adapter ? product.add(adapter.forward(x)) : product;
+    const update = adapter?.forward(x);
+    return update ? product.add(update) : product;
   }
 }
 
