@@ -9,17 +9,22 @@ import {
   Decoder,
   type SamplingOptions,
   checkSampling,
-  endOfText,
 } from "../generation/index.js";
 import { scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { historyFile, historySize, keepHistory, readHistory } from "./history.js";
-import { type ModelCommand, addModelOptions, addSamplingOptions, loadToWrite } from "./inference.js";
+import {
+  type ChoosingCommand,
+  addModelOptions,
+  addSamplingOptions,
+  inWordsOf,
+  loadToChoose,
+} from "./inference.js";
 import { modelFor } from "./model.js";
 import { countOption, deviceOption, examples, option, threadsOption, requiredOption } from "./options.js";
 import { colors, print, tell } from "./terminal.js";
 
-interface ChatCommand extends SamplingOptions, ModelCommand {
+interface ChatCommand extends SamplingOptions, ChoosingCommand {
   readonly model: string;
   readonly system?: string;
   readonly template?: string;
@@ -37,6 +42,7 @@ const help = `/help             this list
 /reset            start over, with the same system message
 /system TEXT      start over with this system message; without TEXT, with none
 /regenerate       replace the last answer by another one (the next seed)
+/adapter NAME     let another adapter answer; /adapter none the base; /adapter alone lists them
 /set NAME VALUE   change temperature, top-k, top-p, min-p, repetition-penalty or seed; /set alone shows them
 /save FILE        save the conversation as JSON
 /load FILE        continue a saved conversation
@@ -115,16 +121,18 @@ async function chat(command: ChatCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const started = performance.now();
   const notes: string[] = [];
-  const loaded = await loadToWrite(runtime, await modelFor(command.model), command, notes);
-  const { model, weights, tokenizer } = loaded;
+  const loaded = await loadToChoose(runtime, await modelFor(command.model), command, notes);
+  const { model, weights } = loaded;
   const capacity = Math.min(scaledContext(model.config), command.context);
   using decoder = await Decoder.create({ model, weights, capacity });
-  const conversation = new Chat(decoder, tokenizer, {
-    stopIds: loaded.stopIds ?? endOfText(tokenizer),
-    system: command.system,
-    maxNewTokens: command.maxNewTokens,
-    template: command.template === undefined ? undefined : await readText(command.template),
-  });
+  const template = command.template === undefined ? undefined : await readText(command.template);
+  const talk = (by: string | undefined): Chat => {
+    const { tokenizer, stopIds } = inWordsOf(loaded, by);
+    const { system, maxNewTokens } = command;
+    return new Chat(decoder, tokenizer, { stopIds, system, maxNewTokens, template });
+  };
+  let [adapter] = decoder.adapters;
+  let conversation = talk(adapter);
   const terminal = process.stdin.isTTY && !json;
   const kept = terminal && command.history ? await earlierLines(say) : undefined;
   const lines = createInterface({
@@ -171,7 +179,7 @@ async function chat(command: ChatCommand): Promise<void> {
   const answer = async (content?: string): Promise<void> => {
     answering = new AbortController();
     try {
-      const options = { ...sampling, signal: answering.signal };
+      const options = { ...sampling, adapter, signal: answering.signal };
       const pieces =
         content === undefined ? conversation.regenerate(options) : conversation.answer(content, options);
       let text = "";
@@ -226,6 +234,25 @@ async function chat(command: ChatCommand): Promise<void> {
     }
   };
 
+  const choose = (name: string): void => {
+    const { adapters } = decoder;
+    if (name === "") {
+      for (const one of ["none", ...adapters]) say(one === (adapter ?? "none") ? `${one} (answers)` : one);
+    } else if (name !== "none" && !adapters.includes(name)) {
+      say(
+        adapters.length === 0
+          ? "there are no adapters to choose from: start with --adapter NAME=FOLDER"
+          : `there is no adapter ${name}; there are ${adapters.join(", ")}, and none for the base`,
+      );
+    } else {
+      const chosen = name === "none" ? undefined : name;
+      const next = talk(chosen);
+      next.load(conversation.messages);
+      [adapter, conversation] = [chosen, next];
+      say(name === "none" ? "the base answers" : `${name} answers`);
+    }
+  };
+
   const obey = async (name: string, rest: string): Promise<void> => {
     if (name === "help") tell(help);
     else if (name === "reset") {
@@ -247,6 +274,7 @@ async function chat(command: ChatCommand): Promise<void> {
       sampling = { ...sampling, seed: sampling.seed + 1 };
       await answer();
     } else if (name === "set") set(rest);
+    else if (name === "adapter") choose(rest);
     else say(`there is no command /${name}; /help lists them`);
   };
 
@@ -309,7 +337,10 @@ export const chatCommand = new Command("chat")
   .addOption(
     requiredOption("model", "<place>", "a .gguf file, a folder with a chat template, or ORG/NAME on the hub"),
   );
-addSamplingOptions(addModelOptions(chatCommand), { temperature: 0.7, topP: 0.9 })
+addSamplingOptions(addModelOptions(chatCommand, "several, each as NAME=FOLDER, are changed by /adapter"), {
+  temperature: 0.7,
+  topP: 0.9,
+})
   .optionsGroup("Run:")
   .addOption(deviceOption())
   .addOption(threadsOption())
@@ -319,6 +350,10 @@ addSamplingOptions(addModelOptions(chatCommand), { temperature: 0.7, topP: 0.9 }
     examples(
       ["lineage chat --model SmolLM2-135M-Instruct.gguf", "talk; /help lists the commands"],
       ['lineage chat --model folder --system "Answer briefly."', "with a system message"],
+      [
+        "lineage chat --model folder --adapter sql=runs/sql --adapter rhymes=runs/rhymes",
+        "switch by /adapter",
+      ],
       ["lineage chat --model folder --json < questions.txt", "for a program"],
     ),
   )

@@ -4,21 +4,33 @@ import { LineageError, messageOf } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import {
   type CacheType,
+  ConstraintCompiler,
   type ConstraintRule,
   Decoder,
   type Drafter,
   type FinishReason,
   type SamplingOptions,
+  type TextReport,
+  type WriteOptions,
   cacheTypes,
+  generateText as continueText,
   modelDrafter,
+  promptIds,
   promptLookup,
   writeText,
 } from "../generation/index.js";
 import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
 import { scaledContext } from "../nn/index.js";
 import { type Device, type Runtime, createRuntime } from "../runtime/index.js";
+import { controlled } from "../tokenizers/index.js";
 import { TargetWriter, holdsTargetWriter } from "../tasks/index.js";
-import { type ModelCommand, addModelOptions, addSamplingOptions, loadToWrite } from "./inference.js";
+import {
+  type ChoosingCommand,
+  addModelOptions,
+  addSamplingOptions,
+  inWordsOf,
+  loadToChoose,
+} from "./inference.js";
 import { modelFor } from "./model.js";
 import {
   countOption,
@@ -33,7 +45,7 @@ import { interruptible } from "./progress.js";
 import { readInput } from "./texts.js";
 import { colors, print, tell } from "./terminal.js";
 
-export interface GenerateCommand extends SamplingOptions, ModelCommand {
+export interface GenerateCommand extends SamplingOptions, ChoosingCommand {
   readonly model: string;
   /** Without one, or where it is `-`, standard input is read. */
   readonly prompt?: string;
@@ -121,14 +133,59 @@ export async function generateText(command: GenerateCommand): Promise<void> {
   if (await holdsTargetWriter(place)) return writeTarget({ ...command, model: place }, prompt);
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const notes: string[] = [];
-  const loaded = await loadToWrite(runtime, place, command, notes);
+  const loaded = await loadToChoose(runtime, place, command, notes);
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, command);
-  await interruptible((signal) =>
-    writeAnswer(prompt, command, writeText(loaded, prompt, { ...command, drafter, rule, signal })),
-  );
+  const { adapter: _, ...typed } = command;
+  await interruptible((signal) => {
+    const options = { ...typed, drafter, rule, signal };
+    return loaded.adapters
+      ? writeByEach(loaded, prompt, command, options)
+      : writeAnswer(prompt, command, writeText(loaded, prompt, options));
+  });
   await loaded.kept;
   for (const note of notes) tell(`${colors.dim(note)}\n`);
+}
+
+/** Prints what each adapter makes of a prompt. The texts are written side by side. */
+async function writeByEach(
+  loaded: InferenceCheckpoint,
+  prompt: string,
+  command: GenerateCommand,
+  { cache, control, maxNewTokens = 200, rule, ...options }: WriteOptions,
+): Promise<void> {
+  const { model, weights } = loaded;
+  const { vocabSize } = model.config;
+  const asked = [...loaded.adapters!.keys()].map((adapter) => {
+    const { tokenizer, stopIds } = inWordsOf(loaded, adapter);
+    return { adapter, tokenizer, stopIds, ids: promptIds(tokenizer, controlled(tokenizer, prompt, control)) };
+  });
+  const longest = Math.max(...asked.map(({ ids }) => ids.length));
+  using decoder = await Decoder.create({
+    ...{ model, weights },
+    slots: asked.length,
+    capacity: Math.min(scaledContext(model.config), longest + Math.max(1, maxNewTokens)),
+    cacheType: cache,
+  });
+  const rules: Disposable[] = [];
+  try {
+    const texts = [];
+    for (const { adapter, tokenizer, stopIds, ids } of asked) {
+      const compiler = rule && (await ConstraintCompiler.create(tokenizer, { vocabSize, stopIds }));
+      if (compiler) rules.push(compiler);
+      const constraint = rule && (await compiler?.compile(rule));
+      if (constraint) rules.push(constraint);
+      const writer = { decoder, tokenizer, stopIds };
+      texts.push(continueText(writer, ids, { ...options, adapter, maxNewTokens, constraint }));
+    }
+    for (const [index, text] of texts.entries()) {
+      const { adapter } = asked[index]!;
+      if (!command.json) tell(`${index === 0 ? "" : "\n"}${colors.bold(adapter)}\n`);
+      await writeAnswer(prompt, command, text, adapter);
+    }
+  } finally {
+    for (const one of rules.reverse()) one[Symbol.dispose]();
+  }
 }
 
 const endings: Readonly<Record<FinishReason, string>> = {
@@ -141,7 +198,8 @@ const endings: Readonly<Record<FinishReason, string>> = {
 async function writeAnswer(
   prompt: string,
   command: GenerateCommand,
-  pieces: ReturnType<typeof writeText>,
+  pieces: AsyncIterator<string, TextReport>,
+  adapter?: string,
 ): Promise<void> {
   const started = performance.now();
   let text = "";
@@ -152,7 +210,7 @@ async function writeAnswer(
       const { finish, promptTokens, newTokens, promptSeconds, writeSeconds, speculation } = next.value;
       if (command.json) {
         const seconds = (performance.now() - started) / 1000;
-        const result = { prompt, text, ...next.value, seconds };
+        const result = { ...(adapter !== undefined && { adapter }), prompt, text, ...next.value, seconds };
         print(`${JSON.stringify(result)}\n`);
         break;
       }
@@ -197,7 +255,7 @@ export const generateCommand = new Command("generate")
   .optionsGroup("Model:")
   .addOption(requiredOption("model", "<place>", "a folder, a .gguf file, or ORG/NAME on the hub"));
 addSamplingOptions(
-  addModelOptions(generateCommand)
+  addModelOptions(generateCommand, "several, each as NAME=FOLDER, write a text each")
     .addOption(
       option("cache", "<type>", "type of the cached keys and values", z.enum(cacheTypes), {
         usual: "float32",

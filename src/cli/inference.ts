@@ -1,7 +1,10 @@
 import type { Command } from "commander";
 import { z } from "zod";
-import { type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
-import type { SamplingOptions } from "../generation/index.js";
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { LineageError } from "../base/errors.js";
+import { type AdapterWords, type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
+import { type SamplingOptions, type TextModel, endOfText } from "../generation/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { countOption, option, preparedOption, preparedWeights } from "./options.js";
 import { type QuantizedBits, quantizedBits, fastPromptsHelp, schemeOf } from "./quantize.js";
@@ -15,6 +18,64 @@ export interface ModelCommand {
   readonly prepared?: boolean;
   readonly adapter?: string;
   readonly mergeAdapter?: boolean;
+  readonly adapters?: Readonly<Record<string, string>>;
+}
+
+/** How a command loads a model whose texts choose from several adapters. */
+export interface ChoosingCommand extends Omit<ModelCommand, "adapter"> {
+  readonly adapter?: readonly string[];
+}
+
+/**
+ * Loads a model to write with, and the adapters that were asked for: one as a folder, or several, each with a name of its own.
+ * @param notes gets what is to be said of prepared weights at the end
+ */
+export async function loadToChoose(
+  runtime: Runtime,
+  place: string,
+  { adapter: typed = [], ...command }: ChoosingCommand,
+  notes: string[],
+): Promise<InferenceCheckpoint> {
+  const named = typed.map(namedAdapter);
+  const [first] = named;
+  if (named.length <= 1 && !first?.name)
+    return loadToWrite(runtime, place, { ...command, adapter: first?.folder }, notes);
+  if (command.mergeAdapter)
+    throw new LineageError(
+      "argument",
+      "--merge-adapter adds one adapter to the matrices: give one --adapter, and its folder alone",
+    );
+  const adapters = new Map<string, string>();
+  for (const { name, folder } of named) {
+    const called = name ?? path.basename(path.resolve(folder));
+    if (adapters.has(called))
+      throw new LineageError(
+        "argument",
+        `two adapters are called ${called}; name them: --adapter first=${adapters.get(called)} --adapter second=${folder}`,
+      );
+    if (called === "none")
+      throw new LineageError("argument", "none is the base without an adapter; call the adapter otherwise");
+    adapters.set(called, folder);
+  }
+  return loadToWrite(runtime, place, { ...command, adapters: Object.fromEntries(adapters) }, notes);
+}
+
+/** `NAME=FOLDER`, or a folder, whose own name may have the sign. */
+function namedAdapter(typed: string): { readonly name?: string; readonly folder: string } {
+  const sign = typed.indexOf("=");
+  if (sign < 0 || existsSync(typed)) return { folder: typed };
+  const [name, folder] = [typed.slice(0, sign), typed.slice(sign + 1)];
+  if (name === "" || folder === "")
+    throw new LineageError("argument", `--adapter must be FOLDER or NAME=FOLDER, not ${typed}`);
+  return { name, folder };
+}
+
+/** A model in the words of one of its adapters, which may have been trained with a chat template of its own. */
+export function inWordsOf(loaded: InferenceCheckpoint, adapter: string | undefined): Required<TextModel> {
+  const own: AdapterWords = (adapter === undefined ? undefined : loaded.adapters?.get(adapter)) ?? {};
+  const tokenizer = own.tokenizer ?? loaded.tokenizer;
+  const { model, weights } = loaded;
+  return { model, weights, tokenizer, stopIds: own.stopIds ?? loaded.stopIds ?? endOfText(tokenizer) };
 }
 
 /**
@@ -24,7 +85,7 @@ export interface ModelCommand {
 export const loadToWrite = (
   runtime: Runtime,
   place: string,
-  { quantize, fastPrompts, prepared, adapter, mergeAdapter }: ModelCommand,
+  { quantize, fastPrompts, prepared, adapter, adapters, mergeAdapter }: ModelCommand,
   notes: string[],
 ): Promise<InferenceCheckpoint> =>
   loadForInference(runtime, place, {
@@ -32,6 +93,7 @@ export const loadToWrite = (
     fastPrompts,
     prepared: preparedWeights(prepared, notes),
     adapter,
+    adapters,
     mergeAdapter,
   });
 
@@ -93,8 +155,13 @@ export const addSamplingOptions = (
     )
     .addOption(option("seed", "<n>", "the same seed gives the same text", z.int().nonnegative().default(0)));
 
-/** Adds the options of how a model is loaded. */
-export const addModelOptions = (command: Command): Command =>
+const adapterHelp = "an adapter for this model, in peft's layout: LoRA, a soft prompt or a prefix";
+
+/**
+ * Adds the options of how a model is loaded.
+ * @param several what the command does with more than one adapter, where it takes them
+ */
+export const addModelOptions = (command: Command, several?: string): Command =>
   command
     .addOption(
       option("quantize", "<bits>", "load matrices in fewer bits", quantizedBits, {
@@ -103,15 +170,12 @@ export const addModelOptions = (command: Command): Command =>
     )
     .option("--fast-prompts", fastPromptsHelp)
     .addOption(
-      option(
-        "adapter",
-        "<folder>",
-        "an adapter for this model, in peft's layout: LoRA, a soft prompt or a prefix",
-        z.string(),
-        {
-          usual: "none",
-        },
-      ),
+      several === undefined
+        ? option("adapter", "<folder>", adapterHelp, z.string(), { usual: "none" })
+        : option("adapter", "<place>", `${adapterHelp}; ${several}`, z.string(), {
+            usual: "none",
+            again: true,
+          }),
     )
     .option(
       "--merge-adapter",

@@ -63,6 +63,8 @@ interface BaseModel extends Disposable {
 /** A decoder: it continues texts and holds conversations. */
 export interface DecoderModel extends BaseModel {
   readonly kind: "decoder";
+  /** Names of the adapters that a text can have (`adapter` of its options), where several were loaded. */
+  readonly adapters: readonly string[];
   /**
    * Continues a prompt, piece by piece as it is written:
    *

@@ -8,7 +8,8 @@ import { Weights, addLora } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { trainAdapter } from "../../src/tasks/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
-import { lineage } from "../support/cli.js";
+import { load } from "../../src/library/index.js";
+import { lineage, spawned } from "../support/cli.js";
 
 const runtime = createRuntime();
 const root = mkdtempSync(path.join(os.tmpdir(), "lineage-adapter-"));
@@ -232,5 +233,126 @@ describe("an adapter on the command line", () => {
     );
     const none = await lineage("generate", "--model", folder("base"), "--merge-adapter", "--prompt", "a");
     expect(none.stderr).toContain("there is no adapter to merge: name its folder");
+  });
+});
+
+describe("several adapters on the command line", () => {
+  const named = (...names: string[]): string[] =>
+    names.flatMap((name) => [
+      "--adapter",
+      `${name}=${folder(name === "first" ? "base-adapter" : "second-adapter")}`,
+    ]);
+
+  beforeAll(async () => {
+    const model = new Llama(llamaConfig({ ...sizes, hiddenSize: 64 }));
+    using base = Weights.initialize(runtime, model, 1);
+    const adapter = addLora(model, { rank: 2, alpha: 8, targets: ["q_proj", "down_proj"] });
+    using weights = Weights.partlyFrozen(model, base, 2);
+    for (const tensor of Object.values(weights.tensors))
+      tensor.view().forEach((_, i, view) => (view[i] = 0.5 * Math.cos(3 * i + view.length)));
+    await saveAdapter(folder("second-adapter"), { model, adapter, weights, base: "base" });
+  });
+
+  const usual = ["--model", folder("base"), "--no-prepared", "--temperature", "0", "--max-new-tokens", "12"];
+
+  it("write a text each, the same as alone", async () => {
+    const { stdout, stderr } = await lineage(
+      ...["generate", "--prompt", "the cat", "--json", ...usual, ...named("first", "second")],
+    );
+    expect(stderr).toBe("");
+    const texts = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { adapter: string; text: string });
+    expect(texts.map(({ adapter }) => adapter)).toEqual(["first", "second"]);
+    const model = ["--model", folder("base")];
+    expect(texts.map(({ text }) => text)).toEqual([
+      await written(...model, "--adapter", folder("base-adapter")),
+      await written(...model, "--adapter", folder("second-adapter")),
+    ]);
+    expect(texts[0]!.text).not.toBe(texts[1]!.text);
+  });
+
+  it("are loaded once in TypeScript, and each text names its own", async () => {
+    using model = await load(folder("base"), {
+      ...{ runtime, kind: "decoder", slots: 3 },
+      adapters: { first: folder("base-adapter"), second: folder("second-adapter") },
+    });
+    expect(model.adapters).toEqual(["first", "second"]);
+    const text = async (adapter?: string): Promise<string> => {
+      let all = "";
+      for await (const piece of model.generate("the cat", { temperature: 0, maxNewTokens: 12, adapter }))
+        all += piece;
+      return all;
+    };
+    const alone = (...more: string[]) => written("--model", folder("base"), ...more);
+    expect(await Promise.all([text("first"), text(), text("second")])).toEqual([
+      await alone("--adapter", folder("base-adapter")),
+      await alone(),
+      await alone("--adapter", folder("second-adapter")),
+    ]);
+    await expect(text("third")).rejects.toThrow(/there is no adapter third; loaded are first, second/);
+    await expect(
+      load(folder("base"), {
+        runtime,
+        adapter: folder("base-adapter"),
+        adapters: { a: folder("second-adapter") },
+      }),
+    ).rejects.toThrow(/give one adapter, or several by name/);
+  });
+
+  it("answer in turn in a chat", async () => {
+    writeFileSync(
+      folder("template.jinja"),
+      "{% for message in messages %}{{ message.content }} {% endfor %}",
+    );
+    const talk = (lines: readonly string[], ...more: string[]) => {
+      const { stdout, stderr } = spawned(
+        ["chat", "--json", "--template", folder("template.jinja"), "--context", "60", ...usual, ...more],
+        { input: `${lines.join("\n")}\n` },
+      );
+      const answers = stdout
+        .trim()
+        .split("\n")
+        .map((line) => (JSON.parse(line) as { content: string }).content);
+      return { answers, stderr };
+    };
+    const said = talk(
+      [
+        "the cat",
+        "/reset",
+        "/adapter",
+        "/adapter second",
+        "the cat",
+        "/reset",
+        "/adapter none",
+        "the cat",
+        "/adapter third",
+      ],
+      ...named("first", "second"),
+    );
+    expect(said.answers).toEqual(
+      [["--adapter", folder("base-adapter")], ["--adapter", folder("second-adapter")], []].map(
+        (more) => talk(["the cat"], ...more).answers[0],
+      ),
+    );
+    expect(said.stderr).toMatch(/none\nfirst \(answers\)\nsecond\n/);
+    expect(said.stderr).toContain(
+      "there is no adapter third; there are first, second, and none for the base",
+    );
+  });
+
+  it("are refused where their names or what is done with them do not fit", async () => {
+    const failing = async (...args: string[]): Promise<string> =>
+      (await lineage("generate", "--prompt", "a", "--model", folder("base"), ...args)).stderr;
+    expect(await failing(...named("first", "first"))).toContain("two adapters are called first");
+    expect(await failing(...named("first", "second"), "--merge-adapter")).toContain("give one --adapter");
+    expect(await failing("--adapter", "=x")).toContain("--adapter must be FOLDER or NAME=FOLDER, not =x");
+    expect(await failing("--adapter", `none=${folder("base-adapter")}`)).toContain(
+      "none is the base without",
+    );
+    expect(await failing(...named("first"), "--adapter", `other=${folder("other-adapter")}`)).toMatch(
+      /the adapter was made for another base/,
+    );
   });
 });
