@@ -259,6 +259,7 @@ async function run<Options extends OnlineOptionsOf>(
       weights,
       steps,
       accumulation: options.accumulate,
+      gradientCheckpointing: options.gradientCheckpointing,
       clipNorm: options.clip,
       seed: options.seed,
       schedule: schedule(options.schedule, {

@@ -193,6 +193,7 @@ async function train({ folder, control, evaluate, ...run }: OfflineRun) {
     folder,
     steps,
     accumulation: options.accumulate,
+    gradientCheckpointing: options.gradientCheckpointing,
     clipNorm: options.clip,
     seed: options.seed,
     schedule: schedule(options.schedule, {

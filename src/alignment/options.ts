@@ -14,6 +14,8 @@ const data = {
 
 const learning = {
   accumulate: z.int().positive().default(1),
+  /** Computes the insides of layers again in the backward pass instead of keeping them: less memory, a third more time. */
+  gradientCheckpointing: z.boolean().default(false),
   /** Share of the steps over which the learning rate rises. */
   warmup: z.number().min(0).lt(1).default(0.1),
   schedule: z.enum(scheduleNames).default("linear"),

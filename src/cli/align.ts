@@ -150,6 +150,13 @@ const addLearning = (
 ): Command =>
   command
     .addOption(of("accumulate", "<n>", "batches in a step"))
+    .addOption(
+      of(
+        "gradientCheckpointing",
+        undefined,
+        "compute layers again in the backward pass: less memory, more time",
+      ),
+    )
     .addOption(of("learningRate", "<x>", "peak learning rate", rate === undefined ? {} : { usual: rate }))
     .addOption(of("warmup", "<p>", "share of the steps that are warm-up"))
     .addOption(of("schedule", "<name>", "schedule of the learning rate"))

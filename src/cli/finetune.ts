@@ -193,6 +193,13 @@ export const finetuneCommand = new Command("finetune")
   .addOption(of("batch", "<n>", "rows in a batch"))
   .addOption(of("accumulate", "<n>", "batches in a step"))
   .addOption(
+    of(
+      "gradientCheckpointing",
+      undefined,
+      "compute layers again in the backward pass: less memory, more time",
+    ),
+  )
+  .addOption(
     of("learningRate", "<x>", "peak learning rate", {
       usual: "5e-5; text 3e-4; chat 2e-4 for an adapter, 2e-5 for all weights",
     }),

@@ -100,6 +100,13 @@ export function addRunOptions(
     .addOption(of("accumulate", "<n>", "micro-batches in a step"))
     .addOption(
       of(
+        "gradientCheckpointing",
+        undefined,
+        "compute layers again in the backward pass: less memory, more time",
+      ),
+    )
+    .addOption(
+      of(
         "batchRamp",
         "<rows>",
         "rows of a step that grow: 16,32@500 after step 500, or 16-64@2000000 evenly over so many tokens",

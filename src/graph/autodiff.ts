@@ -3,9 +3,10 @@ import { LineageError, ShapeError } from "../base/errors.js";
 import { equalShapes } from "./dims.js";
 import { decompositionOf } from "./lower.js";
 import type { Node } from "./op.js";
-import { add, mul } from "./ops/elementwise.js";
+import { add, cast, mul } from "./ops/elementwise.js";
 import { addRows } from "./ops/indexing.js";
 import { type InputSource, full, inputSource, uniformValue, zeros } from "./ops/leaf.js";
+import type { RandomStream } from "./ops/random.js";
 import { reshape, slice } from "./ops/shape.js";
 import { withScope } from "./scope.js";
 import { Tensor } from "./tensor.js";
@@ -124,8 +125,11 @@ function addGradients(a: Tensor, b: Tensor): Tensor {
   return addRows(rows === a ? b : a, indices!, values!);
 }
 
-/** The nodes on a path from a tensor of `wanted` to a root, each after what it needs. */
-function nodesBetween(roots: readonly Tensor[], wanted: ReadonlySet<Tensor>): Node[] {
+/**
+ * The nodes on a path from a tensor of `wanted` to a root, each after what it needs.
+ * @param beyond whether also those that a tensor of `wanted` is made of, where they are on a path from another one
+ */
+function nodesBetween(roots: readonly Tensor[], wanted: ReadonlySet<Tensor>, beyond = true): Node[] {
   const leadsToWanted = new Map<Node, boolean>();
   const order: Node[] = [];
   const stack = roots.map((root) => root.node);
@@ -141,7 +145,8 @@ function nodesBetween(roots: readonly Tensor[], wanted: ReadonlySet<Tensor>): No
       if (leads) order.push(node);
     } else {
       open.add(node);
-      for (const input of node.inputs) if (!open.has(input.node)) stack.push(input.node);
+      for (const input of node.inputs)
+        if (!open.has(input.node) && (beyond || !wanted.has(input))) stack.push(input.node);
     }
   }
   return order;
@@ -159,16 +164,18 @@ interface Block {
  * Gradient checkpointing, Chen et al. 2016: computes `block(inputs)`, keeps nothing of what lies inside for the backward
  * pass, and computes it again there. Saves the memory of a block's activations for the time of its forward pass. What the
  * block uses besides `inputs` (parameters) is used as it is.
+ * @param random what the block draws from: its numbers are drawn again, the same ones
  */
 export function checkpoint<T extends Tensor | readonly Tensor[]>(
   block: (...inputs: Tensor[]) => T,
   inputs: readonly Tensor[],
+  random?: RandomStream,
 ): T {
   const result = block(...inputs);
   const outputs: readonly Tensor[] = result instanceof Tensor ? [result] : result;
-  const given = new Set(inputs);
-  const nodes = new Set(nodesBetween(outputs, given));
-  const description: Block = { inputs: [...inputs], nodes };
+  const given = random ? [...inputs, random.seed] : inputs;
+  const nodes = new Set(nodesBetween(outputs, new Set(given), false));
+  const description: Block = { inputs: given, nodes };
   for (const node of nodes) if (!blocks.has(node)) blocks.set(node, description);
   return result;
 }
@@ -215,8 +222,7 @@ class Rematerializer {
  * first one's twin and keep the first one's result.
  */
 function after(x: Tensor, gradient: Tensor): Tensor {
-  if (!isFloating(x.dtype)) return x;
   const flat = gradient.rank === 0 ? reshape(gradient, [1]) : reshape(gradient, [-1]);
   const nothing = reshape(mul(slice(flat, 0, 0, 1), 0), []);
-  return add(x, nothing.dtype === x.dtype ? nothing : nothing.cast(x.dtype));
+  return add(x, cast(nothing, x.dtype));
 }

@@ -45,6 +45,7 @@ import {
   splitHeads,
   splitTable,
   zerosInit,
+  throughLayer,
 } from "../nn/index.js";
 import {
   type PretrainedNetwork,
@@ -310,7 +311,8 @@ class DebertaV2Layers extends Module implements DisentangledLayers {
   override forward(x: Tensor, real: Tensor | undefined, context: RelativeContext): Tensor[] {
     const states = [x];
     for (const layer of this.layers) {
-      const output = layer.forward(states.at(-1)!, context);
+      const last = states.at(-1)!;
+      const output = throughLayer([last], context, () => layer.forward(last, context));
       const beside = states.length === 1 ? this.convolution : undefined;
       states.push(beside ? beside.forward(x, output, real, context) : output);
     }

@@ -26,6 +26,7 @@ import {
   splitHeads,
   splitTable,
   zerosInit,
+  throughLayer,
 } from "../nn/index.js";
 import {
   type Pretraining,
@@ -163,9 +164,12 @@ class DebertaLayers extends Module implements DisentangledLayers {
   }
 
   /** The output of every layer, the embeddings first. */
-  override forward(x: Tensor, _: Tensor | undefined, context: RelativeContext): Tensor[] {
-    const states = [x];
-    for (const layer of this.layers) states.push(layer.forward(states.at(-1)!, context));
+  override forward(embedded: Tensor, _: Tensor | undefined, context: RelativeContext): Tensor[] {
+    const states = [embedded];
+    for (const layer of this.layers) {
+      const x = states.at(-1)!;
+      states.push(throughLayer([x], context, () => layer.forward(x, context)));
+    }
     return states;
   }
 }

@@ -30,6 +30,7 @@ import {
   reasons,
   tokenHeads,
   zerosInit,
+  throughLayer,
 } from "../nn/index.js";
 import { MixtureSource } from "../data/example-source.js";
 import { mixingRates } from "../data/mixing.js";
@@ -297,10 +298,13 @@ export class Xlm extends Encoder {
     let x = this.embed(inputs, context);
     this.attentions.forEach((attention, layer) => {
       observe("hidden", x);
-      const attended = this.dropout.forward(attention.forward(x, inner), context.random);
-      const h = this.attentionNorms[layer]!.forward(x.add(attended));
-      const fed = this.dropout.forward(this.feedForwards[layer]!.forward(h), context.random);
-      x = this.outputNorms[layer]!.forward(h.add(fed));
+      const read = x;
+      x = throughLayer([read], context, () => {
+        const attended = this.dropout.forward(attention.forward(read, inner), context.random);
+        const h = this.attentionNorms[layer]!.forward(read.add(attended));
+        const fed = this.dropout.forward(this.feedForwards[layer]!.forward(h), context.random);
+        return this.outputNorms[layer]!.forward(h.add(fed));
+      });
     });
     if (attentionMask?.rank === 2) x = x.mul(unsqueeze(cast(attentionMask, x.dtype), 2));
     observe("hidden", x);

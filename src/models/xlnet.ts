@@ -60,6 +60,7 @@ import {
   splitHeads,
   tokenHeads,
   zerosInit,
+  throughLayer,
 } from "../nn/index.js";
 import type { Random } from "../base/random.js";
 import {
@@ -371,7 +372,10 @@ export class Xlnet extends Encoder {
     const left = this.layers.map((layer, index) => {
       observe("hidden", content);
       const next = this.keep(content, memory?.[index]);
-      content = layer.forward(content, withMemory(content, memory?.[index]), relation, context);
+      const x = content;
+      content = throughLayer([x], context, () =>
+        layer.forward(x, withMemory(x, memory?.[index]), relation, context),
+      );
       return next;
     });
     observe("hidden", content);
@@ -401,9 +405,11 @@ export class Xlnet extends Encoder {
     const left = this.layers.map((layer, index) => {
       for (const stream of [g, h]) observe("hidden", stream);
       const next = this.keep(h, memory?.[index]);
-      const seen = withMemory(h, memory?.[index]);
-      g = layer.forward(g, seen, query, context);
-      h = layer.forward(h, seen, content, context);
+      const [x, y] = [g, h];
+      [g, h] = throughLayer([x, y], context, () => {
+        const seen = withMemory(y, memory?.[index]);
+        return [layer.forward(x, seen, query, context), layer.forward(y, seen, content, context)] as const;
+      });
       return next;
     });
     for (const stream of [g, h]) observe("hidden", stream);

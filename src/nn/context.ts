@@ -4,6 +4,8 @@ import type { KeyValueCache, RandomStream, Tensor } from "../graph/index.js";
 export interface ForwardContext {
   /** Random numbers for dropout; absent in evaluation. */
   readonly random?: RandomStream | undefined;
+  /** Whether what lies inside a layer is computed again in the backward pass instead of being kept for it. Default false. */
+  readonly gradientCheckpointing?: boolean | undefined;
   /** Bool, broadcast to `[batch, numHeads, sequence, sequence]`: true where a query may look, besides causality. */
   readonly attentionMask?: Tensor | undefined;
   /**

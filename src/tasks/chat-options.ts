@@ -29,6 +29,8 @@ export const finetuneChatOptions = z.object({
   /** Tokens of a batch, in rows of several conversations of which none sees another. */
   maxTokens: z.int().min(8).default(2048),
   accumulate: z.int().positive().default(1),
+  /** Computes the insides of layers again in the backward pass instead of keeping them: less memory, a third more time. */
+  gradientCheckpointing: z.boolean().default(false),
   /** `qlora` keeps the base's matrices in 4-bit NormalFloat, `lora` as its files have them; `prompt` and `prefix` learn virtual tokens before them; `none` trains all weights. */
   adapter: z.enum(["lora", "qlora", "prompt", "prefix", "none"]).default("lora"),
   /** Virtual tokens of a soft prompt or a prefix. */

@@ -213,6 +213,7 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
       optimizer: optimizerStateSize[options.optimizer],
       average: false,
       frozen: weights.constants,
+      gradientCheckpointing: options.gradientCheckpointing,
       resident: process.memoryUsage.rss(),
     },
   );
@@ -225,7 +226,7 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
   requireMemory(
     memory.total - process.memoryUsage.rss(),
     `${system.title} and batches of ${options.maxTokens} tokens`,
-    "use a smaller --max-tokens or --max-length with a larger --accumulate, or an adapter",
+    "use a smaller --max-tokens or --max-length with a larger --accumulate, --gradient-checkpointing, or an adapter",
   );
 
   const plan =
@@ -241,6 +242,7 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
     weights,
     source,
     accumulation: accumulate,
+    gradientCheckpointing: options.gradientCheckpointing,
     clipNorm: options.clip,
     seed: options.seed,
     schedule: plannedSchedule(plan, steps, {

@@ -201,6 +201,7 @@ async function train(prepared: Prepared, control: RunControl): Promise<FinetuneR
     weights,
     source,
     accumulation: options.accumulate,
+    gradientCheckpointing: options.gradientCheckpointing,
     clipNorm: options.clip,
     seed: options.seed,
     schedule: plannedSchedule(learningPlans.finetune, steps, {

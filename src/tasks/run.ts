@@ -6,6 +6,7 @@ import {
   type BatchRamp,
   RunFolder,
   type SpikeOptions,
+  type TrainerOptions,
   type TrainingObserver,
   batchRamp,
 } from "../training/index.js";
@@ -26,6 +27,8 @@ export interface RunControl {
 export const fromNothing = {
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
+  /** Computes the insides of layers again in the backward pass instead of keeping them: less memory, a third more time. */
+  gradientCheckpointing: z.boolean().default(false),
   /**
    * Rows of a step that grow: `16,32@500,64@1150` are 16, after step 500 they are 32, and after step 1,150 64; `16-64@2000000` grow
    * evenly from 16 to 64 over the first 2,000,000 tokens. Multiples of `batch`. Default: `batch` times `accumulate` throughout.
@@ -52,15 +55,21 @@ export function stepsOf({
   accumulate,
   batchRamp: ramp,
   skipSpikes,
+  gradientCheckpointing,
 }: {
   readonly batch: number;
   readonly accumulate: number;
   readonly batchRamp?: string | undefined;
   readonly skipSpikes?: number | undefined;
-}): { readonly accumulation: number | BatchRamp; readonly spikes: SpikeOptions | undefined } {
+  readonly gradientCheckpointing: boolean;
+}): Pick<TrainerOptions, "gradientCheckpointing"> & {
+  readonly accumulation: number | BatchRamp;
+  readonly spikes: SpikeOptions | undefined;
+} {
   if (ramp !== undefined && accumulate !== 1)
     throw new LineageError("argument", "--batch-ramp says how many rows a step has; leave --accumulate out");
   return {
+    gradientCheckpointing,
     accumulation: ramp === undefined ? accumulate : batchRamp(ramp, batch),
     spikes: skipSpikes === undefined ? undefined : { deviations: skipSpikes },
   };

@@ -34,6 +34,8 @@ const pairsShape = {
   /** Rows of a batch at most. */
   batch: z.int().positive().default(1024),
   accumulate: z.int().positive().default(1),
+  /** Computes the insides of layers again in the backward pass instead of keeping them: less memory, a third more time. */
+  gradientCheckpointing: z.boolean().default(false),
   /** Steps to train. Default: as many as the epochs have. */
   steps: z.int().positive().optional(),
   labelSmoothing: z.number().min(0).lt(1).default(0.1),

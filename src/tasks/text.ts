@@ -276,7 +276,11 @@ class TextRun implements Disposable {
     const memory = trainingMemory(
       objective,
       { batch: rows, source: longest, target: longest },
-      { optimizer: optimizerStateSize[options.optimizer], average: false },
+      {
+        optimizer: optimizerStateSize[options.optimizer],
+        average: false,
+        gradientCheckpointing: options.gradientCheckpointing,
+      },
     );
     control.onMessage?.(
       `${system.title} with ${parameters.toLocaleString("en-US")} parameters; ${training.length} pairs to learn from, ${held.length} held out; ${steps} steps, ${stepsPerEpoch} an epoch`,
@@ -285,7 +289,7 @@ class TextRun implements Disposable {
     requireMemory(
       memory.total,
       `${system.title} and batches of ${maxTokens} tokens`,
-      "use smaller batches (--max-tokens) that are accumulated more often, or a smaller model",
+      "use smaller batches (--max-tokens) that are accumulated more often, --gradient-checkpointing, or a smaller model",
     );
     const result = await runTraining({
       folder,
@@ -293,6 +297,7 @@ class TextRun implements Disposable {
       weights,
       source,
       accumulation: accumulate,
+      gradientCheckpointing: options.gradientCheckpointing,
       clipNorm: options.clip,
       seed,
       schedule: plannedSchedule(learningPlans.finetunePairs, steps, {

@@ -193,6 +193,7 @@ async function run(
     {
       optimizer: optimizerStateSize[options.optimizer],
       average: options.ema !== undefined,
+      gradientCheckpointing: options.gradientCheckpointing,
       frozen: adapter && base?.weights.constants,
       workers: options.workers,
       resident,
@@ -207,7 +208,7 @@ async function run(
   requireMemory(
     memory.total - resident,
     `${system.title} and a batch of ${options.batch} x ${contextLength} tokens`,
-    "use a smaller --batch with a larger --accumulate, or a smaller model",
+    "use a smaller --batch with a larger --accumulate, --gradient-checkpointing, or a smaller model",
   );
 
   for (const [index, { size }] of surveyed.entries())

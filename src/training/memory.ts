@@ -15,7 +15,7 @@ import {
 import { type Parameter, namedParameters } from "../nn/index.js";
 import { nodesOf } from "./diagnosis.js";
 import type { Objective } from "./objective.js";
-import { lossGraph } from "./step.js";
+import { type PassOptions, lossGraph } from "./step.js";
 
 /** Bytes that training takes, by what takes them. */
 export interface TrainingMemory {
@@ -49,6 +49,8 @@ export const optimizerStateSize = {
 
 /** What the engine's arena takes beyond the results that it holds: it grows in steps. Measured: 1.2 to 1.4. */
 const engineOverhead = 1.25;
+/** The same with gradient checkpointing, where a few large results are most of it. Measured: 1.7 to 2.5. */
+const checkpointingOverhead = 2.5;
 
 /** What the engine and JavaScript take for a run besides its tensors. Measured: 50 to 80 MB. */
 const runBytes = 65e6;
@@ -67,7 +69,7 @@ const free = new Set(["input", "constant", "full", "range"]);
 export function trainingMemory(
   objective: Objective,
   sizes: Readonly<Record<string, number>>,
-  options: {
+  options: PassOptions & {
     readonly optimizer: (parameter: Parameter) => number;
     readonly average: boolean;
     /** Parameters that do not learn, where there are any. */
@@ -79,13 +81,15 @@ export function trainingMemory(
   },
 ): TrainingMemory {
   const { workers = 0, resident = usualResident, frozen = { tensors: {}, packed: {} } } = options;
+  const { gradientCheckpointing } = options;
   const parameters = [...namedParameters(objective.model)].flatMap(([name, parameter]) =>
     frozen.tensors[name] || frozen.packed[name] ? [] : [parameter],
   );
   const trained = parameters.filter(({ trainable }) => trainable);
   const bytes = (list: readonly Parameter[], size: (parameter: Parameter) => number): number =>
     4 * list.reduce((total, parameter) => total + size(parameter), 0);
-  const { sums } = lossGraph(objective, { random: new RandomStream(input("seed", "uint32", [])) });
+  const random = new RandomStream(input("seed", "uint32", []));
+  const { sums } = lossGraph(objective, { random, gradientCheckpointing });
   const total = Object.values(sums).reduce((a, b) => add(a, b));
   const found = gradients(
     total,
@@ -100,7 +104,9 @@ export function trainingMemory(
     average: options.average ? bytes(parameters, ({ size }) => size) : 0,
     activations: Math.ceil(
       Math.max(1, workers) *
-        (engineOverhead * peakBytes([total, ...found], found, sizes) + largestUnpacked(frozen)),
+        ((gradientCheckpointing ? checkpointingOverhead : engineOverhead) *
+          peakBytes([total, ...found.toReversed()], found, sizes) +
+          largestUnpacked(frozen)),
     ),
   };
   const losses = Object.values(lossGraph(objective, {}).sums);

@@ -2,10 +2,10 @@ import { Worker } from "node:worker_threads";
 import { LineageError, messageOf } from "../base/errors.js";
 import type { Batch } from "../data/index.js";
 import type { Weights } from "../nn/index.js";
-import { type PartValues, addParts } from "./step.js";
+import { type PartValues, type PassOptions, addParts } from "./step.js";
 import type { WorkerAnswer, WorkerShare, WorkerStart } from "./worker.js";
 
-export interface WorkerGroupOptions {
+export interface WorkerGroupOptions extends PassOptions {
   readonly workers: number;
   /** Module that exports a function making the objective, as `import.meta.url` gives it, and that function's name. */
   readonly module: string;
@@ -45,6 +45,7 @@ export class WorkerGroup implements Disposable {
         name: options.name,
         argument: options.argument,
         threads: options.threads ?? 1,
+        gradientCheckpointing: options.gradientCheckpointing,
         weights: sharedWeights,
         gradients: memory,
       };

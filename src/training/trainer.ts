@@ -12,13 +12,14 @@ import {
   EvaluationStep,
   type Loss,
   type PartValues,
+  type PassOptions,
   TrainingStep,
   addParts,
   lossOf,
   totalCounts,
 } from "./step.js";
 
-export interface TrainerOptions {
+export interface TrainerOptions extends PassOptions {
   readonly objective: Objective;
   /** All of a model's, or of one that is frozen in part (`Weights.partlyFrozen`). */
   readonly weights: Weights;
@@ -80,7 +81,7 @@ export class Trainer implements Disposable {
     const gradients = weights.like((_, parameter) => parameter.trainable);
     if (gradients.layout.size === 0)
       throw new LineageError("argument", "there is nothing to train: every parameter of the model is frozen");
-    const { workers } = options;
+    const { workers, gradientCheckpointing } = options;
     if (workers && workers.workers > most)
       throw new LineageError(
         "argument",
@@ -93,8 +94,11 @@ export class Trainer implements Disposable {
       );
     // One program alone, which has to start from zero where it adds: a second one would take as much memory again.
     const passes = workers
-      ? WorkerGroup.create(weights, gradients, workers)
-      : await TrainingStep.create(objective, weights, gradients, { accumulates: most > 1 });
+      ? WorkerGroup.create(weights, gradients, { ...workers, gradientCheckpointing })
+      : await TrainingStep.create(objective, weights, gradients, {
+          accumulates: most > 1,
+          gradientCheckpointing,
+        });
     const optimizer = await makeOptimizer(weights, gradients);
     const norm = await GradientNorm.create(weights.runtime, gradients);
     const average =

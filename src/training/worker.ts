@@ -3,12 +3,12 @@ import type { Batch } from "../data/index.js";
 import { Weights } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Objective } from "./objective.js";
-import { type PartValues, TrainingStep, addParts } from "./step.js";
+import { type PartValues, type PassOptions, TrainingStep, addParts } from "./step.js";
 
 // One worker of `WorkerGroup`: its share of a step's micro-batches, through a model of its own.
 
 /** @internal What a worker is started with. */
-export interface WorkerStart {
+export interface WorkerStart extends PassOptions {
   /** Module and export that make the objective, and what they are given. */
   readonly module: string;
   readonly name: string;
@@ -34,7 +34,10 @@ const objective = made[start.name]!(start.argument);
 const runtime = createRuntime({ threads: start.threads });
 const weights = Weights.allocate(runtime, objective.model);
 const gradients = weights.like((_, parameter) => parameter.trainable);
-const step = await TrainingStep.create(objective, weights, gradients, { accumulates: true });
+const step = await TrainingStep.create(objective, weights, gradients, {
+  accumulates: true,
+  gradientCheckpointing: start.gradientCheckpointing,
+});
 
 async function work({ batches, counts }: WorkerShare): Promise<PartValues> {
   weights.flat.write(new Float32Array(start.weights));

@@ -61,7 +61,7 @@ export class RandomStream {
   private draws = 0;
 
   /** @param seed uint32 scalar; training passes another one with every step */
-  constructor(private readonly seed: Tensor) {}
+  constructor(readonly seed: Tensor) {}
 
   /** Uniform in [0, 1), in steps of 2^-24. Every call draws new numbers. */
   uniform(shape: Shape): Tensor {
