@@ -17,13 +17,14 @@ import { parseArgs } from "node:util";
 import { Random } from "../src/base/random.js";
 import { loadForInference, saveGguf, saveModel } from "../src/checkpoints/index.js";
 import { type Plan, type TaskInput, planTask, runPlan, scoresOf, taskOf } from "../src/evaluation/index.js";
-import { Decoder, commonLength } from "../src/generation/index.js";
+import { Decoder } from "../src/generation/index.js";
 import { Llama, llamaConfig, systems } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { trainByteLevelBpe } from "../src/tokenizers/index.js";
 import { type Answer, Peer } from "./harness.js";
 import { LlamaCppModel, llamaCppFolder } from "./llama-cpp.js";
+import { llamaCppLikelihoods, llamaCppShape, sharedLength } from "./llama-cpp-evaluation.js";
 
 const { values: options } = parseArgs({
   options: {
@@ -158,84 +159,12 @@ async function ours(input: TaskInput): Promise<Measured & { plan: Plan }> {
   };
 }
 
-/** A row of a plan as llama.cpp is asked it: what its answers have in common, and of each the rest. */
-const asked = (plan: Plan): { context: readonly number[]; targets: readonly (readonly number[])[] }[] =>
-  plan.asked.map(({ targets }) => ({
-    context: targets[0]!.context,
-    targets: targets.map(({ target }) => target),
-  }));
-
-function logSoftmax(logits: Float32Array, id: number): number {
-  let peak = -Infinity;
-  for (const value of logits) if (value > peak) peak = value;
-  let total = 0;
-  for (const value of logits) total += Math.exp(value - peak);
-  return logits[id]! - peak - Math.log(total);
-}
-
 /** @param keep how many tokens all rows begin with are read once for all of them; 0 as llama.cpp's own tool does it */
 function theirs(plan: Plan, keep: number): Measured {
-  const most = 512;
-  const all = asked(plan);
-  const sequences = 129;
-  using model = LlamaCppModel.load(gguf, {
-    threads,
-    contextLength: 2048,
-    batch: most,
-    sequences,
-    unified: true,
-  });
-  const run = (some: typeof all): number[][] => {
-    const found: number[][] = [];
-    model.reset();
-    if (keep > 0) model.evaluate(all[0]!.context.slice(0, keep));
-    for (let start = 0; start < some.length;) {
-      let [tokens, next, end] = [0, 1, start];
-      const batch: { id: number; position: number; sequences: number[]; wanted: boolean }[] = [];
-      const places: { last: number; answers: { target: readonly number[]; first: number }[] }[] = [];
-      for (; end < some.length; end++) {
-        const { context, targets } = some[end]!;
-        const size = context.length - keep + targets.reduce((sum, { length }) => sum + length - 1, 0);
-        if (end > start && (tokens + size > most || next + targets.length > sequences || keep === 0)) break;
-        tokens += size;
-        const own = targets.map((_, index) => next + index);
-        next += targets.length;
-        if (keep > 0) for (const sequence of own) model.copySequence(0, sequence);
-        for (const [index, id] of context.slice(keep).entries())
-          batch.push({
-            id,
-            position: keep + index,
-            sequences: own,
-            wanted: index === context.length - keep - 1,
-          });
-        const last = batch.length - 1;
-        const answers = targets.map((target, index) => {
-          const first = batch.length;
-          for (const [place, id] of target.slice(0, -1).entries())
-            batch.push({ id, position: context.length + place, sequences: [own[index]!], wanted: true });
-          return { target, first };
-        });
-        places.push({ last, answers });
-      }
-      model.decodeTokens(batch);
-      for (const { last, answers } of places)
-        found.push(
-          answers.map(({ target, first }) =>
-            target.reduce(
-              (sum, id, place) =>
-                sum + logSoftmax(model.logitsOf(place === 0 ? last : first + place - 1), id),
-              0,
-            ),
-          ),
-        );
-      for (let sequence = keep > 0 ? 1 : 0; sequence < next; sequence++) model.removeSequence(sequence);
-      start = end;
-    }
-    return found;
-  };
-  run(all.slice(0, 2));
+  using model = LlamaCppModel.load(gguf, { ...llamaCppShape, threads, contextLength: 2048 });
+  llamaCppLikelihoods(model, { ...plan, asked: plan.asked.slice(0, 2) }, keep);
   const started = performance.now();
-  const logLikelihoods = run(all);
+  const logLikelihoods = llamaCppLikelihoods(model, plan, keep);
   return { seconds: (performance.now() - started) / 1000, logLikelihoods };
 }
 
@@ -288,11 +217,9 @@ for (const [kind, { prompt, choices, list }] of Object.entries(kinds)) {
     say("lm_eval, batches of 16", measured, measured);
   }
   if (llamaCppFolder) {
-    const contexts = asked(own.plan).map(({ context }) => context);
-    const common = Math.min(...contexts.slice(1).map((context) => commonLength(contexts[0]!, context)));
     const row = theirs(own.plan, 0);
     say("llama.cpp, row by row", row, row);
-    const kept = theirs(own.plan, common);
+    const kept = theirs(own.plan, sharedLength(own.plan));
     say("llama.cpp, examples kept", kept, kept);
   }
 }

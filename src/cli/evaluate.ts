@@ -13,9 +13,11 @@ import {
   type OverlapResult,
   type Plan,
   type PlanOptions,
+  type Score,
   ResultFile,
   type Task,
   type TaskResult,
+  type TaskSummary,
   builtInTasks,
   findTask,
   identityOf,
@@ -25,11 +27,13 @@ import {
   resultOf,
   runPlan,
   scoreCurves,
+  shortNames,
   textTask,
 } from "../evaluation/index.js";
 import { Decoder } from "../generation/index.js";
 import { lossChart } from "../pictures/index.js";
 import { kindOf } from "../library/index.js";
+import type { SystemKind } from "../models/index.js";
 import { countParameters, scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { type ChatMessage, ChatTemplate } from "../tokenizers/index.js";
@@ -41,7 +45,7 @@ import { schemeOf } from "./quantize.js";
 import { Reporter, colors, print, tell } from "./terminal.js";
 
 interface EvaluateCommand extends ModelCommand {
-  readonly model: string;
+  readonly model: readonly string[];
   readonly tasks?: string;
   readonly text?: string;
   readonly data?: string;
@@ -53,6 +57,10 @@ interface EvaluateCommand extends ModelCommand {
   readonly temperature?: number;
   readonly windowOverlap: number;
   readonly chat?: boolean;
+  readonly oneTurn?: boolean;
+  readonly exact?: boolean;
+  readonly plot?: string;
+  readonly metric?: string;
   readonly overlap?: string;
   readonly out?: string;
   readonly json?: boolean;
@@ -82,30 +90,98 @@ async function tasksOf({ tasks, text, data }: EvaluateCommand): Promise<Task[]> 
   return found;
 }
 
-/** Asks a model the questions of tasks. */
-async function evaluateModel(typed: Partial<EvaluateCommand>): Promise<void> {
+/** A model that is measured, before it is loaded. */
+interface Measured {
+  /** As it was typed. */
+  readonly name: string;
+  readonly place: string;
+  readonly kind: SystemKind;
+  /** Where its results go; undefined where nothing is written. */
+  readonly out: string | undefined;
+}
+
+/** The models of `--model`. Of several each has a folder of its own in `--out`, with as much of its name as tells it from others. */
+async function modelsOf({ model: names = [], out }: Partial<EvaluateCommand>): Promise<Measured[]> {
   // `evaluate show` needs no model, so the parser cannot ask for it.
-  const { model: named } = typed;
-  if (named === undefined)
+  if (names.length === 0)
     throw new LineageError("argument", "--model is required: name the model to measure");
-  const command = { ...typed, model: named } as EvaluateCommand;
-  const { json = false, out, threads, device, quantize } = command;
+  const twice = names.find((name, index) => names.indexOf(name) !== index);
+  if (twice !== undefined) throw new LineageError("argument", `--model names ${twice} twice`);
+  const folders = shortNames(names);
+  const models: Measured[] = [];
+  for (const [index, name] of names.entries()) {
+    const place = await modelFor(name);
+    const { kind, description } = await kindOf(place);
+    if (kind === "encoder")
+      throw new LineageError(
+        "unsupported",
+        `${name} is ${description}; evaluate measures decoders and encoder-decoders`,
+      );
+    const own = names.length > 1 && out !== undefined ? path.join(out, folders[index]!) : out;
+    models.push({ name, place, kind, out: own });
+  }
+  return models;
+}
+
+/** Measures models on tasks, one after the other. */
+async function evaluateModels(typed: Partial<EvaluateCommand>): Promise<void> {
+  const { model = [], json = false, plot, metric } = typed;
+  const command = { ...typed, model } as EvaluateCommand;
   // Everything that can be wrong with what was typed is looked at before a model is loaded.
+  if (command.oneTurn && !command.chat)
+    throw new LineageError("argument", "--one-turn says how a chat is written; give --chat as well");
   const tasks = await tasksOf(command);
   const shots = command.text === undefined ? shotsOf(command.shots) : [0];
-  const place = await modelFor(command.model);
+  const models = await modelsOf(command);
+  const summaries: TaskSummary[] = [];
+  try {
+    for (const one of models) summaries.push(...(await evaluateModel(one, tasks, shots, command)));
+  } finally {
+    // Models that were measured are told of, whatever happens to a later one.
+    if (!json && summaries.length > 0)
+      print(models.length === 1 ? table(summaries, metric) : summaryTable(summaries, metric));
+  }
+  if (plot !== undefined) await writePlot(summaries, { plot, metric });
+}
+
+/** Loads a model, and measures it. */
+async function evaluateModel(
+  one: Measured,
+  tasks: readonly Task[],
+  shots: readonly number[],
+  command: EvaluateCommand,
+): Promise<TaskSummary[]> {
+  const { threads, device, quantize } = command;
   const notes: string[] = [];
   const runtime = createRuntime({ threads, device });
   const loaded =
-    (await kindOf(place)).kind === "encoder-decoder"
-      ? await loadForInference(runtime, place, {
-          kind: "encoder-decoder",
+    one.kind === "encoder-decoder"
+      ? await loadForInference(runtime, one.place, {
+          kind: one.kind,
           quantize: schemeOf(quantize),
           prepared: preparedWeights(command.prepared, notes),
           adapter: command.adapter,
           mergeAdapter: command.mergeAdapter,
         })
-      : await loadToWrite(runtime, place, command, notes);
+      : await loadToWrite(runtime, one.place, command, notes);
+  try {
+    return await measure(one, loaded, tasks, shots, command);
+  } finally {
+    await loaded.kept;
+    loaded.weights.dispose();
+    for (const note of notes) tell(`${colors.dim(note)}\n`);
+  }
+}
+
+/** Asks a model the questions of tasks. */
+async function measure(
+  { name, place, out }: Measured,
+  loaded: InferenceCheckpoint | InferenceEncoderDecoder,
+  tasks: readonly Task[],
+  shots: readonly number[],
+  command: EvaluateCommand,
+): Promise<TaskSummary[]> {
+  const { json = false, quantize, exact } = command;
   const { config } = loaded.model;
   const begin = "decoderStartTokenId" in config ? [config.decoderStartTokenId] : undefined;
   const context = scaledContext(config);
@@ -127,7 +203,8 @@ async function evaluateModel(typed: Partial<EvaluateCommand>): Promise<void> {
   const hash = out === undefined ? "" : await modelHash(place);
   const adapter =
     command.adapter === undefined || out === undefined ? undefined : await modelHash(command.adapter);
-  const identity = { model: hash, quantize, adapter };
+  const identity = { model: hash, quantize, adapter, exact };
+  const parameters = countParameters(loaded.model);
   const files = new Map<Plan, ResultFile>();
   // Of a folder with results of another model nothing is written, so all files are looked at first.
   if (out !== undefined)
@@ -135,15 +212,13 @@ async function evaluateModel(typed: Partial<EvaluateCommand>): Promise<void> {
       files.set(
         plan,
         await ResultFile.open(out, plan, identityOf(plan, identity), {
-          model: command.model,
+          model: name,
           ...(command.adapter !== undefined && { adapter: command.adapter }),
-          parameters: countParameters(loaded.model),
+          parameters,
         }),
       );
-  const results = await interruptible((signal) => ask(loaded, plans, files, signal, json));
-  await loaded.kept;
-  if (json) print(`${JSON.stringify({ model: command.model, results })}\n`);
-  else print(table(results));
+  const results = await interruptible((signal) => ask(loaded, plans, files, { signal, json, exact }));
+  if (json) print(`${JSON.stringify({ model: name, parameters, results })}\n`);
   for (const { task, shots: number, beyond, cut, overlap } of results) {
     if (overlap && !json) tell(overlapWords(`${task}, ${number}-shot`, overlap));
     if (beyond > 0)
@@ -157,7 +232,7 @@ async function evaluateModel(typed: Partial<EvaluateCommand>): Promise<void> {
   }
   if (command.text !== undefined && results.some(({ scores }) => scores["loss"] && tokensOf(plans) < 100))
     tell(`${command.text} has only ${tokensOf(plans)} tokens: its perplexity says little\n`);
-  for (const note of notes) tell(`${colors.dim(note)}\n`);
+  return results.map((result) => ({ ...result, model: name, parameters, complete: true }));
 }
 
 /** What a training text has of a task's questions, and how much that changes. */
@@ -185,32 +260,54 @@ async function show(places: readonly string[], { plot, metric, by, json }: ShowC
   const summaries = await readSummaries(places);
   if (json) print(`${JSON.stringify(summaries)}\n`);
   else {
-    const rows = summaries.flatMap(({ model, parameters, task, shots, rows: asked, scores, complete }) =>
-      Object.entries(scores)
-        .filter(([name]) => metric === undefined || name === metric)
-        .map(([name, { value, stderr }]) => [
-          path.basename(model),
-          parameters === undefined ? "" : count(parameters),
-          task,
-          String(shots),
-          count(asked) + (complete ? "" : "+"),
-          name,
-          value.toFixed(4),
-          stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
-        ]),
-    );
-    if (rows.length === 0)
-      throw new LineageError("argument", `no result has the metric ${metric}; leave --metric out to see all`);
-    const head = ["model", "parameters", "task", "shots", "rows", "metric", "value", "stderr"];
-    print(columns([head, ...rows], [1, 3, 4, 6]));
+    print(summaryTable(summaries, metric));
     if (summaries.some(({ complete }) => !complete))
       tell("+: not all rows are answered yet; the same command with the same --out goes on\n");
   }
-  if (plot === undefined) return;
+  if (plot !== undefined) await writePlot(summaries, { plot, metric, by });
+}
+
+/** The scores of a result, or the one that is asked for. */
+const shownScores = ({ scores }: TaskSummary, metric: string | undefined): [string, Score][] =>
+  Object.entries(scores).filter(([name]) => metric === undefined || name === metric);
+
+/** Results of several models as columns. */
+function summaryTable(summaries: readonly TaskSummary[], metric: string | undefined): string {
+  const rows = summaries.flatMap((summary) =>
+    shownScores(summary, metric).map(([name, { value, stderr }]) => [
+      path.basename(summary.model),
+      summary.parameters === undefined ? "" : count(summary.parameters),
+      summary.task,
+      String(summary.shots),
+      count(summary.rows) + (summary.complete ? "" : "+"),
+      name,
+      value.toFixed(4),
+      stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
+    ]),
+  );
+  if (rows.length === 0) throw noMetric(summaries, metric);
+  const head = ["model", "parameters", "task", "shots", "rows", "metric", "value", "stderr"];
+  return columns([head, ...rows], [1, 3, 4, 6]);
+}
+
+const noMetric = (summaries: readonly TaskSummary[], metric: string | undefined): LineageError => {
+  const names = [...new Set(summaries.flatMap(({ scores }) => Object.keys(scores)))];
+  return new LineageError(
+    "argument",
+    `no result has the metric ${metric}; ${names.length === 0 ? "no row is answered yet" : `there are ${names.join(", ")}`}`,
+  );
+};
+
+/** Writes scores as a picture. */
+async function writePlot(
+  summaries: readonly TaskSummary[],
+  { plot, metric, by }: { plot: string; metric: string | undefined; by?: ShowCommand["by"] },
+): Promise<void> {
   const sizes = new Set(summaries.map(({ parameters }) => parameters));
   const shots = new Set(summaries.map((each) => each.shots));
   const across = by ?? (shots.size > 1 || sizes.size < 2 ? "shots" : "parameters");
   const curves = scoreCurves(summaries, across, metric);
+  if (curves.length === 0) throw noMetric(summaries, metric);
   await writeAtomically(
     plot,
     lossChart("evaluation", curves, {
@@ -234,14 +331,14 @@ async function ask(
   model: InferenceCheckpoint | InferenceEncoderDecoder,
   plans: readonly Plan[],
   files: ReadonlyMap<Plan, ResultFile>,
-  signal: AbortSignal,
-  json: boolean,
+  { signal, json, exact }: { signal: AbortSignal; json: boolean; exact: boolean | undefined },
 ): Promise<TaskResult[]> {
   const report = await Reporter.create(false);
   using decoder = await Decoder.create({
     ...model,
     capacity: Math.max(...plans.map(({ capacity }) => capacity)),
     branching: true,
+    exactProducts: exact,
     slots: plans.some(({ task }) => task.declaration.generate) ? 4 : 1,
   });
   const results: TaskResult[] = [];
@@ -274,22 +371,19 @@ async function ask(
   return results;
 }
 
-/** Results as columns. */
-const table = (results: readonly TaskResult[]): string =>
-  columns(
-    [
-      ["task", "shots", "rows", "metric", "value", "stderr"],
-      ...results.flatMap(({ task, shots, rows: asked, scores }) =>
-        Object.entries(scores).map(([metric, { value, stderr }], index) => [
-          ...(index === 0 ? [task, String(shots), count(asked)] : ["", "", ""]),
-          metric,
-          value.toFixed(4),
-          stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
-        ]),
-      ),
-    ],
-    [1, 2, 4],
+/** Results of one model as columns. */
+function table(results: readonly TaskSummary[], metric: string | undefined): string {
+  const rows = results.flatMap((result) =>
+    shownScores(result, metric).map(([name, { value, stderr }], index) => [
+      ...(index === 0 ? [result.task, String(result.shots), count(result.rows)] : ["", "", ""]),
+      name,
+      value.toFixed(4),
+      stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
+    ]),
   );
+  if (metric !== undefined && rows.length === 0) throw noMetric(results, metric);
+  return columns([["task", "shots", "rows", "metric", "value", "stderr"], ...rows], [1, 2, 4]);
+}
 
 /** Rows as aligned columns. @param numeric which columns are aligned at their ends */
 function columns(rows: readonly (readonly string[])[], numeric: readonly number[]): string {
@@ -304,15 +398,18 @@ function columns(rows: readonly (readonly string[])[], numeric: readonly number[
   return `${rows.map(line).join("\n")}\n`;
 }
 
+const plotOption = () =>
+  option("plot", "<file>", "write an SVG picture with error bars", undefined, { usual: "none" });
+const metricOption = () =>
+  option("metric", "<name>", "show this score alone", undefined, {
+    usual: "all; each task's first in the plot",
+  });
+
 const showCommand = new Command("show")
   .description("a table, and a plot, of results that evaluate wrote")
   .argument("<results...>", "folders that --out named, or single files in them")
-  .addOption(option("plot", "<file>", "write an SVG picture with error bars", undefined, { usual: "none" }))
-  .addOption(
-    option("metric", "<name>", "show this score alone", undefined, {
-      usual: "all; each task's first in the plot",
-    }),
-  )
+  .addOption(plotOption())
+  .addOption(metricOption())
   .addOption(
     option("by", "<what>", "what the plot counts across", z.enum(["shots", "parameters"]), {
       usual: "shots where there are several, else parameters",
@@ -329,6 +426,8 @@ const showCommand = new Command("show")
   .action(show);
 
 const command = new Command("evaluate")
+  // Options after "show" are its own.
+  .enablePositionalOptions()
   .description("measure a model on tasks (accuracy, exact match), or the perplexity of a text")
   .optionsGroup("What:")
   .addOption(
@@ -360,6 +459,7 @@ const command = new Command("evaluate")
     "--chat",
     "write prompts and examples as turns of the model's chat template (default: as plain text)",
   )
+  .option("--one-turn", "with --chat: examples and question in one turn of the user (default: a turn each)")
   .addOption(option("seed", "<n>", "draws the examples and the samples", z.int().nonnegative().default(0)))
   .addOption(countOption("limit", "ask only the first n questions of each task", undefined, { usual: "all" }))
   .option(
@@ -393,28 +493,34 @@ const command = new Command("evaluate")
     option(
       "model",
       "<place>",
-      "a decoder or an encoder-decoder: folder, .gguf file, or ORG/NAME on the hub",
+      "a decoder or an encoder-decoder: folder, .gguf file, or ORG/NAME on the hub; may be repeated",
       undefined,
-      { required: true },
+      { required: true, again: true },
     ),
   );
 
 export const evaluateCommand = addModelOptions(command)
+  .option(
+    "--exact",
+    "multiply weights in few bits by float32 inputs; slower, most of all where the model writes (default: inputs are rounded to 8 bits)",
+  )
   .optionsGroup("Run:")
   .addOption(
     option(
       "out",
       "<folder>",
-      "write scores and every prediction; a run with the same folder goes on",
+      "write scores and every prediction, of several models in a folder each; a run with the same folder goes on",
       undefined,
       {
         usual: "nothing is written",
       },
     ),
   )
+  .addOption(plotOption())
+  .addOption(metricOption())
   .addOption(deviceOption())
   .addOption(threadsOption())
-  .option("--json", "one JSON object with the scores")
+  .option("--json", "one JSON object for each model, with the scores")
   .addHelpText(
     "after",
     `
@@ -449,8 +555,12 @@ ${examples(
     "lineage evaluate --model chat.gguf --tasks gsm8k --data DIR --shots 5 --samples 5 --chat",
     "majority of five answers",
   ],
-  ["lineage evaluate show results/* --plot scores.svg", "runs beside each other"],
+  [
+    "lineage evaluate --model small.gguf --model large.gguf --tasks sst2 --data DIR --shots 0,1,5 --out results --plot scores.svg",
+    "sizes and shots in one table and one picture",
+  ],
+  ["lineage evaluate show results --plot scores.svg", "runs beside each other"],
 )}`,
   )
   .addCommand(showCommand)
-  .action(evaluateModel);
+  .action(evaluateModels);

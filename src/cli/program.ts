@@ -53,6 +53,8 @@ const makeProgram = (): Command =>
   new Command("lineage")
     .description("Train, fine-tune and run Transformer language models.")
     .version(version, "--version", "print the version")
+    // Options belong to the command that they stand after.
+    .enablePositionalOptions()
     .exitOverride()
     .commandsGroup("Help:")
     .configureOutput({ writeOut: print, writeErr: tell, outputError: tellError })

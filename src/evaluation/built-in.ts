@@ -75,12 +75,14 @@ export const builtInTasks: ReadonlyMap<string, TaskInput> = new Map<string, Task
   [
     "gsm8k",
     {
+      revision: "2",
       data: "gsm8k/test.jsonl",
       prompt: "Question: {{ question }}\nAnswer:",
       target: '{{ answer.split("#### ")[-1] }}',
       generate: {
         stop: ["Question:", "</s>", "<|im_end|>"],
         extract: "#### (-?[0-9.,]+)",
+        flexible: "-?[$0-9.,]{2,}|-?[0-9]+",
         ignore: [",", "\\$", "\\.$"],
       },
       shots: { data: "gsm8k/train.jsonl", target: "{{ answer }}" },

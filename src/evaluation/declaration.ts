@@ -33,6 +33,8 @@ const generate = z.strictObject({
   extract: pattern.optional(),
   /** Which match counts. */
   take: z.enum(["first", "last"]).default("first"),
+  /** A second pattern, whose last match counts as `flexible_match`: lm-evaluation-harness's flexible-extract. */
+  flexible: pattern.optional(),
   /** Parts of answer and target that are removed before they are compared. */
   ignore: z.array(pattern).default([]),
 });

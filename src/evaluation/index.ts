@@ -21,6 +21,7 @@ export {
   type PlanOptions,
   type RunOptions,
   extracted,
+  judged,
   majority,
   planTask,
   runPlan,
@@ -36,7 +37,7 @@ export {
   modelHash,
   resultOf,
 } from "./results.js";
-export { type Summary, readSummaries, scoreCurves } from "./summary.js";
+export { type Summary, type TaskSummary, readSummaries, scoreCurves, shortNames } from "./summary.js";
 export { type Prediction, type Score, scoresOf } from "./scores.js";
 export * from "./ratings.js";
 export * from "./refinement.js";

@@ -42,6 +42,8 @@ export interface PlanOptions {
   readonly overlap?: number | undefined;
   /** Writes messages as a chat model reads them; see `QuestionOptions`. Default: prompts are plain text. */
   readonly chat?: ((messages: readonly ChatMessage[]) => string) | undefined;
+  /** Whether a chat has examples and question in one turn. Default: a turn each. */
+  readonly oneTurn?: boolean | undefined;
   /** A UTF-8 text that the model was trained on: scores are told of questions with and without words in a row from it. */
   readonly trainedOn?: string | undefined;
   /** Of an encoder-decoder, which reads prompts as sources: what its texts begin with. */
@@ -90,13 +92,13 @@ export async function planTask(
   context: number,
   options: PlanOptions = {},
 ): Promise<Plan> {
-  const { shots = 0, seed = 0, limit, chat, begin } = options;
+  const { shots = 0, seed = 0, limit, chat, oneTurn, begin } = options;
   if (begin && task.declaration.text !== undefined)
     throw new LineageError(
       "unsupported",
       `${task.name} measures the perplexity of texts, for which the model must be a decoder; this one is an encoder-decoder`,
     );
-  const { questions, examples } = await questionsOf(task, { shots, seed, limit, chat });
+  const { questions, examples } = await questionsOf(task, { shots, seed, limit, chat, oneTurn });
   const asked = questions.map((question) => ask(task.declaration, question, tokenizer, context, options));
   const unconditional = new Map<string, Target>();
   const { unconditional: prompt, delimiter, generate } = task.declaration;
@@ -293,10 +295,14 @@ async function write(
           }).all(),
         );
         const texts = (await Promise.all(streams)).map(({ text }) => text);
-        const answer = majority(texts.map((text) => extracted(text, generate)));
-        const right = comparable(String(target), generate);
-        const correct = answer !== null && comparable(answer, generate) === right;
-        const prediction = { row, hash, ...(cut > 0 && { cut }) };
+        const { answer, correct } = judged(texts, String(target), generate);
+        const { flexible: extract } = generate;
+        const prediction = {
+          ...{ row, hash, ...(cut > 0 && { cut }) },
+          ...(extract !== undefined && {
+            flexible: judged(texts, String(target), { ...generate, extract, take: "last" }).correct,
+          }),
+        };
         await add({ ...prediction, kind: "text", target: String(target), answer, correct, texts });
       }),
     );
@@ -304,6 +310,16 @@ async function write(
 }
 
 type Rule = NonNullable<TaskDeclaration["generate"]>;
+
+/** The answer of texts, of several what most of them say, and whether it is right. */
+export function judged(
+  texts: readonly string[],
+  target: string,
+  rule: Pick<Rule, "extract" | "take" | "ignore">,
+): { answer: string | null; correct: boolean } {
+  const answer = majority(texts.map((text) => extracted(text, rule)));
+  return { answer, correct: answer !== null && comparable(answer, rule) === comparable(target, rule) };
+}
 
 /** The answer in a text; null where the rule finds none. */
 export function extracted(text: string, { extract, take }: Pick<Rule, "extract" | "take">): string | null {

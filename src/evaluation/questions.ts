@@ -100,6 +100,8 @@ export interface QuestionOptions {
    * examples are turns, and no delimiter stands before an answer. Default: a prompt is plain text.
    */
   readonly chat?: ((messages: readonly ChatMessage[]) => string) | undefined;
+  /** Whether a chat has examples and question in one turn of the user, as a plain prompt writes them. Default: a turn each. */
+  readonly oneTurn?: boolean | undefined;
 }
 
 /**
@@ -108,7 +110,7 @@ export interface QuestionOptions {
  */
 export async function questionsOf(
   task: Task,
-  { shots, seed, limit = Infinity, chat }: QuestionOptions,
+  { shots, seed, limit = Infinity, chat, oneTurn = false }: QuestionOptions,
 ): Promise<Questions> {
   const { declaration } = task;
   const rows = task.rows ?? (await readRows(task, declaration.data, declaration.columns));
@@ -122,7 +124,7 @@ export async function questionsOf(
   const text = shown.map(({ question, answer }) => question + delimiter + answer + separator).join("");
   const turns: ChatMessage[] = [
     ...(instructions === "" ? [] : [{ role: "system", content: instructions } as const]),
-    ...shown.flatMap(({ question, answer }): ChatMessage[] => [
+    ...(oneTurn ? [] : shown).flatMap(({ question, answer }): ChatMessage[] => [
       { role: "user", content: question },
       { role: "assistant", content: answer },
     ]),
@@ -133,7 +135,7 @@ export async function questionsOf(
     const { prompt, choices, target } = one.read(values, row);
     const whole =
       chat && declaration.text === undefined
-        ? chat([...turns, { role: "user", content: prompt }])
+        ? chat([...turns, { role: "user", content: oneTurn ? text + prompt : prompt }])
         : `${instructions}${text}${prompt}`;
     const hash = createHash("sha256")
       .update(JSON.stringify([whole, choices]))

@@ -27,6 +27,10 @@ const identitySchema = z.object({
   overlap: z.int().positive(),
   /** Whether prompts are messages in the model's own template. */
   chat: z.boolean().default(false),
+  /** Whether examples and question are one turn of it. */
+  oneTurn: z.boolean().default(false),
+  /** Whether products with weights in few bits took their inputs in float32. */
+  exact: z.boolean().default(false),
 });
 /** What must be the same for predictions to belong together. */
 export type Identity = z.output<typeof identitySchema>;
@@ -115,10 +119,12 @@ export function identityOf(
     model,
     quantize,
     adapter,
+    exact,
   }: {
     readonly model: string;
     readonly quantize?: string | undefined;
     readonly adapter?: string | undefined;
+    readonly exact?: boolean | undefined;
   },
 ): Identity {
   return {
@@ -134,6 +140,8 @@ export function identityOf(
     temperature: options.temperature ?? null,
     overlap: options.overlap ?? 1,
     chat: options.chat !== undefined,
+    oneTurn: options.oneTurn ?? false,
+    exact: exact ?? false,
   };
 }
 
@@ -235,6 +243,8 @@ const namesOfEntries: Readonly<Record<string, string>> = {
   declaration: "declaration of the task",
   chat: "kind of prompts: --chat",
   overlap: "overlap of windows",
+  oneTurn: "kind of prompts: --one-turn",
+  exact: "precision: --exact",
 };
 
 const short = (value: unknown): string => {

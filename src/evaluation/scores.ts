@@ -32,6 +32,8 @@ const written = z.object({
   /** What was extracted, of several samples what most of them say; null where nothing matched. */
   answer: z.string().nullable(),
   correct: z.boolean(),
+  /** Whether the answer that the task's flexible pattern extracts is right. */
+  flexible: z.boolean().optional(),
   texts: z.array(z.string()),
 });
 const measured = z.object({
@@ -78,7 +80,8 @@ const rules: Readonly<Record<string, (prediction: ChoicePrediction) => number[] 
 /**
  * The scores of some predictions, by the names of lm-evaluation-harness: of choices the share of right ones by likelihood
  * (`acc`), by likelihood for a character (`acc_norm`), a byte and a token of the choice, and by likelihood over that after the
- * unconditional prompt (`acc_mutual_info`); of written answers `exact_match`; of texts their perplexities.
+ * unconditional prompt (`acc_mutual_info`); of written answers `exact_match`, and `flexible_match` by the
+ * task's second pattern; of texts their perplexities.
  */
 export function scoresOf(predictions: readonly Prediction[]): Record<string, Score> {
   const scores: Record<string, Score> = {};
@@ -92,6 +95,8 @@ export function scoresOf(predictions: readonly Prediction[]): Record<string, Sco
   }
   const texts = predictions.filter((prediction) => prediction.kind === "text");
   if (texts.length > 0) scores["exact_match"] = mean(texts.map(({ correct }) => Number(correct)));
+  const flexible = texts.flatMap(({ flexible: right }) => (right === undefined ? [] : [Number(right)]));
+  if (flexible.length > 0) scores["flexible_match"] = mean(flexible);
   const measures = predictions.filter((prediction) => prediction.kind === "perplexity");
   if (measures.length > 0) {
     const total = (of: "logLikelihood" | "tokens" | "words" | "bytes"): number =>

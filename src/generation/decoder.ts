@@ -53,6 +53,11 @@ export interface DecoderOptions {
    * encoder-decoder takes them one after the other. Default false.
    */
   readonly branching?: boolean | undefined;
+  /**
+   * Whether products with weights in few bits take their inputs in float32. They round them to 8 bits by default, in blocks, as
+   * llama.cpp does, which is faster.
+   */
+  readonly exactProducts?: boolean | undefined;
   /** Tokens whose keys and values tell the range of an int8 cache. Default: 256 of the vocabulary at random. */
   readonly calibration?: readonly number[] | undefined;
 }
@@ -258,7 +263,7 @@ export class Decoder implements Disposable {
         biased: branching,
       },
       ranked,
-      parts,
+      { parts, exactProducts: options.exactProducts },
     );
     const caches = planned.map(({ layers, shape, window, cells }) => ({
       ...{ window, cells },

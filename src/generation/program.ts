@@ -60,27 +60,31 @@ export async function compileDecoder(
   weights: WeightSet,
   cache: CacheLayout,
   ranked: number,
-  parts: number = defaultParts(weights),
+  {
+    parts = defaultParts(weights),
+    exactProducts,
+  }: { parts?: number | undefined; exactProducts?: boolean | undefined },
 ): Promise<DecoderPrograms> {
   namedParameters(model);
   const { runtime, constants, promptConstants } = weights;
+  const named = (name: string) => ({ name, constants, exactProducts });
   const pass = model instanceof EncoderDecoder ? passOfSource(model, cache) : passOfText(model, cache);
   const { logits, outputs, cuts } = ends(model, pass, parts);
   const best = ranked > 0 ? topK(logSoftmax(logits), ranked) : undefined;
   const told = { logits, ...(best && { rankedIds: best.indices, rankedScores: best.values }) };
   const making = new Map([
-    ["step", compileInParts(runtime, { ...told, ...outputs }, cuts, { name: "decoder", constants })],
+    ["step", compileInParts(runtime, { ...told, ...outputs }, cuts, named("decoder"))],
   ]);
   if (model instanceof EncoderDecoder)
-    making.set("encoder", compile(runtime, sourceMemory(model), { name: "encoder", constants }));
+    making.set("encoder", compile(runtime, sourceMemory(model), named("encoder")));
   if (isPrefixLm(model)) {
     const both = ends(model, passOfText(model, cache, true), parts);
     const whole = { logits: both.logits, ...both.outputs };
-    making.set("prefix", compileInParts(runtime, whole, both.cuts, { name: "prefix", constants }));
+    making.set("prefix", compileInParts(runtime, whole, both.cuts, named("prefix")));
   } else if (promptConstants)
     making.set(
       "reader",
-      compileInParts(runtime, outputs, cuts, { name: "reader", constants: promptConstants }),
+      compileInParts(runtime, outputs, cuts, { ...named("reader"), constants: promptConstants }),
     );
   const made = await allOrNone([...making.values()]);
   const programs = new Map([...making.keys()].map((name, index) => [name, made[index]!]));

@@ -1,5 +1,14 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type InferenceCheckpoint, loadForInference } from "../../src/checkpoints/index.js";
+import {
+  type InferenceCheckpoint,
+  loadForInference,
+  loadModel,
+  saveGguf,
+  saveModel,
+} from "../../src/checkpoints/index.js";
 import {
   type Plan,
   type TaskInput,
@@ -79,8 +88,12 @@ describe("Evaluation equals lm-evaluation-harness", () => {
     },
   );
 
-  it.each([0, 1])("in prompts and likelihoods of a chat after %i turns of examples", async (shots) => {
-    const { prompt, logLikelihoods } = values.chat[String(shots)]!;
+  it.each([
+    ["0", 0, false],
+    ["1", 1, false],
+    ["3 in one turn", 3, true],
+  ])("in prompts and likelihoods of a chat after examples: %s", async (name, shots, oneTurn) => {
+    const { prompt, logLikelihoods } = values.chat[name]!;
     const template = new ChatTemplate(model.tokenizer);
     const task = taskOf(
       "choice",
@@ -90,6 +103,7 @@ describe("Evaluation equals lm-evaluation-harness", () => {
     const made = await planTask(task, model.tokenizer, context, {
       shots,
       limit: 8,
+      oneTurn,
       chat: (messages) => template.render(messages),
     });
     expect(made.asked[0]!.question.prompt).toBe(prompt);
@@ -139,6 +153,32 @@ describe("Evaluation equals lm-evaluation-harness", () => {
 });
 
 describe("Likelihoods of continuations", () => {
+  it("are those of the unpacked weights where products are exact", async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), "lineage exact "));
+    const [packed, plain] = [path.join(folder, "packed.gguf"), path.join(folder, "plain")];
+    const runtime = createRuntime();
+    await saveGguf(packed, await loadModel(runtime, reference.path(), { kind: "decoder" }), {
+      format: "Q4_0",
+    });
+    await saveModel(plain, await loadModel(runtime, packed, { kind: "decoder" }));
+    const sums = async (place: string, exactProducts: boolean): Promise<number[]> => {
+      const loaded = await loadForInference(runtime, place);
+      using writer = await Decoder.create({ ...loaded, branching: true, exactProducts });
+      const pairs = ["dog", "small grey elephant. Who?"].map((continuation) => ({
+        context: "The cat eats the ",
+        continuation,
+      }));
+      return (await logLikelihoods({ ...loaded, decoder: writer }, pairs)).map(({ sum }) => sum);
+    };
+    const wanted = await sums(plain, false);
+    const [exact, rounded] = [await sums(packed, true), await sums(packed, false)];
+    for (const [index, value] of wanted.entries()) {
+      expect(Math.abs(exact[index]! - value)).toBeLessThan(1e-4);
+      expect(Math.abs(rounded[index]! - value)).toBeGreaterThan(1e-3);
+    }
+    await rm(folder, { recursive: true });
+  });
+
   it("are those of the same tokens one by one, whatever else is asked", async () => {
     const writer = { ...model, decoder };
     const pair = { context: "The cat eats the ", continuation: "small grey elephant. Who?" };

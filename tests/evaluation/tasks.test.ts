@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -7,12 +7,14 @@ import {
   builtInTasks,
   extracted,
   findTask,
+  judged,
   majority,
   overlapLength,
   overlapping,
   questionsOf,
   rollingWindows,
   scoresOf,
+  shortNames,
 } from "../../src/evaluation/index.js";
 import { batchesOf } from "../../src/evaluation/likelihood.js";
 import { lineage } from "../support/cli.js";
@@ -206,8 +208,76 @@ describe("lineage evaluate", () => {
       [parameters, "shown", "0", "3", "acc"],
     ]);
     expect(await readFile(plot, "utf8")).toMatch(/^<svg/);
-    expect((await lineage("evaluate", "show", folder)).stderr).toMatch(/has no results/);
+    const empty = path.join(folder, "empty");
+    await mkdir(empty);
+    expect((await lineage("evaluate", "show", empty)).stderr).toMatch(/has no results/);
     expect((await lineage("evaluate", "--tasks", file)).stderr).toMatch(/--model is required/);
+  });
+
+  it("measures several models, each in a folder of its own, and goes on with each", async () => {
+    const [out, plot] = [path.join(folder, "several"), path.join(folder, "several.svg")];
+    const other = path.join(folder, "other model");
+    await cp(model, other, { recursive: true });
+    const file = await declared("many");
+    const both = (...more: string[]) => evaluate(file, "--model", other, "--out", out, ...more);
+    const first = await both("--limit", "2", "--json");
+    expect(first.status).toBe(0);
+    const lines = first.stdout.trim().split("\n");
+    expect(lines.map((line) => (JSON.parse(line) as { model: string }).model)).toEqual([model, other]);
+    const stored = path.join(out, "other model", "many-0-shot.json");
+    const read = async () =>
+      JSON.parse(await readFile(stored, "utf8")) as { predictions: { logLikelihoods: number[] }[] };
+    const before = await read();
+    // A prediction that is there is not made again: 0 for the right answer of the first row.
+    before.predictions[0]!.logLikelihoods = [0, -90];
+    await writeFile(stored, JSON.stringify(before));
+    const { status, stdout, stderr } = await both("--shots", "0,2", "--metric", "acc", "--plot", plot);
+    expect(status).toBe(0);
+    expect((await read()).predictions[0]!.logLikelihoods).toEqual([0, -90]);
+    const cells = stdout
+      .trim()
+      .split("\n")
+      .map((line) => line.split(/ {2,}/));
+    expect(cells.map((line) => [line[0], ...line.slice(2, 6)])).toEqual([
+      ["model", "task", "shots", "rows", "metric"],
+      ...[path.basename(path.resolve(model)), "other model"].flatMap((name) => [
+        [name, "many", "0", "6", "acc"],
+        [name, "many", "2", "4", "acc"],
+      ]),
+    ]);
+    expect(stderr).toContain("2 curves over shots");
+    expect(await readFile(plot, "utf8")).toContain("other model, many (acc)");
+    expect((await lineage("evaluate", "show", out, "--metric", "acc")).stdout).toBe(stdout);
+    const shown = JSON.parse((await lineage("evaluate", "show", out, "--json")).stdout) as unknown[];
+    expect(shown).toMatchObject([0, 2, 0, 2].map((shots) => ({ task: "many", shots, complete: true })));
+    expect((await evaluate(file, "--model", model)).stderr).toMatch(/--model names .* twice/);
+    expect((await evaluate(file, "--metric", "bleu", "--plot", plot)).stderr).toMatch(
+      /no result has the metric bleu; there are acc, acc_norm/,
+    );
+  });
+
+  it("names models by what tells them apart", () => {
+    expect(shortNames(["a/model.gguf", "b/model.gguf", "b/chat.gguf"])).toEqual([
+      "a-model",
+      "b-model",
+      "chat",
+    ]);
+    expect(shortNames(["one/x/", "./two/x", "hub/ORG"])).toEqual(["one-x", "two-x", "ORG"]);
+  });
+
+  it("writes examples and question in one turn where that is asked for", async () => {
+    const found = await findTask(await declared("turns", { instructions: "Say who.", delimiter: " = " }));
+    const seen: unknown[] = [];
+    const options = { shots: 1, seed: 0, limit: 1, chat: (messages: unknown) => (seen.push(messages), "") };
+    const { questions, examples } = await questionsOf(found, { ...options, oneTurn: true });
+    const [shown, asked] = [rows[examples[0]!]!, rows[questions[0]!.row]!];
+    const answer = shown.right === 0 ? "cat" : "small grey elephant";
+    expect(seen.at(-1)).toEqual([
+      { role: "system", content: "Say who." },
+      { role: "user", content: `${shown.q} = ${answer}\n\n${asked.q}` },
+    ]);
+    const file = await declared("turns");
+    expect((await evaluate(file, "--one-turn")).stderr).toMatch(/--one-turn .* give --chat as well/);
   });
 
   it("lets a model write, and votes over samples", async () => {
@@ -344,6 +414,12 @@ describe("The parts of an evaluation", () => {
     expect(extracted(text, { extract: "#### ([0-9,]+)", take: "first" })).toBe("1,204");
     expect(extracted(text, { extract: "#### ([0-9,]+)", take: "last" })).toBe("7");
     expect(extracted("none", { extract: "#### ([0-9,]+)", take: "last" })).toBeNull();
+    // lm-evaluation-harness's flexible-extract: the last number of the text.
+    const flexible = { ...builtInTasks.get("gsm8k")!.generate!, take: "last" as const };
+    const rule = { ignore: flexible.ignore!, take: flexible.take, extract: flexible.flexible! };
+    const sums = "It costs $5, so 3 of them cost $1,015.";
+    expect(judged([sums], "1015", rule)).toEqual({ answer: "$1,015.", correct: true });
+    expect(judged([sums, "7", "x -7"], "7", rule).correct).toBe(false);
     expect(majority(["7", null, "8", "8", null, null])).toBe("8");
     expect(majority([null])).toBeNull();
   });

@@ -85,17 +85,17 @@ def main() -> None:
             "logLikelihoods": [[round(float(pair[0][0]), 6) for pair in each["resps"]] for each in samples],
             "greedy": [[bool(pair[0][1]) for pair in each["resps"]] for each in samples],
         }
-    for shots in (0, 1):
+    for name, shots, turns in (("0", 0, True), ("1", 1, True), ("3 in one turn", 3, False)):
         choice = task(
             task="choice", custom_dataset=lambda **_: data, fewshot_split="train", num_fewshot=shots, fewshot_config={"sampler": "first_n"},
             output_type="multiple_choice", doc_to_text="Question: {{question}}\nAnswer:", doc_to_choice="{{options}}", doc_to_target="answer",
             description="Who is it?", metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         )
         got = lm_eval.evaluate(
-            lm=writer, task_dict={"choice": choice}, log_samples=True, bootstrap_iters=0, apply_chat_template=True, fewshot_as_multiturn=True, limit=8,
+            lm=writer, task_dict={"choice": choice}, log_samples=True, bootstrap_iters=0, apply_chat_template=True, fewshot_as_multiturn=turns, limit=8,
         )
         samples = sorted(got["samples"]["choice"], key=lambda each: each["doc_id"])
-        values.setdefault("chat", {})[str(shots)] = {
+        values.setdefault("chat", {})[name] = {
             "prompt": samples[0]["arguments"][0][0],
             "logLikelihoods": [[round(float(pair[0][0]), 6) for pair in each["resps"]] for each in samples],
         }
