@@ -136,9 +136,8 @@ export async function generateText(command: GenerateCommand): Promise<void> {
   const loaded = await loadToChoose(runtime, place, command, notes);
   const { speculative } = command;
   const drafter = speculative === undefined ? undefined : await makeDrafter(runtime, loaded, command);
-  const { adapter: _, ...typed } = command;
   await interruptible((signal) => {
-    const options = { ...typed, drafter, rule, signal };
+    const options = { ...command, adapter: undefined, drafter, rule, signal };
     return loaded.adapters
       ? writeByEach(loaded, prompt, command, options)
       : writeAnswer(prompt, command, writeText(loaded, prompt, options));
