@@ -78,7 +78,7 @@ async function collect(
   folder: string,
   base: { readonly model: Module; readonly weights: ModelWeights },
 ): Promise<void> {
-  const { adapter, weights } = await loadAdapter(folder, base);
+  const { adapter, weights } = await loadAdapter(folder, base, { updatesAlone: true });
   const parameters = [...adapter.parameters.keys()];
   try {
     if (adapter.kind !== "lora")

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
@@ -9,6 +10,8 @@ import { SafetensorsFile, type TensorToSave, floatReaders, writeSafetensors } fr
 import {
   type Adapter,
   CausalLm,
+  EncoderDecoder,
+  type HeadName,
   type Linear,
   type LoraAdapter,
   type LoraOptions,
@@ -21,6 +24,7 @@ import {
   keyValueShape,
   namedParameters,
   targetNames,
+  wholeNames,
 } from "../nn/index.js";
 import { ModelWeights, dequantizeWeight } from "../quantization/index.js";
 import type { DeviceTensor } from "../runtime/types.js";
@@ -50,6 +54,8 @@ const readEntries = z.object({
   rank_pattern: z.record(z.string(), z.int().positive()).nullish(),
   alpha_pattern: numbers,
   bias: z.string().default("none"),
+  modules_to_save: z.array(z.string().min(1)).nullish(),
+  use_dora: z.boolean().default(false),
   init_lora_weights: z.union([z.boolean(), z.string()]).nullish(),
 });
 
@@ -88,7 +94,15 @@ function addDescribed(model: Module, file: string, json: unknown): Adapter {
   if (!Object.hasOwn(peftTypes, type))
     throw fail(`the adapter is of the type ${type}; lineage reads ${either(Object.keys(peftTypes))}`);
   const kind = peftTypes[type as keyof typeof peftTypes];
-  if (kind === "lora") return addLora(model, readOptions(json, fail));
+  if (kind === "lora") {
+    const options = readOptions(json, fail);
+    try {
+      return addLora(model, options);
+    } catch (error) {
+      if (!(error instanceof LineageError)) throw error;
+      throw fail(error.message);
+    }
+  }
   const { num_virtual_tokens: tokens } = readSoftPrompt(json, fail);
   if (!(model instanceof CausalLm))
     throw new LineageError(
@@ -115,7 +129,9 @@ function readOptions(json: unknown, fail: Fail): LoraOptions {
     alpha: config.lora_alpha,
     rankStabilized: config.use_rslora,
     dropout: config.lora_dropout,
+    dora: config.use_dora,
     targets: targetsOf(config.target_modules, fail),
+    whole: config.modules_to_save ?? [],
     exclude:
       isOff(config.exclude_modules) || config.exclude_modules == null
         ? undefined
@@ -189,8 +205,11 @@ const patternsJson = (patterns: ReadonlyMap<string, number> | undefined) =>
   Object.fromEntries(patterns ?? []);
 
 /** The configuration as peft writes it. */
-const configJson = (model: Module, adapter: Adapter, base: string | undefined): Record<string, unknown> => ({
-  ...(adapter.kind === "lora" ? loraJson(model, adapter) : softPromptJson(model, adapter)),
+const configJson = (
+  { model, adapter, head }: Pick<AdapterToSave, "model" | "adapter" | "head">,
+  base: string | undefined,
+): Record<string, unknown> => ({
+  ...(adapter.kind === "lora" ? loraJson(model, adapter, head) : softPromptJson(model, adapter)),
   base_model_name_or_path: base ?? null,
   inference_mode: true,
 });
@@ -225,12 +244,26 @@ function softPromptJson(model: Module, { prompt }: SoftPromptAdapter): Record<st
   };
 }
 
-function loraJson(model: Module, adapter: LoraAdapter): Record<string, unknown> {
-  const { rank, alpha, dropout = 0, rankStabilized = false, ranks, alphas } = adapter.options;
+/** What peft calls the tasks of heads; choices have no word. */
+const taskTypes: Readonly<Partial<Record<HeadName, string>>> = {
+  classify: "SEQ_CLS",
+  tag: "TOKEN_CLS",
+  span: "QUESTION_ANS",
+};
+
+const taskType = (model: Module, head: HeadName | undefined): string | null =>
+  model instanceof CausalLm
+    ? "CAUSAL_LM"
+    : model instanceof EncoderDecoder
+      ? "SEQ_2_SEQ_LM"
+      : ((head && taskTypes[head]) ?? null);
+
+function loraJson(model: Module, adapter: LoraAdapter, head: HeadName | undefined): Record<string, unknown> {
+  const { rank, alpha, dropout = 0, rankStabilized = false, dora = false, ranks, alphas } = adapter.options;
   const layouts = [...adapter.layers.values()].map(({ linear }) => linear.transposeWeight);
   return {
     peft_type: "LORA",
-    task_type: model instanceof CausalLm ? "CAUSAL_LM" : null,
+    task_type: taskType(model, head),
     r: rank,
     lora_alpha: alpha,
     lora_dropout: dropout,
@@ -242,8 +275,8 @@ function loraJson(model: Module, adapter: LoraAdapter): Record<string, unknown> 
     fan_in_fan_out: layouts.every((transposed) => !transposed),
     bias: "none",
     init_lora_weights: true,
-    modules_to_save: null,
-    use_dora: false,
+    modules_to_save: adapter.whole.size > 0 ? wholeNames(model, adapter.whole.keys()) : null,
+    use_dora: dora,
   };
 }
 
@@ -259,18 +292,19 @@ export interface Adapted<W extends WeightSet, A extends Adapter = Adapter> {
 const storedName = ({ kind }: Adapter, name: string): string =>
   kind === "lora" ? prefix + name : "prompt_embeddings";
 
-/**
- * Writes an adapter as peft does. What was there of an adapter is replaced as a whole; other files of the folder stay.
- * @param base the name or folder of the base, for whoever loads the adapter
- */
+/** An adapter with its model. */
+export interface AdapterToSave extends Adapted<WeightSet> {
+  readonly model: Module;
+  /** The name or folder of the base, for whoever loads the adapter. */
+  readonly base?: string | undefined;
+  /** The head that the model has. Default: none. */
+  readonly head?: HeadName | undefined;
+}
+
+/** Writes an adapter as peft does. What was there of an adapter is replaced as a whole; other files of the folder stay. */
 export async function saveAdapter(
   folder: string,
-  {
-    model,
-    adapter,
-    weights,
-    base,
-  }: Adapted<WeightSet> & { readonly model: Module; readonly base?: string | undefined },
+  { model, adapter, weights, base, head }: AdapterToSave,
 ): Promise<void> {
   const tensors = [...adapter.parameters.keys()].map((name): TensorToSave => {
     const stored = storedWeight(weights, name);
@@ -281,11 +315,16 @@ export async function saveAdapter(
   await replaceFiles(
     folder,
     async (staging) => {
-      await writeJson(path.join(staging, configFile), configJson(model, adapter, base));
+      await writeJson(path.join(staging, configFile), configJson({ model, adapter, head }, base));
       await writeSafetensors(path.join(staging, weightFile), tensors);
     },
     { part: (name) => name === configFile || name === weightFile },
   );
+}
+
+export interface LoadAdapterOptions {
+  /** Refuses an adapter that changes more than a sum beside each layer: DoRA, or modules that learned whole. Default false. */
+  readonly updatesAlone?: boolean;
 }
 
 /**
@@ -296,21 +335,60 @@ export async function saveAdapter(
 export async function loadAdapter(
   folder: string,
   { model, weights }: { readonly model: Module; readonly weights: ModelWeights },
+  { updatesAlone = false }: LoadAdapterOptions = {},
 ): Promise<Adapted<ModelWeights>> {
   const configPath = path.join(folder, configFile);
-  const json = await readJson(configPath);
+  const json = await readConfig(folder);
   const file = await SafetensorsFile.open(path.join(folder, weightFile));
   const trainable = new Map([...namedParameters(model).values()].map((one) => [one, one.trainable]));
   const adapter = addDescribed(model, configPath, json);
   // Whether the base's parameters learn is not for a loaded adapter to say.
   for (const [parameter, before] of trainable) parameter.trainable = before;
   try {
+    if (updatesAlone && adapter.kind === "lora") checkUpdatesAlone(folder, adapter);
     const tensors = await readTensors(file, adapter, weights.runtime);
-    return { adapter, weights: weights.with(tensors) };
+    return { adapter, weights: weights.with({ ...rowNorms(adapter, weights, "fixed"), ...tensors }) };
   } catch (error) {
     adapter.remove();
     throw error;
   }
+}
+
+async function readConfig(folder: string): Promise<unknown> {
+  const file = path.join(folder, configFile);
+  if (existsSync(file)) return readJson(file);
+  throw new LineageError("checkpoint", `${folder} is not an adapter of peft's: it has no ${configFile}`);
+}
+
+/** Shapes of the tensors in an adapter's folder, by the names that the model has for them. */
+export async function adapterShapes(folder: string): Promise<ReadonlyMap<string, readonly number[]>> {
+  await readConfig(folder);
+  const { header } = await SafetensorsFile.open(path.join(folder, weightFile));
+  return new Map(
+    [...header.tensors].flatMap(([name, { shape }]) =>
+      name.startsWith(prefix) ? [[name.slice(prefix.length), shape] as const] : [],
+    ),
+  );
+}
+
+/** The head that an adapter was trained with, as peft names its task; undefined where it says none. */
+export async function adapterHead(folder: string): Promise<HeadName | undefined> {
+  const file = path.join(folder, configFile);
+  const { task_type: task } = validated(
+    z.object({ task_type: z.string().nullish() }),
+    await readConfig(folder),
+    (problem) => new LineageError("config", `${file}: ${problem}`),
+  );
+  const found = Object.entries(taskTypes).find(([, name]) => name === task);
+  return found?.[0] as HeadName | undefined;
+}
+
+function checkUpdatesAlone(folder: string, { options, whole }: LoraAdapter): void {
+  if (!options.dora && whole.size === 0) return;
+  throw new LineageError(
+    "unsupported",
+    `${folder} ${options.dora ? "is of DoRA" : `holds modules that learned whole (${[...whole.keys()].join(", ")})`}, which is more than an update beside each layer; load it alone, or merge it first`,
+  );
 }
 
 async function readTensors(
@@ -381,19 +459,68 @@ export function mergeAdapter({ adapter, weights }: Adapted<ModelWeights>): Model
       "a soft prompt stands before the text and has no matrices to merge; load it beside the model",
     );
   const merged: Record<string, DeviceTensor> = {};
+  const unwanted: string[] = [];
   for (const { linear, lora } of adapter.layers.values()) {
     const { name, shape } = linear.weight;
     const values = valuesOf(weights, name);
-    const [down, up] = [lora.down, lora.up].map(({ weight }) => valuesOf(weights, weight.name)) as [
+    const [down, up, magnitude] = lora.parameters.map((one) => valuesOf(weights, one.name)) as [
       Float32Array,
       Float32Array,
+      Float32Array?,
     ];
     addUpdate(values, linear, { down, up, rank: lora.rank, scaling: lora.scaling });
+    if (magnitude) setRowLengths(values, linear, magnitude);
     merged[name] = weights.runtime.createTensor("float32", shape, values);
+    unwanted.push(...lora.parameters.map((one) => one.name));
+    if (lora.baseNorms) unwanted.push(lora.baseNorms.name);
   }
-  const parameters = [...adapter.parameters.keys()];
   adapter.remove();
-  return weights.with(merged, parameters);
+  return weights.with(merged, unwanted);
+}
+
+/**
+ * Weights of a base with what DoRA begins as: the lengths of the rows of every matrix that the adapter stands beside, once as
+ * they are and once to be learned. Unchanged for another adapter.
+ */
+export const withRowNorms = (adapter: Adapter, weights: ModelWeights): ModelWeights =>
+  weights.with(rowNorms(adapter, weights, "first"));
+
+/** @param use whether the lengths that learn begin so, too, or are the adapter's */
+function rowNorms(
+  adapter: Adapter,
+  weights: ModelWeights,
+  use: "first" | "fixed",
+): Record<string, DeviceTensor> {
+  const found: Record<string, DeviceTensor> = {};
+  if (adapter.kind !== "lora") return found;
+  for (const { linear, lora } of adapter.layers.values()) {
+    if (!lora.baseNorms || !lora.magnitude) continue;
+    const norms = rowLengths(valuesOf(weights, linear.weight.name), linear);
+    for (const { name } of [lora.baseNorms, ...(use === "first" ? [lora.magnitude] : [])])
+      found[name] = weights.runtime.createTensor("float32", [norms.length], norms);
+  }
+  return found;
+}
+
+/** Lengths of the rows of a linear layer's matrix, a row for each output. */
+function rowLengths(weight: Float32Array, { outSize, transposeWeight }: Linear): Float32Array<ArrayBuffer> {
+  const squares = new Float64Array(outSize);
+  const inSize = weight.length / outSize;
+  weight.forEach((value, at) => {
+    squares[transposeWeight ? Math.floor(at / inSize) : at % outSize]! += value * value;
+  });
+  return Float32Array.from(squares, Math.sqrt);
+}
+
+/** Makes the rows of a matrix as long as `lengths` says, in place. */
+function setRowLengths(weight: Float32Array, linear: Linear, lengths: Float32Array): void {
+  const { outSize, transposeWeight } = linear;
+  const inSize = weight.length / outSize;
+  const before = rowLengths(weight, linear);
+  weight.forEach((value, at) => {
+    const row = transposeWeight ? Math.floor(at / inSize) : at % outSize;
+    weight[at] = (value * lengths[row]!) / before[row]!;
+  });
 }
 
 /** The same weights without matrices in few bits: each as the numbers that it stands for, in float32. */

@@ -29,6 +29,11 @@ export async function readConfig(folder: string): Promise<unknown> {
     );
   await settleFolder(folder);
   const file = path.join(folder, "config.json");
+  if (!existsSync(file) && existsSync(path.join(folder, "adapter_config.json")))
+    throw new LineageError(
+      "checkpoint",
+      `${folder} holds an adapter and no model: name the base that it was trained beside as the model, and this folder as the adapter`,
+    );
   if (!existsSync(file))
     throw new LineageError("checkpoint", `${folder} is not a checkpoint: it has no config.json`);
   return readJson(file);

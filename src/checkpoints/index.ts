@@ -11,7 +11,14 @@ export { type GenerationDefaults, writeGenerationConfig } from "./generation-con
 export * from "./inference.js";
 export { encoderModelTypes, loadEncoderForInference } from "./load-encoder.js";
 export * from "./load.js";
-export { type TaskOptions, loadForTask, loadTaskForInference, networkForTask } from "./load-task.js";
+export {
+  type TaskForInference,
+  type TaskInferenceOptions,
+  type TaskOptions,
+  loadForTask,
+  loadTaskForInference,
+  networkForTask,
+} from "./load-task.js";
 export * from "./onnx.js";
 export type { PreparedOptions } from "./prepared.js";
 export * from "./save-pretrained.js";

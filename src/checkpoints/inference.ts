@@ -104,6 +104,8 @@ export interface InferenceOptions extends LoadOptions {
    * need not have one rank or the same layers.
    */
   readonly adapters?: Readonly<Record<string, string>> | undefined;
+  /** Parameters that are kept in float32, whatever `quantize` says and their file has. Default: none. */
+  readonly inFull?: ((name: string) => boolean) | undefined;
 }
 
 /** How one parameter lies in a file. */
@@ -142,8 +144,7 @@ export async function loadForInference(
       "argument",
       `${merges ? "one adapter can be merged, and texts then have no choice" : "give one adapter, or several by name"}; leave out adapters or ${merges ? "mergeAdapter" : "adapter"}`,
     );
-  if (merges && adapter === undefined)
-    throw new LineageError("argument", "there is no adapter to merge: name its folder");
+  checkMerge(options);
   const loaded = await loadBase(runtime, source, kind, options);
   if (adapter === undefined && !adapters) return loaded;
   try {
@@ -157,13 +158,35 @@ export async function loadForInference(
       return { ...loaded, weights, adapters: words };
     }
     if (adapter === undefined) return loaded;
-    const words = await adapterWords(adapter, vocabSize, options.warn);
-    const adapted = await loadAdapter(adapter, loaded);
-    return { ...loaded, ...words, weights: merges ? mergeAdapter(adapted) : adapted.weights };
+    return { ...loaded, ...(await withSavedAdapter(loaded, adapter, merges, options.warn)) };
   } catch (error) {
     loaded.weights.dispose();
     throw error;
   }
+}
+
+/** Throws `argument` where nothing is there to be merged. */
+export function checkMerge({
+  adapter,
+  mergeAdapter,
+}: Pick<InferenceOptions, "adapter" | "mergeAdapter">): void {
+  if (mergeAdapter && adapter === undefined)
+    throw new LineageError("argument", "there is no adapter to merge: name its folder");
+}
+
+/** What an adapter's folder changes of a loaded model: its weights, and the words that lie beside the adapter. */
+export async function withSavedAdapter(
+  loaded: {
+    readonly model: Module & { readonly config: { readonly vocabSize: number } };
+    readonly weights: ModelWeights;
+  },
+  folder: string,
+  merges: boolean | undefined,
+  warn: LoadOptions["warn"],
+): Promise<{ readonly weights: ModelWeights } & Partial<Pick<DecoderCheckpoint, "tokenizer" | "stopIds">>> {
+  const words = await adapterWords(folder, loaded.model.config.vocabSize, warn);
+  const adapted = await loadAdapter(folder, loaded);
+  return { ...words, weights: merges ? mergeAdapter(adapted) : adapted.weights };
 }
 
 /** The tokenizer and the ends of a text that lie beside an adapter: it may have been trained with a chat template of its own. */
@@ -209,7 +232,7 @@ async function assemble(
   model: Module,
   sourceOf: SourceOf,
   files: ReadonlyMap<string, FileMapping>,
-  { quantize, fastPrompts: wanted = false, prepared, warn = emitWarning }: InferenceOptions,
+  { quantize, fastPrompts: wanted = false, prepared, warn = emitWarning, inFull }: InferenceOptions,
 ): Promise<Pick<InferenceCheckpoint, "weights" | "kept">> {
   const tensors: Record<string, DeviceTensor> = {};
   const packed: Record<string, PackedWeight> = {};
@@ -223,7 +246,7 @@ async function assemble(
   /** What was made here, and may be kept. */
   const made: Record<string, QuantizedWeight> = {};
   try {
-    const groups = planGroups(model, sourceOf, quantize);
+    const groups = planGroups(model, sourceOf, quantize, inFull);
     const keptIn = prepared && (await preparedFile(prepared, [...files.keys()], quantize, wanted));
     using kept = keptIn === undefined ? undefined : await PreparedWeights.open(runtime, keptIn, prepared!);
     requireMemory(
@@ -303,13 +326,18 @@ interface BlockFill {
 }
 
 /** What becomes of the parameters, those of one module's children at a time: some are multiplied by the same input. */
-function planGroups(model: Module, sourceOf: SourceOf, quantize: QuantizationScheme | undefined): Plan[][] {
+function planGroups(
+  model: Module,
+  sourceOf: SourceOf,
+  quantize: QuantizationScheme | undefined,
+  inFull: InferenceOptions["inFull"],
+): Plan[][] {
   const packable = packableWeights(model);
   const groups: Plan[][] = [];
   let last: string | undefined;
   for (const [name, parameter] of namedParameters(model)) {
     const { shape } = parameter;
-    const place = packable.get(name);
+    const place = inFull?.(name) ? undefined : packable.get(name);
     const source = sourceOf(name, parameter, place?.transposed ?? false);
     const scheme = quantize ?? (source.packed || source.blocks ? undefined : source.scheme);
     const blocks = quantize ? undefined : source.blocks;
@@ -511,7 +539,7 @@ export async function folderWeights(
   runtime: Runtime,
   model: Module,
   { folder, files, entries }: FolderFiles,
-  { unused, aliases, optional }: Omit<LoadWeightsOptions, "seed">,
+  { unused, aliases, optional, seed = 0 }: LoadWeightsOptions,
   options: InferenceOptions,
 ): Promise<{ readonly weights: ModelWeights } & Kept> {
   const parameters = namedParameters(model);
@@ -540,9 +568,10 @@ export async function folderWeights(
         return packedSource(runtime, files, mappings, packed, entries[packed]!, layout);
       }
       const stored = places.get(name);
+      const half = packable.has(name) && !options.inFull?.(name);
       return stored
-        ? floatSource(runtime, mappings, stored, shape, packable.has(name))
-        : { values: () => firstValues(parameter, name, new Random(0)) };
+        ? floatSource(runtime, mappings, stored, shape, half)
+        : { values: () => firstValues(parameter, name, new Random(seed)) };
     },
     new Map([...mappings].map(([{ path: place }, mapping]) => [place, mapping])),
     options,

@@ -12,9 +12,10 @@ import {
 import type { ModelWeights } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
 import type { Tokenizer } from "../tokenizers/index.js";
+import { adapterShapes } from "./adapter.js";
 import type { HeadCheckpoint, LoadOptions } from "./checkpoint.js";
 import { requireOriginal } from "./folder.js";
-import { folderWeights } from "./inference.js";
+import { type InferenceOptions, checkMerge, folderWeights, withSavedAdapter } from "./inference.js";
 import {
   type NamesOf,
   type NetworkFolder,
@@ -94,19 +95,31 @@ interface TaskNetwork {
   readonly classes: number | undefined;
   /** The folder has no head for the task, in words. */
   readonly none: string;
+  /** Whether a parameter is the head's, or not in the folder. */
+  readonly learns: (name: string) => boolean;
 }
 
 function taskNetwork(
   opened: NetworkFolder,
   head: HeadName,
-  { numLabels, newHead = "if missing", language }: Pick<TaskOptions, "numLabels" | "newHead" | "language">,
+  {
+    numLabels,
+    newHead = "if missing",
+    language,
+    elsewhere,
+  }: Pick<TaskOptions, "numLabels" | "newHead" | "language"> & {
+    /** Shapes of parameters whose values do not come from the folder, by name: an adapter's. Default: there are none. */
+    readonly elsewhere?: ReadonlyMap<string, readonly number[]> | undefined;
+  },
 ): TaskNetwork {
   const { folder, json, system, config } = opened;
   const authors = head === "fill-mask" ? authorsMaskedLm(system, config) : undefined;
   const held = headOfConfig(system, json);
   // Heads of different tasks share a name; the configuration says whose this one is.
   const usable = newHead !== "always" && (held === undefined || held === head);
-  const classes = usable ? classesStored(opened, head) : undefined;
+  const { output } = headOf(system, head);
+  const supplied = output === undefined ? undefined : elsewhere?.get(`${output}.weight`)?.[0];
+  const classes = supplied ?? (usable ? classesStored(opened, head) : undefined);
   const wanted = numLabels ?? classes ?? 2;
   if (countsClasses(head) && classes !== undefined && wanted !== classes) {
     throw new LineageError(
@@ -122,16 +135,23 @@ function taskNetwork(
   const below = isBelowHead(system, model);
   const isPooler = (name: string): boolean =>
     system.kind === "encoder" && name.startsWith(`${system.prefix}.pooler.`);
-  const fresh = [...namedParameters(model).keys()].filter((name) =>
-    below(name) ? isPooler(name) && !holds(opened, names(name)) : !usable || !holds(opened, names(name)),
-  );
+  const fresh = [...namedParameters(model).keys()].filter((name) => {
+    if (elsewhere?.has(name)) return true;
+    return below(name)
+      ? isPooler(name) && !holds(opened, names(name))
+      : !usable || !holds(opened, names(name));
+  });
+  const lacking = fresh.filter((name) => !elsewhere?.has(name));
   const none = `has no head for ${headWords[head]}${held && held !== head ? `, but one for ${headWords[held]}` : ""}`;
-  if (newHead === "never" && fresh.length > 0)
+  if (newHead === "never" && lacking.length > 0)
     throw new LineageError(
       "checkpoint",
-      `${folder} ${none}; fine-tune it first (it lacks ${fresh.join(", ")})`,
+      elsewhere
+        ? `${folder} ${none}, and neither has the adapter (it lacks ${lacking.join(", ")})`
+        : `${folder} ${none}; fine-tune it first (it lacks ${lacking.join(", ")})`,
     );
-  return { model, names, fresh, classes, none };
+  const begins = new Set(fresh);
+  return { model, names, fresh, classes, none, learns: (name) => !below(name) || begins.has(name) };
 }
 
 /** The masked language model under its authors' names, where the system knows some. */
@@ -176,33 +196,84 @@ export async function loadForTask(
     head,
     labels: classes === undefined ? undefined : classNamesOf(json),
     fresh,
-    statement:
-      fresh.length === 0
-        ? undefined
-        : `${options.newHead === "always" ? "a new head was asked for" : `the checkpoint ${none}`}: ${fresh.join(", ")} are random and must be trained`,
+    statement: freshWords(fresh, none, options),
   };
 }
 
+/** What begins at random, as a sentence for a person; undefined where nothing does. */
+const freshWords = (
+  fresh: readonly string[],
+  none: string,
+  { newHead }: Pick<TaskOptions, "newHead">,
+): string | undefined =>
+  fresh.length === 0
+    ? undefined
+    : `${newHead === "always" ? "a new head was asked for" : `the checkpoint ${none}`}: ${fresh.join(", ")} are random and must be trained`;
+
+/** How a network with a head is loaded whose own weights do not learn. */
+export interface TaskInferenceOptions
+  extends TaskOptions, Pick<InferenceOptions, "quantize" | "adapter" | "mergeAdapter"> {
+  /** Default here: never. */
+  readonly newHead?: TaskOptions["newHead"];
+}
+
+/** A network with a head whose own weights do not learn. */
+export interface TaskForInference extends HeadCheckpoint<ModelWeights> {
+  /** The parameters of the head, and those that the folder does not have; they are in float32. */
+  readonly headParameters: readonly string[];
+}
+
 /**
- * As `loadForTask`, for a network that is only run: its weights are mapped from their file, or quantised. Throws
- * `checkpoint` where the folder has no head for the task.
+ * As `loadForTask`, for a network that is only run or learns beside its weights: they are mapped from their file, or
+ * quantised. An adapter may bring the head. Throws `checkpoint` where neither has one for the task, unless a new head is asked
+ * for.
  */
 export async function loadTaskForInference(
   runtime: Runtime,
   folder: string,
   head: HeadName,
-  { numLabels, ...options }: LoadOptions & Pick<TaskOptions, "numLabels"> = {},
-): Promise<HeadCheckpoint<ModelWeights>> {
+  { adapter, mergeAdapter, quantize, seed, newHead = "never", ...options }: TaskInferenceOptions = {},
+): Promise<TaskForInference> {
+  checkMerge({ adapter, mergeAdapter });
+  const elsewhere = adapter === undefined ? undefined : await adapterShapes(adapter);
   const opened = await openForTask(folder, options);
   const { json, system, tokenizer } = opened;
-  const { model, names, classes } = taskNetwork(opened, head, { numLabels, newHead: "never" });
+  const { model, names, fresh, classes, none, learns } = taskNetwork(opened, head, {
+    ...options,
+    newHead,
+    elsewhere,
+  });
+  const begins = new Set(fresh);
   const layout = {
-    aliases: names,
-    ...(system.optional && { optional: system.optional.bind(system) }),
+    aliases: (name: string) => (begins.has(name) ? [] : names(name)),
+    optional: (name: string) => begins.has(name) || (system.optional?.(name) ?? false),
+    ...(seed !== undefined && { seed }),
   };
-  const { weights } = await folderWeights(runtime, model, opened, layout, options);
-  const labels = classes === undefined ? undefined : classNamesOf(json);
-  return { system, model, weights, tokenizer, head, labels, fresh: [], statement: undefined };
+  const loaded = await folderWeights(runtime, model, opened, layout, {
+    ...options,
+    quantize,
+    ...((quantize !== undefined || newHead !== "never") && { inFull: learns }),
+  });
+  const named = classes === undefined ? undefined : classNamesOf(json);
+  const found = {
+    system,
+    model,
+    weights: loaded.weights,
+    tokenizer,
+    head,
+    // An adapter's classes are the base's only where they are as many.
+    labels: named?.length === classes ? named : undefined,
+    fresh,
+    statement: freshWords(fresh, none, { newHead }),
+    headParameters: [...namedParameters(model).keys()].filter(learns),
+  };
+  if (adapter === undefined) return found;
+  try {
+    return { ...found, ...(await withSavedAdapter(found, adapter, mergeAdapter, options.warn)) };
+  } catch (error) {
+    loaded.weights.dispose();
+    throw error;
+  }
 }
 
 /** The head that a folder names and holds; undefined where it is a network without one. */

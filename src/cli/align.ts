@@ -23,7 +23,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { type RunControl, finetuneChat, finetuneChatOptions, resumeChat } from "../tasks/index.js";
 import { type TrainingResult, parseOptions } from "../training/index.js";
-import { addChatOptions, tellChatRun } from "./chat-tuning.js";
+import { addAdapterOptions, addChatOptions, tellChatRun } from "./chat-tuning.js";
 import { modelFor } from "./model.js";
 import { examples, libraryOptions, option, threadsOption } from "./options.js";
 import { colors, duration } from "./terminal.js";
@@ -223,6 +223,7 @@ function sftCommand(): Command {
     .addOption(of("long", "<how>", "what becomes of a longer conversation; it is counted and told"))
     .optionsGroup("Model:")
     .addOption(of("model", "<place>", "a decoder: folder, GGUF, or ORG/NAME on the hub", { required: true }));
+  addAdapterOptions(command, "Adapter:", "lora");
   addChatOptions(command, "Conversations:");
   command
     .optionsGroup("Training:")

@@ -23,9 +23,9 @@ import { longFates, taskNames } from "../data/index.js";
 import { parseOptions } from "../training/index.js";
 import { modelFor } from "./model.js";
 import { examples, libraryOptions, option, threadsOption } from "./options.js";
-import { addChatOptions, tellChatRun } from "./chat-tuning.js";
+import { addAdapterOptions, addChatOptions, tellChatRun } from "./chat-tuning.js";
 import { type Reporter, colors, duration } from "./terminal.js";
-import { addPairOptions, refuseOthers, tellTextRun } from "./text-pairs.js";
+import { addPairOptions, adapterUse, refuseOthers, tellTextRun } from "./text-pairs.js";
 import { type RunCommand, shownRun } from "./training.js";
 
 interface FinetuneCommand extends RunCommand {
@@ -93,7 +93,7 @@ function tellFolds(report: Reporter, out: string, { outcome, summary, folds, cou
 }
 
 function tellRun(report: Reporter, out: string, result: FinetuneResult, started: number): void {
-  const { outcome, step, metrics, confusion } = result;
+  const { outcome, step, metrics, confusion, options } = result;
   if (outcome === "interrupted") {
     report.say(
       `stopped after step ${step} and saved; continue with: lineage finetune --resume --out ${out}`,
@@ -106,8 +106,9 @@ function tellRun(report: Reporter, out: string, result: FinetuneResult, started:
   }
   const seconds = (performance.now() - started) / 1000;
   if (!report.json && confusion) report.say(`\n${confusion}\n`);
+  const whole = options.adapter === "none";
   report.say(
-    `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best checkpoint (step ${result.bestStep}): ${shown(metrics ?? {})}`,
+    `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best ${whole ? "checkpoint" : "adapter"} (step ${result.bestStep}): ${shown(metrics ?? {})}${whole ? "" : `; use it: lineage predict ${adapterUse(options, out)}`}`,
     { ...result, seconds },
   );
 }
@@ -201,7 +202,7 @@ export const finetuneCommand = new Command("finetune")
   )
   .addOption(
     of("learningRate", "<x>", "peak learning rate", {
-      usual: "5e-5; text 3e-4; chat 2e-4 for an adapter, 2e-5 for all weights",
+      usual: "5e-5; text 3e-4; chat 2e-5; of an adapter 5e-4; text 1e-3; chat 2e-4",
     }),
   )
   .addOption(of("warmup", "<p>", "share of the steps that are warm-up, in which the learning rate rises"))
@@ -248,6 +249,11 @@ export const finetuneCommand = new Command("finetune")
       { usual: "off" },
     ),
   );
+addAdapterOptions(
+  finetuneCommand,
+  "Adapter (a task's head learns whole beside it):",
+  "lora for chat, else none",
+);
 addChatOptions(finetuneCommand);
 addPairOptions(
   finetuneCommand,
@@ -282,6 +288,10 @@ finetuneCommand
       [
         "lineage finetune --model t5-small --task text --data news.jsonl --source article --target summary --prefix 'summarize: '",
         "write summaries",
+      ],
+      [
+        "lineage finetune --model DIR --task classify --data train.csv --adapter lora --rank 16",
+        "an adapter and the head alone; use it with lineage predict --model DIR --adapter runs/finetuned",
       ],
       [
         "lineage finetune --model some.gguf --task chat --data chats.jsonl --adapter lora --rank 16",

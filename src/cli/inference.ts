@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { z } from "zod";
 import { existsSync } from "node:fs";
 import path from "node:path";
@@ -155,6 +155,16 @@ export const addSamplingOptions = (
     )
     .addOption(option("seed", "<n>", "the same seed gives the same text", z.int().nonnegative().default(0)));
 
+/** Names an adapter for a model. @param again whether more than one may be named */
+export const adapterOption = (help: string, again = false): Option =>
+  option("adapter", "<place>", help, z.string(), { usual: "none", again });
+
+export const mergeOption = (): Option =>
+  new Option(
+    "--merge-adapter",
+    "add the adapter to the matrices while loading, in float32 (default: it is computed beside them)",
+  );
+
 const adapterHelp = "an adapter for this model, in peft's layout: LoRA, a soft prompt or a prefix";
 
 /**
@@ -171,14 +181,8 @@ export const addModelOptions = (command: Command, several?: string): Command =>
     .option("--fast-prompts", fastPromptsHelp)
     .addOption(
       several === undefined
-        ? option("adapter", "<folder>", adapterHelp, z.string(), { usual: "none" })
-        : option("adapter", "<place>", `${adapterHelp}; ${several}`, z.string(), {
-            usual: "none",
-            again: true,
-          }),
+        ? adapterOption(adapterHelp)
+        : adapterOption(`${adapterHelp}; ${several}`, true),
     )
-    .option(
-      "--merge-adapter",
-      "add the adapter to the matrices while loading, in float32 (default: it is computed beside them)",
-    )
+    .addOption(mergeOption())
     .addOption(preparedOption());

@@ -6,7 +6,9 @@ import { count } from "../base/numbers.js";
 import { type Example, examplesOf, isHeaderOf, readTable, taskNames } from "../data/index.js";
 import { type Prediction, Predictor, type PredictorInput } from "../tasks/index.js";
 import { createRuntime } from "../runtime/index.js";
+import { adapterOption, mergeOption } from "./inference.js";
 import { modelFor } from "./model.js";
+import { type QuantizedBits, quantizedBits, schemeOf } from "./quantize.js";
 import { countOption, examples, option, threadsOption, requiredOption } from "./options.js";
 import { Reporter, print } from "./terminal.js";
 import { readTexts, stdinLines } from "./texts.js";
@@ -24,6 +26,9 @@ interface PredictCommand {
   readonly probabilities?: boolean;
   readonly batch: number;
   readonly maxLength?: number;
+  readonly adapter?: string;
+  readonly mergeAdapter?: boolean;
+  readonly quantize?: QuantizedBits;
   readonly threads?: number;
   readonly json?: boolean;
 }
@@ -67,6 +72,9 @@ async function predict(given: string[], command: PredictCommand): Promise<void> 
     throw new LineageError("argument", `--out must end in .jsonl, not ${JSON.stringify(out)}`);
   using predictor = await Predictor.load(await modelFor(model, "used for predicting"), {
     maxLength: command.maxLength,
+    adapter: command.adapter,
+    mergeAdapter: command.mergeAdapter,
+    quantize: schemeOf(command.quantize),
     runtime: createRuntime({ threads: command.threads }),
   });
   const options = { threshold, batchSize: batch };
@@ -172,7 +180,18 @@ export const predictCommand = new Command("predict")
   .argument("[texts...]", "texts (default: --data, else the lines of standard input)")
   .optionsGroup("Model:")
   .addOption(
-    requiredOption("model", "<place>", `a folder that finetune wrote (tasks: ${taskNames.join(", ")})`),
+    requiredOption(
+      "model",
+      "<place>",
+      `a folder that finetune wrote (tasks: ${taskNames.join(", ")}), or the base of an adapter`,
+    ),
+  )
+  .addOption(adapterOption("a LoRA adapter for this model, in peft's layout; it may bring the head"))
+  .addOption(mergeOption())
+  .addOption(
+    option("quantize", "<bits>", "keep matrices in fewer bits, but the head's", quantizedBits, {
+      usual: "as they are",
+    }),
   )
   .addOption(
     option(
@@ -211,6 +230,10 @@ export const predictCommand = new Command("predict")
     "after",
     examples(
       ['lineage predict --model runs/sentiment "a lovely film"', "the class and its probability"],
+      [
+        'lineage predict --model all-MiniLM-L6-v2 --adapter runs/sentiment "a lovely film"',
+        "with an adapter that finetune --adapter lora wrote beside this model",
+      ],
       ["lineage predict --model runs/sentiment --data new.csv --out answers.jsonl", "a table"],
       ["tail -f log.txt | lineage predict --model runs/sentiment --json", "a stream, line by line"],
     ),

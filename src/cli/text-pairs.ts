@@ -53,6 +53,12 @@ export function refuseOthers(
       throw new LineageError("argument", `${what} has no ${flagOf(name)}; leave it out`);
 }
 
+/** How a base and the adapter of a run are named to a command that uses them. */
+export const adapterUse = (
+  { model, adapter }: { readonly model: string; readonly adapter: string },
+  out: string,
+): string => `--model ${model} --adapter ${out}${adapter === "qlora" ? " --quantize nf4" : ""}`;
+
 /** Says how a run over pairs of texts ended. */
 export function tellTextRun(
   report: Reporter,
@@ -67,9 +73,12 @@ export function tellTextRun(
     return;
   }
   const shown = Object.entries(metrics ?? {}).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+  const { options } = result;
+  const adapted = "adapter" in options && options.adapter !== "none" ? options : undefined;
+  const use = adapted ? `; use it: lineage transform ${adapterUse(adapted, out)}` : "";
   const signed = Object.entries(signatures ?? {}).map(([name, signature]) => `\n  ${name}: ${signature}`);
   report.say(
-    `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best checkpoint (step ${result.bestStep}): ${shown.join(", ")}${signed.join("")}`,
+    `${colors.green("done")} in ${duration(seconds)}${outcome === "stopped early" ? ", stopped early" : ""}: ${out} holds the best ${adapted ? "adapter" : "checkpoint"} (step ${result.bestStep}): ${shown.join(", ")}${use}${signed.join("")}`,
     { outcome, step, metrics, signatures, ...result, seconds },
   );
 }

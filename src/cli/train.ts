@@ -210,6 +210,7 @@ trainCommand
   .addOption(of("rank", "<n>", "rank of the adapter"))
   .addOption(of("alpha", "<x>", "the update is scaled by alpha / rank"))
   .addOption(of("rsLora", undefined, "scale it by alpha / sqrt(rank)"))
+  .addOption(of("dora", undefined, "learn the length of each output's weights by itself (DoRA)"))
   .addOption(of("loraDropout", "<p>", "dropout of the adapter's input"))
   .addOption(
     of("loraTargets", "<names>", "layers: all-linear, names between commas, or /a regular expression/"),
@@ -306,6 +307,7 @@ trainCommand
       "rank",
       "alpha",
       "rsLora",
+      "dora",
       "loraDropout",
       "loraTargets",
       "virtualTokens",

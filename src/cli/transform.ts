@@ -12,6 +12,7 @@ import {
 } from "../generation/index.js";
 import { type EncoderDecoderModel, load } from "../library/index.js";
 import type { Device } from "../runtime/index.js";
+import { adapterOption, mergeOption } from "./inference.js";
 import { modelFor } from "./model.js";
 import {
   countOption,
@@ -42,6 +43,8 @@ interface TransformCommand extends Omit<TransformOptions, "onProgress" | "signal
   readonly earlyStopping?: "true" | "false" | "never";
   readonly quantize?: QuantizedBits;
   readonly prepared?: boolean;
+  readonly adapter?: string;
+  readonly mergeAdapter?: boolean;
   readonly threads?: number;
   readonly device?: Device;
   readonly json?: boolean;
@@ -145,6 +148,8 @@ async function transformTexts(given: string[], command: TransformCommand): Promi
     slots: batch,
     quantize: schemeOf(command.quantize),
     prepared: preparedWeights(command.prepared, notes),
+    adapter: command.adapter,
+    mergeAdapter: command.mergeAdapter,
     ...((command.from ?? command.to) !== undefined && {
       languages: { source: command.from, target: command.to },
     }),
@@ -261,6 +266,8 @@ export const transformCommand = new Command("transform")
       usual: "as they are",
     }),
   )
+  .addOption(adapterOption("a LoRA adapter for this model, in peft's layout"))
+  .addOption(mergeOption())
   .addOption(preparedOption())
   .optionsGroup("Data:")
   .option(

@@ -8,6 +8,7 @@ import {
   type MakeVector,
   type OnnxDtype,
   compareEncoders,
+  dequantizeWeights,
   encoderOutputs,
   exportEncoderForTransformersJs,
   loadHeldEncoder,
@@ -19,6 +20,7 @@ import {
 import { type SaveWeightsOptions, saveOnnx } from "../formats/index.js";
 import type { QuantizationScheme } from "../quantization/index.js";
 import type { Runtime } from "../runtime/types.js";
+import { Predictor } from "../tasks/index.js";
 import { copyModules, readModules, sentenceVector, textLimit } from "../search/index.js";
 
 /** How encoders leave, each with a comparison of what was written with its source. */
@@ -125,6 +127,41 @@ export async function quantizeEncoderFolder(
     inFull: Object.keys(weights.constants.tensors).length,
     comparison: await compareWritten(runtime, source, to),
   };
+}
+
+/**
+ * Writes a base with a task's adapter as one folder, which predicts like the two.
+ * @param options.quantize the bits of the base that the adapter was trained on, which is dequantised
+ */
+export async function mergeTask(
+  runtime: Runtime,
+  base: string,
+  adapter: string,
+  to: string,
+  {
+    quantize,
+    ...options
+  }: Pick<SaveWeightsOptions, "dtype"> & { readonly quantize?: QuantizationScheme | undefined } = {},
+): Promise<EncoderComparison> {
+  using beside = await Predictor.load(base, { adapter, quantize, runtime });
+  const merged = await Predictor.load(base, { adapter, quantize, runtime, mergeAdapter: true });
+  using weights = dequantizeWeights(merged.loaded.weights);
+  const { task, labels: named } = merged;
+  const labels = named.length > 0 ? named : task === "regress" ? ["LABEL_0"] : undefined;
+  await saveModel(
+    to,
+    { ...merged.loaded, labels, weights },
+    {
+      ...options,
+      beside: async (staging) => {
+        const settings = path.join(adapter, "task.json");
+        if (existsSync(settings)) await copyFile(settings, path.join(staging, "task.json"));
+      },
+    },
+  );
+  const result = await loadHeldForInference(runtime, to);
+  using resultWeights = result.weights;
+  return await compareEncoders(runtime, beside.loaded, { ...result, weights: resultWeights });
 }
 
 async function compareWritten(

@@ -5,6 +5,8 @@ import {
   type InferenceEncoderDecoder,
   type InferenceOptions,
   type LoadOptions,
+  adapterHead,
+  holdsReader,
   kindIn,
   loadForInference,
   readConfig,
@@ -42,10 +44,10 @@ export interface LoadModelOptions extends SourceOptions, LoadOptions {
   readonly slots?: number;
   /** Keeps a decoder's converted weights for the next load. Default: nothing is kept. */
   readonly prepared?: InferenceOptions["prepared"];
-  /** Folder of a LoRA adapter, in peft's layout, for a model that writes; it is computed beside the matrices. Default: none. */
-  readonly adapter?: string;
+  /** Folder of an adapter in peft's layout, which is computed beside the matrices; it may bring a task's head. Default: none. */
+  readonly adapter?: string | undefined;
   /** Adds the adapter to the matrices, in float32, instead. */
-  readonly mergeAdapter?: boolean;
+  readonly mergeAdapter?: boolean | undefined;
   /**
    * Folders of several LoRA adapters, by the names that a text chooses by: `generate(prompt, { adapter: "sql" })`. A text that
    * names none is the base's. Texts of different adapters are written side by side.
@@ -100,7 +102,12 @@ export async function load(
     task,
   } = options;
   const place = await modelPlace(source, options);
-  const found = await kindOf(place, options);
+  const own = await kindOf(place, options);
+  const { adapter, mergeAdapter } = options;
+  const forTask = adapter !== undefined && (await isForTask(place, adapter));
+  const found = forTask
+    ? { ...own, hasHead: true, description: `${kindWords[own.kind]} with a task's adapter` }
+    : own;
   if (kind !== undefined && found.kind !== kind)
     throw new LineageError(
       "checkpoint",
@@ -131,12 +138,12 @@ export async function load(
       "unsupported",
       `${source} holds ${found.description}; languages are chosen of encoder-decoders`,
     );
-  if (options.adapter !== undefined || options.adapters !== undefined)
+  if ((adapter !== undefined && !forTask) || options.adapters !== undefined)
     throw new LineageError(
       "unsupported",
-      `${source} holds ${found.description}; adapters are loaded with models that write`,
+      `${source} holds ${found.description}; adapters are loaded with models that write or that answer for a task`,
     );
-  if (quantize !== undefined)
+  if (quantize !== undefined && !forTask)
     throw new LineageError(
       "unsupported",
       `${source} holds ${found.description}, which is not quantised as it is loaded: lineage quantize writes a folder that load opens`,
@@ -148,11 +155,24 @@ export async function load(
     );
   if (task !== undefined || (found.hasHead && kind === undefined)) {
     // The overloads promise the answers of the task that was asked for, which the predictor has checked.
-    return new LoadedPredictor(source, await Predictor.load(place, { runtime, ...(task && { task }) })) as
-      LoadedModel | TaskModel;
+    return new LoadedPredictor(
+      source,
+      await Predictor.load(place, {
+        runtime,
+        ...(task && { task }),
+        ...(forTask && { adapter, mergeAdapter, quantize: packed.quantize }),
+      }),
+    ) as LoadedModel | TaskModel;
   }
   return new LoadedEmbedder(source, await Embedder.load(place, { runtime }));
 }
+
+/** Whether an adapter answers for a task with a base, and does not write. */
+export const isForTask = async (base: string, adapter: string): Promise<boolean> =>
+  (await modelForm(adapter)) !== "gguf" &&
+  (existsSync(path.join(adapter, "task.json")) ||
+    (await adapterHead(adapter)) !== undefined ||
+    (await holdsReader(base)));
 
 /** A model that reads and writes the languages that were chosen. Throws `tokenizer` where it has not got them. */
 function inTheirLanguages(

@@ -51,6 +51,13 @@ export class Linear extends Module {
     this.bias = bias ? new Parameter([outSize], zerosInit) : undefined;
   }
 
+  get inSize(): number {
+    return this.weight.shape[this.transposeWeight ? 1 : 0]!;
+  }
+  get outSize(): number {
+    return this.weight.shape[this.transposeWeight ? 0 : 1]!;
+  }
+
   override forward(x: Tensor): Tensor {
     const { weight, bias, transposeWeight, adapter } = this;
     const product = linear(x, weight.tensor, bias?.tensor, { transposeWeight });

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { conversationLayouts, longFates, trainedParts } from "../data/index.js";
 import { learningPlans, scheduleNames } from "../training/index.js";
+import { loraOptions } from "./adapter-options.js";
 
 const { adapter } = learningPlans;
 
@@ -37,14 +38,7 @@ export const finetuneChatOptions = z.object({
   virtualTokens: z.int().positive().default(20),
   /** What a soft prompt begins as. Default: tokens of the vocabulary at random, from the seed. */
   promptInit: z.string().min(1).optional(),
-  rank: z.int().positive().default(16),
-  /** Scales the update by `alpha / rank`. */
-  alpha: z.number().positive().default(32),
-  /** Scales by `alpha / sqrt(rank)` instead. */
-  rsLora: z.boolean().default(false),
-  loraDropout: z.number().min(0).lt(1).default(0),
-  /** `all-linear`, names between commas, or a regular expression between slashes. */
-  loraTargets: z.string().default("all-linear"),
+  ...loraOptions,
   epochs: z.number().positive().default(3),
   /** Steps to train. Default: as many as the epochs have. */
   steps: z.int().positive().optional(),

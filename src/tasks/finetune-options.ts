@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { taskNames } from "../data/index.js";
 import { learningPlans } from "../training/index.js";
+import { besideOptions } from "./adapter-options.js";
 
 const plan = learningPlans.finetune;
 
@@ -25,12 +26,14 @@ export const finetuneOptions = z.object({
   skipBadRows: z.boolean().default(false),
   /** Begins a new head even where the checkpoint has one. */
   newHead: z.boolean().default(false),
+  ...besideOptions,
   epochs: z.number().positive().default(3),
   batch: z.int().positive().default(16),
   accumulate: z.int().positive().default(1),
   /** Computes the insides of layers again in the backward pass instead of keeping them: less memory, a third more time. */
   gradientCheckpointing: z.boolean().default(false),
-  learningRate: z.number().positive().default(plan.learningRate),
+  /** Peak of the schedule. Default: 5e-5; an adapter 5e-4. */
+  learningRate: z.number().positive().optional(),
   /** Share of the steps over which the learning rate rises. */
   warmup: z.number().min(0).lt(1).default(plan.warmup.share),
   schedule: z.enum(["constant", "linear", "cosine"]).default(plan.schedule),

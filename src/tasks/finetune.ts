@@ -1,10 +1,18 @@
 import type { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { BucketedSource, type Example } from "../data/index.js";
-import { type HeadCheckpoint, loadForTask, replaceModel, saveModel } from "../checkpoints/index.js";
+import {
+  type HeadCheckpoint,
+  loadForTask,
+  replaceModel,
+  saveAdapter,
+  saveModel,
+} from "../checkpoints/index.js";
+import { writeTokenizer } from "../formats/index.js";
 import { type HeadSystem, headOf } from "../models/index.js";
 import { sum } from "../graph/index.js";
-import { DecoderBody, type EncoderWithHead, namedParameters } from "../nn/index.js";
+import { DecoderBody, type EncoderWithHead, type LoraAdapter, namedParameters } from "../nn/index.js";
+import { withAdapter } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import {
@@ -29,7 +37,8 @@ import { balancedWeights, checkLabels, distinctLabels } from "./labels.js";
 import { freeze, learningRateFactor } from "./layers.js";
 import { scaleOf } from "./regress.js";
 import { rowTokenizer } from "./row-tokens.js";
-import { contextOf, writeSettings } from "./settings.js";
+import { type TaskSettings, contextOf, writeSettings } from "./settings.js";
+import { loadAdaptedTask } from "./train-adapter.js";
 import { type RunControl, inRunFolder } from "./run.js";
 import type { Item, Measured, Task, TaskContext } from "./task.js";
 
@@ -37,6 +46,7 @@ import type { Item, Measured, Task, TaskContext } from "./task.js";
 export type FinetuneRequest = z.input<typeof finetuneOptions> & { readonly out: string };
 
 export interface FinetuneResult extends TrainingResult {
+  readonly options: FinetuneOptions;
   /** Of the checkpoint that was kept. */
   readonly metrics: Metrics | undefined;
   /** The confusion matrix of the checkpoint that was kept, as a table. */
@@ -102,7 +112,10 @@ export async function runFinetuning(
     });
     checkThreshold(options.threshold, task, context.labels);
     const coefficient = lmCoefficientOf(options, loaded.system);
-    freeze(options, loaded);
+    if (loaded.adapter) {
+      refuseLayerOptions(options);
+      tellAdapter(options, loaded.adapter, control);
+    } else freeze(options, loaded);
     const measured = Object.keys(task.measure([], [], 0, context).metrics);
     if (options.metric !== undefined && !measured.includes(options.metric))
       throw new LineageError(
@@ -118,8 +131,65 @@ export async function runFinetuning(
       control,
     );
   } finally {
-    loaded.weights.dispose();
+    loaded[Symbol.dispose]();
   }
+}
+
+/** A model that learns a task: all of it, or an adapter and the head. */
+interface Learner extends HeadCheckpoint, Disposable {
+  readonly adapter?: LoraAdapter;
+}
+
+/** Throws `argument` for options about layers, which an adapter leaves as they are. */
+function refuseLayerOptions({ freezeEmbeddings, freezeLayers, layerDecay }: FinetuneOptions): void {
+  const given = freezeEmbeddings
+    ? "--freeze-embeddings"
+    : freezeLayers > 0
+      ? "--freeze-layers"
+      : layerDecay < 1
+        ? "--layer-decay"
+        : undefined;
+  if (given !== undefined)
+    throw new LineageError(
+      "argument",
+      `beside an adapter all layers stay as they are, so ${given} has no meaning; leave it out, or choose layers with --lora-targets`,
+    );
+}
+
+function tellAdapter(
+  { rank, model }: FinetuneOptions,
+  adapter: LoraAdapter,
+  { onMessage }: RunControl,
+): void {
+  const count = (parameters: LoraAdapter["parameters"]) =>
+    [...parameters.values()].reduce((sum, { size }) => sum + size, 0);
+  const [learned, whole] = [count(adapter.updates), count(new Map(adapter.whole))];
+  onMessage?.(
+    `an adapter of rank ${rank} beside ${adapter.layers.size} layers of ${model} learns ${learned.toLocaleString("en-US")} numbers; the head learns whole, ${whole.toLocaleString("en-US")}`,
+    { rank, layers: adapter.layers.size, adapterParameters: learned, headParameters: whole },
+  );
+}
+
+async function openLearner(
+  runtime: Runtime,
+  options: FinetuneOptions,
+  task: Task,
+  numLabels: number | undefined,
+): Promise<Learner> {
+  const language = (system: HeadSystem) => lmCoefficientOf(options, system) > 0;
+  if (options.adapter !== "none")
+    return loadAdaptedTask(runtime, options, task.head, { numLabels, language });
+  const loaded = await loadForTask(runtime, options.model, task.head, {
+    numLabels,
+    newHead: options.newHead ? "always" : "if missing",
+    seed: options.seed,
+    language,
+    tokenizer: rowTokenizer,
+  });
+  const dispose = () => {
+    loaded.weights.dispose();
+  };
+  return { ...loaded, [Symbol.dispose]: dispose };
 }
 
 /** The model with a head for the labels; `labels` in the order of the head's classes. */
@@ -129,18 +199,12 @@ async function loadModelFor(
   task: Task,
   labels: readonly string[],
   file: string,
-): Promise<HeadCheckpoint> {
-  const loaded = await loadForTask(runtime, options.model, task.head, {
-    numLabels: task.numLabels(labels),
-    newHead: options.newHead ? "always" : "if missing",
-    seed: options.seed,
-    language: (system) => lmCoefficientOf(options, system) > 0,
-    tokenizer: rowTokenizer,
-  });
+): Promise<Learner> {
+  const loaded = await openLearner(runtime, options, task, task.numLabels(labels));
   if (!task.hasClasses) return loaded;
   const named = loaded.labels;
   if (named && labels.some((label) => !named.includes(label))) {
-    loaded.weights.dispose();
+    loaded[Symbol.dispose]();
     throw new LineageError(
       "checkpoint",
       `${options.model} has a head for the labels ${named.join(", ")}, but ${file} has ${labels.join(", ")}; start with a new head: --new-head`,
@@ -173,7 +237,7 @@ interface Prepared {
   readonly options: FinetuneOptions;
   readonly task: Task;
   readonly data: FinetuneData;
-  readonly loaded: HeadCheckpoint;
+  readonly loaded: Learner;
   readonly context: TaskContext;
   /** Weight of the language-model loss. */
   readonly coefficient: number;
@@ -195,22 +259,24 @@ async function train(prepared: Prepared, control: RunControl): Promise<FinetuneR
   const metric = options.metric ?? (options.threshold === "auto" ? "f1" : task.metric);
   using answerer = new Answerer(task, context, model, weights);
   let last: Measured | undefined;
+  const objective = objectiveOf(task, model, coefficient);
+  const plan = loaded.adapter ? learningPlans.finetuneAdapter : learningPlans.finetune;
   const result = await runTraining({
     folder,
-    objective: objectiveOf(task, model, coefficient),
+    objective: loaded.adapter ? withAdapter(objective, loaded.adapter) : objective,
     weights,
     source,
     accumulation: options.accumulate,
     gradientCheckpointing: options.gradientCheckpointing,
     clipNorm: options.clip,
     seed: options.seed,
-    schedule: plannedSchedule(learningPlans.finetune, steps, {
+    schedule: plannedSchedule(plan, steps, {
       ...options,
       warmup: Math.floor(steps * options.warmup),
     }),
     optimizer: (all, gradients) =>
       adamW(all, gradients, {
-        betas: learningPlans.finetune.betas,
+        betas: plan.betas,
         weightDecay: options.weightDecay,
         learningRateFactor: learningRateFactor(options, loaded),
       }),
@@ -237,7 +303,13 @@ async function train(prepared: Prepared, control: RunControl): Promise<FinetuneR
     observer: control.observer,
   });
   const kept = result.best === undefined ? undefined : await readEvaluation(out);
-  return { ...result, metrics: kept?.metrics, confusion: kept?.confusion, labels: loaded.labels ?? [] };
+  return {
+    ...result,
+    options,
+    metrics: kept?.metrics,
+    confusion: kept?.confusion,
+    labels: loaded.labels ?? [],
+  };
 }
 
 const modeOf = (metric: string): "least" | "most" =>
@@ -302,17 +374,25 @@ async function save(
   try {
     // One label, of whatever name, is how transformers knows that the answer is a number.
     const labels = options.task === "regress" ? ["LABEL_0"] : loaded.labels;
-    await replaceModel(out, async (staging) => {
-      await saveModel(staging, { ...loaded, labels, head: task.head });
-      const { bothOrders } = options;
-      await writeSettings(staging, {
-        task: options.task,
-        maxLength,
-        stride,
-        threshold,
-        ...(bothOrders && { bothOrders }),
+    const { bothOrders } = options;
+    const settings: TaskSettings = {
+      task: options.task,
+      maxLength,
+      stride,
+      threshold,
+      ...(bothOrders && { bothOrders }),
+    };
+    const { adapter, model, weights, tokenizer } = loaded;
+    if (adapter) {
+      await writeTokenizer(tokenizer, out);
+      // An adapter's folder has no configuration that could name its classes.
+      await writeSettings(out, { ...settings, ...(labels && { labels: [...labels] }) });
+      await saveAdapter(out, { model, adapter, weights, base: options.model, head: task.head });
+    } else
+      await replaceModel(out, async (staging) => {
+        await saveModel(staging, { ...loaded, labels, head: task.head });
+        await writeSettings(staging, settings);
       });
-    });
   } finally {
     restore?.();
   }

@@ -1,11 +1,11 @@
 import type { Example, TaskName } from "../data/index.js";
 import { type HeadCheckpoint, classesOf, loadTaskForInference } from "../checkpoints/index.js";
-import type { ModelWeights } from "../quantization/index.js";
+import type { ModelWeights, QuantizationScheme } from "../quantization/index.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { type AnswerOptions, Answerer } from "./answers.js";
 import { taskOf } from "./both-orders.js";
-import { contextOf, readSettings } from "./settings.js";
+import { contextOf, labelsOf, readAdapterSettings, readSettings } from "./settings.js";
 import { checkLabels } from "./labels.js";
 import type { Measured, Prediction, Task, TaskContext } from "./task.js";
 
@@ -14,6 +14,12 @@ export interface PredictorOptions {
   readonly task?: TaskName;
   /** Tokens of a row. Default: as in fine-tuning. */
   readonly maxLength?: number;
+  /** Folder of an adapter for the model, in peft's layout; it may bring the head. Default: none. */
+  readonly adapter?: string | undefined;
+  /** Adds the adapter to the matrices, in float32, instead of computing it beside them. */
+  readonly mergeAdapter?: boolean | undefined;
+  /** Keeps the matrices in fewer bits, but for the head's. Default: as the folder has them. */
+  readonly quantize?: QuantizationScheme | undefined;
   readonly runtime?: Runtime;
 }
 
@@ -40,14 +46,21 @@ export class Predictor implements Disposable {
 
   /** Throws `checkpoint` where the folder has no head for the task. */
   static async load(folder: string, options: PredictorOptions = {}): Promise<Predictor> {
-    const settings = await readSettings(folder, options.task);
+    const { adapter, mergeAdapter, quantize } = options;
+    const settings =
+      adapter === undefined
+        ? await readSettings(folder, options.task)
+        : await readAdapterSettings(adapter, folder, options.task);
     const task = taskOf(settings.task, settings);
     const loaded = await loadTaskForInference(options.runtime ?? createRuntime(), folder, task.head, {
       numLabels: task.hasClasses ? undefined : task.numLabels([]),
+      adapter,
+      mergeAdapter,
+      quantize,
     });
     const named = {
       ...loaded,
-      labels: task.hasClasses ? (loaded.labels ?? numbered(loaded)) : undefined,
+      labels: task.hasClasses ? (labelsOf(settings, loaded) ?? loaded.labels ?? numbered(loaded)) : undefined,
     };
     const context = contextOf(named, settings.task, {
       ...settings,

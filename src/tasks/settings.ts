@@ -5,9 +5,9 @@ import { validated } from "../base/check.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { type TaskName, taskNames, paddingOf } from "../data/index.js";
-import type { HeadCheckpoint } from "../checkpoints/index.js";
+import { type HeadCheckpoint, adapterHead, classesOf } from "../checkpoints/index.js";
 import { headOfConfig, headSystemOf } from "../models/index.js";
-import { scaledContext } from "../nn/index.js";
+import { type WeightSet, scaledContext } from "../nn/index.js";
 import type { TaskContext } from "./task.js";
 import { tasks } from "./tasks.js";
 
@@ -19,6 +19,8 @@ const settingsSchema = z.object({
   threshold: z.number().min(0).max(1).optional(),
   /** Whether a pair is read in both orders. */
   bothOrders: z.boolean().optional(),
+  /** Names of the classes beside an adapter, in the order of its head's. */
+  labels: z.array(z.string()).optional(),
 });
 /** What predicting needs to know of fine-tuning and Hugging Face's files do not say: `task.json` beside them. */
 export type TaskSettings = z.infer<typeof settingsSchema>;
@@ -63,6 +65,38 @@ export async function readSettings(
     "checkpoint",
     `${folder} is not fine-tuned for a task${name ? `: it holds a ${name}` : ""}; fine-tune it with lineage finetune`,
   );
+}
+
+/**
+ * The settings of a base with an adapter: `task.json` beside the adapter, or the task that peft names. An adapter without a
+ * head is for the base's own task.
+ */
+export async function readAdapterSettings(
+  adapter: string,
+  base: string,
+  task?: TaskName,
+): Promise<Partial<TaskSettings> & { task: TaskName }> {
+  if (existsSync(settingsFile(adapter))) return readSettings(adapter, task);
+  const head = await adapterHead(adapter);
+  if (head === undefined || head === "fill-mask") return readSettings(base, task);
+  if (task === undefined) return { task: head };
+  if (tasks[task].head !== head)
+    throw new LineageError("argument", `${adapter} was trained for ${head}, not for ${task}`);
+  return { task };
+}
+
+/** The names of classes that lie beside an adapter. Throws `checkpoint` where its head has another number of them. */
+export function labelsOf(
+  { labels }: Partial<TaskSettings>,
+  loaded: HeadCheckpoint<WeightSet>,
+): readonly string[] | undefined {
+  const classes = classesOf(loaded);
+  if (labels && labels.length !== classes)
+    throw new LineageError(
+      "checkpoint",
+      `the adapter's task.json names ${labels.length} classes (${labels.join(", ")}), but its head tells ${classes} apart`,
+    );
+  return labels;
 }
 
 /** A loaded model's context for a task. Throws `argument` for a length that the model does not know. */

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { learningPlans, scheduleNames } from "../training/index.js";
+import { besideOptions } from "./adapter-options.js";
 
 const { trainPairs, finetunePairs } = learningPlans;
 
@@ -65,10 +66,12 @@ const pairsShape = {
 /** Everything that decides a run of fine-tuning on pairs of texts; kept beside the checkpoint. */
 export const finetuneTextOptions = z.object({
   ...pairsShape,
-  /** Folder of an encoder-decoder. */
+  /** Folder of an encoder-decoder; with an adapter a GGUF, too. */
   model: z.string(),
+  ...besideOptions,
   epochs: z.number().positive().default(3),
-  learningRate: z.number().positive().default(finetunePairs.learningRate),
+  /** Peak of the schedule. Default: 3e-4; an adapter 1e-3. */
+  learningRate: z.number().positive().optional(),
   /** Share of the steps over which the learning rate rises. */
   warmup: z.number().min(0).lt(1).default(finetunePairs.warmup.share),
   schedule: z.enum(scheduleNames).default(finetunePairs.schedule),

@@ -3,13 +3,13 @@ import path from "node:path";
 import { LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { requireMemory } from "../base/memory.js";
-import { type EncoderDecoderCheckpoint, loadModel, saveModel } from "../checkpoints/index.js";
+import { type EncoderDecoderCheckpoint, loadModel, saveAdapter, saveModel } from "../checkpoints/index.js";
 import { pairSource, pairsOnce } from "../data/index.js";
 import { loadTokenizer, writeTokenizer } from "../formats/index.js";
 import { Decoder, transform } from "../generation/index.js";
 import type { EncoderDecoderSystem, SystemName } from "../models/index.js";
-import { Weights, countParameters } from "../nn/index.js";
-import { sequenceToSequenceObjective } from "../objectives/index.js";
+import { type LoraAdapter, Weights, countParameters } from "../nn/index.js";
+import { sequenceToSequenceObjective, withAdapter } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
 import { type Tokenizer, trainTokenizer } from "../tokenizers/index.js";
 import {
@@ -29,6 +29,7 @@ import {
   warmupSteps,
 } from "../training/index.js";
 import type { z } from "zod";
+import { loadAdaptedPairs } from "./train-adapter.js";
 import { type RunControl, inRunFolder, namedSystem, smallSizes } from "./run.js";
 import { type EncodedPair, type TextData, encodePairs, readTextData } from "./text-data.js";
 import {
@@ -144,10 +145,25 @@ async function runFinetuning(
   const { options } = folder;
   const data = await readTextData(options, control.onMessage);
   const runtime = control.runtime ?? createRuntime();
-  const loaded = await loadModel(runtime, options.model, { kind: "encoder-decoder" });
+  const loaded =
+    options.adapter === "none"
+      ? whole(await loadModel(runtime, options.model, { kind: "encoder-decoder" }))
+      : await loadAdaptedPairs(runtime, options);
   using run = new TextRun(folder, loaded, data, control);
   return await run.run((steps) => Math.floor(steps * options.warmup));
 }
+
+/** An encoder-decoder that learns from pairs: all of it, or an adapter. */
+interface Learner extends EncoderDecoderCheckpoint, Disposable {
+  readonly adapter?: LoraAdapter;
+}
+
+const whole = (loaded: EncoderDecoderCheckpoint): Learner => ({
+  ...loaded,
+  [Symbol.dispose]: () => {
+    loaded.weights.dispose();
+  },
+});
 
 async function runNew(
   folder: RunFolder<TrainTextOptions>,
@@ -159,7 +175,7 @@ async function runNew(
   const tokenizer = await tokenizerFor(folder, system, data);
   const model = newModel(system, options, tokenizer);
   const weights = Weights.initialize(control.runtime ?? createRuntime(), model, options.seed);
-  using run = new TextRun(folder, { system, model, weights, tokenizer }, data, control);
+  using run = new TextRun(folder, whole({ system, model, weights, tokenizer }), data, control);
   return await run.run((steps) => options.warmup ?? warmupSteps(learningPlans.trainPairs, steps));
 }
 
@@ -237,7 +253,7 @@ class TextRun implements Disposable {
 
   constructor(
     private readonly folder: RunFolder<TextOptions>,
-    private readonly loaded: EncoderDecoderCheckpoint,
+    private readonly loaded: Learner,
     data: TextData,
     private readonly control: RunControl,
   ) {
@@ -263,14 +279,20 @@ class TextRun implements Disposable {
   async run(warmupOf: (steps: number) => number): Promise<TextResult> {
     const { folder, loaded, control, training, held } = this;
     const { options } = folder;
-    const { model, weights, system } = loaded;
+    const { model, weights, system, adapter } = loaded;
     const { maxTokens, batch: batchSize, seed, accumulate } = options;
-    const objective = sequenceToSequenceObjective(model, { labelSmoothing: options.labelSmoothing });
+    const pairs = sequenceToSequenceObjective(model, { labelSmoothing: options.labelSmoothing });
+    const objective = adapter ? withAdapter(pairs, adapter) : pairs;
+    const plan = adapter ? learningPlans.finetunePairsAdapter : learningPlans.finetunePairs;
     const batch = { padId: model.config.padTokenId, startId: system.startId(model.config) };
     const source = pairSource(training, { ...batch, maxTokens, batchSize, seed });
     const stepsPerEpoch = Math.max(1, Math.ceil(source.batches / accumulate));
     const steps = options.steps ?? Math.max(1, Math.round(stepsPerEpoch * options.epochs));
     const parameters = countParameters(model);
+    const learned = [...(adapter?.parameters.values() ?? [])].reduce((sum, { size }) => sum + size, 0);
+    const learning = adapter
+      ? `, of which ${learned.toLocaleString("en-US")} learn, in an adapter beside ${adapter.layers.size} layers`
+      : "";
     const longest = Math.max(...training.map((pair) => Math.max(pair.source.length, pair.target.length)));
     const rows = Math.max(1, Math.min(batchSize, Math.floor(maxTokens / longest)));
     const memory = trainingMemory(
@@ -280,11 +302,18 @@ class TextRun implements Disposable {
         optimizer: optimizerStateSize[options.optimizer],
         average: false,
         gradientCheckpointing: options.gradientCheckpointing,
+        frozen: adapter && weights.constants,
       },
     );
     control.onMessage?.(
-      `${system.title} with ${parameters.toLocaleString("en-US")} parameters; ${training.length} pairs to learn from, ${held.length} held out; ${steps} steps, ${stepsPerEpoch} an epoch`,
-      { parameters, trainingPairs: training.length, heldOutPairs: held.length, steps },
+      `${system.title} with ${parameters.toLocaleString("en-US")} parameters${learning}; ${training.length} pairs to learn from, ${held.length} held out; ${steps} steps, ${stepsPerEpoch} an epoch`,
+      {
+        parameters,
+        ...(adapter && { trainedParameters: learned }),
+        trainingPairs: training.length,
+        heldOutPairs: held.length,
+        steps,
+      },
     );
     requireMemory(
       memory.total,
@@ -300,7 +329,7 @@ class TextRun implements Disposable {
       gradientCheckpointing: options.gradientCheckpointing,
       clipNorm: options.clip,
       seed,
-      schedule: plannedSchedule(learningPlans.finetunePairs, steps, {
+      schedule: plannedSchedule(plan, steps, {
         schedule: options.schedule,
         learningRate: options.learningRate,
         warmup:
@@ -335,7 +364,10 @@ class TextRun implements Disposable {
         return metrics;
       },
       save: async (current) => {
-        await saveModel(folder.path, { ...loaded, weights: this.last?.weights ?? current });
+        const kept = this.last?.weights ?? current;
+        if (adapter && "model" in options)
+          await saveAdapter(folder.path, { model, adapter, weights: kept, base: options.model });
+        else await saveModel(folder.path, { ...loaded, weights: kept });
         if (this.last) await writeJson(evaluationFile(folder.path), this.last.kept);
       },
       ...(control.signal && { signal: control.signal }),
@@ -393,7 +425,7 @@ class TextRun implements Disposable {
     this.decoder?.dispose();
     this.evaluation?.dispose();
     this.average?.dispose();
-    this.loaded.weights.dispose();
+    this.loaded[Symbol.dispose]();
   }
   [Symbol.dispose](): void {
     this.dispose();

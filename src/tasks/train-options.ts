@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { DecoderSystem, SystemName, systems } from "../models/index.js";
 import { type TrainingResult, learningPlans, scheduleNames } from "../training/index.js";
+import { loraOptions } from "./adapter-options.js";
 import { type RunControl, fromNothing } from "./run.js";
 
 const plan = learningPlans.train;
@@ -47,14 +48,7 @@ export const trainOptions = z.object({
   promptInit: z.string().min(1).optional(),
   /** Keeps the scales of qlora's base in 8 bits themselves, Dettmers et al. 2023, section 3. */
   doubleQuantization: z.boolean().default(false),
-  rank: z.int().positive().default(16),
-  /** Scales the update by `alpha / rank`. */
-  alpha: z.number().positive().default(32),
-  /** Scales by `alpha / sqrt(rank)` instead. */
-  rsLora: z.boolean().default(false),
-  loraDropout: z.number().min(0).lt(1).default(0),
-  /** `all-linear`, names between commas, or a regular expression between slashes. */
-  loraTargets: z.string().default("all-linear"),
+  ...loraOptions,
   /** `palm`: Adafactor as PaLM set it, unfactored, with momentum, and a weight decay of the rate squared. */
   optimizer: z.enum(["adamw", "sgd", "adafactor", "palm"]).default("adamw"),
   /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor and PaLM's; an adapter 2e-4. */
@@ -110,7 +104,7 @@ type BaseRequest = Omit<z.input<typeof trainOptions>, "system" | "sizes" | "toke
 /** A run that trains all weights of a finished model further. */
 export type FurtherRequest = Omit<
   BaseRequest,
-  "adapter" | "rank" | "alpha" | "rsLora" | "loraDropout" | "loraTargets" | "virtualTokens" | "promptInit"
+  "adapter" | keyof typeof loraOptions | "virtualTokens" | "promptInit"
 > & {
   /** Checkpoint folder. */
   readonly out: string;

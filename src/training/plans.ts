@@ -55,6 +55,27 @@ export const learningPlans = {
     betas: [0.9, 0.99],
     weightDecay: 0,
   },
+  /**
+   * An adapter of an encoder that knows its language, with a new head: the rate of Hu et al. 2021, table 9, ten times that of all
+   * weights. The head begins at random and is learned whole.
+   */
+  finetuneAdapter: {
+    schedule: "linear",
+    learningRate: 5e-4,
+    warmup: { share: 0.1 },
+    floor: 0,
+    betas: [0.9, 0.999],
+    weightDecay: 0.01,
+  },
+  /** An adapter of an encoder-decoder, which bears more than one of an encoder, as its weights do. */
+  finetunePairsAdapter: {
+    schedule: "linear",
+    learningRate: 1e-3,
+    warmup: { share: 0.1 },
+    floor: 0,
+    betas: [0.9, 0.98],
+    weightDecay: 0,
+  },
   /** A soft prompt or a prefix: few numbers, which have far to go; Lester et al. 2021, section 3.2, take higher rates still. */
   softPrompt: {
     schedule: "cosine",

@@ -242,9 +242,12 @@ describe("an adapter that does not fit", () => {
   };
 
   it.each([
-    [{ use_dora: true }, "use_dora is true"],
+    [{ use_dora: true }, "q_proj.lora_magnitude_vector, which adapter_config.json asks for"],
+    [{ use_qalora: true }, "use_qalora is true"],
+    [{ trainable_token_indices: [3] }, "trainable_token_indices is [3]"],
     [{ bias: "all" }, 'bias is "all"'],
-    [{ modules_to_save: ["lm_head"] }, "modules_to_save"],
+    [{ modules_to_save: ["pooler"] }, "adapter_config.json: the model has no module pooler"],
+    [{ modules_to_save: ["model.norm"] }, "has no tensor base_model.model.model.norm.weight"],
     [{ init_lora_weights: "pissa" }, "changes the base as well"],
     [{ peft_type: "IA3" }, "of the type IA3"],
     [{ layers_to_transform: [0] }, "layers_to_transform"],
