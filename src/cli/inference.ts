@@ -180,9 +180,7 @@ export const addModelOptions = (command: Command, several?: string): Command =>
     )
     .option("--fast-prompts", fastPromptsHelp)
     .addOption(
-      several === undefined
-        ? adapterOption(adapterHelp)
-        : adapterOption(`${adapterHelp}; ${several}`, true),
+      several === undefined ? adapterOption(adapterHelp) : adapterOption(`${adapterHelp}; ${several}`, true),
     )
     .addOption(mergeOption())
     .addOption(preparedOption());

@@ -2,7 +2,13 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it, onTestFinished } from "vitest";
-import { loadAdapter, loadAdapters, mergeAdapter, saveAdapter } from "../../src/checkpoints/index.js";
+import {
+  loadAdapter,
+  loadAdapters,
+  mergeAdapter,
+  saveAdapter,
+  withRowNorms,
+} from "../../src/checkpoints/index.js";
 import { loadWeights } from "../../src/formats/index.js";
 import {
   Decoder,
@@ -324,10 +330,21 @@ describe("several adapters", () => {
       using weights = Weights.partlyFrozen(model, base, 2);
       await saveAdapter(soft, { model, adapter, weights });
     }
+    const more = async (name: string, options: Partial<LoraOptions>) => {
+      const model = create();
+      using base = Weights.initialize(runtime, model, 1);
+      const adapter = addLora(model, { rank: 2, alpha: 2, targets: ["q_proj"], ...options });
+      const all = new ModelWeights(runtime, { tensors: { ...base.tensors }, packed: {} });
+      using weights = Weights.partlyFrozen(model, withRowNorms(adapter, all), 2);
+      await saveAdapter(path.join(root, name), { model, adapter, weights });
+      return path.join(root, name);
+    };
     const model = create();
     const weights = frozen(model);
     for (const [folder, words] of [
       [other, /made for another base/],
+      [await more("dora", { dora: true }), /dora is of DoRA, which is more than an update/],
+      [await more("whole", { whole: ["model.norm"] }), /learned whole \(model\.norm\.weight\)/],
       [path.join(root, "nowhere"), /nowhere/],
       [broken("nan", (values) => (values[3] = NaN)), /nan has numbers beside .* that are not finite/],
       [soft, /the adapter second in .* is a soft prompt/],
