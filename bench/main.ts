@@ -27,6 +27,7 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   llama: { python: false },
   slots: { python: false },
   adapters: { python: false },
+  alignment: { python: true },
   evaluation: { python: true },
 };
 

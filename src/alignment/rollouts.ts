@@ -115,12 +115,15 @@ export type RewardFunction = (samples: readonly Sample[]) => readonly number[] |
 
 /** Texts of rollouts. */
 export function samplesOf(rollouts: readonly Rollout[], tokenizer: Tokenizer): Sample[] {
+  // A model may have more embeddings than its tokenizer has tokens: such an id stands for no text, as in transformers.
+  const decode = (ids: readonly number[]): string =>
+    tokenizer.decode(ids.filter((id) => tokenizer.idToToken(id) !== undefined));
   return rollouts.map((rollout) => {
     const { prompt, completion, finished } = rollout;
     return {
       ...rollout,
-      promptText: tokenizer.decode(prompt),
-      text: tokenizer.decode(finished ? completion.slice(0, -1) : completion),
+      promptText: decode(prompt),
+      text: decode(finished ? completion.slice(0, -1) : completion),
     };
   });
 }

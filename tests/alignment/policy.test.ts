@@ -22,6 +22,7 @@ import {
   rejectionSampling,
   rewardsOf,
   roundOf,
+  samplesOf,
   whiten,
 } from "../../src/alignment/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
@@ -287,6 +288,14 @@ describe("PPO", () => {
     expect(trainer.state.source).toMatchObject({ round: 0 });
     await expect(rewardsOf(() => [1], [])).rejects.toThrow("1 numbers for 0 completions");
   });
+});
+
+it("leaves out of a sample's text what the tokenizer has no token for: embeddings may be more", () => {
+  const letters = characterTokenizer("abc");
+  const [a, b] = letters.encode("ab") as [number, number];
+  const beyond = letters.vocabSize + 3;
+  const rollout = { prompt: [a, beyond], completion: [b, beyond, a, b], index: 0, finished: true };
+  expect(samplesOf([rollout], letters)[0]).toMatchObject({ promptText: "a", text: "ba" });
 });
 
 describe("GRPO", () => {
