@@ -3,7 +3,13 @@ import { z } from "zod";
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { LineageError } from "../base/errors.js";
-import { type AdapterWords, type InferenceCheckpoint, loadForInference } from "../checkpoints/index.js";
+import {
+  type AdapterWords,
+  type InferenceCheckpoint,
+  type InferenceEncoderDecoder,
+  type InferenceOptions,
+  loadForInference,
+} from "../checkpoints/index.js";
 import { type SamplingOptions, type TextModel, endOfText } from "../generation/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { countOption, option, preparedOption, preparedWeights } from "./options.js";
@@ -85,17 +91,30 @@ export function inWordsOf(loaded: InferenceCheckpoint, adapter: string | undefin
 export const loadToWrite = (
   runtime: Runtime,
   place: string,
+  command: ModelCommand,
+  notes: string[],
+): Promise<InferenceCheckpoint> => loadForInference(runtime, place, loadingOf(command, notes));
+
+/** The same for an encoder-decoder. */
+export const loadToTransform = (
+  runtime: Runtime,
+  place: string,
+  command: ModelCommand,
+  notes: string[],
+): Promise<InferenceEncoderDecoder> =>
+  loadForInference(runtime, place, { ...loadingOf(command, notes), kind: "encoder-decoder" });
+
+const loadingOf = (
   { quantize, fastPrompts, prepared, adapter, adapters, mergeAdapter }: ModelCommand,
   notes: string[],
-): Promise<InferenceCheckpoint> =>
-  loadForInference(runtime, place, {
-    quantize: schemeOf(quantize),
-    fastPrompts,
-    prepared: preparedWeights(prepared, notes),
-    adapter,
-    adapters,
-    mergeAdapter,
-  });
+): InferenceOptions => ({
+  quantize: schemeOf(quantize),
+  fastPrompts,
+  prepared: preparedWeights(prepared, notes),
+  adapter,
+  adapters,
+  mergeAdapter,
+});
 
 /** Adds the options of sampling. */
 export const addSamplingOptions = (

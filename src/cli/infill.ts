@@ -1,10 +1,17 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { LineageError } from "../base/errors.js";
+import { kindIn } from "../checkpoints/index.js";
 import { type SamplingOptions, Decoder, gapPrompt, infillText } from "../generation/index.js";
 import { scaledContext } from "../nn/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { type ModelCommand, addModelOptions, addSamplingOptions, loadToWrite } from "./inference.js";
+import {
+  type ModelCommand,
+  addModelOptions,
+  addSamplingOptions,
+  loadToTransform,
+  loadToWrite,
+} from "./inference.js";
 import { modelFor } from "./model.js";
 import { countOption, examples, option, requiredOption, threadsOption } from "./options.js";
 import { colors, print, tell } from "./terminal.js";
@@ -26,9 +33,15 @@ async function infill(given: string | undefined, command: InfillCommand): Promis
   const text = given === undefined || given === "-" ? await readInput() : given;
   const runtime = createRuntime({ threads: command.threads });
   const notes: string[] = [];
-  const { kept, ...loaded } = await loadToWrite(runtime, place, command, notes);
-  const { ids, maxNewTokens } = gapPrompt(loaded.tokenizer, text, command);
-  const capacity = Math.min(scaledContext(loaded.model.config), ids.length + maxNewTokens);
+  const hasEncoder = (await kindIn(place)) === "encoder-decoder";
+  const { kept, ...loaded } = await (hasEncoder ? loadToTransform : loadToWrite)(
+    runtime,
+    place,
+    command,
+    notes,
+  );
+  const { ids, maxNewTokens } = gapPrompt(loaded.tokenizer, text, command, hasEncoder);
+  const capacity = Math.min(scaledContext(loaded.model.config), (hasEncoder ? 1 : ids.length) + maxNewTokens);
   using decoder = await Decoder.create({ ...loaded, capacity });
   const filled = await infillText({ ...loaded, decoder }, text, command);
   print(command.json ? `${JSON.stringify({ given: text, ...filled })}\n` : `${filled.text}\n`);
@@ -54,7 +67,7 @@ export const infillCommand = new Command("infill")
     requiredOption(
       "model",
       "<place>",
-      "a decoder that learned hidden spans (train --objective ul2r): folder, or ORG/NAME on the hub",
+      "a model that learned hidden spans, a decoder (train --objective ul2r) or T5: folder, or ORG/NAME on the hub",
     ),
   );
 addSamplingOptions(addModelOptions(infillCommand), { temperature: 0 })

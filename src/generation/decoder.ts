@@ -20,7 +20,7 @@ import { type CacheGroup, type CacheType, KeyValueBuffers } from "./cache.js";
 import { type Lead, leadOf } from "./lead.js";
 import { SourceMemory } from "./memory.js";
 import { type CausalModel, type GenerativeModel, type Prompt, isSourcePrompt } from "./model.js";
-import { type CacheScales, compileDecoder, decoderLayers, isPrefixLm } from "./program.js";
+import { type CacheScales, compileDecoder, decoderLayers } from "./program.js";
 import { type ProgramName, Runs } from "./runs.js";
 import { type Ranked, Row, Slot, commonLength } from "./slot.js";
 
@@ -224,11 +224,6 @@ export class Decoder implements Disposable {
     const headChannels = planned[0]!.shape[3];
     const lead = leadOf(model, weights, headChannels, cacheType);
     const bank = bankOf(model);
-    if (lead.ids.length > 0 && isPrefixLm(model))
-      throw new LineageError(
-        "unsupported",
-        "a prefix language model reads prompts both ways, which soft prompts and prefixes were not learned for; take a causal model",
-      );
     if (lead.ids.length >= capacity)
       throw new LineageError(
         "length",

@@ -34,6 +34,7 @@ export interface Infilled {
 
 /** A text with gaps as a model reads it. */
 export interface GapPrompt {
+  /** The prompt of a decoder, the source of an encoder-decoder. */
   readonly ids: readonly number[];
   /** Tokens that are written at most. */
   readonly maxNewTokens: number;
@@ -44,13 +45,14 @@ export interface GapPrompt {
 }
 
 /**
- * A text whose gaps are sentinels, after the mode. Throws `argument` for a text without a gap, `tokenizer` for a model that has no
+ * A text whose gaps are sentinels, after the mode. @param isSource whether it is for an encoder. Throws `argument` for a text without a gap, `tokenizer` for a model that has no
  * sentinels, or fewer than gaps.
  */
 export function gapPrompt(
   tokenizer: Tokenizer,
   text: string,
   { maxGapTokens = 32, mode = "regular" }: Pick<InfillOptions, "maxGapTokens" | "mode"> = {},
+  isSource = false,
 ): GapPrompt {
   if (!Number.isInteger(maxGapTokens) || maxGapTokens < 1)
     throw new LineageError("argument", `a gap has 1 token or more, not ${maxGapTokens}`);
@@ -72,9 +74,11 @@ export function gapPrompt(
   const parts = pieces.map((piece, index) => (spaced[index] ? piece.slice(0, -1) : piece));
   const written = parts.map((part, index) => part + (index < gaps ? sentinelToken(index) : "")).join("");
   const modeId = tokenizer.tokenToId(modeTokens[mode]);
-  const ids = tokenizer.encode(written);
+  const after = (ids: readonly number[]) => (modeId === undefined ? ids : [modeId, ...ids]);
   return {
-    ids: beginSequence(tokenizer, modeId === undefined ? ids : [modeId, ...ids]),
+    ids: isSource
+      ? [...after(tokenizer.encodePair(written).ids)]
+      : beginSequence(tokenizer, after(tokenizer.encode(written))),
     maxNewTokens: gaps * (maxGapTokens + 1),
     parts,
     spaced,
@@ -82,8 +86,9 @@ export function gapPrompt(
 }
 
 /**
- * Writes what is missing in a text, where it has `<gap>`: of a prefix language model that learned hidden spans (`--objective
- * ul2r`), which reads all of the text before it writes, and the gaps in their order. Each gets a token or more.
+ * Writes what is missing in a text, where it has `<gap>`: of a model that learned hidden spans, which reads all of the text before
+ * it writes, and the gaps in their order. That is a prefix language model (`--objective ul2r`) or an encoder-decoder such as T5. Each
+ * gap gets a token or more.
  *
  *     await infillText(writer, "Once upon a time <gap>. They lived happily <gap>."); // { text, gaps }
  *
@@ -94,9 +99,16 @@ export async function infillText(
   text: string,
   { maxGapTokens = 32, mode, ...options }: InfillOptions = {},
 ): Promise<Infilled> {
-  const { ids, maxNewTokens, parts, spaced } = gapPrompt(tokenizer, text, { maxGapTokens, mode });
-  // A gap takes its sentinel, too.
-  const room = Math.floor((decoder.capacity - ids.length) / spaced.length) - 1;
+  const { readsSources, sourceCapacity } = decoder;
+  const asked = gapPrompt(tokenizer, text, { maxGapTokens, mode }, readsSources);
+  const { ids, maxNewTokens, parts, spaced } = asked;
+  if (readsSources && ids.length > sourceCapacity)
+    throw new LineageError(
+      "length",
+      `the text has ${ids.length} tokens, and the model reads ${sourceCapacity}; shorten it`,
+    );
+  // A gap takes its sentinel, too; an encoder-decoder writes after its start token.
+  const room = Math.floor((decoder.capacity - (readsSources ? 1 : ids.length)) / spaced.length) - 1;
   if (room < 1)
     throw new LineageError(
       "length",
@@ -110,7 +122,8 @@ export async function infillText(
     maxGapTokens: Math.min(maxGapTokens, room),
   });
   const { vocabSize } = tokenizer;
-  const writing = generate(decoder, [ids], { ...options, vocabSize, maxNewTokens, constraints: [order] });
+  const prompt = readsSources ? { source: ids } : ids;
+  const writing = generate(decoder, [prompt], { ...options, vocabSize, maxNewTokens, constraints: [order] });
   for await (const { finish } of writing) if (finish !== undefined) break;
   const stream = new StreamDecoder(tokenizer);
   for (const id of ids.slice(0, ids.indexOf(sentinels[0]!))) stream.push(id);

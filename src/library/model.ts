@@ -105,6 +105,8 @@ export interface EncoderDecoderModel extends BaseModel {
     texts: Iterable<string> | AsyncIterable<string>,
     options?: TransformOptions,
   ): AsyncGenerator<Transformation>;
+  /** Writes what is missing in a text where it has `<gap>`, as a decoder's `infill`: of T5, which learned hidden spans. */
+  infill(text: string, options?: InfillOptions): Promise<Infilled>;
   /** One text, piece by piece as it is written. Default: the likeliest token each time; `temperature` draws. */
   stream(text: string, options?: StreamOptions): AsyncGenerator<string, StreamReport>;
 }
@@ -161,7 +163,10 @@ export abstract class LoadedModel implements BaseModel {
   }
 
   infill(_text: string, _options?: InfillOptions): Promise<Infilled> {
-    return this.rejects("infill", "needs a decoder that learned hidden spans (train --objective ul2r)");
+    return this.rejects(
+      "infill",
+      "needs a model that learned hidden spans: a decoder (train --objective ul2r), or T5",
+    );
   }
 
   chat(_messages: readonly ChatMessage[], _options?: ReplyOptions): Promise<string> {
@@ -418,6 +423,10 @@ export class LoadedEncoderDecoder extends LoadedModel implements EncoderDecoderM
   ): AsyncGenerator<Transformation> {
     checkTransform(this.withDefaults(options));
     for await (const batch of inBatches(texts, textsAtOnce)) yield* await this.transform(batch, options);
+  }
+
+  override infill(text: string, options: InfillOptions = {}): Promise<Infilled> {
+    return this.using(1, (decoder) => infillText(this.writer(decoder), text, options));
   }
 
   override async *stream(text: string, options: StreamOptions = {}): AsyncGenerator<string, StreamReport> {

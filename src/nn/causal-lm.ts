@@ -143,7 +143,8 @@ export abstract class CausalLm extends Module {
 
 /**
  * Puts a soft prompt or a prefix of so many virtual tokens before all texts of a model, and freezes all other parameters.
- * Throws `argument` for a model that has one already, and for more tokens than its context holds.
+ * Throws `argument` for a model that has one already, and for more tokens than its context holds; `unsupported` for a prefix
+ * language model.
  */
 export function addSoftPrompt(
   model: CausalLm,
@@ -153,10 +154,10 @@ export function addSoftPrompt(
   if (model.softPrompt)
     throw new LineageError("argument", "the model has a soft prompt already; take that one off first");
   checkVirtualTokens(tokens, scaledContext(config));
-  if (kind === "prefix" && config.prefixLm)
+  if (config.prefixLm)
     throw new LineageError(
       "unsupported",
-      "a prefix language model reads prompts both ways and has no learned prefix before them; take a soft prompt",
+      "a prefix language model reads prompts both ways, and soft prompts and prefixes are learned from left to right; take LoRA (--adapter lora), or a causal model",
     );
   for (const parameter of namedParameters(model).values()) parameter.trainable = false;
   const table = model.transformer.tokenEmbedding;

@@ -7,7 +7,7 @@ export interface NextTokenOptions {
   readonly sequenceLength?: Dim;
   /**
    * Factor of the square of the softmax's log-normaliser, which training adds to the loss and evaluation does not. PaLM's
-   * is 1e-4, Chowdhery et al. 2022, section 5. Default 0.
+   * is 1e-4, Chowdhery et al. 2022, section 5, as in T5X's configuration of decoders. Default 0.
    */
   readonly zLoss?: number;
 }

@@ -37,6 +37,10 @@ const spans = (mode: string, rate: number, meanLength: number): Denoiser => ({
 /**
  * UL2R, section 3.3: half of the rows are prefix language modelling, a quarter regular spans (15% of the text in spans of 3),
  * a quarter extreme ones, of which half are long (spans of 32) and half hide much (50% of the text).
+ *
+ * Levanter's `ul2r_configs`, written by others from the paper, has the same three kinds of spans with the same rates and lengths, the
+ * same names of the modes, half of the rows for the prefix, and a border anywhere in the text. It draws the three kinds evenly: the
+ * shares among them are the paper's, and were not found in code.
  */
 export const ul2rMixture: DenoiserMixture = [
   { share: 0.5, denoiser: { kind: "prefix", mode: sequential } },

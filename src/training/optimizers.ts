@@ -311,6 +311,10 @@ export interface AdafactorOptions extends ParameterOptions {
  * Adafactor as PaLM was trained with it, Chowdhery et al. 2022, section 5: squared gradients are kept whole, which is Adam with steps
  * relative to a parameter's size, a momentum of 0.9, and a weight decay of the learning rate squared. The paper clips the global norm
  * of the gradients at 1; its rate is the schedule `relative`.
+ *
+ * EasyLM's `PalmOptimizerFactory`, an implementation by others, has the same: not factored, steps relative to a parameter's size,
+ * momentum 0.9, a rate of 1 / sqrt(max(step, 10,000)), a decay of the rate squared, the norm clipped at 1. It differs in two: the
+ * exponent of the memory is 0.99 there and 0.8 here, as in the paper and in Adafactor's, and it does not clip single updates.
  */
 export const palmAdafactor = {
   factored: false,

@@ -51,6 +51,50 @@ describe("a causal model that goes on under UL2R, on the command line", () => {
     expect(further).toMatchObject({ status: 0 });
   });
 
+  it("fills gaps with an encoder-decoder that learned them", async () => {
+    const letters = [..."abcdefghijklmnopqrstuvwxyz"];
+    const triples = letters
+      .slice(2)
+      .map((last, index) => [letters[index]!, letters[index + 1]!, last] as const);
+    const lines = (line: (triple: (typeof triples)[number]) => string) =>
+      [...triples, ...triples].map((triple) => `${line(triple)}\n`).join("");
+    writeFileSync(
+      at("sources.txt"),
+      lines(([first, , last]) => `${first} <extra_id_0> ${last}`),
+    );
+    writeFileSync(
+      at("targets.txt"),
+      lines(([, middle]) => `<extra_id_0> ${middle} <extra_id_1>`),
+    );
+    const size = [
+      "--hidden",
+      "32",
+      "--layers",
+      "1",
+      "--heads",
+      "2",
+      "--context",
+      "32",
+      "--vocab-size",
+      "160",
+    ];
+    const run = ["--steps", "150", "--eval-every", "150", "--batch", "16", "--learning-rate", "1e-2"];
+    const pairs = ["--data", at("sources.txt"), "--targets", at("targets.txt"), "--samples", "0"];
+    const out = ["--out", at("t5"), "--threads", "1"];
+    expect(await lineage("train", "--model", "t5", ...pairs, ...size, ...run, ...out)).toMatchObject({
+      status: 0,
+    });
+    const infill = ["infill", "--model", at("t5"), "--threads", "1", "--no-prepared"];
+    for (const index of [0, 5, 16]) {
+      const [first, middle, last] = triples[index]!;
+      const filled = await lineage(...infill, `${first} <gap> ${last}`);
+      expect(filled).toMatchObject({ status: 0, stdout: `${first} ${middle} ${last}\n` });
+    }
+    const long = await lineage(...infill, `${"a ".repeat(40)}<gap>`);
+    expect(long).toMatchObject({ status: 1, stdout: "" });
+    expect(long.stderr).toContain("and the model reads 32");
+  });
+
   it("fills gaps, in words and for programs", async () => {
     const further = [
       "train",
@@ -73,6 +117,12 @@ describe("a causal model that goes on under UL2R, on the command line", () => {
     const { given, text, gaps } = JSON.parse(stdout) as { given: string; text: string; gaps: string[] };
     expect(given).toBe("Once <gap> time");
     expect(text).toBe(`Once${gaps[0]!} time`);
+    for (const adapter of ["prompt", "prefix"]) {
+      const soft = ["train", "--base", at("ul2r"), "--adapter", adapter, "--data", at("text.txt"), ...few];
+      const refused = await lineage(...soft, "--out", at(`soft-${adapter}`));
+      expect(refused).toMatchObject({ status: 1 });
+      expect(refused.stderr).toContain("a prefix language model reads prompts both ways");
+    }
   });
 
   it.each([
