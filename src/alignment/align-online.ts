@@ -186,7 +186,7 @@ async function run<Options extends OnlineOptionsOf>(
   using learner = await openLearner(runtime, options);
   using rewards = await openRewards(runtime, options, learner.tokenizer, control.reward);
   const { model, tokenizer, stopIds } = learner;
-  const encoder = new AnswerEncoder(tokenizer, stopIds, model instanceof EncoderDecoder);
+  const encoder = new AnswerEncoder(tokenizer, stopIds, learner.system.kind);
   const read = async (file: string) => {
     const rows = await readPrompts(file, options);
     const encoded = rows.map((row) => ({ row, ids: encoder.prompt(row.messages) }));
@@ -222,7 +222,10 @@ async function run<Options extends OnlineOptionsOf>(
     prompts: training.map(({ ids }) => ids),
     reward: (samples) =>
       rewards.of(
-        samples.map((sample) => ({ ...sample, row: (evaluating ? shown : training)[sample.index]!.row.row })),
+        samples.map((sample) => {
+          const { row, messages } = (evaluating ? shown : training)[sample.index]!.row;
+          return { ...sample, row, messages };
+        }),
       ),
     reference: reference ?? learner.reference,
     tokenizer,
@@ -299,10 +302,12 @@ async function run<Options extends OnlineOptionsOf>(
 /** A sample with the row that its prompt stands in: what a rule looks at. */
 export interface RuleSample extends Sample {
   readonly row: PromptRow["row"];
+  /** What it answers. */
+  readonly messages: PromptRow["messages"];
 }
 
 interface Rewards extends Disposable {
-  of(samples: readonly Sample[]): Promise<readonly number[]>;
+  of(samples: readonly RuleSample[]): Promise<readonly number[]>;
   readonly model: RewardModel | undefined;
 }
 
@@ -333,6 +338,8 @@ async function openRewards(
     for (const place of [reward!, ...(safety === undefined ? [] : [safety])]) {
       const model = await openRewardModel(runtime, place);
       models.push(model);
+      // An encoder reads the words.
+      if (model.system.kind === "encoder") continue;
       if (JSON.stringify(model.tokenizer.definition) !== JSON.stringify(tokenizer.definition))
         throw new LineageError(
           "checkpoint",
@@ -346,13 +353,31 @@ async function openRewards(
   const [first, second] = models;
   return {
     of: async (samples) => {
-      const texts = samples.map(({ prompt, completion }) => [...prompt, ...completion]);
-      const helpful = await first!.rewards(texts);
-      return second ? combinedRewards(helpful, await second.rewards(texts)) : helpful;
+      const helpful = await rewardsBy(first!, samples);
+      return second ? combinedRewards(helpful, await rewardsBy(second, samples)) : helpful;
     },
     model: first,
     [Symbol.dispose]: dispose,
   };
+}
+
+/** A decoder reads the tokens of the policy, whose tokenizer it has; an encoder reads the words as two texts. */
+function rewardsBy(model: RewardModel, samples: readonly RuleSample[]): Promise<number[]> {
+  if (model.system.kind !== "encoder")
+    return model.rewards(samples.map(({ prompt, completion }) => [...prompt, ...completion]));
+  const encoder = new AnswerEncoder(model.tokenizer, [], "encoder");
+  const most = scaledContext(model.model.config);
+  return model.rewards(
+    samples.map(({ messages, text }) => {
+      const whole = encoder.whole(messages, [{ role: "assistant", content: text }]);
+      if (whole.ids.length > most)
+        throw new LineageError(
+          "length",
+          `a prompt and its answer have ${whole.ids.length} tokens, but the reward model reads at most ${most}; give a smaller --max-prompt or --max-new-tokens`,
+        );
+      return whole;
+    }),
+  );
 }
 
 async function ruleOf(file: string): Promise<RewardFunction> {

@@ -12,7 +12,7 @@ import {
   readVerdicts,
 } from "../data/index.js";
 import { endOfText } from "../generation/index.js";
-import { EncoderDecoder, type Weights, scaledContext } from "../nn/index.js";
+import { type Weights, scaledContext } from "../nn/index.js";
 import {
   type PairLoss,
   cpo,
@@ -49,6 +49,7 @@ import {
   Scorer,
   measureRewards,
   rankingBatch,
+  scoredTexts,
   scoringNetwork,
   writeRewardSettings,
 } from "./reward-model.js";
@@ -224,7 +225,7 @@ async function runPreferences(
   const loss = lossOfName(options);
   using learner = await openLearner(control.runtime ?? createRuntime(), options);
   const { model, tokenizer, stopIds } = learner;
-  const encoder = new AnswerEncoder(tokenizer, stopIds, model instanceof EncoderDecoder);
+  const encoder = new AnswerEncoder(tokenizer, stopIds, learner.system.kind);
   const most = rowLength(options.maxLength, scaledContext(model.config));
   const [training, held] = loss
     ? await readPairs(options, encoder, most, tell)
@@ -348,7 +349,7 @@ async function runReward(
   using weights = loaded.weights;
   if (loaded.statement !== undefined) tell?.(loaded.statement, {});
   const { tokenizer } = loaded;
-  const encoder = new AnswerEncoder(tokenizer, endOfText(tokenizer));
+  const encoder = new AnswerEncoder(tokenizer, endOfText(tokenizer), loaded.system.kind);
   const most = rowLength(options.maxLength, scaledContext(loaded.model.config));
   const read = async (file: string) => {
     const { rows } = await readRankings(file, options);
@@ -377,10 +378,7 @@ async function runReward(
   });
   using scorer = await Scorer.create(loaded);
   const score = async (rows: readonly RankedRow[], signal?: AbortSignal) => {
-    const flat = await scorer.score(
-      rows.flatMap(({ answers }) => answers),
-      { signal },
-    );
+    const flat = await scorer.score(rows.flatMap(scoredTexts), { signal });
     let start = 0;
     return rows.map(({ answers }) => flat.slice(start, (start += answers.length)));
   };

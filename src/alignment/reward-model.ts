@@ -15,7 +15,7 @@ import { encoderInputSpecs, encoderInputsOf } from "../tasks/encoder-program.js"
 import { moments } from "./advantages.js";
 import { Forward, passesOf } from "./forward.js";
 import { floats, ints } from "./pairs.js";
-import { AnswerEncoder } from "./texts.js";
+import { AnswerEncoder, type ScoredText } from "./texts.js";
 
 // Reward models: an encoder or a decoder with a head of one number, learned from rankings.
 
@@ -41,12 +41,12 @@ export function scoringNetwork({ model }: Network): ScoringNetwork {
 /** Rows of a scoring network: a decoder's are filled up behind their last token, which is the one that answers. */
 export function scoringTensors(
   { model, system, tokenizer }: Network,
-  rows: readonly (readonly number[])[],
+  rows: readonly ScoredText[],
 ): Record<string, BatchTensor> {
   const left = system.kind === "encoder" && tokenizer.config["padding_side"] === "left";
   const padId = tokenizer.padId ?? model.config.padTokenId;
   return padRows(
-    rows.map((ids) => ({ ids: [...ids], typeIds: ids.map(() => 0) })),
+    rows.map(({ ids, typeIds }) => ({ ids: [...ids], typeIds: [...(typeIds ?? ids.map(() => 0))] })),
     { padId, left },
   );
 }
@@ -54,6 +54,8 @@ export function scoringTensors(
 /** The answers to one prompt, whole texts each, and which of them is better than which. */
 export interface RankedRow {
   readonly answers: readonly (readonly number[])[];
+  /** For an encoder: which of two texts, the prompt and the answer, each token is of. Default: all are of the first. */
+  readonly typeIds?: readonly (readonly number[])[] | undefined;
   /** For each answer how many are better; equal for answers that are equally good. */
   readonly ranks: readonly number[];
   /**
@@ -84,7 +86,7 @@ export function rankingBatch(network: Network, rows: readonly RankedRow[]): Batc
     }
     first += answers.length;
   }
-  const texts = rows.flatMap(({ answers }) => answers);
+  const texts = rows.flatMap(scoredTexts);
   return {
     tensors: {
       ...scoringTensors(network, texts),
@@ -94,9 +96,13 @@ export function rankingBatch(network: Network, rows: readonly RankedRow[]): Batc
       margins: floats(margins!),
     },
     counts: { [rankingPart]: rows.length, accuracy: better!.length, gap: better!.length, mean: first },
-    tokens: texts.reduce((sum, { length }) => sum + length, 0),
+    tokens: texts.reduce((sum, { ids }) => sum + ids.length, 0),
   };
 }
+
+/** The texts of a row's answers. */
+export const scoredTexts = ({ answers, typeIds }: RankedRow): ScoredText[] =>
+  answers.map((ids, index) => ({ ids, typeIds: typeIds?.[index] }));
 
 /** Scores texts with a network whose weights may go on changing. */
 export class Scorer implements Disposable {
@@ -114,9 +120,13 @@ export class Scorer implements Disposable {
   }
 
   /** Raw numbers of the head, in the order of the texts. */
-  async score(texts: readonly (readonly number[])[], options: RunOptions = {}): Promise<number[]> {
+  async score(
+    given: readonly (readonly number[] | ScoredText)[],
+    options: RunOptions = {},
+  ): Promise<number[]> {
+    const texts = given.map((text) => ("ids" in text ? text : { ids: text }));
     const found = new Array<number>(texts.length);
-    for (const places of passesOf(texts.map(({ length }) => length))) {
+    for (const places of passesOf(texts.map(({ ids }) => ids.length))) {
       const { scores } = await this.forward.run(
         scoringTensors(
           this.network,
@@ -235,7 +245,7 @@ export const writeRewardSettings = (folder: string, offset: number, measure: Rew
 /** A finished reward model. */
 export interface RewardModel extends HeadCheckpoint<WeightSet>, Disposable {
   /** Rewards of whole texts, in their order: the head's numbers less the offset. */
-  rewards(texts: readonly (readonly number[])[], options?: RunOptions): Promise<number[]>;
+  rewards(texts: readonly (readonly number[] | ScoredText)[], options?: RunOptions): Promise<number[]>;
   readonly offset: number;
 }
 
@@ -279,21 +289,21 @@ export async function openRewardModel(runtime: Runtime, folder: string): Promise
 export function answerRewards(model: RewardModel): (prompt: string, answer: string) => Promise<number> {
   const { tokenizer } = model;
   const stopIds = endOfText(tokenizer);
-  const encoder = new AnswerEncoder(tokenizer, stopIds);
+  const encoder = new AnswerEncoder(tokenizer, stopIds, model.system.kind);
   const most = scaledContext(model.model.config);
   return async (prompt, answer) => {
     const asked = [{ role: "user", content: prompt }] as const;
-    const empty = answer === "" && tokenizer.config.chat_template === undefined;
-    const { prompt: before, completion } = empty
-      ? { prompt: encoder.prompt(asked), completion: stopIds.slice(0, 1) }
-      : encoder.answer(asked, [{ role: "assistant", content: answer }]);
-    const ids = [...before, ...completion];
-    if (ids.length > most)
+    const empty =
+      answer === "" && model.system.kind === "decoder" && tokenizer.config.chat_template === undefined;
+    const text = empty
+      ? { ids: [...encoder.prompt(asked), ...stopIds.slice(0, 1)] }
+      : encoder.whole(asked, [{ role: "assistant", content: answer }]);
+    if (text.ids.length > most)
       throw new LineageError(
         "data",
-        `a prompt and its answer have ${ids.length} tokens, but the reward model reads at most ${most}; take shorter prompts or shorter answers`,
+        `a prompt and its answer have ${text.ids.length} tokens, but the reward model reads at most ${most}; take shorter prompts or shorter answers`,
       );
-    const [reward] = await model.rewards([ids]);
+    const [reward] = await model.rewards([text]);
     if (!Number.isFinite(reward))
       throw new LineageError(
         "checkpoint",

@@ -3,32 +3,56 @@ import { LineageError } from "../base/errors.js";
 import { storageError } from "../base/files.js";
 import { type Message, type Preference, type Ranking, type Verdict, readTable } from "../data/index.js";
 import { promptIds } from "../generation/index.js";
+import type { SystemKind } from "../models/index.js";
 import type { Completion } from "../objectives/index.js";
-import { ChatTemplate, type Tokenizer } from "../tokenizers/index.js";
+import { ChatTemplate, type Tokenizer, targetIds, withChatTemplate } from "../tokenizers/index.js";
 
-/** Turns messages into prompts and answers as ids: by the model's chat template where it has one, else as plain text. */
+/** A text that a reward model reads, and of an encoder which of two texts each token is of. */
+export interface ScoredText {
+  readonly ids: readonly number[];
+  readonly typeIds?: readonly number[] | undefined;
+}
+
+/**
+ * Turns messages into prompts and answers as ids: by the model's chat template where it has one, else as plain text. An
+ * encoder reads a conversation by a plain template where the model has none.
+ */
 export class AnswerEncoder {
   private readonly template: ChatTemplate | undefined;
 
-  /** @param reads whether the prompt is a source that an encoder reads */
+  /** Whether an encoder reads the prompt. */
+  private readonly reads: boolean;
+
   constructor(
     private readonly tokenizer: Tokenizer,
     private readonly stopIds: readonly number[],
-    private readonly reads = false,
+    private readonly kind: SystemKind = "decoder",
   ) {
-    this.template =
-      !reads && tokenizer.config.chat_template !== undefined ? new ChatTemplate(tokenizer) : undefined;
+    const reads = (this.reads = kind !== "decoder");
+    if (reads || tokenizer.config.chat_template !== undefined)
+      this.template = new ChatTemplate(withChatTemplate(tokenizer, { mayAdd: false, reads }).tokenizer);
   }
 
   /** What the model reads before it answers. */
   prompt(messages: readonly Message[], tools?: readonly unknown[]): number[] {
-    if (this.template) return this.template.encode(messages, { tools });
-    const text = this.plain(messages);
-    return this.reads ? [...this.tokenizer.encodePair(text).ids] : promptIds(this.tokenizer, text);
+    if (this.template)
+      return this.reads
+        ? this.template.source(messages, { tools })
+        : this.template.encode(messages, { tools });
+    return promptIds(this.tokenizer, this.plain(messages));
   }
 
   /** A prompt and an answer to it, with the token that ends it. Throws `data` for an answer of no token. */
   answer(messages: readonly Message[], answer: readonly Message[], tools?: readonly unknown[]): Completion {
+    if (this.reads) {
+      const [message, ...others] = answer;
+      if (!message || others.length > 0)
+        throw new LineageError("data", `an encoder-decoder writes one answer, not ${answer.length} messages`);
+      return {
+        prompt: this.prompt(messages, tools),
+        completion: [...targetIds(this.tokenizer, message.content)],
+      };
+    }
     if (this.template) {
       const { ids, writers } = this.template.turns([...messages, ...answer], { tools, endIds: this.stopIds });
       const first = writers.findIndex((writer) => writer >= messages.length);
@@ -38,14 +62,27 @@ export class AnswerEncoder {
     }
     const prompt = this.prompt(messages, tools);
     const text = this.plain(answer);
-    if (this.reads) {
-      const { target } = this.tokenizer;
-      const { ids } = target.encodePair(text);
-      return { prompt, completion: ids.length > 1 && ids[0] === target.eosId ? ids.slice(1) : [...ids] };
-    }
     const ids = this.tokenizer.encode(text, { parseSpecial: false });
     if (ids.length === 0) throw new LineageError("data", "the answer is empty");
     return { prompt, completion: [...ids, ...this.stopIds.slice(0, 1)] };
+  }
+
+  /**
+   * A prompt and an answer to it as one text that is scored: of a decoder as `answer` has them, of an encoder as it reads two
+   * texts, with the tokens and types of its kind. Throws `unsupported` for an encoder-decoder.
+   */
+  whole(messages: readonly Message[], answer: readonly Message[], tools?: readonly unknown[]): ScoredText {
+    if (this.kind === "decoder") {
+      const { prompt, completion } = this.answer(messages, answer, tools);
+      return { ids: [...prompt, ...completion] };
+    }
+    if (this.kind === "encoder-decoder")
+      throw new LineageError("unsupported", "an encoder-decoder scores no texts");
+    const { ids, typeIds } = this.tokenizer.encodePair(
+      this.template!.render(messages, { tools }),
+      this.plain(answer),
+    );
+    return { ids, typeIds };
   }
 
   private plain(messages: readonly Message[]): string {
@@ -147,17 +184,22 @@ export function encodeRankings(
   const long: number[] = [];
   const rankings = rows.flatMap(({ row, messages, answers, ranks, margin = 0, tools }) =>
     inRow(name, row, () => {
-      const texts = answers.map((answer) => {
-        const { prompt, completion } = encoder.answer(messages, answer, tools);
-        return [...prompt, ...completion];
-      });
-      if (texts.some((ids) => ids.length > maxLength)) {
+      const texts = answers.map((answer) => encoder.whole(messages, answer, tools));
+      if (texts.some(({ ids }) => ids.length > maxLength)) {
         long.push(row);
         return [];
       }
-      if (new Set(texts.map((ids) => ids.join())).size < 2)
+      if (new Set(texts.map(({ ids }) => ids.join())).size < 2)
         throw new LineageError("data", "all answers are the same tokens: nothing is preferred");
-      return [{ row, answers: texts, ranks, margin: margin * marginScale }];
+      return [
+        {
+          row,
+          answers: texts.map(({ ids }) => ids),
+          ...(texts[0]?.typeIds && { typeIds: texts.map(({ typeIds }) => typeIds!) }),
+          ranks,
+          margin: margin * marginScale,
+        },
+      ];
     }),
   );
   return { rankings, long };

@@ -17,8 +17,8 @@ import {
   type ChoosingCommand,
   addModelOptions,
   addSamplingOptions,
-  inWordsOf,
-  loadToChoose,
+  loadAnyToChoose,
+  wordsOf,
 } from "./inference.js";
 import { modelFor } from "./model.js";
 import { countOption, deviceOption, examples, option, threadsOption, requiredOption } from "./options.js";
@@ -121,13 +121,13 @@ async function chat(command: ChatCommand): Promise<void> {
   const runtime = createRuntime({ threads: command.threads, device: command.device });
   const started = performance.now();
   const notes: string[] = [];
-  const loaded = await loadToChoose(runtime, await modelFor(command.model), command, notes);
+  const loaded = await loadAnyToChoose(runtime, await modelFor(command.model), command, notes);
   const { model, weights } = loaded;
   const capacity = Math.min(scaledContext(model.config), command.context);
   using decoder = await Decoder.create({ model, weights, capacity });
   const template = command.template === undefined ? undefined : await readText(command.template);
   const talk = (by: string | undefined): Chat => {
-    const { tokenizer, stopIds } = inWordsOf(loaded, by);
+    const { tokenizer, stopIds } = wordsOf(loaded, by);
     const { system, maxNewTokens } = command;
     return new Chat(decoder, tokenizer, { stopIds, system, maxNewTokens, template });
   };

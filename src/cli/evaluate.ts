@@ -4,11 +4,7 @@ import { z } from "zod";
 import { LineageError } from "../base/errors.js";
 import { writeAtomically } from "../base/files.js";
 import { count } from "../base/numbers.js";
-import {
-  type InferenceCheckpoint,
-  type InferenceEncoderDecoder,
-  loadForInference,
-} from "../checkpoints/index.js";
+import type { InferenceCheckpoint, InferenceEncoderDecoder } from "../checkpoints/index.js";
 import {
   type OverlapResult,
   type Plan,
@@ -37,11 +33,10 @@ import type { SystemKind } from "../models/index.js";
 import { countParameters, scaledContext } from "../nn/index.js";
 import { type Device, createRuntime } from "../runtime/index.js";
 import { type ChatMessage, ChatTemplate } from "../tokenizers/index.js";
-import { type ModelCommand, addModelOptions, loadToWrite } from "./inference.js";
+import { type ModelCommand, addModelOptions, loadAnyToWrite } from "./inference.js";
 import { modelFor } from "./model.js";
-import { countOption, deviceOption, examples, option, preparedWeights, threadsOption } from "./options.js";
+import { countOption, deviceOption, examples, option, threadsOption } from "./options.js";
 import { interruptible } from "./progress.js";
-import { schemeOf } from "./quantize.js";
 import { Reporter, colors, print, tell } from "./terminal.js";
 
 interface EvaluateCommand extends ModelCommand {
@@ -151,19 +146,10 @@ async function evaluateModel(
   shots: readonly number[],
   command: EvaluateCommand,
 ): Promise<TaskSummary[]> {
-  const { threads, device, quantize } = command;
+  const { threads, device } = command;
   const notes: string[] = [];
   const runtime = createRuntime({ threads, device });
-  const loaded =
-    one.kind === "encoder-decoder"
-      ? await loadForInference(runtime, one.place, {
-          kind: one.kind,
-          quantize: schemeOf(quantize),
-          prepared: preparedWeights(command.prepared, notes),
-          adapter: command.adapter,
-          mergeAdapter: command.mergeAdapter,
-        })
-      : await loadToWrite(runtime, one.place, command, notes);
+  const loaded = await loadAnyToWrite(runtime, one.place, command, notes);
   try {
     return await measure(one, loaded, tasks, shots, command);
   } finally {

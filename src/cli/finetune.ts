@@ -118,7 +118,7 @@ const taskName = z.enum([...taskNames, "text", "chat"]);
 
 export const finetuneCommand = new Command("finetune")
   .description(
-    "fine-tune an encoder or a decoder on a labelled table, an encoder-decoder on pairs of texts, or a decoder on conversations",
+    "fine-tune an encoder or a decoder on a labelled table, an encoder-decoder on pairs of texts, or a decoder or an encoder-decoder on conversations",
   )
   .optionsGroup("Data:")
   .addOption(
@@ -182,7 +182,7 @@ export const finetuneCommand = new Command("finetune")
     of(
       "model",
       "<place>",
-      "an encoder or a decoder, for text an encoder-decoder, for chat a decoder: folder, ORG/NAME on the hub, or for chat a .gguf file",
+      "an encoder or a decoder, for text an encoder-decoder, for chat a decoder or an encoder-decoder: folder, ORG/NAME on the hub, or for chat a .gguf file",
       { required: true },
     ),
   )

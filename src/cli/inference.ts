@@ -8,6 +8,7 @@ import {
   type InferenceCheckpoint,
   type InferenceEncoderDecoder,
   type InferenceOptions,
+  kindIn,
   loadForInference,
 } from "../checkpoints/index.js";
 import { type SamplingOptions, type TextModel, endOfText } from "../generation/index.js";
@@ -76,13 +77,37 @@ function namedAdapter(typed: string): { readonly name?: string; readonly folder:
   return { name, folder };
 }
 
-/** A model in the words of one of its adapters, which may have been trained with a chat template of its own. */
-export function inWordsOf(loaded: InferenceCheckpoint, adapter: string | undefined): Required<TextModel> {
-  const own: AdapterWords = (adapter === undefined ? undefined : loaded.adapters?.get(adapter)) ?? {};
-  const tokenizer = own.tokenizer ?? loaded.tokenizer;
-  const { model, weights } = loaded;
-  return { model, weights, tokenizer, stopIds: own.stopIds ?? loaded.stopIds ?? endOfText(tokenizer) };
+/** The same for a command that takes encoder-decoders, too, whose texts do not choose. */
+export async function loadAnyToChoose(
+  runtime: Runtime,
+  place: string,
+  command: ChoosingCommand,
+  notes: string[],
+): Promise<InferenceCheckpoint | InferenceEncoderDecoder> {
+  if ((await kindIn(place)) !== "encoder-decoder") return loadToChoose(runtime, place, command, notes);
+  const named = (command.adapter ?? []).map(namedAdapter);
+  if (named.length > 1)
+    throw new LineageError("unsupported", "an encoder-decoder takes one adapter; give --adapter once");
+  return loadAnyToWrite(runtime, place, { ...command, adapter: named[0]?.folder }, notes);
 }
+
+/** The words of a model, or of one of its adapters, which may have been trained with a chat template of its own. */
+export function wordsOf(
+  loaded: InferenceCheckpoint | InferenceEncoderDecoder,
+  adapter: string | undefined,
+): Required<AdapterWords> {
+  const adapters = "adapters" in loaded ? loaded.adapters : undefined;
+  const own: AdapterWords = (adapter === undefined ? undefined : adapters?.get(adapter)) ?? {};
+  const tokenizer = own.tokenizer ?? loaded.tokenizer;
+  return { tokenizer, stopIds: own.stopIds ?? loaded.stopIds ?? endOfText(tokenizer.target) };
+}
+
+/** A model in the words of one of its adapters. */
+export const inWordsOf = (loaded: InferenceCheckpoint, adapter: string | undefined): Required<TextModel> => ({
+  model: loaded.model,
+  weights: loaded.weights,
+  ...wordsOf(loaded, adapter),
+});
 
 /**
  * Loads a model to write with, and the adapter that was asked for.
@@ -115,6 +140,17 @@ const loadingOf = (
   adapters,
   mergeAdapter,
 });
+
+/** The same for a command that takes encoder-decoders, too. */
+export const loadAnyToWrite = async (
+  runtime: Runtime,
+  place: string,
+  command: ModelCommand,
+  notes: string[],
+): Promise<InferenceCheckpoint | InferenceEncoderDecoder> =>
+  (await kindIn(place)) === "encoder-decoder"
+    ? loadToTransform(runtime, place, command, notes)
+    : loadToWrite(runtime, place, command, notes);
 
 /** Adds the options of sampling. */
 export const addSamplingOptions = (

@@ -2,7 +2,8 @@ import { LineageError } from "../base/errors.js";
 import type { ChatTemplate } from "../tokenizers/index.js";
 import type { Conversation, Message } from "./conversation.js";
 import type { PartlyTrained } from "./packing.js";
-import { type BadRow, describeBadRows } from "./table.js";
+import { refuseLong, refuseRows, rowsOf } from "./row-refusals.js";
+import type { BadRow } from "./table.js";
 
 /** What is learned of a conversation: the assistant's turns, the last of them alone, or every token. */
 export const trainedParts = ["assistant", "last", "all"] as const;
@@ -74,6 +75,8 @@ export function encodeConversation(
 /** What became of the conversations of a file. */
 export interface ConversationCounts {
   readonly conversations: number;
+  /** Answers that are learned each by itself, where conversations are not learned as a whole. */
+  readonly answers?: number;
   readonly tokens: number;
   readonly trainedTokens: number;
   /** Rows that were longer than `maxLength`. */
@@ -159,18 +162,15 @@ export function encodeConversations(
     if (kept === 0) dropped.push(row);
     else if (parts.length > 1) split.push({ row, parts: kept });
   }
-  if (long === "refuse" && longRows.length > 0)
-    throw new LineageError(
-      "data",
-      `${name}: ${rowsOf(longRows)} ${new Set(longRows).size === 1 ? "is" : "are"} longer than ${maxLength} tokens; choose --long cut, skip or split, or a larger --max-length`,
-    );
-  if (bad.length > 0 && !skipBadRows)
-    throw new LineageError("data", `${name}: ${describeBadRows(bad, conversations.length)}`);
-  if (rows.length === 0)
-    throw new LineageError(
-      "data",
-      `${name}: none of its ${conversations.length} conversations is left${dropped.length > 0 ? `: ${dropped.length} are longer than ${maxLength} tokens` : ""}`,
-    );
+  if (long === "refuse") refuseLong(name, longRows, maxLength, "cut, skip or split");
+  refuseRows(name, {
+    bad,
+    skipBadRows,
+    rows: rows.length,
+    conversations: conversations.length,
+    dropped: dropped.length,
+    maxLength,
+  });
   return {
     rows,
     bad,
@@ -229,17 +229,12 @@ function partsOf(
   return parts;
 }
 
-/** Two answers of one row may both be long. */
-function rowsOf(numbers: readonly number[]): string {
-  const rows = [...new Set(numbers)];
-  return `${rows.length === 1 ? "row" : "rows"} ${rows.slice(0, 5).join(", ")}${rows.length > 5 ? `, … (${rows.length})` : ""}`;
-}
-
 /** What became of the rows, as a sentence for a person. */
 export function describeConversations(
   name: string,
   {
     conversations,
+    answers,
     tokens,
     trainedTokens,
     long,
@@ -261,7 +256,7 @@ export function describeConversations(
       : []),
   ];
   return (
-    `${name}: ${count(conversations)} conversations, ${count(tokens)} tokens, of which ${count(trainedTokens)} are trained` +
+    `${name}: ${count(conversations)} conversations${answers === undefined ? "" : ` with ${count(answers)} answers`}, ${count(tokens)} tokens, of which ${count(trainedTokens)} are trained` +
     (long.length > 0
       ? `; ${rowsOf(long)} ${new Set(long).size === 1 ? "is" : "are"} longer than ${count(maxLength)} tokens${fate.length > 0 ? `: ${fate.join("; ")}` : ""}`
       : "")

@@ -2,6 +2,7 @@ export * from "./batch.js";
 export * from "./blocks.js";
 export * from "./buckets.js";
 export * from "./conversation.js";
+export * from "./conversation-answers.js";
 export * from "./conversation-rows.js";
 export * from "./conversations.js";
 export {

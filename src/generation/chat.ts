@@ -1,6 +1,7 @@
 import { LineageError } from "../base/errors.js";
-import { type ChatMessage, ChatTemplate, type Tokenizer } from "../tokenizers/index.js";
+import { type ChatMessage, ChatTemplate, type Tokenizer, sourceTemplate } from "../tokenizers/index.js";
 import type { Decoder } from "./decoder.js";
+import type { Prompt } from "./model.js";
 import type { FinishReason } from "./queue.js";
 import { type TextOptions, type TextStream, generateText } from "./text.js";
 
@@ -21,7 +22,7 @@ export interface AnswerReport {
 
 export interface ChatOptions {
   readonly stopIds: readonly number[];
-  /** Jinja instead of the model's own template. */
+  /** Jinja instead of the model's own template, or of the plain one for an encoder-decoder without. */
   readonly template?: string | undefined;
   /** The first message. */
   readonly system?: string | undefined;
@@ -31,7 +32,7 @@ export interface ChatOptions {
 
 /**
  * A conversation. Every turn is rendered from all messages by the model's template; what the decoder holds of its
- * beginning is not read again. When it no longer fits with room for an answer, the oldest exchanges are left out, never the
+ * beginning is not read again. An encoder reads all of it each time. When it no longer fits with room for an answer, the oldest exchanges are left out, never the
  * system message and never in part, and the report says how many messages that were.
  */
 export class Chat {
@@ -45,7 +46,8 @@ export class Chat {
     private readonly tokenizer: Tokenizer,
     private readonly options: ChatOptions,
   ) {
-    this.template = new ChatTemplate(tokenizer, options.template);
+    const plain = decoder.readsSources && tokenizer.config.chat_template === undefined;
+    this.template = new ChatTemplate(tokenizer, options.template ?? (plain ? sourceTemplate : undefined));
     this.maxNewTokens = options.maxNewTokens ?? Math.floor(decoder.capacity / 4);
     if (options.stopIds.length === 0)
       throw new LineageError(
@@ -107,7 +109,7 @@ export class Chat {
     try {
       const fitted = this.fit();
       ({ forgotten } = fitted);
-      pieces = generateText({ decoder, tokenizer, stopIds: this.options.stopIds }, fitted.ids, {
+      pieces = generateText({ decoder, tokenizer, stopIds: this.options.stopIds }, fitted.prompt, {
         ...sampling,
         maxNewTokens: this.maxNewTokens,
       });
@@ -132,21 +134,23 @@ export class Chat {
     return { ...report, seconds, finish: pieces.report?.finish ?? "aborted", forgotten };
   }
 
-  /** The ids of the conversation, without its oldest exchanges where they do not fit. */
-  private fit(): { ids: number[]; forgotten: number } {
-    const { capacity } = this.decoder;
-    const room = capacity - this.maxNewTokens;
-    const { messages } = this;
+  /** What the model reads of the conversation, without its oldest exchanges where they do not fit. */
+  private fit(): { prompt: Prompt; forgotten: number } {
+    const { messages, decoder, template } = this;
+    const { capacity, readsSources, sourceCapacity } = decoder;
+    const room = readsSources ? sourceCapacity : capacity - this.maxNewTokens;
     const kept = messages[0]?.role === "system" ? 1 : 0;
     for (let forgotten = 0; ;) {
-      const ids = this.template.encode(messages);
-      if (ids.length <= room) return { ids, forgotten };
+      const ids = readsSources ? template.source(messages) : template.encode(messages);
+      if (ids.length <= room) return { prompt: readsSources ? { source: ids } : ids, forgotten };
       // The last message stays; an exchange ends where the next message of the user begins.
       const next = messages.findIndex(({ role }, index) => index > kept && role === "user");
       if (next < 0) {
         throw new LineageError(
           "length",
-          `the message needs ${ids.length} tokens, but the context holds ${capacity} and keeps ${this.maxNewTokens} for the answer; shorten the message`,
+          readsSources
+            ? `the message needs ${ids.length} tokens, but the model reads at most ${room}; shorten the message`
+            : `the message needs ${ids.length} tokens, but the context holds ${capacity} and keeps ${this.maxNewTokens} for the answer; shorten the message`,
         );
       }
       messages.splice(kept, next - kept);

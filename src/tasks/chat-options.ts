@@ -8,7 +8,7 @@ const { adapter } = learningPlans;
 /** Everything that decides a run of fine-tuning on conversations; kept beside the checkpoint. */
 export const finetuneChatOptions = z.object({
   task: z.literal("chat").default("chat"),
-  /** A decoder's folder or GGUF. */
+  /** A decoder's or an encoder-decoder's folder or GGUF. */
   model: z.string(),
   /** Conversations: JSON, JSONL, CSV or Parquet. */
   data: z.string(),
@@ -23,9 +23,12 @@ export const finetuneChatOptions = z.object({
   train: z.enum(trainedParts).default("assistant"),
   /** A file with a chat template in Jinja. Default: the base's own, else a plain one, which is told. */
   template: z.string().optional(),
-  /** Tokens of a conversation at most. Default: the model's context, 1,024 at most. */
+  /** Tokens of a conversation at most; of an encoder-decoder those of what it reads, and of an answer. Default: the model's context, 1,024 at most. */
   maxLength: z.int().min(8).optional(),
-  /** What becomes of a longer one: cut, left out, split between exchanges, or the file refused. */
+  /**
+   * What becomes of a longer one: cut, left out, split between exchanges, or the file refused. An encoder-decoder forgets the oldest
+   * exchanges where it is cut, and splits nothing.
+   */
   long: z.enum(longFates).default("cut"),
   /** Tokens of a batch, in rows of several conversations of which none sees another. */
   maxTokens: z.int().min(8).default(2048),

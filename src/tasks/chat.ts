@@ -2,30 +2,13 @@ import { LineageError } from "../base/errors.js";
 import { formatBytes, requireMemory } from "../base/memory.js";
 import { count } from "../base/numbers.js";
 import { Random } from "../base/random.js";
-import {
-  type Conversation,
-  type EncodedConversations,
-  PackedLoader,
-  type PackingOptions,
-  describeConversations,
-  encodeConversations,
-  packedBatches,
-  readConversations,
-} from "../data/index.js";
-import { Decoder, endOfText, generateText } from "../generation/index.js";
-import {
-  type Adapter,
-  type Weights,
-  countParameters,
-  namedParameters,
-  rotaryReach,
-  scaledContext,
-} from "../nn/index.js";
-import { packedObjective, withAdapter } from "../objectives/index.js";
+import { readConversations } from "../data/index.js";
+import { type Adapter, countParameters, namedParameters } from "../nn/index.js";
+import { withAdapter } from "../objectives/index.js";
 import { createRuntime } from "../runtime/index.js";
-import { ChatTemplate } from "../tokenizers/index.js";
 import {
   EvaluationStep,
+  type LearningPlan,
   type Metrics,
   type RunFolder,
   type TrainingResult,
@@ -40,7 +23,11 @@ import {
 import type { z } from "zod";
 import { type ChatBase, openChatBase } from "./chat-base.js";
 import { type FinetuneChatOptions, finetuneChatOptions } from "./chat-options.js";
+import { type ChatData, chatRows } from "./chat-rows.js";
+import { ChatSamples, sampleText } from "./chat-samples.js";
 import { type RunControl, inRunFolder } from "./run.js";
+
+export type { ChatSample } from "./chat-samples.js";
 
 /** A run of fine-tuning on conversations: what it is told, and where it is kept. */
 export type FinetuneChatRequest = z.input<typeof finetuneChatOptions> & { readonly out: string };
@@ -58,20 +45,14 @@ export interface FinetuneChatResult extends TrainingResult {
   readonly trainedTokens: number;
 }
 
-/** A held-out answer that was written at an evaluation, beside the one in the data. */
-export interface ChatSample {
-  readonly question: string;
-  readonly reference: string;
-  readonly text: string;
-}
-
 /**
- * Fine-tunes a decoder on conversations, by an adapter or as a whole, and keeps the best checkpoint in `out`:
+ * Fine-tunes a decoder or an encoder-decoder on conversations, by an adapter or as a whole, and keeps the best checkpoint in
+ * `out`:
  *
  *     await finetuneChat({ model: "SmolLM2-135M-Instruct.gguf", data: "chats.jsonl", out: "runs/mine" });
  *
- * The loss is over the assistant's turns, each with the token that ends it; rows hold several conversations, none of which
- * sees another. `out` receives an adapter in peft's layout, or a checkpoint folder, with the tokenizer, its chat template and
+ * The loss is over the assistant's turns, each with the token that ends it. A decoder's rows hold several conversations, none
+ * of which sees another; an encoder-decoder reads what was said before an answer, and writes the answer. `out` receives an adapter in peft's layout, or a checkpoint folder, with the tokenizer, its chat template and
  * what ends a turn; a run that was stopped goes on with `resumeChat`. Throws `data` with the rows that cannot be learned.
  */
 export const finetuneChat = (
@@ -85,13 +66,6 @@ export const resumeChat = (out: string, control: RunControl = {}): Promise<Finet
   inRunFolder(out, finetuneChatOptions, { resume: true }, (folder) => run(folder, control));
 
 // ---- Data ---------------------------------------------------------------------------------------------------------
-
-interface ChatData {
-  readonly name: string;
-  readonly training: readonly Conversation[];
-  readonly heldName: string;
-  readonly held: readonly Conversation[];
-}
 
 /** Reads the conversations of a run; a share of them is held out where there are none to evaluate on. */
 async function readData(options: FinetuneChatOptions, { onMessage }: RunControl): Promise<ChatData> {
@@ -123,28 +97,17 @@ async function readData(options: FinetuneChatOptions, { onMessage }: RunControl)
   };
 }
 
-/** Tokens of a packed row at least, so that short conversations share one, and what lengths are rounded up to. */
-const [leastRow, rowStep] = [256, 64];
-
-/** Tokens of a row, and rows of a batch. */
-function shapeOf(
-  parts: readonly EncodedConversations[],
-  maxLength: number,
-  groupOf: (length: number) => number,
-  { maxTokens, seed }: FinetuneChatOptions,
-): Omit<PackingOptions, "seed"> {
-  const longest = Math.max(...parts.flatMap(({ rows }) => rows.map(({ tokens }) => tokens.length)));
-  const wanted = Math.max(longest, Math.min(leastRow, maxTokens));
-  const sequenceLength = Math.max(longest, Math.min(maxLength, Math.ceil(wanted / rowStep) * rowStep));
-  const { rowsOfEpoch } = new PackedLoader(parts[0]!.rows, { batchSize: 1, sequenceLength, seed, groupOf });
-  const fitting = Math.floor(maxTokens / sequenceLength);
-  return { batchSize: Math.max(1, Math.min(fitting, rowsOfEpoch)), sequenceLength, groupOf };
-}
-
 // ---- The run ------------------------------------------------------------------------------------------------------
 
-/** Peak of the learning rate where all weights learn: a tenth of an adapter's, so that little is forgotten. */
+/** Peak of the learning rate where all weights of a decoder learn: a tenth of an adapter's, so that little is forgotten. */
 const wholeRate = 2e-5;
+
+/** How a base learns. All weights of an encoder-decoder bear what they bear on pairs of texts. */
+function planOf({ kind, adapter }: ChatBase): LearningPlan {
+  if (adapter) return learningPlans[adapter.kind === "lora" ? "adapter" : "softPrompt"];
+  const { learningRate } = learningPlans.finetunePairs;
+  return { ...learningPlans.adapter, learningRate: kind === "decoder" ? wholeRate : learningRate };
+}
 
 const adapterName = (adapter: Adapter): string =>
   adapter.kind === "lora"
@@ -160,68 +123,36 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
   using base = await openChatBase(runtime, options, (sentence) => {
     tell(sentence);
   });
-  const { model, adapter, weights, tokenizer, system } = base;
-  const { room } = base;
+  const { model, adapter, weights, system, room } = base;
   const maxLength = options.maxLength ?? Math.min(room, 1024);
   if (maxLength > room)
     throw new LineageError(
       "length",
       `conversations of ${maxLength} tokens do not fit the model, which has room for ${room}; choose a smaller --max-length`,
     );
-  const template = new ChatTemplate(tokenizer);
-  const ends = base.stopIds ?? endOfText(tokenizer);
-  const encode = (name: string, conversations: readonly Conversation[]): EncodedConversations => {
-    const { train, long, skipBadRows } = options;
-    const found = encodeConversations(template, conversations, {
-      name,
-      maxLength,
-      long,
-      train,
-      skipBadRows,
-      endIds: ends,
-    });
-    tell(describeConversations(name, found, maxLength), { ...found, rows: undefined });
-    if (found.addedEnds > 0)
-      tell(
-        `the chat template does not end the last turn; ${tokenizer.idToToken(found.endIds[0]!) ?? ""} is added to it`,
-      );
-    return found;
-  };
-  const training = encode(data.name, data.training);
-  const held = encode(data.heldName, data.held);
-  const stopIds = [...new Set([...training.endIds, ...ends])];
-
-  // Positions of a model whose angles depend on the length of a text.
-  const virtual = scaledContext(model.config) - room;
-  const groupOf = (length: number) => rotaryReach(model.config, length + virtual);
-  const shape = shapeOf([training, held], maxLength, groupOf, options);
-  const plain = packedObjective(model, shape);
-  const objective = adapter ? withAdapter(plain, adapter) : plain;
-  const source = new PackedLoader(training.rows, { ...shape, seed: options.seed }, data.name);
+  const rows = chatRows(base, data, { ...options, maxLength }, tell);
+  const { training, held, source, stopIds } = rows;
+  const objective = adapter ? withAdapter(rows.objective, adapter) : rows.objective;
   const { accumulate } = options;
-  const stepsPerEpoch = Math.max(1, Math.ceil(source.rowsOfEpoch / shape.batchSize / accumulate));
+  const stepsPerEpoch = Math.max(1, Math.ceil(rows.batches / accumulate));
   const steps = options.steps ?? Math.max(1, Math.round(stepsPerEpoch * options.epochs));
   const parameters = countParameters(model);
   const trainedParameters = [...namedParameters(model).values()].reduce(
     (sum, { trainable, size }) => sum + (trainable ? size : 0),
     0,
   );
-  const memory = trainingMemory(
-    objective,
-    {},
-    {
-      optimizer: optimizerStateSize[options.optimizer],
-      average: false,
-      frozen: weights.constants,
-      gradientCheckpointing: options.gradientCheckpointing,
-      resident: process.memoryUsage.rss(),
-    },
-  );
+  const memory = trainingMemory(objective, rows.sizes, {
+    optimizer: optimizerStateSize[options.optimizer],
+    average: false,
+    frozen: weights.constants,
+    gradientCheckpointing: options.gradientCheckpointing,
+    resident: process.memoryUsage.rss(),
+  });
   tell(
     `${system.title} with ${count(parameters)} parameters, of which ${count(trainedParameters)} learn` +
       `${adapter ? `, in ${adapterName(adapter)}` : ""}; ${steps} steps, ${stepsPerEpoch} an epoch, ` +
-      `each of ${accumulate * shape.batchSize} rows of ${shape.sequenceLength} tokens; about ${formatBytes(memory.total)} of memory`,
-    { parameters, trainedParameters, steps, ...shape, memory },
+      `each of ${accumulate > 1 ? `${accumulate} times ` : ""}${rows.shape}; about ${formatBytes(memory.total)} of memory`,
+    { parameters, trainedParameters, steps, memory },
   );
   requireMemory(
     memory.total - process.memoryUsage.rss(),
@@ -229,13 +160,10 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
     "use a smaller --max-tokens or --max-length with a larger --accumulate, --gradient-checkpointing, or an adapter",
   );
 
-  const plan =
-    adapter === undefined
-      ? { ...learningPlans.adapter, learningRate: wholeRate }
-      : learningPlans[adapter.kind === "lora" ? "adapter" : "softPrompt"];
+  const plan = planOf(base);
   const { schedule, learningRate, weightDecay, beta2 } = options;
   let evaluation: EvaluationStep | undefined;
-  using samples = new ChatSamples(base, template, data.held, stopIds, options);
+  using samples = new ChatSamples(base, data.held, stopIds, options);
   const result = await runTraining({
     folder,
     objective,
@@ -259,7 +187,7 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
     patience: options.patience,
     evaluate: async (current, { signal: stop }): Promise<Metrics> => {
       evaluation ??= await EvaluationStep.create(objective, current);
-      const { loss } = await evaluation.evaluate(packedBatches(held.rows, shape), { signal: stop });
+      const { loss } = await evaluation.evaluate(rows.heldOut(), { signal: stop });
       const written = await samples.write(current, stop);
       if (written.length > 0) tell(written.map(sampleText).join("\n\n"), { samples: written });
       return { loss, perplexity: Math.exp(loss) };
@@ -278,60 +206,4 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
     trainingTokens: training.tokens,
     trainedTokens: training.trainedTokens,
   };
-}
-
-// ---- Samples ------------------------------------------------------------------------------------------------------
-
-const sampleText = ({ question, reference, text }: ChatSample): string =>
-  `  question   ${question}\n  reference  ${reference}\n  written    ${text}`;
-
-/** Writes the last answer of some held-out conversations anew, greedily. */
-class ChatSamples implements Disposable {
-  private readonly prompts: readonly { ids: readonly number[]; sample: Omit<ChatSample, "text"> }[];
-  private decoder: Decoder | undefined;
-
-  constructor(
-    private readonly base: ChatBase,
-    template: ChatTemplate,
-    held: readonly Conversation[],
-    private readonly stopIds: readonly number[],
-    private readonly options: FinetuneChatOptions,
-  ) {
-    const room = base.room - options.sampleTokens;
-    this.prompts = held
-      .flatMap(({ messages, tools }) => {
-        const last = messages.findLastIndex(({ role }) => role === "assistant");
-        const before = messages.slice(0, last);
-        if (before.at(-1)?.role !== "user") return [];
-        const sample = { question: before.at(-1)!.content, reference: messages[last]!.content };
-        return [{ ids: template.encode(before, { tools }), sample }];
-      })
-      .filter(({ ids }) => ids.length < room)
-      .slice(0, options.samples);
-  }
-
-  async write(weights: Weights, signal: AbortSignal | undefined): Promise<ChatSample[]> {
-    const { model, tokenizer, room } = this.base;
-    const { sampleTokens } = this.options;
-    const virtual = scaledContext(model.config) - room;
-    if (this.prompts.length === 0) return [];
-    this.decoder ??= await Decoder.create({
-      model,
-      weights,
-      slots: this.prompts.length,
-      capacity: virtual + sampleTokens + Math.max(...this.prompts.map(({ ids }) => ids.length)),
-    });
-    // What slots hold was computed with the weights of then.
-    this.decoder.forget();
-    const writer = { decoder: this.decoder, tokenizer, stopIds: this.stopIds };
-    const streams = this.prompts.map(({ ids }) =>
-      generateText(writer, ids, { temperature: 0, maxNewTokens: sampleTokens, signal }),
-    );
-    const texts = await Promise.all(streams.map((stream) => stream.all()));
-    return this.prompts.map(({ sample }, place) => ({ ...sample, text: texts[place]!.text }));
-  }
-
-  [Symbol.dispose](): void {
-    this.decoder?.dispose();
-  }
 }

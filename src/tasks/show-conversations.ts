@@ -6,10 +6,10 @@ import {
   type BadRow,
   type ConversationCounts,
   type ConversationLayout,
-  type EncodedConversation,
   type LongFate,
   type TrainedPart,
   describeConversations,
+  encodeAnswers,
   encodeConversations,
   readAnswers,
 } from "../data/index.js";
@@ -83,22 +83,41 @@ export async function showConversations(file: string, options: ShowOptions): Pro
       : await readFile(options.template, "utf8").catch((error: unknown) => {
           throw storageError("read", options.template!, error);
         });
-  const { tokenizer, statement } = withChatTemplate(words.tokenizer, { mayAdd: true, template });
+  const reads = words.kind === "encoder-decoder";
+  const { tokenizer, statement } = withChatTemplate(words.tokenizer, { mayAdd: true, template, reads });
   const maxLength = options.maxLength ?? Math.min(words.context, 1024);
   if (maxLength > words.context)
     throw new LineageError(
       "length",
       `the model knows ${words.context} tokens; choose a smaller --max-length than ${maxLength}`,
     );
-  const shared = {
-    name: file,
-    train,
-    skipBadRows: true,
-    endIds: words.stopIds ?? endOfText(tokenizer),
-  };
   const chat = new ChatTemplate(tokenizer);
-  const whole = encodeConversations(chat, read.rows, { ...shared, maxLength: Infinity });
-  const found = encodeConversations(chat, read.rows, { ...shared, long, maxLength });
+  const shared = { name: file, train, skipBadRows: true };
+  if (reads) {
+    const found = encodeAnswers(chat, tokenizer, read.rows, { ...shared, long, maxLength });
+    return {
+      ...{ file, format: read.format, statement, maxLength },
+      summary: describeConversations(file, found, maxLength),
+      counts: found,
+      rows: found.rows.map(({ row, answer, source, target, cutTokens }) => ({
+        ...{ row, answer, cutTokens },
+        tokens: source.length + target.length,
+        trainedTokens: target.length,
+        pieces: [
+          ...piecesOf(tokenizer, { tokens: source, trained: source.map(() => 0) }),
+          { text: "\n→ ", trained: false, special: false },
+          ...piecesOf(tokenizer.target, { tokens: target, trained: target.map(() => 1) }),
+        ],
+      })),
+      lengths: binned(
+        found.rows.map(({ source, target, cutTokens }) => source.length + target.length + cutTokens),
+      ),
+      bad: [...read.bad, ...found.bad].sort((a, b) => a.number - b.number),
+    };
+  }
+  const ending = { ...shared, endIds: words.stopIds ?? endOfText(tokenizer) };
+  const whole = encodeConversations(chat, read.rows, { ...ending, maxLength: Infinity });
+  const found = encodeConversations(chat, read.rows, { ...ending, long, maxLength });
   const keyOf = ({ row, answer }: { readonly row: number; readonly answer?: string }) =>
     `${row} ${answer ?? ""}`;
   const lengthOf = new Map(whole.rows.map((one) => [keyOf(one), one.tokens.length]));
@@ -126,7 +145,10 @@ export async function showConversations(file: string, options: ShowOptions): Pro
 }
 
 /** The text of tokens, those that are alike together. */
-function piecesOf(tokenizer: Tokenizer, { tokens, trained }: EncodedConversation): ShownPiece[] {
+function piecesOf(
+  tokenizer: Tokenizer,
+  { tokens, trained }: { readonly tokens: ArrayLike<number>; readonly trained: ArrayLike<number> },
+): ShownPiece[] {
   const decoder = new StreamDecoder(tokenizer, { skipSpecialTokens: false });
   const pieces: { text: string; trained: boolean; special: boolean }[] = [];
   const add = (text: string, isTrained: boolean, special: boolean): void => {
@@ -134,11 +156,11 @@ function piecesOf(tokenizer: Tokenizer, { tokens, trained }: EncodedConversation
     if (last?.trained === isTrained && last.special === special && !special) last.text += text;
     else pieces.push({ text, trained: isTrained, special });
   };
-  tokens.forEach((id, index) => {
+  Array.from(tokens).forEach((id, index) => {
     add(decoder.push(id), trained[index] === 1, tokenizer.isSpecial(id));
   });
   const rest = decoder.flush();
-  if (rest !== "") add(rest, trained.at(-1) === 1, false);
+  if (rest !== "") add(rest, trained[tokens.length - 1] === 1, false);
   return pieces.filter(({ text }) => text !== "");
 }
 

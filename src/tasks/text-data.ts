@@ -1,7 +1,7 @@
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { type TextPair, type WrittenPair, type WrittenPairs, readTextPairs } from "../data/index.js";
-import type { Tokenizer } from "../tokenizers/index.js";
+import { type Tokenizer, targetIds } from "../tokenizers/index.js";
 import type { RunControl } from "./run.js";
 import type { TextOptions } from "./text-options.js";
 
@@ -82,13 +82,7 @@ export function encodePairs(
 ): EncodedPair[] {
   const encode = (written: WrittenPair): EncodedPair => {
     const source = tokenizer.encodePair(prefix + written.source).ids;
-    const { ids } = tokenizer.target.encodePair(written.target);
-    // A text that began with its end would end there.
-    return {
-      source,
-      target: ids.length > 1 && ids[0] === tokenizer.target.eosId ? ids.slice(1) : ids,
-      written,
-    };
+    return { source, target: targetIds(tokenizer, written.target), written };
   };
   const whole = pairs.map(encode);
   const isLong = ({ source, target }: TextPair) => source.length > maxLength || target.length > maxLength;

@@ -217,7 +217,7 @@ export async function loadAdaptedTask(
 /** Loads an encoder-decoder and puts a new adapter beside it. */
 export const loadAdaptedPairs = async (
   runtime: Runtime,
-  options: FinetuneTextOptions,
+  options: LoraChoice & { readonly model: string; readonly adapter: FinetuneTextOptions["adapter"] },
 ): Promise<Beside<InferenceEncoderDecoder>> =>
   beside(
     await loadForInference(runtime, options.model, {

@@ -106,6 +106,23 @@ export class ChatTemplate {
     return this.idsOf(this.write(messages, options));
   }
 
+  /** What an encoder reads before an answer is written about it: the same text, within the tokens that the tokenizer puts around one. */
+  source(messages: readonly ChatMessage[], options: RenderOptions = {}): number[] {
+    const ids: number[] = [];
+    const text = this.write(messages, options);
+    this.inParts(text, (part, _start, parseSpecial) => {
+      for (const id of this.tokenizer.encode(part, { parseSpecial })) ids.push(id);
+    });
+    const { ids: around, specialMask } = this.tokenizer.encodePair(text.text);
+    // Of a text without tokens all around it is before.
+    const before = ids.length === 0 ? around.length : specialMask.indexOf(false);
+    return [
+      ...around.slice(0, before),
+      ...ids,
+      ...around.slice(before + specialMask.filter((one) => !one).length),
+    ];
+  }
+
   /** Text, ids and the assistant's parts. */
   read(messages: readonly ChatMessage[], options: RenderOptions = {}): RenderedChat {
     const text = this.write(messages, options);

@@ -26,6 +26,21 @@ export const alpacaTemplate =
   "{% endfor %}" +
   "{% if add_generation_prompt %}{{ '\\n\\n### Response:\\n' }}{% endif %}";
 
+/**
+ * What an encoder reads of a conversation: one message of the user as it stands, as FLAN's models read instructions, and of
+ * several turns who says what, as in FastChat-T5. The system's message stands before all.
+ */
+export const sourceTemplate =
+  "{% set turns = messages %}" +
+  "{% if messages and messages[0]['role'] == 'system' %}" +
+  "{{ messages[0]['content'] + '\\n\\n' }}{% set turns = messages[1:] %}" +
+  "{% endif %}" +
+  "{% if turns | length == 1 and turns[0]['role'] == 'user' %}{{ turns[0]['content'] }}" +
+  "{% else %}" +
+  "{% for message in turns %}{{ message['role'] | capitalize + ': ' + message['content'] + '\\n' }}{% endfor %}" +
+  "{{ 'Assistant:' }}" +
+  "{% endif %}";
+
 /** A tokenizer that has a chat template, and what had to be done for it. */
 export interface ChatTokenizer {
   readonly tokenizer: Tokenizer;
@@ -40,11 +55,16 @@ export interface ChatTokenizer {
  * may be added, else Alpaca's prompt in words with EOS behind each answer.
  * @param mayAdd whether the model's embeddings learn, so that new tokens can
  * @param template Jinja that takes the place of the tokenizer's own
+ * @param reads whether an encoder reads the conversation, which needs no tokens of its own for that
  * Throws `tokenizer` where no token could end a turn.
  */
 export function withChatTemplate(
   tokenizer: Tokenizer,
-  { mayAdd, template }: { readonly mayAdd: boolean; readonly template?: string | undefined },
+  {
+    mayAdd,
+    template,
+    reads = false,
+  }: { readonly mayAdd: boolean; readonly template?: string | undefined; readonly reads?: boolean },
 ): ChatTokenizer {
   if (template !== undefined)
     return {
@@ -53,6 +73,13 @@ export function withChatTemplate(
       statement: "the chat template is the one that was given; it is kept in the tokenizer",
     };
   if (tokenizer.config.chat_template !== undefined) return { tokenizer, added: [], statement: undefined };
+  if (reads)
+    return {
+      tokenizer: withEntries(tokenizer, { chat_template: sourceTemplate }),
+      added: [],
+      statement:
+        "the base has no chat template: a plain one is written into its tokenizer, for the encoder to read the conversation so far",
+    };
   const missing = [turnStart, turnEnd].filter((token) => tokenizer.tokenToId(token) === undefined);
   // Files that say all of a tokenizer have no place for more tokens.
   if (missing.length === 0 || (mayAdd && !tokenizer.files))

@@ -20,6 +20,7 @@ export {
 } from "./more-tokens.js";
 export * from "./sentencepiece.js";
 export { type SentencePieceRules, sentencePieceRules } from "./sentencepiece-rules.js";
+export * from "./target.js";
 export { templateOf } from "./text-template.js";
 export * from "./tokenizer.js";
 export { type TokenizerConfig, type TokenizerDefinition, checkConfig } from "./tokenizer-definition.js";

@@ -4,6 +4,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   type OnlineControl,
+  alignGrpo,
   alignPpo,
   alignPreferences,
   alignRejection,
@@ -11,7 +12,9 @@ import {
   resumePreferences,
   resumeReward,
   alignReward,
+  answerRewards,
   measureRewards,
+  openRewardModel,
   rankingBatch,
 } from "../../src/alignment/index.js";
 import { loadForTask, saveModel } from "../../src/checkpoints/index.js";
@@ -19,6 +22,8 @@ import { Gpt2, gpt2Config, systems } from "../../src/models/index.js";
 import { Weights } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.js";
+import { Predictor } from "../../src/tasks/index.js";
+import { writeTinyBert } from "../support/tiny-encoder.js";
 import { writeTinyTransformer } from "../support/tiny-transformer.js";
 
 const runtime = createRuntime();
@@ -134,6 +139,49 @@ describe("encoder-decoders", () => {
     expect(ppo.rounds[0]!.kl).toBeCloseTo(0, 4);
     const best = await alignRejection({ ...small, data, out: place("t5-best") }, { runtime, reward });
     expect(best.outcome).toBe("finished");
+    const group = await alignGrpo({ ...small, samples: 2, data, out: place("t5-grpo") }, { runtime, reward });
+    expect(group.outcome).toBe("finished");
+  });
+});
+
+describe("a reward model on an encoder", () => {
+  it("learns which answer is better, and scores answers in words as it reads pairs of them", async () => {
+    await writeTinyBert(place("bert"), "fill-mask");
+    writeFileSync(
+      place("films.jsonl"),
+      lines(24, (i) => ({
+        prompt: `the ${["film", "song", "food"][i % 3]!} was`,
+        answers: ["very good", "not good", "bad"],
+        ranks: [0, 1, 1],
+      })),
+    );
+    const request = {
+      model: place("bert"),
+      data: place("films.jsonl"),
+      batch: 8,
+      epochs: 20,
+      learningRate: 3e-3,
+    };
+    const whole = await alignReward({ ...request, out: place("bert-whole") }, { runtime });
+    expect(whole.metrics["accuracy"]).toBe(1);
+    await alignReward({ ...request, out: place("bert-reward") }, stopping(7));
+    await resumeReward(place("bert-reward"), { runtime });
+    expect(losses(place("bert-reward"))).toEqual(losses(place("bert-whole")));
+    using model = await openRewardModel(runtime, place("bert-whole"));
+    const reward = answerRewards(model);
+    const [good, bad] = [await reward("the film was", "very good"), await reward("the film was", "bad")];
+    expect(good).toBeGreaterThan(bad);
+    // An encoder reads a prompt and an answer as it reads two texts.
+    const { ids, typeIds } = model.tokenizer.encodePair("the film was", "very good");
+    using predictor = await Predictor.load(place("bert-whole"), { runtime });
+    const [said] = await predictor.predict([{ text: "the film was", pair: "very good" }]);
+    expect([ids.length, typeIds!.includes(1)]).toEqual([8, true]);
+    expect(good + model.offset).toBeCloseTo((said as { value: number }).value, 4);
+    // It judges what a decoder with another tokenizer writes, by its words.
+    const policy = { model: place("base"), data: place("pairs.jsonl"), reward: place("bert-whole") };
+    const small = { rounds: 1, prompts: 2, batch: 4, maxNewTokens: 3, adapter: "none" as const };
+    const ran = await alignGrpo({ ...policy, ...small, samples: 2, out: place("judged") }, { runtime });
+    expect(ran.outcome).toBe("finished");
   });
 });
 

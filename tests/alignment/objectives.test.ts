@@ -20,7 +20,7 @@ import {
 } from "../../src/objectives/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { EvaluationStep, TrainingStep, lossOf } from "../../src/training/index.js";
-import { Reference } from "../support/reference.js";
+import { Reference, relativeError } from "../support/reference.js";
 
 const runtime = createRuntime();
 
@@ -162,6 +162,38 @@ describe.each(["llama-tiny", "t5-tiny", "bart-tiny"])("%s", (name) => {
       expect((before.loss - after.loss) / (1e-3 * norm)).toBeCloseTo(1, 0);
       for (const one of [gradients, weights]) one.dispose();
     }
+  });
+});
+
+describe.each(["t5-tiny", "bart-tiny"])("DPO of the encoder-decoder %s", (name) => {
+  it("has the log-probabilities, the loss and the gradient that it has in transformers", async () => {
+    const { models } = new Reference(".").json("preference-readers.json") as {
+      models: Record<string, { logProbs: number[]; loss: number; parameter: string; gradient: number[] }>;
+    };
+    const { logProbs, loss, parameter, gradient } = models[name]!;
+    const { model, weights } = await open(name);
+    using reader = await CompletionReader.logProbs(model, weights);
+    const read = (await reader.read(rows)).map((one) => one.logProbs!.reduce((a, b) => a + b, 0));
+    read.forEach((value, index) => {
+      expect(value).toBeCloseTo(logProbs[index]!, 3);
+    });
+    const reference = [
+      [-9, -16.5],
+      [-8.25, -4],
+      [-21, -7.5],
+    ] as const;
+    const batch = pairBatch(
+      model,
+      pairs.map((pair, index) => ({ ...pair, reference: reference[index] })),
+    );
+    const objective = preferenceObjective(model, dpo());
+    using gradients = weights.like();
+    using step = await TrainingStep.create(objective, weights, gradients);
+    expect(lossOf(objective, await step.run(batch), batch.counts).loss).toBeCloseTo(loss, 4);
+    expect(
+      relativeError(gradients.get(parameter).view() as Float32Array, Float32Array.from(gradient)),
+    ).toBeLessThan(1e-3);
+    weights.dispose();
   });
 });
 
