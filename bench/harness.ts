@@ -72,7 +72,10 @@ export async function inOwnProcess<Reply>(script: string, question: object): Pro
     });
     return JSON.parse(stdout.trim().split("\n").at(-1)!) as Reply;
   } catch (error) {
-    console.error(`  ${script} failed: ${error instanceof Error ? error.message : String(error)}`);
+    const { stderr, signal } = error as { stderr?: string; signal?: string | null };
+    console.error(
+      `  ${script} failed${signal ? ` by ${signal}` : ""}: ${stderr?.trim().split("\n").slice(0, 12).join("\n  ")}`,
+    );
     return undefined;
   }
 }

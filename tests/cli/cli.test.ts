@@ -327,6 +327,19 @@ describe("lineage", () => {
     expect(losses[1]! / losses[0]!).toBeCloseTo(1, 4);
   });
 
+  it("takes prompts of any length, and leaves nothing of them with the engine's makers", async () => {
+    const home = await mkdtemp(path.join(os.tmpdir(), "lineage-home-"));
+    // The engine's own reports would end the process at a long command line, and keep it in the person's cache folder.
+    const { status, stderr } = spawned(
+      ["generate", "--model", run, "--prompt", "the cat ".repeat(4000), "--no-prepared"],
+      { env: { HOME: home, XDG_CACHE_HOME: undefined } },
+    );
+    expect(stderr).toMatch(/the prompt has \d+ tokens, but the context holds 16/);
+    expect(status).toBe(1);
+    expect(await readdir(home)).toEqual([]);
+    await rm(home, { recursive: true });
+  });
+
   it("has the loss of one big batch in micro-batches and in workers", async () => {
     const losses = async (name: string, ...args: string[]) => {
       const out = path.join(folder, name);

@@ -15,7 +15,7 @@ const apiVersion = 22;
 const table = {
   GetErrorCode: [1, "i", "p"],
   GetErrorMessage: [2, "c", "p"],
-  CreateEnv: [3, "s", "icp"],
+  DisableTelemetryEvents: [6, "s", "p"],
   CreateSessionFromArray: [8, "s", "ppzpp"],
   Run: [9, "s", "ppppzpzp"],
   CreateSessionOptions: [10, "s", "p"],

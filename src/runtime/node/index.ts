@@ -17,6 +17,7 @@ import { Api, type Pointer } from "./api.js";
 import { hasCuda, locateLibrary } from "./library.js";
 import { mapFile } from "./mapping.js";
 import { NameList, NativeProgram } from "./program.js";
+import { disableTelemetry } from "./telemetry.js";
 import { Allocation, type Memory, NativeTensor } from "./tensor.js";
 
 const optimizationLevels = { none: 0, basic: 1, extended: 2, all: 99 } as const;
@@ -44,6 +45,7 @@ const fatalOnly = 4;
 
 function loadEngine(threads: number): Engine {
   if (engine) return engine;
+  disableTelemetry();
   const library = locateLibrary();
   const api = new Api(library);
   // One pool for all sessions: the programs of a training step take turns, and pools of their own would spin against each other.
@@ -51,6 +53,8 @@ function loadEngine(threads: number): Engine {
   api.call("SetGlobalIntraOpNumThreads", threading, threads);
   const env = api.out("CreateEnvWithGlobalThreadPools", fatalOnly, "lineage", threading);
   api.release("ReleaseThreadingOptions", threading);
+  // Windows has its own way to report, which the variable does not end.
+  api.call("DisableTelemetryEvents", env);
   const memory: Memory = {
     api,
     allocator: api.out("GetAllocatorWithDefaultOptions"),
