@@ -29,6 +29,7 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   adapters: { python: false },
   alignment: { python: true },
   evaluation: { python: true },
+  cuda: { python: true },
 };
 
 const { values: options, positionals } = parseArgs({

@@ -368,7 +368,7 @@ export function actorCriticWeights(
       : name === "value_head.weight"
         ? rewardModel?.tensors["score.weight"]
         : policy.tensors[name];
-    if (read) tensor.write(read.view() as Float32Array);
+    if (read) tensor.write(read.contents() as Float32Array);
   }
   return weights;
 }

@@ -49,7 +49,7 @@ export const storedPart = (name: string, tensor: DeviceTensor): TensorToSave => 
   name,
   dtype: tensor.dtype,
   shape: tensor.shape,
-  bytes: bytesOf(tensor.view()),
+  bytes: bytesOf(tensor.contents()),
 });
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: TypedArray): Uint8Array =>

@@ -31,9 +31,9 @@ export async function savePretrained(
 function sumOf(name: string, parts: readonly string[], weights: Weights): TensorToSave {
   const [first, ...others] = parts.map((part) => weights.get(part));
   if (!first) throw new LineageError("internal", `nothing is written as ${name}`);
-  let values = first.view() as Float32Array;
+  let values = first.contents() as Float32Array;
   for (const other of others) {
-    const added = other.view();
+    const added = other.contents();
     values = values.map((value, index) => value + Number(added[index]!));
   }
   const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);

@@ -39,7 +39,7 @@ export async function saveOnnx(
   const constants = weights?.constants;
   const tensors = { ...weights?.tensors, ...(constants && constantTensors(constants)) };
   const initializers = Object.fromEntries(
-    Object.entries(tensors).map(([name, tensor]) => [name, tensor.view()]),
+    Object.entries(tensors).map(([name, tensor]) => [name, tensor.contents()]),
   );
   const model = lower(outputs, { ...options, initializers, constants }).builder.build();
   const location = path.basename(dataFileOf(file));

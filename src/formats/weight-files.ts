@@ -21,7 +21,7 @@ import {
 /** A buffer's tensors as they go into a file; `prefix` keeps moments and weights of one file apart. */
 export const tensorsToSave = (weights: Pick<Weights, "tensors">, prefix = ""): TensorToSave[] =>
   Object.entries(weights.tensors).map(([name, tensor]) => {
-    const view = tensor.view();
+    const view = tensor.contents();
     const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
     return { name: prefix + name, dtype: "float32", shape: tensor.shape, bytes };
   });
@@ -162,13 +162,19 @@ async function readPlaces(
 ): Promise<void> {
   for (const [name, { file, stored, entry }] of places) {
     // Rows that the file does not hold stay as they are.
-    const view = weights.tensors[name]!.view().subarray(0, elementCount(entry.shape));
+    const tensor = weights.tensors[name]!;
+    const size = elementCount(entry.shape);
+    const view = tensor.apart ? new Float32Array(size) : tensor.view().subarray(0, size);
     if (entry.dtype === "float32") {
       await file.readInto(stored, new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
     } else {
       const bytes = new Uint8Array(entry.byteLength);
       await file.readInto(stored, bytes);
       floatReaders[entry.dtype]!(bytes, view);
+    }
+    if (tensor.apart) {
+      using read = tensor.slice(0, entry.shape);
+      read.write(view);
     }
   }
 }

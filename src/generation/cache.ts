@@ -29,7 +29,6 @@ const smallestScale = 1e-12;
 export class KeyValueBuffers implements Disposable {
   /** By layer and part: `3.key`. */
   private tensors!: Readonly<Record<string, DeviceTensor>>;
-  private views!: readonly TypedArray[];
   private readonly windows = new Map<string, Tensors>();
   private readonly rows: number;
   private readonly heads: number;
@@ -66,7 +65,6 @@ export class KeyValueBuffers implements Disposable {
         ]),
       ),
     );
-    this.views = Object.values(this.tensors).map((tensor) => tensor.view());
   }
 
   /** Tensors over `count` rows from `first` on, by layer and part. They live until the buffers get another size. */
@@ -91,29 +89,25 @@ export class KeyValueBuffers implements Disposable {
    * @param used the cells of each row that are kept, at most `cells`
    */
   resize(cells: number, used: (row: number) => number): void {
-    const [before, views, room] = [this.tensors, this.views, this.cells];
+    const [before, room] = [this.tensors, this.cells];
     this.letWindowsGo();
     this.cells = cells;
     this.allocate();
-    for (const [index, view] of this.views.entries())
+    for (const [name, tensor] of Object.entries(this.tensors))
       for (let row = 0; row < this.rows; row++)
         for (let head = 0, size = used(row) * this.headSize; size > 0 && head < this.heads; head++) {
           const from = (row * this.heads + head) * room * this.headSize;
-          (view as Float32Array).set(
-            views[index]!.subarray(from, from + size) as Float32Array,
-            this.place(row, head),
-          );
+          tensor.copy(this.place(row, head), before[name]!, from, size);
         }
     for (const tensor of Object.values(before)) tensor.dispose();
   }
 
   /** Moves `count` cells of a row to its first cells. */
   shift(row: number, from: number, count: number): void {
-    for (const view of this.views) {
+    for (const tensor of Object.values(this.tensors)) {
       for (let head = 0; head < this.heads; head++) {
         const base = this.place(row, head);
-        const start = base + from * this.headSize;
-        view.copyWithin(base, start, start + count * this.headSize);
+        tensor.copy(base, tensor, base + from * this.headSize, count * this.headSize);
       }
     }
   }
@@ -121,14 +115,11 @@ export class KeyValueBuffers implements Disposable {
   /** Makes the cells of `target` before `count`, from `from` on, those of `source`. */
   copy(source: number, target: number, count: number, from = 0): void {
     if (source === target || count <= from) return;
-    for (const view of this.views) {
+    const start = from * this.headSize;
+    for (const tensor of Object.values(this.tensors)) {
       for (let head = 0; head < this.heads; head++) {
-        const base = this.place(source, head);
-        view.copyWithin(
-          this.place(target, head) + from * this.headSize,
-          base + from * this.headSize,
-          base + count * this.headSize,
-        );
+        const place = this.place(target, head) + start;
+        tensor.copy(place, tensor, this.place(source, head) + start, (count - from) * this.headSize);
       }
     }
   }
@@ -141,12 +132,9 @@ export class KeyValueBuffers implements Disposable {
   write(row: number, count: number, values: Tensors, index: number): void {
     for (const [name, tensor] of Object.entries(this.tensors)) {
       const from = values[name]!;
-      const given = from.view() as Float32Array;
-      const view = tensor.view() as Float32Array;
-      const size = count * this.headSize;
       for (let head = 0; head < this.heads; head++) {
         const base = (index * this.heads + head) * from.shape[2]! * this.headSize;
-        view.set(given.subarray(base, base + size), this.place(row, head));
+        tensor.copy(this.place(row, head), from, base, count * this.headSize);
       }
     }
   }
@@ -155,10 +143,11 @@ export class KeyValueBuffers implements Disposable {
   fill(row: number, count: number, cells: ReadonlyMap<string, TypedArray>): void {
     const size = count * this.headSize;
     for (const [name, tensor] of Object.entries(this.tensors)) {
-      const given = cells.get(name)! as Float32Array;
-      const view = tensor.view() as Float32Array;
-      for (let head = 0; head < this.heads; head++)
-        view.set(given.subarray(head * size, (head + 1) * size), this.place(row, head));
+      const given = cells.get(name)!;
+      for (let head = 0; head < this.heads; head++) {
+        using part = tensor.slice(this.place(row, head), [size]);
+        part.write(given.subarray(head * size, (head + 1) * size));
+      }
     }
   }
 
@@ -170,7 +159,7 @@ export class KeyValueBuffers implements Disposable {
     const { heads, headSize } = this;
     return new Map(
       Object.entries(this.tensors).map(([name, tensor]) => {
-        const view = tensor.view() as Float32Array;
+        const view = tensor.contents() as Float32Array;
         const rows = new Float32Array(count * heads * ownSize);
         for (let head = 0; head < heads; head++)
           for (let cell = 0; cell < count; cell++) {
@@ -184,12 +173,15 @@ export class KeyValueBuffers implements Disposable {
 
   /** Lets two rows change places, of which the first `countA` and `countB` cells are in use. */
   swap(a: number, b: number, countA: number, countB: number): void {
-    for (const view of this.views) {
+    const [sizeA, sizeB] = [countA * this.headSize, countB * this.headSize];
+    for (const tensor of Object.values(this.tensors)) {
       for (let head = 0; head < this.heads; head++) {
         const [placeA, placeB] = [this.place(a, head), this.place(b, head)];
-        const kept = view.slice(placeB, placeB + countB * this.headSize);
-        view.copyWithin(placeB, placeA, placeA + countA * this.headSize);
-        (view as Float32Array).set(kept as Float32Array, placeA);
+        using ofB = tensor.slice(placeB, [sizeB]);
+        const kept = ofB.contents().slice();
+        tensor.copy(placeB, tensor, placeA, sizeA);
+        using ofA = tensor.slice(placeA, [sizeB]);
+        ofA.write(kept);
       }
     }
   }
@@ -205,7 +197,7 @@ export class KeyValueBuffers implements Disposable {
     const half = ownSize / 2;
     return Object.fromEntries(
       Object.entries(this.tensors).map(([name, tensor]) => {
-        const view = tensor.view() as Float32Array;
+        const view = tensor.contents() as Float32Array;
         const scale = new Float32Array(heads * headSize).fill(smallestScale);
         for (let head = 0; head < heads; head++) {
           for (let cell = 0; cell < count; cell++) {

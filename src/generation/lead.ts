@@ -32,7 +32,7 @@ export function leadOf(
   const { name } = prompt.values;
   const tensor = weights.tensors[name] ?? weights.constants?.tensors[name];
   if (!tensor) throw new LineageError("argument", `the weights given have no values for the prefix, ${name}`);
-  return { ids, cells: cellsOf(prompt, tensor.view() as Float32Array, cachedHeadSize, type) };
+  return { ids, cells: cellsOf(prompt, tensor.contents() as Float32Array, cachedHeadSize, type) };
 }
 
 function cellsOf(

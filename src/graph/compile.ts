@@ -16,13 +16,14 @@ export async function compile(
     constants,
     given: inputs,
     exactProducts,
+    device = runtime.device,
     ...options
   }: LowerOptions & ProgramOptions = {},
 ): Promise<Program> {
   await verifyDevice(runtime);
   const { builder, limits, joined } = lower(
     outputs,
-    { name: options.name, fused, initializers, constants, given: inputs, exactProducts },
+    { name: options.name, fused, initializers, constants, given: inputs, exactProducts, device },
     true,
   );
   try {

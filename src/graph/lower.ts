@@ -1,7 +1,7 @@
 import { type DType, type TypedArray } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { type AttributeValue, type NodeOptions, OnnxBuilder, encodeModel } from "../onnx/builder.js";
-import type { DeviceTensor } from "../runtime/types.js";
+import type { Device, DeviceTensor } from "../runtime/types.js";
 import { type Dim, type Shape, isStatic, parseDim } from "./dims.js";
 import type { Limit } from "./limits.js";
 import type { Node } from "./op.js";
@@ -45,6 +45,8 @@ export class Lowering {
     private readonly joins = false,
     /** Whether products with packed weights are computed in float32. */
     readonly exactProducts = false,
+    /** Where the program is to run, if that is known. */
+    readonly device?: Device,
   ) {}
 
   /** The ONNX value that holds `tensor`. */
@@ -376,6 +378,8 @@ export interface LowerOptions {
    * Default: the engine may round the other factor to whole numbers as well, which is faster.
    */
   readonly exactProducts?: boolean | undefined;
+  /** Where the program is to run: operators that the engine does not have there are written as others. */
+  readonly device?: Device | undefined;
   /** Tensors that the program is given instead of computing them, by the names of its inputs for them. */
   readonly given?: Readonly<Record<string, Tensor>> | undefined;
 }
@@ -386,11 +390,19 @@ export interface LowerOptions {
  */
 export function lower(
   outputs: Readonly<Record<string, Tensor>>,
-  { name = "lineage", fused = true, initializers, constants, given = {}, exactProducts }: LowerOptions = {},
+  {
+    name = "lineage",
+    fused = true,
+    initializers,
+    constants,
+    given = {},
+    exactProducts,
+    device,
+  }: LowerOptions = {},
   joins = false,
 ): Lowering {
   const builder = new OnnxBuilder(name);
-  const lowering = new Lowering(builder, fused, initializers, constants, joins, exactProducts);
+  const lowering = new Lowering(builder, fused, initializers, constants, joins, exactProducts, device);
   for (const [key, tensor] of Object.entries(given)) lowering.give(key, tensor);
   lowering.emit(Object.values(outputs));
   for (const [key, tensor] of Object.entries(outputs)) {

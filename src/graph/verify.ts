@@ -70,7 +70,7 @@ async function evaluate(
 ): Promise<Record<string, Float32Array>> {
   const numbers = (count: number, phase: number) =>
     Float32Array.from({ length: count }, (_, index) => Math.sin(1.7 * index + phase));
-  using program = await runtime.createProgram(toOnnx(outputs, { name: "probe" }), {
+  using program = await runtime.createProgram(toOnnx(outputs, { name: "probe", device: runtime.device }), {
     name: "probe",
   });
   using x = runtime.createTensor("float32", [rows, size], numbers(rows * size, 0));

@@ -131,7 +131,7 @@ export class Weights implements WeightSet, Disposable {
     const random = new Random(seed);
     for (const [name, parameter] of learning) {
       const known = (base.tensors[name] ?? constants.tensors[name]) as DeviceTensor<"float32"> | undefined;
-      weights.tensors[name]!.write(known ? known.view() : firstValues(parameter, name, random));
+      weights.tensors[name]!.write(known ? known.contents() : firstValues(parameter, name, random));
     }
     return weights;
   }
@@ -152,7 +152,7 @@ export class Weights implements WeightSet, Disposable {
   copy(): Weights {
     const { runtime, layout, flat, constants } = this;
     const copied = new Weights(runtime, layout, runtime.createTensor("float32", [layout.size]), constants);
-    copied.flat.write(flat.view());
+    copied.flat.copy(0, flat, 0, flat.size);
     return copied;
   }
 
@@ -164,10 +164,7 @@ export class Weights implements WeightSet, Disposable {
 
   /** Sets every number to zero. */
   clear(): void {
-    // One by one: all together may be more than a buffer can have.
-    for (const tensor of Object.values(this.tensors))
-      if (this.runtime.viewable) tensor.view().fill(0);
-      else tensor.write(new Float32Array(tensor.size));
+    this.flat.clear();
   }
 
   dispose(): void {

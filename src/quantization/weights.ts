@@ -278,5 +278,5 @@ function fullPrecision(weights: WeightSet, name: string): Float32Array {
   const tensor = weights.tensors[name] ?? weights.constants?.tensors[name];
   if (tensor?.dtype !== "float32")
     throw new LineageError("argument", `${name} is not in full precision; take the original weights`);
-  return tensor.view() as Float32Array;
+  return tensor.contents() as Float32Array;
 }

@@ -46,6 +46,11 @@ export class Signature {
     return slot;
   }
 
+  /** The place of a name that is known to be one of the program's. */
+  slot(name: string): Slot {
+    return this.slots.get(name)!;
+  }
+
   /** Throws `argument` unless every input has a tensor and every name of `outputs` is an output's. */
   checkNames(inputs: Tensors, outputs: Tensors): void {
     for (const { name } of this.inputs) {
@@ -133,6 +138,28 @@ export function checkJoined(
   const size = others.reduce((sum, other) => sum + other.size, first.size);
   if (elementCount(shape) !== size)
     throw new LineageError("shape", `join: ${size} elements cannot have the shape [${shape.join(", ")}]`);
+}
+
+/** Throws `argument` unless `count` elements of `source` from `from` on can be copied to `offset`. */
+export function checkCopy(
+  target: DeviceTensor,
+  offset: number,
+  source: DeviceTensor,
+  from: number,
+  count: number,
+): void {
+  const within = (start: number, size: number): boolean =>
+    Number.isInteger(start) && start >= 0 && start + count <= size;
+  if (target.dtype !== source.dtype)
+    throw new LineageError(
+      "argument",
+      `copy: ${source.dtype} elements do not go into a tensor of ${target.dtype}`,
+    );
+  if (!Number.isInteger(count) || count < 0 || !within(offset, target.size) || !within(from, source.size))
+    throw new LineageError(
+      "argument",
+      `copy: ${count} elements from ${from} of ${source.size} to ${offset} of ${target.size} do not lie within both`,
+    );
 }
 
 /** Values that a tensor shows of itself. */

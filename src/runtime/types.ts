@@ -13,16 +13,29 @@ export interface DeviceTensor<D extends DType = DType> extends Disposable {
   /** Number of elements. */
   readonly size: number;
   readonly byteLength: number;
+  /** Whether the tensor lies in memory that JavaScript does not see: that of a CUDA device. */
+  readonly apart: boolean;
   /**
-   * The tensor's own memory as a typed array, without a copy; valid until `dispose`. Throws `unsupported` on a device
-   * whose memory JavaScript cannot see (WebGPU): use `read` and `write`, which work everywhere; `memory` where the tensor
-   * has more bytes than a buffer can (4 GiB in Node 20): slices of it can be seen.
+   * The tensor's own memory as a typed array, without a copy; valid until `dispose`. A tensor that lies apart moves, with
+   * all over the same memory, to where both the processor and the device see it, and stays there: runs then reach it over
+   * the bus. So it is for what is written or read around every run; `contents`, `write` and `copy` leave a tensor where it
+   * is. Throws `memory` where the tensor has more bytes than a buffer can (4 GiB in Node 20): slices of it can be seen;
+   * `unsupported` for a tensor that lies apart while a run uses it.
    */
   view(): TypedArrayOf[D];
+  /** The contents, to be read at once and not to be written: the tensor's own memory, or a copy of a tensor that lies apart. */
+  contents(): TypedArrayOf[D];
   /** A copy of the contents. */
   read(): Promise<TypedArrayOf[D]>;
   /** Replaces the contents; `data` has `size` elements. */
   write(data: TypedArrayOf[D]): void;
+  /** Sets every element to zero. */
+  clear(): void;
+  /**
+   * Copies `count` elements of `source`, from element `from` on, to element `offset` of this one. `source` has the same
+   * dtype and may be this tensor: the ranges may overlap.
+   */
+  copy(offset: number, source: DeviceTensor, from: number, count: number): void;
   /**
    * A tensor over part of this one's memory, from element `offset`, without a copy. It keeps the memory alive; the
    * memory is freed when every tensor over it is disposed.
@@ -121,6 +134,11 @@ export interface RuntimeOptions {
   readonly device?: Device;
   /** Threads of one operation. Default: the environment's LINEAGE_THREADS in Node, else the machine's cores. */
   readonly threads?: number;
+  /**
+   * Whether products of float32 may be computed in TensorFloat-32 on CUDA: several times as fast, with 10 bits of their
+   * factors' fractions instead of 23. Default false.
+   */
+  readonly tf32?: boolean;
 }
 
 /** A file in memory. Tensors over it keep the memory alive. */
@@ -144,8 +162,6 @@ export interface Runtime extends Disposable {
   /** Version of the engine. */
   readonly version: string;
   readonly threads: number;
-  /** Whether `DeviceTensor.view` works. */
-  readonly viewable: boolean;
   /** The location of external initializers that stay in place, as a model names it. Absent where the engine copies all. */
   readonly locationInPlace?: string | undefined;
   /** A tensor of zeros, or of a copy of `data`. */

@@ -10,7 +10,7 @@ import {
 } from "../base/dtype.js";
 import { LineageError, messageOf } from "../base/errors.js";
 import { engineError } from "./failure.js";
-import { Signature, checkJoined, checkShape } from "./signature.js";
+import { Signature, checkCopy, checkJoined, checkShape } from "./signature.js";
 import {
   type Binding,
   type Device,
@@ -43,7 +43,6 @@ export function createRuntime({ device = "wasm", threads = 1, wasmPaths }: WebRu
 class WebRuntime implements Runtime {
   readonly device: Device = "wasm";
   readonly devices: readonly Device[] = ["wasm"];
-  readonly viewable = true;
   allocatedBytes = 0;
 
   constructor(readonly threads: number) {}
@@ -106,6 +105,7 @@ class WebRuntime implements Runtime {
 }
 
 class WebTensor<D extends DType = DType> implements DeviceTensor<D> {
+  readonly apart = false;
   readonly size: number;
   readonly byteLength: number;
   private disposed = false;
@@ -130,6 +130,9 @@ class WebTensor<D extends DType = DType> implements DeviceTensor<D> {
       );
     return this.memory;
   }
+  contents(): TypedArrayOf[D] {
+    return this.view();
+  }
   read(): Promise<TypedArrayOf[D]> {
     return Promise.resolve(this.view().slice() as TypedArrayOf[D]);
   }
@@ -141,6 +144,14 @@ class WebTensor<D extends DType = DType> implements DeviceTensor<D> {
       );
     }
     (this.view() as Uint8Array).set(data as Uint8Array);
+  }
+  clear(): void {
+    const { buffer, byteOffset, byteLength } = this.view();
+    new Uint8Array(buffer, byteOffset, byteLength).fill(0);
+  }
+  copy(offset: number, source: DeviceTensor, from: number, count: number): void {
+    checkCopy(this, offset, source, from, count);
+    (this.view() as Uint8Array).set(source.view().subarray(from, from + count) as Uint8Array, offset);
   }
   slice(offset: number, shape: readonly number[]): DeviceTensor<D> {
     checkShape("slice", shape);

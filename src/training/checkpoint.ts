@@ -52,7 +52,7 @@ function checksumOf(constants: ConstantWeights | undefined): number | undefined 
   if (sum === undefined) {
     sum = 0;
     for (const [name, tensor] of Object.entries(constantTensors(constants))) {
-      const view = tensor.view();
+      const view = tensor.contents();
       sum = crc32(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), crc32(name, sum));
     }
     checksums.set(constants, sum);

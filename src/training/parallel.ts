@@ -65,7 +65,7 @@ export class WorkerGroup implements Disposable {
     batches: readonly { readonly batch: Batch; readonly seed: number }[],
     counts: PartValues,
   ): Promise<PartValues> {
-    this.sharedWeights.set(this.weights.flat.view());
+    this.sharedWeights.set(this.weights.flat.contents());
     const shares = this.workers.map((_, index): WorkerShare => ({
       batches: batches.filter((__, place) => place % this.workers.length === index),
       counts,

@@ -217,7 +217,7 @@ export class Trainer implements Disposable {
     // Gradients come about from the last layer to the first.
     const gradient = Object.entries(this.gradients.tensors)
       .reverse()
-      .find(([, tensor]) => tensor.view().some((value) => !Number.isFinite(value)));
+      .find(([, tensor]) => tensor.contents().some((value) => !Number.isFinite(value)));
     const where = place ?? (gradient ? `in the gradient of ${gradient[0]}` : "in the sum of the gradients");
     throw new LineageError(
       "diverged",

@@ -46,7 +46,7 @@ async function work({ batches, counts }: WorkerShare): Promise<PartValues> {
   for (const { batch, seed } of batches) {
     addParts(sums, await step.run(batch, { counts, seed, accumulate: true }));
   }
-  new Float32Array(start.gradients).set(gradients.flat.view());
+  new Float32Array(start.gradients).set(gradients.flat.contents());
   return sums;
 }
 

@@ -1,15 +1,18 @@
+import { onnxDataType } from "../../base/dtype.js";
 import { ShapeError } from "../../base/errors.js";
 import { type Dim, equalShapes, formatShape, multiplyDims, subtractDims } from "../dims.js";
 import { isObserved, observe } from "../observe.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
-import { add, cast, mul, neg, sub } from "./elementwise.js";
+import { add, cast, clip, div, greater, lessEqual, logicalAnd, mul, neg, round, sub } from "./elementwise.js";
+import { gather } from "./indexing.js";
+import { range } from "./leaf.js";
 import { softmax } from "./activation.js";
 import { bandedAttention, isWorthBands } from "./banded-attention.js";
 import { causalMask, maskBias, prefixMask } from "./masks.js";
 import { matmul } from "./matmul.js";
 import { type RandomStream, dropout } from "./random.js";
-import { concat, reshape, slice, stack, unsqueeze } from "./shape.js";
+import { concat, flip, pad, reshape, slice, stack, transpose, unsqueeze } from "./shape.js";
 
 export interface AttentionOptions {
   /** Whether a query sees only the keys up to its own position, the last query being at the last key. */
@@ -210,6 +213,43 @@ interface CachedAttentionAttributes {
   readonly biased: boolean;
 }
 
+/** `[batch, heads, cells, headSize]` with the new tokens' parts in their cells, int32 `[batch, sequence]`. */
+const writeCellsOp = defineOp("writeCells", {
+  shape: ([past, cells, values]) => {
+    const [batch, heads, , headSize] = past!.shape;
+    const shape = [batch!, heads!, cells!.shape[1]!, headSize!];
+    if (!equalShapes(values!.shape, shape) || values!.dtype !== past!.dtype)
+      throw new ShapeError(`${values!.describe()} does not go into cells of ${past!.describe()}`);
+    return { dtype: past!.dtype, shape: past!.shape };
+  },
+  lower: ({ names: [past, cells, values], inputs }, onnx) => {
+    const [batch, heads, sequence] = inputs[2]!.shape as [Dim, Dim, Dim];
+    // The same for keys and values and for all layers.
+    const places = onnx.once(`cells ${cells!} of ${heads}`, () => {
+      const whole = onnx.shape([batch, heads, sequence, 1]);
+      const along = (x: string, axes: number[]): string =>
+        onnx.op("Expand", [onnx.op("Unsqueeze", [x, onnx.ints(axes)]), whole]);
+      const count = (length: Dim): string =>
+        onnx.op("Range", [
+          onnx.scalar("int64", 0),
+          onnx.op("Squeeze", [onnx.dim(length), onnx.ints([0])]),
+          onnx.scalar("int64", 1),
+        ]);
+      const wide = onnx.op("Cast", [cells!], { to: onnxDataType("int64") });
+      return onnx.op(
+        "Concat",
+        [along(count(batch), [1, 2, 3]), along(count(heads), [0, 2, 3]), along(wide, [1, 3])],
+        { axis: 3 },
+      );
+    });
+    // Where past and present are one buffer, the engine writes these elements and copies nothing.
+    return onnx.op("ScatterND", [past!, places, values!]);
+  },
+});
+
+/** Whole numbers of a step each, as an int8 cache holds them. */
+const rounded = (x: Tensor, scale: Tensor): Tensor => cast(clip(round(div(x, scale)), -128, 127), "int8");
+
 const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention", {
   shape: (
     [query, key, value, pastKey, pastValue, lastPosition, totalLength, ...rest],
@@ -257,6 +297,9 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
   },
   lower: ({ names, inputs, attributes }, onnx) => {
     const quantized = inputs[3]!.dtype === "int8";
+    // The engine has this operator for float16 alone there: it would compute others on the processor, all of the cache
+    // going there and back.
+    if (onnx.device === "cuda" && inputs[3]!.dtype !== "float16") return undefined;
     const products = names.slice(0, 3);
     const packed = onnx.wholeOf(products);
     const rest = names.slice(7);
@@ -290,6 +333,43 @@ const cachedAttentionOp = defineOp<CachedAttentionAttributes>("cachedAttention",
       },
       { domain: "com.microsoft", outputs: 3 },
     );
+  },
+  decompose: (
+    [query, key, value, pastKey, pastValue, lastPosition, , ...rest],
+    { numHeads, numKeyValueHeads, scale, window, presentLength, turned, biased },
+  ) => {
+    const [batch, sequence] = query!.shape as [Dim, Dim];
+    const headSize = pastKey!.shape[3]!;
+    const capacity = presentLength ?? pastKey!.shape[2]!;
+    const before = unsqueeze(flip(range(sequence, "int32"), 0), 0);
+    const cells = sub(unsqueeze(lastPosition!, 1), before);
+    const tables = turned ? rest.splice(0, 2).map((table) => gather(table, cells)) : [];
+    const [bias] = biased ? rest.splice(0, 1) : [];
+    const placed = (x: Tensor): Tensor => (turned ? rotaryOp([x, ...tables], { interleaved: false }) : x);
+    const inHeads = (x: Tensor, heads: number): Tensor =>
+      transpose(reshape(x, [batch, sequence, heads, headSize]), [0, 2, 1, 3]);
+    const written = (past: Tensor, x: Tensor, steps: Tensor | undefined): Tensor => {
+      const all = capacity === past.shape[2] ? past : pad(past, 2, 0, subtractDims(capacity, past.shape[2]!));
+      const heads = inHeads(x, numKeyValueHeads);
+      return writeCellsOp([all, cells, steps ? rounded(heads, steps) : heads]);
+    };
+    const kept = [written(pastKey!, placed(key!), rest[0]), written(pastValue!, value!, rest[1])] as const;
+    const [keys, values] = kept.map((part, index) =>
+      rest[index] ? mul(cast(part, query!.dtype), rest[index]) : part,
+    ) as [Tensor, Tensor];
+    const from = unsqueeze(unsqueeze(range(capacity, "int32"), 0), 0);
+    const to = unsqueeze(cells, 2);
+    const seen = lessEqual(from, to);
+    const mask = window < 0 ? seen : logicalAnd(seen, greater(from, sub(to, window)));
+    const output = attention(inHeads(placed(query!), numHeads), keys, values, {
+      scale,
+      mask: unsqueeze(mask, 1),
+      ...(bias && { bias: pad(bias, 3, 0, subtractDims(capacity, bias.shape[3]!)) }),
+    });
+    return [
+      reshape(transpose(output, [0, 2, 1, 3]), [batch, sequence, multiplyDims(numHeads, headSize)]),
+      ...kept,
+    ];
   },
 });
 

@@ -14,7 +14,8 @@ import {
   disabledOptimizers,
 } from "../types.js";
 import { Api, type Pointer } from "./api.js";
-import { hasCuda, locateLibrary } from "./library.js";
+import { type DeviceMemory, cudaMemory } from "./device-memory.js";
+import { adviceOnCuda, hasCuda, locateLibrary } from "./library.js";
 import { mapFile } from "./mapping.js";
 import { NameList, NativeProgram } from "./program.js";
 import { disableTelemetry } from "./telemetry.js";
@@ -36,6 +37,8 @@ interface Engine {
   readonly threads: number;
   readonly memory: Memory;
   readonly devices: readonly Device[];
+  /** Of the CUDA device, once it is used. */
+  cuda?: DeviceMemory;
 }
 
 let engine: Engine | undefined;
@@ -60,7 +63,7 @@ function loadEngine(threads: number): Engine {
     allocator: api.out("GetAllocatorWithDefaultOptions"),
     memoryInfo: api.out("CreateCpuMemoryInfo", 0, 0),
     allocatedBytes: 0,
-    disposals: 0,
+    changes: 0,
   };
   engine = { api, env, threads, memory, devices: availableDevices(api, library) };
   return engine;
@@ -81,12 +84,21 @@ function availableDevices(api: Api, library: string): Device[] {
     .filter((device) => device !== "cuda" || hasCuda(library));
 }
 
+/** How sessions use a CUDA device. The arena grows by what is asked for, so that much is left for others. */
+const cudaOptions = (tf32: boolean): Record<string, string> => ({
+  use_tf32: tf32 ? "1" : "0",
+  arena_extend_strategy: "kSameAsRequested",
+});
+
 /** Makes a session run on `device`. Throws `unsupported` where this machine has none. */
-function appendDevice(api: Api, session: Pointer, device: Device): void {
+function appendDevice(api: Api, session: Pointer, device: Device, tf32: boolean): void {
   if (device === "cpu") return;
   try {
     const options = api.out("CreateCUDAProviderOptions");
     try {
+      const entries = Object.entries(cudaOptions(tf32));
+      const [keys, values] = [0, 1].map((part) => new NameList(entries.map((entry) => entry[part]!)));
+      api.call("UpdateCUDAProviderOptions", options, keys!.pointers, values!.pointers, entries.length);
       api.call("SessionOptionsAppendExecutionProvider_CUDA_V2", session, options);
     } finally {
       api.release("ReleaseCUDAProviderOptions", options);
@@ -94,7 +106,7 @@ function appendDevice(api: Api, session: Pointer, device: Device): void {
   } catch (error) {
     throw new LineageError(
       "unsupported",
-      `the device ${device} cannot be used on this machine: ${messageOf(error)}`,
+      `the device ${device} cannot be used on this machine: ${messageOf(error)}${adviceOnCuda(messageOf(error))}`,
       {
         cause: error,
       },
@@ -119,7 +131,11 @@ function checkThreads(given: number | undefined): number {
  * The engine on one device of this machine. Throws `unsupported` where the platform has no engine or the engine not the
  * device, `argument` for a thread count that is none.
  */
-export function createRuntime({ device = "cpu", threads: given }: RuntimeOptions = {}): Runtime {
+export function createRuntime({
+  device = "cpu",
+  threads: given,
+  tf32 = false,
+}: RuntimeOptions = {}): Runtime {
   const threads = checkThreads(given);
   const loaded = loadEngine(threads);
   if (!loaded.devices.includes(device)) {
@@ -133,25 +149,40 @@ export function createRuntime({ device = "cpu", threads: given }: RuntimeOptions
             : ""),
     );
   }
-  if (device !== "cpu") {
-    // A device that the library knows may still be missing from the machine: say so here, not at the first program.
-    const options = loaded.api.out("CreateSessionOptions");
-    try {
-      appendDevice(loaded.api, options, device);
-    } finally {
-      loaded.api.release("ReleaseSessionOptions", options);
-    }
+  if (device === "cpu") return new NativeRuntime(loaded, device, threads);
+  // A device that the library knows may still be missing from the machine: say so here, not at the first program.
+  const options = loaded.api.out("CreateSessionOptions");
+  try {
+    appendDevice(loaded.api, options, device, tf32);
+  } finally {
+    loaded.api.release("ReleaseSessionOptions", options);
   }
-  return new NativeRuntime(loaded, device, threads);
+  const [deviceAllocator, firstDevice, ordinary] = [0, 0, 0];
+  loaded.cuda ??= cudaMemory(
+    loaded.api.out("CreateMemoryInfo", "Cuda", deviceAllocator, firstDevice, ordinary),
+  );
+  return new NativeRuntime(loaded, device, threads, loaded.cuda, tf32);
+}
+
+/**
+ * The processor with its tensors in memory of their own, as on a device that has one: what tests of such devices use where
+ * there is none.
+ * @param memory made from the engine's name for its memory
+ */
+export function runtimeWithMemory(memory: (info: Pointer, api: Api) => DeviceMemory): Runtime {
+  const threads = checkThreads(undefined);
+  const loaded = loadEngine(threads);
+  return new NativeRuntime(loaded, "cpu", threads, memory(loaded.memory.memoryInfo, loaded.api));
 }
 
 class NativeRuntime implements Runtime {
-  readonly viewable = true;
-
   constructor(
     private readonly engine: Engine,
     readonly device: Device,
     readonly threads: number,
+    /** Where tensors lie, if not in the host's memory. */
+    private readonly deviceMemory?: DeviceMemory,
+    private readonly tf32 = false,
   ) {}
 
   get devices(): readonly Device[] {
@@ -187,7 +218,9 @@ class NativeRuntime implements Runtime {
         `createTensor: [${shape.join(", ")}] has more elements than any memory`,
       );
     }
-    const allocation = Allocation.create(memory, byteLength);
+    const allocation = this.deviceMemory
+      ? Allocation.onDevice(memory, this.deviceMemory, byteLength)
+      : Allocation.create(memory, byteLength);
     const tensor = new NativeTensor(memory, allocation, dtype, shape, 0);
     if (data) tensor.write(data);
     else allocation.clear();
@@ -227,13 +260,17 @@ class NativeRuntime implements Runtime {
       );
     }
     const { api, env, memory } = this.engine;
-    const weights = Object.entries(options.weights ?? {}).map(([name, tensor]) => {
+    const given = Object.entries(options.weights ?? {}).map(([name, tensor]) => {
       if (!(tensor instanceof NativeTensor))
         throw new LineageError("argument", `the weight ${name} is a tensor of another runtime`);
+      // Before anything is held, so that nothing is let go that was not.
+      tensor.checkAlive();
       return [name, tensor] as const;
     });
-    // Before anything is held, so that nothing is let go that was not.
-    for (const [, tensor] of weights) tensor.checkAlive();
+    // The engine takes constants from the host's memory alone.
+    const weights = given.map(
+      ([name, tensor]) => [name, tensor.apart ? this.onHost(tensor) : tensor] as const,
+    );
     const session = api.out("CreateSessionOptions");
     const cancel = () => {
       api.call("SessionOptionsSetLoadCancellationFlag", session, 1);
@@ -270,8 +307,25 @@ class NativeRuntime implements Runtime {
     } finally {
       signal?.removeEventListener("abort", cancel);
       for (const [, tensor] of weights) tensor.letGo();
+      weights.forEach(([, tensor], index) => {
+        if (tensor !== given[index]![1]) tensor.dispose();
+      });
       api.release("ReleaseSessionOptions", session);
     }
+  }
+
+  /** A copy in the host's memory. */
+  private onHost(tensor: NativeTensor): NativeTensor {
+    const { memory } = this.engine;
+    const copy = new NativeTensor(
+      memory,
+      Allocation.create(memory, tensor.byteLength),
+      tensor.dtype,
+      tensor.shape,
+      0,
+    );
+    copy.copy(0, tensor, 0, tensor.size);
+    return copy;
   }
 
   private configure(session: Pointer, options: ProgramOptions): void {
@@ -287,7 +341,7 @@ class NativeRuntime implements Runtime {
     if (options.memoryPattern === false) api.call("DisableMemPattern", session);
     if (options.profile) api.call("EnableProfiling", session, options.profile);
     if (options.directory) entry("session.model_external_initializers_file_folder_path", options.directory);
-    appendDevice(api, session, this.device);
+    appendDevice(api, session, this.device, this.tf32);
   }
 
   dispose(): void {

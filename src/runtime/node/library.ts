@@ -113,6 +113,25 @@ export function locateLibrary(
   );
 }
 
+/**
+ * What to do where the engine's CUDA half does not load: it says which library is missing, and the library's name says which
+ * version of CUDA or cuDNN is meant. Empty for other messages.
+ */
+export function adviceOnCuda(message: string): string {
+  const [, part, version] = /lib(cu[a-zA-Z]+)\.so\.(\d+): cannot open shared object/.exec(message) ?? [];
+  if (part === undefined) return "";
+  if (part === "cuda")
+    return "; that is NVIDIA's driver: this machine has no NVIDIA GPU, or its driver is not installed";
+  // CUDA's own libraries have its version; a few count for themselves.
+  const wanted =
+    part === "cudnn"
+      ? `cuDNN ${version}`
+      : ["cublas", "cublasLt", "cudart"].includes(part)
+        ? `CUDA ${version}`
+        : "CUDA's libraries";
+  return `; install ${wanted}, and name its folder of libraries in LD_LIBRARY_PATH before Node starts`;
+}
+
 /** Whether the CUDA half of the engine lies beside its library. */
 export function hasCuda(library: string, platform: NodeJS.Platform = process.platform): boolean {
   const name = cudaFileNames[platform];

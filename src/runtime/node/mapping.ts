@@ -69,7 +69,7 @@ export function mapFile(memory: Memory, file: string): FileMapping {
     const mapping = new Mapping(memory, file, size, allocation);
     for (let done = 0; done < size;) {
       const length = Math.min(size - done, 2 ** 30);
-      const { buffer, byteOffset } = allocation.view(done, length);
+      const { buffer, byteOffset } = allocation.bytes(done, length);
       const read = readSync(fd, new Uint8Array(buffer, byteOffset, length), 0, length, done);
       if (read === 0) throw new LineageError("storage", `cannot read ${file}: it became shorter meanwhile`);
       done += read;
@@ -107,7 +107,7 @@ class Mapping implements FileMapping {
       return new NativeTensor(this.memory, this.allocation, dtype, shape, byteOffset);
     const copy = new NativeTensor(this.memory, Allocation.create(this.memory, byteLength), dtype, shape, 0);
     const bytes = new Uint8Array(byteLength);
-    const seen = this.allocation.view(byteOffset, byteLength);
+    const seen = this.allocation.bytes(byteOffset, byteLength);
     bytes.set(new Uint8Array(seen.buffer, seen.byteOffset, byteLength));
     copy.write(viewOf(dtype, bytes.buffer, 0, elementCount(shape)) as TypedArrayOf[D]);
     return copy;

@@ -1,7 +1,7 @@
 import koffi from "./koffi.js";
 import { type DType, bytesPerElement, dtypeOfOnnx, elementCount } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
-import { Signature } from "../signature.js";
+import { Signature, type Slot } from "../signature.js";
 import type {
   Binding,
   DeviceTensor,
@@ -71,10 +71,10 @@ export class NativeProgram implements Program {
     options: RunOptions = {},
   ): Promise<Record<string, DeviceTensor>> {
     const call = this.prepare(inputs, outputs);
-    await this.execute(call, options);
+    const { outputValues } = await this.execute(call, options);
     const results: Record<string, DeviceTensor> = {};
     this.outputs.forEach(({ name }, index) => {
-      results[name] = outputs[name] ?? this.adopt(call.outputValues[index]!);
+      results[name] = outputs[name] ?? this.adopt(outputValues[index]!);
     });
     return results;
   }
@@ -84,8 +84,8 @@ export class NativeProgram implements Program {
     return new NativeBinding(this, this.prepare(inputs, outputs));
   }
 
-  /** @internal */
-  async execute(call: Call, { signal }: RunOptions, values: Values = call): Promise<void> {
+  /** @internal The values of the run: of outputs that `call` has no tensor for, those that the engine made. */
+  async execute(call: Call, { signal }: RunOptions): Promise<Values> {
     signal?.throwIfAborted();
     this.check(call);
     const { api } = this.memory;
@@ -94,12 +94,14 @@ export class NativeProgram implements Program {
       if (runOptions) api.call("RunOptionsSetTerminate", runOptions);
     };
     signal?.addEventListener("abort", terminate, { once: true });
-    // The binding may get other tensors while this run is under way.
+    // The binding may get other tensors while this run is under way, which reads the values on another thread.
     const tensors = [...call.tensors.values()];
+    const values = { inputValues: call.inputValues.slice(), outputValues: call.outputValues.slice() };
     for (const tensor of tensors) tensor.hold();
     this.running++;
     try {
       await api.callAsync("Run", ...this.arguments(values, runOptions));
+      return values;
     } catch (error) {
       signal?.throwIfAborted();
       throw error;
@@ -123,10 +125,13 @@ export class NativeProgram implements Program {
     if (!(tensor instanceof NativeTensor)) {
       throw new LineageError("argument", `${this.name}: ${name} is a tensor of another runtime`);
     }
-    const slot = this.signature.place(name, tensor);
-    (slot.kind === "input" ? call.inputValues : call.outputValues)[slot.index] = tensor.value;
+    this.put(call, this.signature.place(name, tensor), tensor);
     call.tensors.set(name, tensor);
     call.checkedAt = undefined;
+  }
+
+  private put(call: Call, { kind, index }: Slot, tensor: NativeTensor): void {
+    (kind === "input" ? call.inputValues : call.outputValues)[index] = tensor.value;
   }
 
   dispose(): void {
@@ -158,14 +163,17 @@ export class NativeProgram implements Program {
 
   /**
    * Throws unless the program and all tensors of `call` are alive and agree on what each named dimension is. Skipped while
-   * nothing has been disposed or bound since the last time.
+   * nothing has been disposed, moved or bound since the last time.
    */
   private check(call: Call): void {
     if (this.disposed) throw new LineageError("disposed", `${this.name} was run after it was disposed`);
-    if (call.checkedAt === this.memory.disposals) return;
-    for (const tensor of call.tensors.values()) tensor.checkAlive();
+    if (call.checkedAt === this.memory.changes) return;
+    // A tensor whose memory has moved since has another value.
+    call.tensors.forEach((tensor, name) => {
+      this.put(call, this.signature.slot(name), tensor);
+    });
     this.signature.checkDimensions(call.tensors);
-    call.checkedAt = this.memory.disposals;
+    call.checkedAt = this.memory.changes;
   }
 
   private arguments({ inputValues, outputValues }: Values, runOptions: Pointer | null) {
@@ -202,7 +210,7 @@ interface Values {
 /** Values and the tensors that keep them alive. */
 interface Call extends Values {
   readonly tensors: Map<string, NativeTensor>;
-  /** How many tensors had been disposed when these were last known to be alive and to agree. */
+  /** How many tensors had been disposed or moved when these were last known to be alive and to agree. */
   checkedAt: number | undefined;
 }
 
@@ -226,12 +234,7 @@ class NativeBinding implements Binding {
   }
   async run(options: RunOptions = {}): Promise<void> {
     this.checkAlive();
-    // The engine reads the values on another thread, when `set` may already have placed the next ones.
-    const { inputValues, outputValues } = this.call;
-    await this.program.execute(this.call, options, {
-      inputValues: inputValues.slice(),
-      outputValues: outputValues.slice(),
-    });
+    await this.program.execute(this.call, options);
   }
   runSync(): void {
     this.checkAlive();
