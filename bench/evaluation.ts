@@ -4,6 +4,7 @@
  *
  *   npm run bench -- evaluation [--python PATH]      a Python that has lm_eval, torch and transformers
  *   node dist/bench/evaluation.js --rows 200 --size 110m
+ *   node dist/bench/evaluation.js --only letters --slow-rows 100   the slow ways answer 100 of the rows
  *   node dist/bench/evaluation.js --smoke            seconds: checks that everything runs
  *
  * Twice: with letters to choose from, one token each, whose likelihoods every engine has from one reading of a row; and with
@@ -33,12 +34,16 @@ const { values: options } = parseArgs({
     size: { type: "string", default: "20m" },
     folder: { type: "string", default: "runs/bench-evaluation" },
     threads: { type: "string" },
+    /** Rows that llama.cpp is asked row by row, and lm_eval at all: they take many times as long. */
+    "slow-rows": { type: "string" },
+    only: { type: "string" },
     smoke: { type: "boolean", default: false },
   },
 });
 const { smoke } = options;
 const threads = Number(options.threads ?? process.env["LINEAGE_THREADS"] ?? os.availableParallelism());
 const count = Number(options.rows ?? (smoke ? 8 : 1000));
+const slowCount = Math.min(count, Number(options["slow-rows"] ?? count));
 const shots = 5;
 
 // ---- Rows ---------------------------------------------------------------------------------------------------------
@@ -133,27 +138,39 @@ const gguf = `${folder}.gguf`;
 
 interface Measured {
   readonly seconds: number;
+  /** Processor time, which other work on the machine changes little. */
+  readonly cpuSeconds: number;
   readonly logLikelihoods: readonly (readonly number[])[];
 }
+
+const cpuSecondsSince = (before: NodeJS.CpuUsage): number => {
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) / 1e6;
+};
 
 async function ours(input: TaskInput): Promise<Measured & { plan: Plan }> {
   const loaded = await loadForInference(createRuntime({ threads }), folder);
   const task = taskOf("bench", input, options.folder);
   const started = performance.now();
+  const planning = process.cpuUsage();
   const plan = await planTask(task, loaded.tokenizer, 1024, { shots });
   let seconds = (performance.now() - started) / 1000;
+  let cpuSeconds = cpuSecondsSince(planning);
   using decoder = await Decoder.create({ ...loaded, capacity: plan.capacity, branching: true });
   const warm = await planTask(task, loaded.tokenizer, 1024, { shots, limit: 2 });
   await runPlan({ ...loaded, decoder }, warm);
   decoder.forget();
   const begun = performance.now();
+  const running = process.cpuUsage();
   const predictions = await runPlan({ ...loaded, decoder }, plan);
   seconds += (performance.now() - begun) / 1000;
+  cpuSeconds += cpuSecondsSince(running);
   const { acc } = scoresOf(predictions);
   console.log(`  accuracy ${acc!.value.toFixed(3)}`);
   loaded.weights.dispose();
   return {
     seconds,
+    cpuSeconds,
     plan,
     logLikelihoods: predictions.map((each) => (each.kind === "choices" ? each.logLikelihoods : [])),
   };
@@ -163,9 +180,10 @@ async function ours(input: TaskInput): Promise<Measured & { plan: Plan }> {
 function theirs(plan: Plan, keep: number): Measured {
   using model = LlamaCppModel.load(gguf, { ...llamaCppShape, threads, contextLength: 2048 });
   llamaCppLikelihoods(model, { ...plan, asked: plan.asked.slice(0, 2) }, keep);
-  const started = performance.now();
+  const [started, before] = [performance.now(), process.cpuUsage()];
   const logLikelihoods = llamaCppLikelihoods(model, plan, keep);
-  return { seconds: (performance.now() - started) / 1000, logLikelihoods };
+  const seconds = (performance.now() - started) / 1000;
+  return { seconds, cpuSeconds: cpuSecondsSince(before), logLikelihoods };
 }
 
 const differ = (a: Measured, b: Measured): number =>
@@ -184,6 +202,7 @@ console.log(
     `${peer ? `lm_eval ${peer.version}` : "lm_eval is not here"}; ${llamaCppFolder ? "llama.cpp" : "llama.cpp is not here"}`,
 );
 for (const [kind, { prompt, choices, list }] of Object.entries(kinds)) {
+  if (options.only !== undefined && options.only !== kind) continue;
   console.log(`\n${kind}`);
   const input: TaskInput = {
     data: "test.jsonl",
@@ -193,12 +212,18 @@ for (const [kind, { prompt, choices, list }] of Object.entries(kinds)) {
     shots: { data: "train.jsonl", draw: "first" },
   };
   const own = await ours(input);
-  const say = (name: string, { seconds }: Measured, other?: Measured): void => {
+  const slow: Plan = { ...own.plan, asked: own.plan.asked.slice(0, slowCount) };
+  /** @param other whose likelihoods are compared with lineage's */
+  const say = (
+    name: string,
+    { seconds, cpuSeconds, logLikelihoods: { length } }: Measured,
+    other?: Measured,
+  ): void => {
     const ratio = other
-      ? `${(seconds / own.seconds).toFixed(2)} times lineage's; likelihoods differ by ${differ(own, other).toExponential(1)} at most`
+      ? `${((cpuSeconds / length / own.cpuSeconds) * count).toFixed(2)} times lineage's for a row; likelihoods differ by ${differ(other, own).toExponential(1)} at most`
       : "";
     console.log(
-      `  ${name.padEnd(38)}${seconds.toFixed(2).padStart(9)} s  ${(count / seconds).toFixed(1).padStart(8)} rows/s  ${ratio}`,
+      `  ${name.padEnd(26)}${String(length).padStart(5)} rows  ${seconds.toFixed(2).padStart(8)} s  ${cpuSeconds.toFixed(2).padStart(8)} s of processor time  ${(length / cpuSeconds).toFixed(1).padStart(7)} rows/s  ${ratio}`,
     );
   };
   say("lineage", own);
@@ -206,18 +231,18 @@ for (const [kind, { prompt, choices, list }] of Object.entries(kinds)) {
     const request = {
       model: folder,
       folder: options.folder,
-      rows: count,
+      rows: slowCount,
       shots,
       prompt,
       choices: list,
       batch: 16,
     };
-    const { seconds, logLikelihoods } = (await peer.ask(request)) as Answer & { logLikelihoods: number[][] };
-    const measured = { seconds: seconds[0]!, logLikelihoods };
+    const answer = (await peer.ask(request)) as Answer & Pick<Measured, "cpuSeconds" | "logLikelihoods">;
+    const measured = { ...answer, seconds: answer.seconds[0]! };
     say("lm_eval, batches of 16", measured, measured);
   }
   if (llamaCppFolder) {
-    const row = theirs(own.plan, 0);
+    const row = theirs(slow, 0);
     say("llama.cpp, row by row", row, row);
     const kept = theirs(own.plan, sharedLength(own.plan));
     say("llama.cpp, examples kept", kept, kept);

@@ -56,7 +56,7 @@ interface EvaluateCommand extends ModelCommand {
   readonly exact?: boolean;
   readonly plot?: string;
   readonly metric?: string;
-  readonly overlap?: string;
+  readonly overlap?: readonly string[];
   readonly out?: string;
   readonly json?: boolean;
   readonly threads?: number;
@@ -224,14 +224,15 @@ async function measure(
 /** What a training text has of a task's questions, and how much that changes. */
 function overlapWords(
   name: string,
-  { file, words, dirtyRows, cleanRows, dirty, clean }: OverlapResult,
+  { files, words, common, dirtyRows, cleanRows, dirty, clean }: OverlapResult,
 ): string {
   const [metric] = Object.keys({ ...clean, ...dirty });
   const of = (scores: OverlapResult["clean"]): string => {
     const found = metric === undefined ? undefined : scores[metric];
     return found ? `, ${metric} ${found.value.toFixed(4)}` : "";
   };
-  return `${name}: ${count(dirtyRows)} questions share ${words} words in a row with ${file}${of(dirty)}; ${count(cleanRows)} do not${of(clean)}\n`;
+  const left = common > 0 ? ` (without ${count(common)} runs of words that more than 10 documents have)` : "";
+  return `${name}: ${count(dirtyRows)} questions share ${words} words in a row with ${files.join(", ")}${left}${of(dirty)}; ${count(cleanRows)} do not${of(clean)}\n`;
 }
 
 interface ShowCommand {
@@ -468,9 +469,9 @@ const command = new Command("evaluate")
     option(
       "overlap",
       "<file>",
-      "a text the model was trained on: scores of questions with and without 13 words in a row from it",
+      "a file that the model was trained on, text or table, also .gz: scores of questions with and without 13 words in a row from it; may be repeated",
       undefined,
-      { usual: "none" },
+      { usual: "none", again: true },
     ),
   )
   .addOption(countOption("windowOverlap", "tokens that each window of a long text reads before its own", 1))

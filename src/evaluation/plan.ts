@@ -44,8 +44,8 @@ export interface PlanOptions {
   readonly chat?: ((messages: readonly ChatMessage[]) => string) | undefined;
   /** Whether a chat has examples and question in one turn. Default: a turn each. */
   readonly oneTurn?: boolean | undefined;
-  /** A UTF-8 text that the model was trained on: scores are told of questions with and without words in a row from it. */
-  readonly trainedOn?: string | undefined;
+  /** Files that the model was trained on: scores are told of questions with and without words in a row from them. */
+  readonly trainedOn?: readonly string[] | undefined;
   /** Of an encoder-decoder, which reads prompts as sources: what its texts begin with. */
   readonly begin?: readonly number[] | undefined;
 }
@@ -77,8 +77,10 @@ export interface Plan {
 }
 
 export interface PlannedOverlap {
-  readonly file: string;
+  readonly files: readonly string[];
   readonly words: number;
+  /** Words in a row that were left out, for too many documents have them. */
+  readonly common: number;
   readonly rows: ReadonlySet<number>;
 }
 
@@ -116,11 +118,14 @@ export async function planTask(
   return { task, options, examples, asked, unconditional, capacity, overlap };
 }
 
-async function plannedOverlap(questions: readonly Question[], file: string): Promise<PlannedOverlap> {
-  const texts = questions.map(({ own }) => own);
-  const words = overlapLength(texts);
-  const found = await overlapping(texts, file, words);
-  return { file, words, rows: new Set([...found].map((place) => questions[place]!.row)) };
+async function plannedOverlap(
+  questions: readonly Question[],
+  files: readonly string[],
+): Promise<PlannedOverlap> {
+  const own = questions.map((question) => question.own);
+  const words = overlapLength(own);
+  const { texts, common } = await overlapping(own, files, words);
+  return { files, words, common, rows: new Set([...texts].map((place) => questions[place]!.row)) };
 }
 
 const pairOf = (

@@ -52,9 +52,11 @@ export interface TaskResult {
 
 /** Scores of the questions that share words in a row with a training text, and of the others (GPT-3, appendix C). */
 export interface OverlapResult {
-  readonly file: string;
+  readonly files: readonly string[];
   /** How many words in a row. */
   readonly words: number;
+  /** How many of those were left out, for more than 10 documents have them. */
+  readonly common: number;
   readonly dirtyRows: number;
   readonly cleanRows: number;
   readonly dirty: Readonly<Record<string, Score>>;
@@ -75,11 +77,14 @@ export function resultOf({ task, options, overlap }: Plan, predictions: readonly
   };
 }
 
-function overlapResult({ file, words, rows }: PlannedOverlap, asked: readonly Prediction[]): OverlapResult {
+function overlapResult(
+  { files, words, common, rows }: PlannedOverlap,
+  asked: readonly Prediction[],
+): OverlapResult {
   const dirty = asked.filter(({ row }) => rows.has(row));
   const clean = asked.filter(({ row }) => !rows.has(row));
   const counts = { dirtyRows: dirty.length, cleanRows: clean.length };
-  return { file, words, ...counts, dirty: scoresOf(dirty), clean: scoresOf(clean) };
+  return { files, words, common, ...counts, dirty: scoresOf(dirty), clean: scoresOf(clean) };
 }
 
 /** SHA-256 of the file of a model or an adapter, or of the configuration, tokenizer and weights of its folder. */

@@ -2,7 +2,9 @@ import { existsSync } from "node:fs";
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
+import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { readTable } from "../../src/data/index.js";
 import {
   builtInTasks,
   extracted,
@@ -353,7 +355,10 @@ describe("The parts of an evaluation", () => {
       "other words",
       "",
     ];
-    expect(await overlapping(texts, file, 13)).toEqual(new Set([0, 2, 3]));
+    expect(await overlapping(texts, [file], 13)).toEqual({ texts: new Set([0, 2, 3]), common: 0 });
+    const packed = `${file}.gz`;
+    await writeFile(packed, gzipSync(await readFile(file)));
+    expect((await overlapping(texts, [packed], 13)).texts).toEqual(new Set([0, 2, 3]));
     // The definition: every start of 13 words, looked for in the whole text.
     const whole = ` ${words.join(" ")} `;
     for (const [place, text] of texts.entries()) {
@@ -363,11 +368,41 @@ describe("The parts of an evaluation", () => {
         own.slice(start, start + size),
       );
       const seen = size > 0 && starts.some((part) => whole.includes(` ${part.join(" ")} `));
-      expect((await overlapping(texts, file, 13)).has(place)).toBe(seen);
+      expect((await overlapping(texts, [file], 13)).texts.has(place)).toBe(seen);
     }
     // From 8 to 13, by the length of the shortest but five in a hundred.
     const lengths = (count: number) => Array.from({ length: 40 }, () => words.slice(0, count).join(" "));
     expect([3, 10, 100].map((count) => overlapLength(lengths(count)))).toEqual([8, 10, 13]);
+  });
+
+  it("leave out what more than 10 documents have, of texts, tables and packed files", async () => {
+    const phrase = "the parties agree to settle all claims out of court in good faith";
+    const rare = "seven small grey elephants walked over the old wooden bridge at noon today";
+    const [text, rows] = [path.join(folder, "documents.txt.gz"), path.join(folder, "documents.jsonl")];
+    const write = async (documents: number, again: number) => {
+      // A phrase that one document repeats is in one document.
+      const marked = Array.from({ length: documents }, () => `${phrase}. And ${phrase}!`);
+      await writeFile(text, gzipSync(marked.join("<|endoftext|>")));
+      const tabled = Array.from({ length: again }, () =>
+        JSON.stringify({ turns: [{ content: phrase }], n: 1 }),
+      );
+      await writeFile(rows, [...tabled, JSON.stringify({ turns: [{ content: rare }] })].join("\n"));
+      return overlapping([`${phrase}?`, rare], [text, rows], 13);
+    };
+    expect(await write(7, 3)).toEqual({ texts: new Set([0, 1]), common: 0 });
+    expect(await write(7, 4)).toEqual({ texts: new Set([1]), common: 1 });
+    // Words in a row are not of two documents.
+    const [one, two] = [rare.slice(0, 30), rare.slice(30)];
+    await writeFile(text, gzipSync(`${one}<|endoftext|>${two}`));
+    expect((await overlapping([rare], [text], 13)).texts).toEqual(new Set());
+    await writeFile(text, gzipSync(`${one}<|endof${two}`));
+    expect((await overlapping([`${one} endof${two}`], [text], 13)).texts).toEqual(new Set([0]));
+    await writeFile(text, "no gzip");
+    await expect(overlapping([rare], [text], 13)).rejects.toThrow(/documents.txt.gz.*cannot be unpacked/);
+    const parquet = new Reference("rows.parquet").path().replace(/\/$/, "");
+    const { rows: stored } = await readTable(parquet);
+    const cell = Object.values(stored[0]!.values).find((value) => typeof value === "string") as string;
+    expect((await overlapping([cell, rare], [parquet], 8)).texts).toEqual(new Set([0]));
   });
 
   it("read together what begins alike, as much as makes up a run", () => {
