@@ -326,7 +326,13 @@ async function ask(
     capacity: Math.max(...plans.map(({ capacity }) => capacity)),
     branching: true,
     exactProducts: exact,
-    slots: plans.some(({ task }) => task.declaration.generate) ? 4 : 1,
+    // Sources are read together, and so are answers that are written.
+    slots:
+      "decoderStartTokenId" in model.model.config
+        ? 8
+        : plans.some(({ task }) => task.declaration.generate)
+          ? 4
+          : 1,
   });
   const results: TaskResult[] = [];
   for (const plan of plans) {

@@ -2,11 +2,9 @@ import { LineageError } from "../base/errors.js";
 import {
   type Branches,
   type Decoder,
-  type Prompt,
   type Slot,
   type TextWriter,
   commonLength,
-  sameIds,
 } from "../generation/index.js";
 import { type Tokenizer, beginSequence } from "../tokenizers/index.js";
 
@@ -109,7 +107,6 @@ const tokensOfRun = 192;
 
 /** What is read for a target: its context and all of it but the last token, after which nothing is asked. */
 interface Reading {
-  readonly source: readonly number[] | undefined;
   readonly ids: readonly number[];
   /** Ids of the context. */
   readonly begin: number;
@@ -138,13 +135,15 @@ export interface LikelihoodOptions {
 /**
  * How likely each target is, in their order. They are read in the order of their ids, so that what several of them begin with,
  * such as the examples of a few-shot prompt, is read once. What follows is read for as many of them at a time as make up a run
- * of a good length.
+ * of a good length. Sources of an encoder-decoder are read once each, as many together as the decoder has slots.
  */
 export async function targetLikelihoods(
   decoder: Decoder,
   asked: readonly Target[],
-  { signal, scored }: LikelihoodOptions = {},
+  options: LikelihoodOptions = {},
 ): Promise<Likelihood[]> {
+  if (decoder.readsSources) return sourceLikelihoods(decoder, asked, options);
+  const { signal, scored } = options;
   const results = new Array<Likelihood>(asked.length);
   const add = async ({ place }: Reading, likelihood: Likelihood): Promise<void> => {
     results[place] = likelihood;
@@ -159,10 +158,8 @@ export async function targetLikelihoods(
   for (const { held, readings } of batchesOf(asked, most)) {
     signal?.throwIfAborted();
     const [first] = readings as [Reading];
-    const { source, ids } = first;
-    const prompt = (length: number): Prompt =>
-      source ? { source, begin: ids.slice(0, length) } : ids.slice(0, length);
-    using slot = decoder.open(prompt(held));
+    const { ids } = first;
+    using slot = decoder.open(ids.slice(0, held));
     // Of one context, the last id is read with those before it.
     const alike = readings.every(({ begin, ids: own }) => begin - 1 === held && own[held] === ids[held]);
     const known = alike ? held + 1 : held;
@@ -174,7 +171,7 @@ export async function targetLikelihoods(
     let start: Distribution | undefined;
     if (known === 0) decoder.truncate(slot, 0);
     else {
-      const logits = await decoder.read(slot, prompt(known), { signal });
+      const logits = await decoder.read(slot, ids.slice(0, known), { signal });
       // The next run overwrites them.
       if (alike) start = new Distribution(logits.slice());
     }
@@ -191,6 +188,82 @@ export async function targetLikelihoods(
   return results;
 }
 
+/** Targets of one source, those with the same beginning beside each other. */
+interface Sourced {
+  readonly source: readonly number[];
+  readonly readings: readonly Reading[];
+}
+
+/** Sources in the order of their lengths, so that those that are read together are about as long. */
+function bySource(asked: readonly Target[]): Sourced[] {
+  const groups = new Map<string, { source: readonly number[]; readings: Reading[] }>();
+  for (const [place, { source = [], context, target }] of asked.entries()) {
+    const reading = { ids: [...context, ...target.slice(0, -1)], begin: context.length, target, place };
+    const key = source.join();
+    const group = groups.get(key);
+    if (group) group.readings.push(reading);
+    else groups.set(key, { source, readings: [reading] });
+  }
+  for (const { readings } of groups.values()) readings.sort((a, b) => compareIds(a.ids, b.ids));
+  return [...groups.values()].sort((a, b) => a.source.length - b.source.length);
+}
+
+/** Of each source the targets one after the other, side by side with those of other sources. */
+async function sourceLikelihoods(
+  decoder: Decoder,
+  asked: readonly Target[],
+  { signal, scored }: LikelihoodOptions,
+): Promise<Likelihood[]> {
+  const results = new Array<Likelihood>(asked.length);
+  const groups = bySource(asked);
+  const side = decoder.freeSlots;
+  for (let start = 0; start < groups.length; start += side) {
+    signal?.throwIfAborted();
+    const lines = groups.slice(start, start + side).map(({ source, readings }) => {
+      const ids = readings[0]!.ids.slice(0, 1);
+      // What comes after each token that the slot holds.
+      const after: Distribution[] = [];
+      return { source, readings, ids, after, slot: decoder.open({ source, begin: ids }) };
+    });
+    try {
+      await decoder.begin(lines, { signal });
+      for (const { slot } of lines) decoder.truncate(slot, 0);
+      const rounds = Math.max(...lines.map(({ readings }) => readings.length));
+      for (let round = 0; round < rounds; round++) {
+        const open = lines.flatMap(({ readings, ...line }) => {
+          const reading = readings[round];
+          return reading ? [{ ...line, reading, before: readings[round - 1] }] : [];
+        });
+        for (const { slot, after, reading, before } of open) {
+          after.length = before ? commonLength(before.ids, reading.ids) : 0;
+          decoder.truncate(slot, after.length);
+        }
+        for (;;) {
+          const going = open.filter(({ after, reading }) => after.length < reading.ids.length);
+          if (going.length === 0) break;
+          const logits = await decoder.step(
+            going.map(({ slot }) => slot),
+            going.map(({ after, reading }) => reading.ids[after.length]!),
+            { signal },
+          );
+          // The next run overwrites them.
+          for (const [index, { after }] of going.entries())
+            after.push(new Distribution(logits[index]!.slice()));
+        }
+        for (const { after, reading } of open) {
+          const { begin, target, place } = reading;
+          const likelihood = together(target.map((id, index) => after[begin - 1 + index]!.of(id)));
+          results[place] = likelihood;
+          await scored?.(place, likelihood);
+        }
+      }
+    } finally {
+      for (const { slot } of lines) slot.close();
+    }
+  }
+  return results;
+}
+
 const together = (each: readonly Pick<Likelihood, "sum" | "greedy">[]): Likelihood => ({
   sum: each.reduce((total, { sum }) => total + sum, 0),
   greedy: each.every(({ greedy }) => greedy),
@@ -201,11 +274,10 @@ const together = (each: readonly Pick<Likelihood, "sum" | "greedy">[]): Likeliho
 async function follow(
   decoder: Decoder,
   slot: Slot,
-  { source, ids, begin, target }: Reading,
+  { ids, begin, target }: Reading,
   rows: number,
 ): Promise<Likelihood> {
-  const context = ids.slice(0, begin);
-  const logits = await decoder.read(slot, source ? { source, begin: context } : context);
+  const logits = await decoder.read(slot, ids.slice(0, begin));
   const each = [new Distribution(logits).of(target[0]!)];
   const most = Math.min(decoder.chunk, Math.max(8, rows));
   for (let start = 0; start < target.length - 1; start += most) {
@@ -246,14 +318,13 @@ export function batchesOf(
   most: { readonly tokens: number; readonly rows: number; readonly contexts?: 1 | undefined },
 ): Batch[] {
   const sorted = asked
-    .map(({ source, context, target }, place) => ({
-      source,
+    .map(({ context, target }, place) => ({
       ids: [...context, ...target.slice(0, -1)],
       begin: context.length,
       target,
       place,
     }))
-    .sort((a, b) => compareIds(a.source ?? [], b.source ?? []) || compareIds(a.ids, b.ids));
+    .sort((a, b) => compareIds(a.ids, b.ids));
   const batches: Batch[] = [];
   for (let start = 0; start < sorted.length;) {
     let [held, end] = [sorted[start]!.begin - 1, start + 1];
@@ -262,7 +333,6 @@ export function batchesOf(
     for (; end < sorted.length; end++) {
       const next = sorted[end]!;
       const [first, before] = [sorted[start]!, sorted[end - 1]!];
-      if (!sameIds(first.source ?? [], next.source ?? [])) break;
       const common = commonLength(before.ids, next.ids);
       // A context that is read both ways is no beginning of another.
       if (most.contexts === 1 && (first.begin !== next.begin || common < next.begin)) break;

@@ -114,12 +114,12 @@ describe("Evaluation equals lm-evaluation-harness", () => {
     }
   });
 
-  it("in likelihoods of an encoder-decoder, whose sources are the prompts", async () => {
+  it.each([1, 3])("in likelihoods of an encoder-decoder, %i sources side by side", async (slots) => {
     const { logLikelihoods, greedy } = values.sources;
     const t5 = await loadForInference(createRuntime(), new Reference("evaluation-t5").path(), {
       kind: "encoder-decoder",
     });
-    using writer = await Decoder.create({ ...t5, branching: true });
+    using writer = await Decoder.create({ ...t5, slots });
     const task = taskOf("choice", { ...choice, unconditional: undefined }, reference.path());
     const begin = [t5.model.config.decoderStartTokenId];
     const made = await planTask(task, t5.tokenizer, t5.model.config.contextLength, {
