@@ -216,6 +216,17 @@ export class LlamaCppModel implements Disposable {
     return new LlamaCppModel(model, context, vocabulary, contextLength, sequences);
   }
 
+  /** Puts a LoRA adapter of a GGUF beside the model. Throws when llama.cpp refuses it. */
+  adapt(file: string): void {
+    const { llama } = library();
+    const adapter = llama("void *llama_adapter_lora_init(void *model, const char *path)")(this.model, file);
+    if (!adapter) throw new Error(`llama.cpp refuses the adapter ${file}`);
+    const status = llama(
+      "int32_t llama_set_adapters_lora(void *context, void **adapters, size_t count, float *scales)",
+    )(this.context, [adapter], 1, Float32Array.of(1)) as number;
+    if (status !== 0) throw new Error(`llama_set_adapters_lora gives ${status}`);
+  }
+
   tokenize(text: string, { addSpecial = false, parseSpecial = true } = {}): number[] {
     const bytes = new TextEncoder().encode(text);
     const ids = new Int32Array(bytes.byteLength + 8);

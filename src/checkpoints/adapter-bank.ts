@@ -1,10 +1,10 @@
 import { bytesPerElement } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { requireMemory } from "../base/memory.js";
-import { AdapterBank, type Linear, type Module } from "../nn/index.js";
+import { AdapterBank, type Linear } from "../nn/index.js";
 import type { ModelWeights } from "../quantization/index.js";
 import type { DeviceTensor } from "../runtime/types.js";
-import { loadAdapter } from "./adapter.js";
+import { type AdapterBase, loadAdapter } from "./adapter.js";
 
 /** One adapter's update of one layer: `scaling * up down`. */
 interface Update {
@@ -35,11 +35,12 @@ interface Updates {
  */
 export async function loadAdapters(
   folders: ReadonlyMap<string, string>,
-  { model, weights }: { readonly model: Module; readonly weights: ModelWeights },
+  { model, weights, system }: AdapterBase,
 ): Promise<{ readonly bank: AdapterBank; readonly weights: ModelWeights }> {
   if (folders.size === 0) throw new LineageError("argument", "there are no adapters to load");
   const layers = new Map<string, Updates>();
-  for (const [name, folder] of folders) await collect(layers, name, folder, { model, weights });
+  for (const [name, folder] of folders)
+    await collect(layers, name, folder, { model, weights, ...(system && { system }) });
   const rank = Math.max(
     ...[...layers.values()].flatMap(({ byName }) => [...byName.values()].map((one) => one.rank)),
   );
@@ -76,7 +77,7 @@ async function collect(
   layers: Map<string, Updates>,
   name: string,
   folder: string,
-  base: { readonly model: Module; readonly weights: ModelWeights },
+  base: AdapterBase,
 ): Promise<void> {
   const { adapter, weights } = await loadAdapter(folder, base, { updatesAlone: true });
   const parameters = [...adapter.parameters.keys()];

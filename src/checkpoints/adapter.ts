@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { elementCount } from "../base/dtype.js";
@@ -28,6 +28,8 @@ import {
 } from "../nn/index.js";
 import { ModelWeights, dequantizeWeight } from "../quantization/index.js";
 import type { DeviceTensor } from "../runtime/types.js";
+import type { System, SystemConfig } from "../models/index.js";
+import { isGgufAdapter, readGgufAdapter } from "./gguf-adapter.js";
 import { storedWeight } from "./stored.js";
 
 // Adapters in the folders of Hugging Face's peft: adapter_config.json and adapter_model.safetensors.
@@ -327,26 +329,33 @@ export interface LoadAdapterOptions {
   readonly updatesAlone?: boolean;
 }
 
+/** A model that an adapter is loaded for. */
+export interface AdapterBase {
+  readonly model: Module;
+  readonly weights: ModelWeights;
+  /** What the model is of, which an adapter in a GGUF needs. */
+  readonly system?: System;
+}
+
 /**
- * Puts the adapter in a folder of peft's beside the layers of a model that is only run; the weights returned are those given
- * and the adapter's. Throws `config` for an adapter that lineage does not compute, `checkpoint` where a tensor is missing,
+ * Puts the adapter in a folder of peft's, or in a `.gguf` file of llama.cpp's, beside the layers of a model that is only run;
+ * the weights returned are those given and the adapter's. Throws FormatError for a GGUF that contradicts itself, `config` for an adapter that lineage does not compute, `checkpoint` where a tensor is missing,
  * is not used, or has another shape than the base wants.
  */
 export async function loadAdapter(
-  folder: string,
-  { model, weights }: { readonly model: Module; readonly weights: ModelWeights },
+  place: string,
+  base: AdapterBase,
   { updatesAlone = false }: LoadAdapterOptions = {},
 ): Promise<Adapted<ModelWeights>> {
-  const configPath = path.join(folder, configFile);
-  const json = await readConfig(folder);
-  const file = await SafetensorsFile.open(path.join(folder, weightFile));
+  const opened = await (isFile(place) ? openGguf(place, base) : openFolder(place));
+  const { model, weights } = base;
   const trainable = new Map([...namedParameters(model).values()].map((one) => [one, one.trainable]));
-  const adapter = addDescribed(model, configPath, json);
+  const adapter = opened.add(model);
   // Whether the base's parameters learn is not for a loaded adapter to say.
   for (const [parameter, before] of trainable) parameter.trainable = before;
   try {
-    if (updatesAlone && adapter.kind === "lora") checkUpdatesAlone(folder, adapter);
-    const tensors = await readTensors(file, adapter, weights.runtime);
+    if (updatesAlone && adapter.kind === "lora") checkUpdatesAlone(place, adapter);
+    const tensors = await opened.tensors(adapter, weights.runtime);
     return { adapter, weights: weights.with({ ...rowNorms(adapter, weights, "fixed"), ...tensors }) };
   } catch (error) {
     adapter.remove();
@@ -354,10 +363,61 @@ export async function loadAdapter(
   }
 }
 
+/** An adapter that was read but for its numbers. */
+interface OpenedAdapter {
+  /** Puts it beside a model. */
+  readonly add: (model: Module) => Adapter;
+  /** Its parameters by name. */
+  readonly tensors: (
+    adapter: Adapter,
+    runtime: WeightSet["runtime"],
+  ) => Promise<Record<string, DeviceTensor>>;
+}
+
+const isFile = (place: string): boolean => statSync(place, { throwIfNoEntry: false })?.isFile() === true;
+
+async function openFolder(folder: string): Promise<OpenedAdapter> {
+  const json = await readConfig(folder);
+  const file = await SafetensorsFile.open(path.join(folder, weightFile));
+  return {
+    add: (model) => addDescribed(model, path.join(folder, configFile), json),
+    tensors: (adapter, runtime) => readTensors(file, adapter, runtime),
+  };
+}
+
+async function openGguf(file: string, { model, system }: AdapterBase): Promise<OpenedAdapter> {
+  if (!system || !("config" in model))
+    throw new LineageError(
+      "argument",
+      `${file} is a GGUF, whose names follow from the model's system: name that, too`,
+    );
+  const { options, layers } = await readGgufAdapter(file, {
+    system,
+    model: model as typeof model & { readonly config: SystemConfig },
+  });
+  return {
+    add: (beside) => addLora(beside, options),
+    tensors: (adapter, runtime) => {
+      const found: Record<string, DeviceTensor> = {};
+      for (const [layer, { lora }] of (adapter as LoraAdapter).layers)
+        for (const part of ["down", "up"] as const) {
+          const { name, shape } = lora[part].weight;
+          found[name] = runtime.createTensor("float32", shape, layers.get(layer)![part]);
+        }
+      return Promise.resolve(found);
+    },
+  };
+}
+
 async function readConfig(folder: string): Promise<unknown> {
   const file = path.join(folder, configFile);
   if (existsSync(file)) return readJson(file);
-  throw new LineageError("checkpoint", `${folder} is not an adapter of peft's: it has no ${configFile}`);
+  throw new LineageError(
+    "checkpoint",
+    existsSync(folder)
+      ? `${folder} is not an adapter of peft's: it has no ${configFile}`
+      : `there is no adapter in ${folder}: there is no such file or folder`,
+  );
 }
 
 /** Shapes of the tensors in an adapter's folder, by the names that the model has for them. */
@@ -369,6 +429,25 @@ export async function adapterShapes(folder: string): Promise<ReadonlyMap<string,
       name.startsWith(prefix) ? [[name.slice(prefix.length), shape] as const] : [],
     ),
   );
+}
+
+/** Whether a place holds an adapter and no model. */
+export async function holdsAdapter(place: string): Promise<boolean> {
+  if (!existsSync(place)) return false;
+  if (isFile(place)) return place.endsWith(".gguf") && (await isGgufAdapter(place));
+  return existsSync(path.join(place, configFile)) && !existsSync(path.join(place, "config.json"));
+}
+
+/** What an adapter's files say that its base is; undefined where they do not say it. */
+export async function adapterBase(place: string): Promise<string | undefined> {
+  if (isFile(place)) return undefined;
+  const file = path.join(place, configFile);
+  const { base_model_name_or_path: base } = validated(
+    z.object({ base_model_name_or_path: z.string().nullish() }),
+    await readConfig(place),
+    (problem) => new LineageError("config", `${file}: ${problem}`),
+  );
+  return base ?? undefined;
 }
 
 /** The head that an adapter was trained with, as peft names its task; undefined where it says none. */

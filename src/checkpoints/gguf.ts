@@ -40,14 +40,22 @@ const unused = /^(rope_freqs|rope_factors_(long|short)|output|dec\.blk\.\d+\.cro
 /** Kinds of models that lineage reads from a GGUF. */
 export type GgufKind = "decoder" | "encoder-decoder";
 
-type KnownSystem = (DecoderSystem | EncoderDecoderSystem) & { readonly gguf: GgufLayout<SystemConfig> };
-const isKnown = (system: System): system is KnownSystem => system.gguf !== undefined;
+/** A system that llama.cpp knows. */
+export type KnownSystem = (DecoderSystem | EncoderDecoderSystem) & {
+  readonly gguf: GgufLayout<SystemConfig>;
+};
+export const knownToLlamaCpp = (system: System): system is KnownSystem => system.gguf !== undefined;
 
 /** The system whose model a GGUF holds. Throws `unsupported` for an architecture that lineage does not load. */
 function systemOfGguf(file: GgufFile, { systems = [] }: LoadOptions): KnownSystem {
   const architecture = file.require("general.architecture", "string");
+  if (file.get("general.type", "string") === "adapter")
+    throw new LineageError(
+      "checkpoint",
+      `${file.path} holds an adapter and no model: name the base that it was trained beside as the model, and this file as the adapter`,
+    );
   const known = [...systemsOfKind("decoder", systems), ...systemsOfKind("encoder-decoder", systems)].filter(
-    isKnown,
+    knownToLlamaCpp,
   );
   // One that tells its files from others' goes before one that takes all.
   const found = known
@@ -132,7 +140,7 @@ function patternsOf(gguf: GgufLayout<SystemConfig>): readonly (readonly [RegExp,
  * Where llama.cpp keeps a parameter. Throws `unsupported` for one that it has no name for.
  * @param file the file that is read; undefined while one is written
  */
-function placeOf(
+export function ggufPlaceOf(
   name: string,
   { gguf }: KnownSystem,
   config: SystemConfig,
@@ -196,7 +204,7 @@ export async function openGguf(
   const { model } = own;
   const parameters = namedParameters(model);
   const places = new Map(
-    Array.from(parameters.keys(), (name) => [name, placeOf(name, system, config, gguf)]),
+    Array.from(parameters.keys(), (name) => [name, ggufPlaceOf(name, system, config, gguf)]),
   );
   const taken = new Set<string>();
   for (const [name, place] of places) {
@@ -260,7 +268,8 @@ export async function saveGguf(
 ): Promise<void> {
   if (!ggufFormat(format).quantize)
     throw new LineageError("argument", `lineage does not write ${format}; it writes F32, F16, Q8_0 and Q4_0`);
-  if (!isKnown(system)) throw new LineageError("unsupported", `llama.cpp does not know ${system.title}`);
+  if (!knownToLlamaCpp(system))
+    throw new LineageError("unsupported", `llama.cpp does not know ${system.title}`);
   const { config } = model;
   if ("prefixLm" in config && config.prefixLm)
     throw new LineageError(
@@ -272,7 +281,7 @@ export async function saveGguf(
   for (const [key, value] of ggufTokenizerMetadata(tokenizer, config.vocabSize, stopIds ?? []))
     metadata.set(key, value);
   for (const [parameter, { shape }] of namedParameters(model)) {
-    const place = placeOf(parameter, system, config, undefined);
+    const place = ggufPlaceOf(parameter, system, config, undefined);
     tensors.push({
       name: place.name,
       format: ggufFormat(tensorFormat(place, shape, format)),

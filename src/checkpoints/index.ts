@@ -7,6 +7,7 @@ export * from "./encoder-onnx.js";
 export * from "./held-encoder.js";
 export { readConfig, replaceModel } from "./folder.js";
 export { type SaveGgufOptions, loadGguf, saveGguf } from "./gguf.js";
+export { type SaveGgufAdapterOptions, isGgufAdapter, saveGgufAdapter } from "./gguf-adapter.js";
 export { type GenerationDefaults, writeGenerationConfig } from "./generation-config.js";
 export * from "./inference.js";
 export { encoderModelTypes, loadEncoderForInference } from "./load-encoder.js";

@@ -47,7 +47,7 @@ import {
   verifyPacked,
 } from "../quantization/index.js";
 import type { DeviceTensor, FileMapping, Runtime } from "../runtime/types.js";
-import { type SystemConfig, encoderDecoderOf, languageModelOf } from "../models/index.js";
+import { type System, type SystemConfig, encoderDecoderOf, languageModelOf } from "../models/index.js";
 import { loadAdapters } from "./adapter-bank.js";
 import { loadAdapter, mergeAdapter } from "./adapter.js";
 import type { DecoderCheckpoint, EncoderDecoderCheckpoint, LoadOptions } from "./checkpoint.js";
@@ -179,6 +179,7 @@ export async function withSavedAdapter(
   loaded: {
     readonly model: Module & { readonly config: { readonly vocabSize: number } };
     readonly weights: ModelWeights;
+    readonly system: System;
   },
   folder: string,
   merges: boolean | undefined,

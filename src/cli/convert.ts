@@ -10,15 +10,22 @@ import { ggufFormats, saveOnnx } from "../formats/index.js";
 import {
   type CheckpointOfKind,
   type Comparison,
+  adapterBase,
   compareModels,
   compareOnnx,
+  holdsAdapter,
   holdsReader,
   kindIn,
+  loadAdapter,
+  loadForInference,
   loadModel,
-  saveModel,
+  saveAdapter,
   saveGguf,
+  saveGgufAdapter,
+  saveModel,
 } from "../checkpoints/index.js";
 import { convertEncoder, saveEncoderOnnx } from "../library/leave.js";
+import { isForTask } from "../library/load.js";
 import { createRuntime } from "../runtime/index.js";
 import type { Runtime } from "../runtime/types.js";
 import { describeEncoders, encoderProblems, refuseProblems } from "./comparison.js";
@@ -27,7 +34,8 @@ import { examples, option, threadsOption } from "./options.js";
 import { colors, print } from "./terminal.js";
 
 interface ConvertCommand {
-  readonly format: string;
+  readonly format?: string;
+  readonly base?: string;
   readonly dtype: "float32" | "float16" | "bfloat16";
   readonly shardSize: number;
   readonly threads?: number;
@@ -49,8 +57,11 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   if (from === to)
     throw new LineageError("argument", "source and result are the same place; name another one");
   checkEnding(to);
-  const place = await modelFor(from);
   const runtime = createRuntime({ threads: command.threads });
+  if (await holdsAdapter(from)) return convertAdapter(runtime, from, to, command);
+  if (command.base !== undefined)
+    throw new LineageError("argument", `${from} holds no adapter, so it has no base; leave out --base`);
+  const place = await modelFor(from);
   const systemKind = await kindIn(place);
   if (systemKind === "encoder" || (await holdsReader(place))) {
     await convertEncoderTo(runtime, place, to, command);
@@ -73,8 +84,9 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
     kind = "float32";
     comparison = await compareOnnx(runtime, source, to);
   } else {
-    kind = to.endsWith(".gguf") ? command.format : command.dtype;
-    if (to.endsWith(".gguf")) await saveGguf(to, source, { format: command.format });
+    const { format = "F16" } = command;
+    kind = to.endsWith(".gguf") ? format : command.dtype;
+    if (to.endsWith(".gguf")) await saveGguf(to, source, { format });
     else {
       await mkdir(to, { recursive: true });
       await saveModel(to, source, { dtype: command.dtype, shardBytes: command.shardSize * 1e6 });
@@ -86,6 +98,50 @@ async function convert(from: string, to: string, command: ConvertCommand): Promi
   const problems = problemsOf(comparison, tolerance[kind]!);
   if (command.json) print(`${JSON.stringify({ from, to, kind, ...comparison, problems })}\n`);
   else print(`${describe(comparison, from, to)}\n`);
+  refuseProblems(problems, from, to);
+}
+
+/** A LoRA adapter of peft's as a GGUF, or the other way round. It is compared with its source beside their base. */
+async function convertAdapter(
+  runtime: Runtime,
+  from: string,
+  to: string,
+  { base: named, format = "F32", json }: ConvertCommand,
+): Promise<void> {
+  if (to.endsWith(".onnx"))
+    throw new LineageError(
+      "argument",
+      `${from} holds an adapter, which is written as a .gguf file or a folder; merge it to export a model`,
+    );
+  const base = named ?? (await adapterBase(from));
+  if (base === undefined)
+    throw new LineageError("argument", `${from} does not say what model it is for; name it: --base MODEL`);
+  const place = await modelFor(base);
+  const kind = await kindIn(place);
+  if (kind === "encoder" || (await isForTask(place, from)))
+    throw new LineageError(
+      "unsupported",
+      `${from} is an adapter of a task, and llama.cpp's adapters are of models that write; merge it, and convert the result`,
+    );
+  const source = await loadForInference(runtime, place, { kind });
+  const { adapter, weights } = await loadAdapter(from, source);
+  if (adapter.kind !== "lora")
+    throw new LineageError("unsupported", `${from} is a soft prompt, which llama.cpp has no file for`);
+  const adapted = { ...source, adapter, weights };
+  if (to.endsWith(".gguf")) await saveGgufAdapter(to, adapted, { format });
+  else await saveAdapter(to, { ...adapted, base });
+  const result = await loadForInference(runtime, place, { kind, adapter: to });
+  const comparison = await compareModels(adapted, result);
+  weights.dispose();
+  result.weights.dispose();
+  // What lies beside the numbers, tokens and template, is the base's in both.
+  const predictions = { ...comparison, files: undefined };
+  const problems = problemsOf(predictions, tolerance[to.endsWith(".gguf") ? format : "float32"]!);
+  print(
+    json
+      ? `${JSON.stringify({ from, to, base, kind: format, ...predictions, problems })}\n`
+      : `${describe(predictions, `${to} beside ${base}`, from)}\n`,
+  );
   refuseProblems(problems, from, to);
 }
 
@@ -196,11 +252,21 @@ function describe(comparison: Comparison, from: string, to: string): string {
 }
 
 export const convertCommand = new Command("convert")
-  .description("convert a model to another format, and compare the result with its source")
-  .argument("<from>", "a folder, a .gguf file, or ORG/NAME on the hub")
+  .description("convert a model or an adapter to another format, and compare the result with its source")
+  .argument(
+    "<from>",
+    "a folder, a .gguf file, or ORG/NAME on the hub; or an adapter: a folder of peft's, a .gguf file",
+  )
   .argument("<to>", "a file ending in .gguf or .onnx, or a folder for safetensors")
   .addOption(
-    option("format", "<name>", "format of matrices in a GGUF", z.enum(ggufFormats.writable).default("F16")),
+    option("format", "<name>", "format of matrices in a GGUF", z.enum(ggufFormats.writable), {
+      usual: "F16; of an adapter F32",
+    }),
+  )
+  .addOption(
+    option("base", "<place>", "the model of an adapter", z.string(), {
+      usual: "as its adapter_config.json says",
+    }),
   )
   .addOption(
     option(
@@ -227,6 +293,7 @@ export const convertCommand = new Command("convert")
       ["lineage convert model.gguf folder --dtype bfloat16", "for Hugging Face transformers"],
       ["lineage convert folder model.onnx", "for any ONNX engine"],
       ["lineage convert runs/my-t5 my-t5.gguf", "T5 and mT5 for llama.cpp"],
+      ["lineage convert runs/lora lora.gguf --base some-llama", "an adapter for llama.cpp, beside its base"],
     ),
   )
   .action(convert);

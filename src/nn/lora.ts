@@ -265,7 +265,7 @@ export function wholeNames(model: Module, chosen: Iterable<string>): string[] {
 }
 
 /** The linear layers that may have an adapter, by path. Output embeddings have none: the loss multiplies by them itself. */
-function linearLayers(model: Module): Map<string, Linear> {
+export function linearLayers(model: Module): Map<string, Linear> {
   namedParameters(model);
   const outputs = new Set<unknown>();
   const found = new Map<string, Linear>();

@@ -89,6 +89,36 @@ describe("an adapter on the command line", () => {
     expect(await written("--model", folder("merged"))).toBe(text);
   });
 
+  it("is converted to a GGUF and back, beside its base, and writes the same text", async () => {
+    const text = await written("--model", folder("base"), "--adapter", folder("base-adapter"));
+    const base = ["--base", folder("base")];
+    const gguf = `${folder("base-adapter")}.gguf`;
+    const there = await lineage("convert", folder("base-adapter"), gguf, ...base, "--json");
+    expect(there.stderr).toBe("");
+    expect((JSON.parse(there.stdout) as { meanDivergence: number }).meanDivergence).toBeLessThan(1e-9);
+    expect(await written("--model", folder("base"), "--adapter", gguf)).toBe(text);
+    const back = await lineage("convert", gguf, folder("back"), ...base);
+    expect(back.stderr).toBe("");
+    expect(back.stdout).toContain("same most probable token after 64 of 64");
+    expect(await written("--model", folder("base"), "--adapter", folder("back"))).toBe(text);
+    // The base may itself be a GGUF, and the adapter be merged.
+    const whole = `${folder("base")}.gguf`;
+    expect((await lineage("convert", folder("base"), whole, "--format", "F32")).status).toBe(0);
+    expect(await written("--model", whole, "--adapter", gguf)).toBe(text);
+    expect(await written("--model", whole, "--adapter", gguf, "--merge-adapter")).toBe(text);
+    const failing = async (...args: string[]) => (await lineage(...args)).stderr;
+    expect(await failing("convert", gguf, folder("no"))).toContain("name it: --base MODEL");
+    expect(await failing("convert", gguf, `${folder("no")}.onnx`, ...base)).toContain("merge it to export");
+    expect(await failing("convert", whole, folder("no"), ...base)).toContain("holds no adapter");
+    expect(await failing("generate", "--model", gguf, "--prompt", "a")).toContain("holds an adapter");
+    expect(
+      await failing("generate", "--model", folder("base"), "--adapter", whole, "--prompt", "a"),
+    ).toContain("it holds a model, and an adapter is needed here");
+    expect(
+      await failing("generate", "--model", folder("other"), "--adapter", gguf, "--prompt", "a"),
+    ).toContain("the adapter was made for another base");
+  });
+
   it("is merged into the base's NF4, dequantised, as it was computed beside it", async () => {
     const both = ["--model", folder("base"), "--adapter", folder("base-adapter"), "--quantize", "nf4"];
     const { stdout, stderr } = await lineage("merge", ...both, "--out", folder("merged-nf4"), "--json");
