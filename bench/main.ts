@@ -28,6 +28,7 @@ const subjects: Readonly<Record<string, { python: boolean }>> = {
   slots: { python: false },
   adapters: { python: false },
   alignment: { python: true },
+  "adapter-training": { python: true },
   evaluation: { python: true },
   cuda: { python: true },
 };

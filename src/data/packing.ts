@@ -30,7 +30,8 @@ const packingState = z.object({ epoch: z.int().nonnegative(), position: z.int().
 
 /**
  * Batches of rows that hold several documents each, none of which sees another: `documentIds` and `positionIds`, int32
- * `[batchSize, sequenceLength]`, keep them apart for `packedObjective`. Every epoch has each document once, in an order
+ * `[batchSize, sequenceLength]`, keep them apart for `packedObjective`; `trainedPositions` are the places in
+ * `[batchSize * sequenceLength]` that predict something, and `trainedLabels` what they predict. Every epoch has each document once, in an order
  * drawn from the seed and the epoch, each in the first row that has room for it.
  */
 export class PackedLoader implements BatchSource {
@@ -191,12 +192,18 @@ export function packDocuments(rows: readonly (readonly PackedDocument[])[], sequ
     });
   });
   const batch = tokenBatch(inputIds, labels, shape);
+  const predicting = [...labels.keys()].filter((at) => labels[at] !== -100);
+  // A batch without anything to predict keeps a place that counts for nothing, so that its shapes are whole.
+  const trainedPositions = Int32Array.from(predicting.length > 0 ? predicting : [0]);
+  const trained = [trainedPositions.length];
   return {
     ...batch,
     tensors: {
       ...batch.tensors,
       positionIds: { data: positionIds, shape },
       documentIds: { data: documentIds, shape },
+      trainedPositions: { data: trainedPositions, shape: trained },
+      trainedLabels: { data: trainedPositions.map((at) => labels[at]!), shape: trained },
     },
   };
 }

@@ -1,5 +1,5 @@
 import { type Dim, type Tensor, equal, sum, unsqueeze } from "../graph/index.js";
-import type { ForwardContext } from "../nn/index.js";
+import { type CausalLm, type ForwardContext, statesAt } from "../nn/index.js";
 import type { InputSpec, LanguageModel, Objective } from "../training/objective.js";
 
 export interface NextTokenOptions {
@@ -54,6 +54,30 @@ export function packedObjective(model: LanguageModel, options: NextTokenOptions 
     losses: ({ inputIds, labels, positionIds, documentIds }, context) => {
       const masked = { ...context, positionIds, attentionMask: withinDocuments(documentIds!) };
       return { tokens: sum(model.losses(inputIds!, labels!, masked, withZLoss(context, options.zLoss))) };
+    },
+  };
+}
+
+/**
+ * The same where some tokens alone are to be predicted, such as the answers of conversations: logits are computed at the places
+ * that predict one, `trained` of them in a batch, and nowhere else.
+ */
+export function packedAnswersObjective(model: CausalLm, options: NextTokenOptions = {}): Objective {
+  const perToken = nextTokenObjective(model, options).inputs["inputIds"]!;
+  const perTrained: InputSpec = { dtype: "int32", shape: ["trained"] };
+  return {
+    model,
+    inputs: {
+      inputIds: perToken,
+      positionIds: perToken,
+      documentIds: perToken,
+      trainedPositions: perTrained,
+      trainedLabels: perTrained,
+    },
+    losses: ({ inputIds, positionIds, documentIds, trainedPositions, trainedLabels }, context) => {
+      const masked = { ...context, positionIds, attentionMask: withinDocuments(documentIds!) };
+      const states = statesAt(model.hiddenStates(inputIds!, positionIds, masked), trainedPositions!);
+      return { tokens: sum(model.lossesOf(states, trainedLabels!, withZLoss(context, options.zLoss))) };
     },
   };
 }

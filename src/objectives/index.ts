@@ -1,5 +1,10 @@
 export * from "./adapter.js";
-export { type NextTokenOptions, nextTokenObjective, packedObjective } from "./causal.js";
+export {
+  type NextTokenOptions,
+  nextTokenObjective,
+  packedAnswersObjective,
+  packedObjective,
+} from "./causal.js";
 export * from "./completions.js";
 export * from "./denoisers.js";
 export * from "./denoising.js";

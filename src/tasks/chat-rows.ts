@@ -15,7 +15,7 @@ import {
 } from "../data/index.js";
 import { endOfText } from "../generation/index.js";
 import { rotaryReach, scaledContext } from "../nn/index.js";
-import { packedObjective, sequenceToSequenceObjective } from "../objectives/index.js";
+import { packedAnswersObjective, sequenceToSequenceObjective } from "../objectives/index.js";
 import { ChatTemplate } from "../tokenizers/index.js";
 import type { Objective } from "../training/index.js";
 import type { ChatBase, DecoderBase, ReaderBase } from "./chat-base.js";
@@ -75,6 +75,13 @@ function shapeOf(
   return { batchSize: Math.max(1, Math.min(fitting, rowsOfEpoch)), sequenceLength, groupOf };
 }
 
+/** Tokens that the fullest batch predicts, and a little more: other orders make other batches. */
+function mostTrained(batches: Iterable<Batch>): number {
+  let most = 1;
+  for (const { counts } of batches) most = Math.max(most, ...Object.values(counts));
+  return Math.ceil(1.1 * most);
+}
+
 /** Rows of several conversations each, for a decoder. */
 function packedRows(
   { model, tokenizer, stopIds, room }: DecoderBase,
@@ -106,11 +113,11 @@ function packedRows(
   const shape = shapeOf([training, held], maxLength, groupOf, options);
   const source = new PackedLoader(training.rows, { ...shape, seed }, data.name);
   return {
-    objective: packedObjective(model, shape),
+    objective: packedAnswersObjective(model, shape),
     source,
     batches: source.rowsOfEpoch / shape.batchSize,
     heldOut: () => packedBatches(held.rows, shape),
-    sizes: {},
+    sizes: { trained: mostTrained(packedBatches(training.rows, shape)) },
     shape: `${shape.batchSize} ${shape.batchSize === 1 ? "row" : "rows"} of ${shape.sequenceLength} tokens`,
     training,
     held,

@@ -4,17 +4,16 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { PackedLoader, documentsIn, packDocuments, packedBatches, tokenBatch } from "../../src/data/index.js";
 import { Gpt2, gpt2Config, Llama, llamaConfig } from "../../src/models/index.js";
-import { type RotaryScaling, Weights, rotaryReach } from "../../src/nn/index.js";
+import { type CausalLm, type RotaryScaling, Weights, rotaryReach } from "../../src/nn/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import {
   EvaluationStep,
-  type LanguageModel,
   Trainer,
   TrainingStep,
   restoreTraining,
   saveTraining,
 } from "../../src/training/index.js";
-import { nextTokenObjective, packedObjective } from "../../src/objectives/index.js";
+import { nextTokenObjective, packedAnswersObjective, packedObjective } from "../../src/objectives/index.js";
 
 const runtime = createRuntime();
 const sizes = { vocabSize: 40, contextLength: 24, hiddenSize: 32, numLayers: 2, numHeads: 2 };
@@ -29,7 +28,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 describe("packed documents", () => {
-  it.each<[string, LanguageModel, boolean]>([
+  it.each<[string, CausalLm, boolean]>([
     ["GPT-2", new Gpt2(gpt2Config({ ...sizes, dropout: 0 })), false],
     ["LLaMA", new Llama(llamaConfig(sizes)), false],
     ["LLaMA, some tokens trained alone", new Llama(llamaConfig(sizes)), true],
@@ -58,8 +57,25 @@ describe("packed documents", () => {
     const { tokens: found } = await two.run(batch);
     expect(batch.counts).toEqual({ tokens: count });
     expect(found! / wanted!).toBeCloseTo(1, 5);
-    const [x, y] = [alone.flat.view(), packed.flat.view()];
-    expect(Math.max(...x.map((value, index) => Math.abs(value - y[index]!)))).toBeLessThan(2e-6);
+    const difference = () => {
+      const [x, y] = [alone.flat.view(), packed.flat.view()];
+      return Math.max(...x.map((value, index) => Math.abs(value - y[index]!)));
+    };
+    expect(difference()).toBeLessThan(2e-6);
+    // With logits at the places alone that predict something.
+    packed.clear();
+    using three = await TrainingStep.create(packedAnswersObjective(model), weights, packed);
+    expect((await three.run(batch))["tokens"]! / wanted!).toBeCloseTo(1, 5);
+    expect(difference()).toBeLessThan(2e-6);
+  });
+
+  it("may hold nothing to predict in a batch", async () => {
+    const model = new Llama(llamaConfig(sizes));
+    using weights = Weights.initialize(runtime, model, 2);
+    using step = await EvaluationStep.create(packedAnswersObjective(model), weights);
+    const batch = packDocuments([[], []], 8);
+    expect(batch.counts).toEqual({ tokens: 0 });
+    expect(await step.run(batch)).toEqual({ tokens: 0 });
   });
 
   it.each<[string, RotaryScaling]>([
