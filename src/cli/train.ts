@@ -236,7 +236,11 @@ addRunOptions(trainCommand, of, {
   usualWeightDecay: "0.1; sgd, adafactor and adapters 0; palm the learning rate squared",
   out: undefined,
   more: [
-    of("optimizer", "<name>", "optimizer; palm is Adafactor as PaLM set it"),
+    of(
+      "optimizer",
+      "<name>",
+      "optimizer; adamw8bit keeps AdamW's moments in 8 bits; palm is Adafactor as PaLM set it",
+    ),
     of("schedule", "<name>", "schedule of the learning rate", { usual: "cosine; palm relative" }),
     of("beta2", "<x>", "AdamW's beta2"),
     of("zLoss", "<x>", "keeps the softmax's normaliser near 1; PaLM's is 1e-4"),

@@ -2,14 +2,14 @@ import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { z } from "zod";
-import { bytesPerElement, elementCount } from "../base/dtype.js";
+import { allocate, bytesPerElement, elementCount } from "../base/dtype.js";
 import { FormatError, LineageError } from "../base/errors.js";
 import { readJson, writeJson } from "../base/files.js";
 import { replaceFiles, settleFolder } from "../base/folders.js";
 import { bfloat16Bits, float16Bits } from "../base/half.js";
 import { requireMemory } from "../base/memory.js";
 import { type Module, Weights, namedParameters } from "../nn/index.js";
-import type { Runtime } from "../runtime/types.js";
+import type { DeviceTensor, Runtime } from "../runtime/types.js";
 import {
   floatReaders,
   type SafetensorsEntry,
@@ -18,12 +18,17 @@ import {
   writeSafetensors,
 } from "./safetensors.js";
 
+/** Tensors by name: weights, moments, or codes in 8 bits. */
+interface TensorSet {
+  readonly tensors: Readonly<Record<string, DeviceTensor<"float32" | "uint8">>>;
+}
+
 /** A buffer's tensors as they go into a file; `prefix` keeps moments and weights of one file apart. */
-export const tensorsToSave = (weights: Pick<Weights, "tensors">, prefix = ""): TensorToSave[] =>
+export const tensorsToSave = (weights: TensorSet, prefix = ""): TensorToSave[] =>
   Object.entries(weights.tensors).map(([name, tensor]) => {
     const view = tensor.contents();
     const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-    return { name: prefix + name, dtype: "float32", shape: tensor.shape, bytes };
+    return { name: prefix + name, dtype: tensor.dtype, shape: tensor.shape, bytes };
   });
 
 export interface SaveWeightsOptions {
@@ -111,16 +116,16 @@ const defaultAliases = (name: string): readonly string[] => [name, name.replace(
 
 /**
  * Where each parameter's numbers lie. Throws `checkpoint` naming the first tensor that is missing, has another shape or a
- * dtype that is no float.
+ * dtype that is no float, where one of floats is wanted.
  */
 export function placeTensors(
   files: readonly SafetensorsFile[],
-  shapes: Iterable<readonly [string, readonly number[]]>,
+  shapes: Iterable<readonly [name: string, shape: readonly number[], dtype?: "float32" | "uint8"]>,
   prefix: string,
   { aliases = defaultAliases, optional = () => false, grows = () => false }: FileLayout = {},
 ): Map<string, Place> {
   const places = new Map<string, Place>();
-  for (const [name, shape] of shapes) {
+  for (const [name, shape, dtype = "float32"] of shapes) {
     const place = findTensor(
       files,
       aliases(name).map((alias) => prefix + alias),
@@ -135,10 +140,10 @@ export function placeTensors(
     const fits =
       entry.shape.join() === shape.join() ||
       (grows(name) && entry.shape.slice(1).join() === rest.join() && (entry.shape[0] ?? 0) < rows);
-    if (!floatReaders[entry.dtype] || !fits) {
+    if (!(dtype === "uint8" ? entry.dtype === dtype : floatReaders[entry.dtype]) || !fits) {
       throw new LineageError(
         "checkpoint",
-        `${file.path}: ${stored} is ${entry.dtype} [${entry.shape.join(", ")}], but the configuration makes it float32 [${shape.join(", ")}]`,
+        `${file.path}: ${stored} is ${entry.dtype} [${entry.shape.join(", ")}], but the configuration makes it ${dtype} [${shape.join(", ")}]`,
       );
     }
     places.set(name, place);
@@ -149,23 +154,22 @@ export function placeTensors(
 /** Fills `weights` from files that share the tensors out. Throws as `placeTensors` does. */
 export async function readWeights(
   files: readonly SafetensorsFile[],
-  weights: Pick<Weights, "tensors">,
+  weights: TensorSet,
   prefix = "",
 ): Promise<void> {
-  const shapes = Object.entries(weights.tensors).map(([name, { shape }]) => [name, shape] as const);
+  const shapes = Object.entries(weights.tensors).map(
+    ([name, { shape, dtype }]) => [name, shape, dtype] as const,
+  );
   await readPlaces(placeTensors(files, shapes, prefix), weights);
 }
 
-async function readPlaces(
-  places: ReadonlyMap<string, Place>,
-  weights: Pick<Weights, "tensors">,
-): Promise<void> {
+async function readPlaces(places: ReadonlyMap<string, Place>, weights: TensorSet): Promise<void> {
   for (const [name, { file, stored, entry }] of places) {
     // Rows that the file does not hold stay as they are.
     const tensor = weights.tensors[name]!;
     const size = elementCount(entry.shape);
-    const view = tensor.apart ? new Float32Array(size) : tensor.view().subarray(0, size);
-    if (entry.dtype === "float32") {
+    const view = tensor.apart ? allocate(tensor.dtype, size) : tensor.view().subarray(0, size);
+    if (!(view instanceof Float32Array) || entry.dtype === "float32") {
       await file.readInto(stored, new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
     } else {
       const bytes = new Uint8Array(entry.byteLength);

@@ -52,7 +52,8 @@ export const finetuneChatOptions = z.object({
   schedule: z.enum(scheduleNames).default(adapter.schedule),
   weightDecay: z.number().nonnegative().default(adapter.weightDecay),
   beta2: z.number().positive().lt(1).default(adapter.betas[1]),
-  optimizer: z.enum(["adamw", "adafactor"]).default("adamw"),
+  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. */
+  optimizer: z.enum(["adamw", "adamw8bit", "adafactor"]).default("adamw"),
   clip: z.number().positive().default(1),
   /** Steps between evaluations. Default: once an epoch. */
   evalEvery: z.int().positive().optional(),

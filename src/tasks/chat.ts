@@ -14,6 +14,7 @@ import {
   type TrainingResult,
   adafactor,
   adamW,
+  adamW8bit,
   learningPlans,
   optimizerStateSize,
   plannedSchedule,
@@ -181,7 +182,10 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
     optimizer: (own, gradients) =>
       options.optimizer === "adafactor"
         ? adafactor(own, gradients, { weightDecay })
-        : adamW(own, gradients, { betas: [0.9, beta2], weightDecay }),
+        : (options.optimizer === "adamw8bit" ? adamW8bit : adamW)(own, gradients, {
+            betas: [0.9, beta2],
+            weightDecay,
+          }),
     steps,
     evalEvery: options.evalEvery ?? stepsPerEpoch,
     patience: options.patience,

@@ -18,6 +18,7 @@ import {
   type TrainingResult,
   adafactor,
   adamW,
+  adamW8bit,
   evaluate,
   learningPlans,
   optimizerRates,
@@ -59,7 +60,8 @@ export const pretrainOptions = z.object({
   weightDecay: z.number().nonnegative().optional(),
   /** Power of the languages' shares of the text by which an encoder-decoder samples them. Default: as its system has it. */
   exponent: z.number().nonnegative().optional(),
-  optimizer: z.enum(["adamw", "adafactor"]).default("adamw"),
+  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. */
+  optimizer: z.enum(["adamw", "adamw8bit", "adafactor"]).default("adamw"),
   schedule: z.enum(scheduleNames).default(plan.schedule),
   /** Share of the documents that is held out. */
   validation: z.number().positive().lt(1).default(0.05),
@@ -201,7 +203,10 @@ async function run(
     optimizer: (...buffers) =>
       options.optimizer === "adafactor"
         ? adafactor(...buffers, { weightDecay: options.weightDecay ?? 0 })
-        : adamW(...buffers, { betas: plan.betas, weightDecay: options.weightDecay ?? plan.weightDecay }),
+        : (options.optimizer === "adamw8bit" ? adamW8bit : adamW)(...buffers, {
+            betas: plan.betas,
+            weightDecay: options.weightDecay ?? plan.weightDecay,
+          }),
     steps,
     evalEvery: options.evalEvery,
     patience: options.patience,

@@ -41,7 +41,8 @@ const pairsShape = {
   steps: z.int().positive().optional(),
   labelSmoothing: z.number().min(0).lt(1).default(0.1),
   clip: z.number().positive().default(1),
-  optimizer: z.enum(["adamw", "adafactor"]).default("adamw"),
+  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. */
+  optimizer: z.enum(["adamw", "adamw8bit", "adafactor"]).default("adamw"),
   weightDecay: z.number().nonnegative().default(trainPairs.weightDecay),
   beta2: z.number().positive().lt(1).default(trainPairs.betas[1]),
   /** Target tokens over which the learning rate rises, counted in steps of mean size. Default: as `warmup` says. */

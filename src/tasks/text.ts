@@ -21,6 +21,7 @@ import {
   type TrainingResult,
   adafactor,
   adamW,
+  adamW8bit,
   optimizerStateSize,
   learningPlans,
   plannedSchedule,
@@ -454,5 +455,8 @@ function optimizerOf(
 ): Promise<Optimizer> {
   return optimizer === "adafactor"
     ? adafactor(weights, gradients, { weightDecay })
-    : adamW(weights, gradients, { betas: [0.9, beta2], weightDecay });
+    : (optimizer === "adamw8bit" ? adamW8bit : adamW)(weights, gradients, {
+        betas: [0.9, beta2],
+        weightDecay,
+      });
 }

@@ -49,8 +49,11 @@ export const trainOptions = z.object({
   /** Keeps the scales of qlora's base in 8 bits themselves, Dettmers et al. 2023, section 3. */
   doubleQuantization: z.boolean().default(false),
   ...loraOptions,
-  /** `palm`: Adafactor as PaLM set it, unfactored, with momentum, and a weight decay of the rate squared. */
-  optimizer: z.enum(["adamw", "sgd", "adafactor", "palm"]).default("adamw"),
+  /**
+   * `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. `palm`: Adafactor as PaLM set it, unfactored, with momentum, and a
+   * weight decay of the rate squared.
+   */
+  optimizer: z.enum(["adamw", "adamw8bit", "sgd", "adafactor", "palm"]).default("adamw"),
   /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor and PaLM's; an adapter 2e-4. */
   learningRate: z.number().positive().optional(),
   /** Default: `cosine`; for PaLM's Adafactor `relative`, 1 over the root of the steps, but no more than the peak. */

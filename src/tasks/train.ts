@@ -25,6 +25,7 @@ import {
   type RunFolder,
   adafactor,
   adamW,
+  adamW8bit,
   learningPlans,
   optimizerRates,
   optimizerStateSize,
@@ -284,7 +285,7 @@ async function run(
       ...options,
       learningRate:
         options.learningRate ??
-        (adapter || (base && options.optimizer === "adamw")
+        (adapter || (base && isAdamW(options.optimizer))
           ? planOf(options).learningRate
           : optimizerRates[options.optimizer]),
     }),
@@ -382,9 +383,12 @@ const newModel = (
   vocabSize: number,
 ): CausalLm => system.create(system.config.create({ ...smallSizes, ...sizes, vocabSize }));
 
+const isAdamW = (optimizer: TrainOptions["optimizer"]): boolean =>
+  optimizer === "adamw" || optimizer === "adamw8bit";
+
 function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weights): Promise<Optimizer> {
   const { optimizer, beta2 } = options;
-  const weightDecay = options.weightDecay ?? (optimizer === "adamw" ? planOf(options).weightDecay : 0);
+  const weightDecay = options.weightDecay ?? (isAdamW(optimizer) ? planOf(options).weightDecay : 0);
   if (optimizer === "sgd") return sgd(weights, gradients, { momentum: 0.9, weightDecay });
   if (optimizer === "adafactor") return adafactor(weights, gradients, { weightDecay });
   if (optimizer === "palm")
@@ -395,5 +399,8 @@ function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weigh
         weightDecayPower: undefined,
       }),
     });
-  return adamW(weights, gradients, { betas: [0.9, beta2], weightDecay });
+  return (optimizer === "adamw8bit" ? adamW8bit : adamW)(weights, gradients, {
+    betas: [0.9, beta2],
+    weightDecay,
+  });
 }

@@ -7,6 +7,7 @@ export * from "./log.js";
 export * from "./memory.js";
 export * from "./metrics.js";
 export * from "./objective.js";
+export * from "./eight-bit.js";
 export * from "./optimizers.js";
 export * from "./parallel.js";
 export * from "./plans.js";

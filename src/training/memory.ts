@@ -13,6 +13,7 @@ import {
   unpackedBytes,
 } from "../graph/index.js";
 import { type Parameter, namedParameters } from "../nn/index.js";
+import { adamW8bitStateSize } from "./eight-bit.js";
 import { nodesOf } from "./diagnosis.js";
 import type { Objective } from "./objective.js";
 import { type PassOptions, lossGraph } from "./step.js";
@@ -38,6 +39,7 @@ export interface TrainingMemory {
 /** Elements of state that an optimiser keeps for a parameter. */
 export const optimizerStateSize = {
   adamw: ({ size }: Parameter): number => 2 * size,
+  adamw8bit: adamW8bitStateSize,
   palm: ({ size }: Parameter): number => 2 * size,
   /** With momentum. */
   sgd: ({ size }: Parameter): number => size,

@@ -29,9 +29,9 @@ export interface UpdateOptions extends RunOptions {
   readonly gradientScale?: number;
 }
 
-/** Tensors of an optimiser's memory, by parameter. */
+/** Tensors of an optimiser's memory, by parameter: numbers, or codes that stand for them. */
 export interface OptimizerState extends Disposable {
-  readonly tensors: Readonly<Record<string, DeviceTensor<"float32">>>;
+  readonly tensors: Readonly<Record<string, DeviceTensor<"float32" | "uint8">>>;
 }
 
 /** An optimiser whose state lies beside the weights. */
@@ -64,7 +64,7 @@ interface Run {
   readonly factor: number;
 }
 
-const isMatrix = (_: string, parameter: Parameter): boolean => parameter.shape.length >= 2;
+export const isMatrix = (_: string, parameter: Parameter): boolean => parameter.shape.length >= 2;
 
 /** The longest runs of the parameters that have gradients: one for matrices and one for vectors, where nothing parts them. */
 function runsOf(weights: Weights, gradients: Weights, options: ParameterOptions): Run[] {
@@ -98,7 +98,7 @@ function runsOf(weights: Weights, gradients: Weights, options: ParameterOptions)
 }
 
 /** The new values of one run of elements from the old ones; all `[elements]`, the hyper-parameters scalars. */
-type Rule = (
+export type Rule = (
   values: Readonly<Record<string, Tensor>>,
   scalars: Readonly<Record<string, Tensor>>,
 ) => Record<string, Tensor>;
@@ -239,12 +239,24 @@ export interface AdamWOptions extends ParameterOptions {
 
 /** Adam with decoupled weight decay, Loshchilov & Hutter 2019, algorithm 2; the same numbers as PyTorch's `AdamW`. */
 export function adamW(weights: Weights, gradients: Weights, options: AdamWOptions = {}): Promise<Optimizer> {
-  const { betas: [beta1, beta2] = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 } = options;
   return ElementwiseOptimizer.create(weights, gradients, {
     ...options,
     name: "adamW",
     state: ["firstMoment", "secondMoment"],
-    weightDecay,
+    weightDecay: options.weightDecay ?? usualDecay,
+    ...adamWRule(options),
+  });
+}
+
+/** AdamW's weight decay where nobody says, as PyTorch has it. */
+export const usualDecay = 0.01;
+
+/** What AdamW makes of a run of elements, and the hyper-parameters of a step. */
+export function adamWRule({ betas: [beta1, beta2] = [0.9, 0.999], epsilon = 1e-8 }: AdamWOptions): {
+  readonly rule: Rule;
+  readonly scalarsAt: (step: number, options: UpdateOptions) => Record<string, number>;
+} {
+  return {
     rule: (
       { parameter, gradient, firstMoment, secondMoment },
       { learningRate, gradientScale, stepSize, inverseRootCorrection, weightDecay: decay },
@@ -262,7 +274,7 @@ export function adamW(weights: Weights, gradients: Weights, options: AdamWOption
       stepSize: learningRate / (1 - beta1 ** step),
       inverseRootCorrection: 1 / Math.sqrt(1 - beta2 ** step),
     }),
-  });
+  };
 }
 
 export interface SgdOptions extends ParameterOptions {
@@ -468,7 +480,7 @@ class Adafactor implements Optimizer {
   }
 }
 
-const stateOf = (tensors: Readonly<Record<string, DeviceTensor<"float32">>>): OptimizerState => ({
+export const stateOf = (tensors: OptimizerState["tensors"]): OptimizerState => ({
   tensors,
   [Symbol.dispose]: () => {
     for (const tensor of Object.values(tensors)) tensor.dispose();

@@ -14,7 +14,13 @@ export interface LearningPlan {
 }
 
 /** Peaks that suit each optimiser in a decoder from nothing: Adafactor's is relative to the size of a parameter. */
-export const optimizerRates = { adamw: 1e-3, sgd: 0.1, adafactor: 1e-2, palm: 1e-2 } as const;
+export const optimizerRates = {
+  adamw: 1e-3,
+  adamw8bit: 1e-3,
+  sgd: 0.1,
+  adafactor: 1e-2,
+  palm: 1e-2,
+} as const;
 
 /** The plan of each kind of run. */
 export const learningPlans = {

@@ -59,4 +59,5 @@ def main() -> None:
     write_json(OUT / "values.json", {"bitsandbytes": bitsandbytes.__version__})
 
 
-main()
+if __name__ == "__main__":
+    main()
