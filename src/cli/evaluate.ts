@@ -207,14 +207,10 @@ async function measure(
   if (json) print(`${JSON.stringify({ model: name, parameters, results })}\n`);
   for (const { task, shots: number, beyond, cut, overlap } of results) {
     if (overlap && !json) tell(overlapWords(`${task}, ${number}-shot`, overlap));
-    if (beyond > 0)
-      tell(
-        `${task}: ${count(beyond)} prompts were longer than the context of ${context} and not asked; --truncate cuts their beginnings\n`,
-      );
-    if (cut > 0)
-      tell(
-        `${task}: ${count(cut)} prompts were longer than the context of ${context} and lost their beginnings\n`,
-      );
+    const all = plans.find((plan) => plan.task.name === task && plan.options.shots === number)!.asked.length;
+    const which = `${task}, ${number}-shot: ${count(beyond + cut)} of ${count(all)} prompts ${beyond + cut === 1 ? "was" : "were"} longer than the context of ${context} tokens`;
+    if (beyond > 0) tell(`${which} and not asked; --truncate cuts their beginnings\n`);
+    if (cut > 0) tell(`${which} and lost ${cut === 1 ? "its beginning" : "their beginnings"}\n`);
   }
   if (command.text !== undefined && results.some(({ scores }) => scores["loss"] && tokensOf(plans) < 100))
     tell(`${command.text} has only ${tokensOf(plans)} tokens: its perplexity says little\n`);
@@ -255,21 +251,27 @@ async function show(places: readonly string[], { plot, metric, by, json }: ShowC
 }
 
 /** The scores of a result, or the one that is asked for. */
-const shownScores = ({ scores }: TaskSummary, metric: string | undefined): [string, Score][] =>
-  Object.entries(scores).filter(([name]) => metric === undefined || name === metric);
+const shownScores = ({ scores, rows }: TaskSummary, metric: string | undefined): [string, Score?][] =>
+  rows === 0
+    ? [["no row was asked"]]
+    : Object.entries(scores).filter(([name]) => metric === undefined || name === metric);
+
+const cellsOf = (score: Score | undefined): [string, string] => [
+  score?.value.toFixed(4) ?? "",
+  score?.stderr === undefined ? "" : `± ${score.stderr.toFixed(4)}`,
+];
 
 /** Results of several models as columns. */
 function summaryTable(summaries: readonly TaskSummary[], metric: string | undefined): string {
   const rows = summaries.flatMap((summary) =>
-    shownScores(summary, metric).map(([name, { value, stderr }]) => [
+    shownScores(summary, metric).map(([name, score]) => [
       path.basename(summary.model),
       summary.parameters === undefined ? "" : count(summary.parameters),
       summary.task,
       String(summary.shots),
       count(summary.rows) + (summary.complete ? "" : "+"),
       name,
-      value.toFixed(4),
-      stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
+      ...cellsOf(score),
     ]),
   );
   if (rows.length === 0) throw noMetric(summaries, metric);
@@ -367,11 +369,10 @@ async function ask(
 /** Results of one model as columns. */
 function table(results: readonly TaskSummary[], metric: string | undefined): string {
   const rows = results.flatMap((result) =>
-    shownScores(result, metric).map(([name, { value, stderr }], index) => [
+    shownScores(result, metric).map(([name, score], index) => [
       ...(index === 0 ? [result.task, String(result.shots), count(result.rows)] : ["", "", ""]),
       name,
-      value.toFixed(4),
-      stderr === undefined ? "" : `± ${stderr.toFixed(4)}`,
+      ...cellsOf(score),
     ]),
   );
   if (metric !== undefined && rows.length === 0) throw noMetric(results, metric);

@@ -100,6 +100,12 @@ export async function planTask(
       "unsupported",
       `${task.name} measures the perplexity of texts, for which the model must be a decoder; this one is an encoder-decoder`,
     );
+  const { maxNewTokens = 0 } = task.declaration.generate ?? {};
+  if (maxNewTokens >= context)
+    throw new LineageError(
+      "length",
+      `${task.name} lets the model write ${maxNewTokens} tokens (generate.maxNewTokens), which leaves no room for a prompt in its context of ${context}`,
+    );
   const { questions, examples } = await questionsOf(task, { shots, seed, limit, chat, oneTurn });
   const asked = questions.map((question) => ask(task.declaration, question, tokenizer, context, options));
   const unconditional = new Map<string, Target>();

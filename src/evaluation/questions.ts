@@ -165,6 +165,23 @@ interface Example {
   readonly answer: string;
 }
 
+/** Throws `data` for choices that a model cannot choose from. */
+function checkChoices({ name }: Task, answers: readonly string[], row: number): void {
+  const refuse = (reason: string): never => {
+    throw new LineageError("data", `${name}, row ${row + 1}: ${reason}`);
+  };
+  const empty = answers.findIndex((answer) => answer.trim() === "");
+  if (empty >= 0) refuse(`choice ${empty + 1} of ${answers.length} is empty`);
+  if (answers.length < 2)
+    refuse(
+      `there is one choice alone, ${JSON.stringify(answers[0])}; a template for all choices writes each on a line of its own`,
+    );
+  if (new Set(answers).size === 1)
+    refuse(
+      `all ${answers.length} choices are ${JSON.stringify(answers[0])}; look at the templates of choices`,
+    );
+}
+
 function reader(task: Task): RowReader {
   const { declaration } = task;
   const { choices } = declaration;
@@ -185,8 +202,7 @@ function reader(task: Task): RowReader {
   const read: RowReader["read"] = (values, row) => {
     const texts = all.map((choice) => choice(values, row));
     const answers = typeof choices === "string" ? texts[0]!.trimEnd().split("\n") : texts;
-    const empty = answers.findIndex((answer) => answer === "");
-    if (empty >= 0) throw new LineageError("data", `${task.name}, row ${row + 1}: choice ${empty} is empty`);
+    if (choices !== undefined) checkChoices(task, answers, row);
     const right = target(values, row).trim();
     return {
       prompt: prompt(values, row),

@@ -35,7 +35,11 @@ const identitySchema = z.object({
 /** What must be the same for predictions to belong together. */
 export type Identity = z.output<typeof identitySchema>;
 
-const storedSchema = z.object({ identity: identitySchema, predictions: z.array(predictionSchema) });
+const storedSchema = z.object({
+  model: z.string().optional(),
+  identity: identitySchema,
+  predictions: z.array(predictionSchema),
+});
 
 export interface TaskResult {
   readonly task: string;
@@ -195,11 +199,20 @@ export class ResultFile {
     );
     for (const [name, now] of Object.entries(identity)) {
       const before = stored.identity[name as keyof Identity];
-      if (before !== now)
+      if (before === now) continue;
+      if (name === "model" && stored.model !== undefined && stored.model === this.about["model"])
         throw new LineageError(
           "data",
-          `${file} holds results of another ${namesOfEntries[name] ?? name} (${short(before)}, now ${short(now)}); choose another --out`,
+          `${file} holds results of ${stored.model}, whose files have changed since; choose another --out`,
         );
+      const [was, is] =
+        name === "model" && stored.model !== undefined
+          ? [stored.model, String(this.about["model"])]
+          : [short(before), short(now)];
+      throw new LineageError(
+        "data",
+        `${file} holds results of another ${namesOfEntries[name] ?? name} (${was}, now ${is}); choose another --out`,
+      );
     }
     const hashes = new Map(plan.asked.map(({ question }) => [question.row, question.hash]));
     for (const prediction of stored.predictions) {

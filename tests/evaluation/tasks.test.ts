@@ -80,7 +80,15 @@ describe("A task", () => {
       /row 1: the template prompt fails: 'question' is undefined; the columns are q, a, b, right/,
     ],
     ["a template that is none", { prompt: "{% if %}" }, /the template prompt cannot be read/],
-    ["an empty choice", { choices: ["{{ a }}", "{{ q[:0] }}"] }, /row 1: choice 1 is empty/],
+    ["an empty choice", { choices: ["{{ a }}", "{{ q[:0] }}"] }, /row 1: choice 2 of 2 is empty/],
+    ["a blank choice", { choices: ["{{ a }}", " "] }, /row 1: choice 2 of 2 is empty/],
+    ["one choice", { choices: "{{ a }}" }, /row 1: there is one choice alone, "cat"/],
+    ["choices that are the same", { choices: ["{{ a }}", "cat"] }, /row 1: all 2 choices are "cat"/],
+    [
+      "answers as long as the context",
+      { choices: undefined, generate: { maxNewTokens: 192 } },
+      /write 192 tokens .*no room for a prompt in its context of 192/,
+    ],
     ["a target that is no choice", { target: "dog" }, /the target "dog" is none of the choices "cat"/],
     ["two kinds of answers", { text: "{{ q }}" }, /must have one of choices, generate and text/],
     ["an unknown entry", { promt: "" }, /has "promt", which is not known here/],
@@ -132,7 +140,16 @@ describe("lineage evaluate", () => {
     expect(other.stderr).toMatch(/holds results of another revision \(1, now 2\)/);
     await declared("mine");
     await writeFile(stored, JSON.stringify({ ...second, identity: { ...second.identity, model: "0" } }));
-    expect((await evaluate(file, "--out", out)).stderr).toMatch(/holds results of another model/);
+    expect((await evaluate(file, "--out", out)).stderr).toMatch(
+      /holds results of .*, whose files have changed/,
+    );
+    await writeFile(
+      stored,
+      JSON.stringify({ ...second, model: "a.gguf", identity: { ...second.identity, model: "0" } }),
+    );
+    expect((await evaluate(file, "--out", out)).stderr).toMatch(
+      /holds results of another model \(a\.gguf, now .*evaluation.*\); choose another --out/,
+    );
   });
 
   it("counts prompts beyond the context, and cuts them where that is asked for", async () => {
@@ -144,9 +161,16 @@ describe("lineage evaluate", () => {
     const file = await declared("long", { data: "long.jsonl" });
     const counted = await evaluate(file, "--json");
     expect(JSON.parse(counted.stdout)).toMatchObject({ results: [{ rows: 2, beyond: 1, cut: 0 }] });
-    expect(counted.stderr).toMatch(/1 prompts were longer than the context of 192 and not asked/);
+    expect(counted.stderr).toMatch(
+      /long, 0-shot: 1 of 3 prompts was longer than the context of 192 tokens and not asked/,
+    );
     const cut = await evaluate(file, "--json", "--truncate");
     expect(JSON.parse(cut.stdout)).toMatchObject({ results: [{ rows: 3, beyond: 0, cut: 1 }] });
+    const none = await evaluate(
+      await declared("longer", { prompt: "{% for _ in range(60) %}{{ q }}{% endfor %}" }),
+    );
+    expect(none.stderr).toMatch(/6 of 6 prompts were longer/);
+    expect(none.stdout).toMatch(/longer +0 +0 +no row was asked/);
   });
 
   it("asks the rows of a file of keys, and shows the others", async () => {
