@@ -8,6 +8,7 @@ import { Decoder, type CacheType, generate } from "../src/generation/index.js";
 import { Gpt2, Llama, gpt2Config, gpt2Sizes, llamaConfig } from "../src/models/index.js";
 import { Weights } from "../src/nn/index.js";
 import { nextTokenObjective } from "../src/objectives/index.js";
+import { quantizeWeights } from "../src/quantization/index.js";
 import { type Runtime, createRuntime } from "../src/runtime/index.js";
 import { GradientNorm, TrainingStep, adamW, clippingFactor } from "../src/training/index.js";
 import { median, request, respond, timed } from "./harness.js";
@@ -46,7 +47,7 @@ const { batch, sequence, repeats } = work;
 
 function network(): Gpt2 | Llama {
   const shape = { hiddenSize: 128, numLayers: 2, numHeads: 4, vocabSize: 1024, contextLength: 256 };
-  if (work.model === "small-gpt2") return new Gpt2(gpt2Config({ ...shape, dropout: 0 }));
+  if (work.model === "small-gpt2") return new Gpt2(gpt2Config(shape));
   if (work.model === "small-llama") return new Llama(llamaConfig({ ...shape, numKeyValueHeads: 2 }));
   return new Gpt2(
     gpt2Config({ ...gpt2Sizes.gpt2.config, dropout: 0, embeddingDropout: 0, attentionDropout: 0 }),
@@ -84,9 +85,12 @@ async function trained(runtime: Runtime): Promise<Record<string, ArrayLike<numbe
 }
 
 /** The ids that are written greedily after some prompts, each twice: the second time a slot goes on from the first. */
-async function written(runtime: Runtime, cacheType?: CacheType): Promise<number[]> {
+async function written(runtime: Runtime, cacheType: CacheType, bits?: 4 | 8 | "nf4"): Promise<number[]> {
   const model = network();
-  using weights = Weights.initialize(runtime, model, 3);
+  using whole = Weights.initialize(runtime, model, 3);
+  const blockSize = bits === 8 ? ("row" as const) : undefined;
+  const packed = bits === undefined ? undefined : await quantizeWeights(model, whole, { bits, blockSize });
+  const weights = packed ?? whole;
   using decoder = await Decoder.create({ model, weights, slots: 2, capacity: 96, cacheType });
   const prompts = [21, 9, 30].map((length) => Array.from({ length }, (_, index) => (index * 37) % vocabSize));
   const found: number[] = [];
@@ -97,6 +101,7 @@ async function written(runtime: Runtime, cacheType?: CacheType): Promise<number[
       if (id !== undefined) texts[row]!.push(id);
     found.push(...texts.flat());
   }
+  packed?.dispose();
   return found;
 }
 
@@ -111,10 +116,20 @@ async function check(runtime: Runtime): Promise<CudaAnswer> {
     }
     differences[name] = error / scale;
   }
-  for (const cacheType of ["float32", "float16"] as const) {
-    const [ours, theirs] = [await written(runtime, cacheType), await written(runtime.cpu, cacheType)];
+  for (const [cacheType, bits] of [
+    ["float32", undefined],
+    ["float16", undefined],
+    ["int8", undefined],
+    ["float32", 8],
+    ["float32", 4],
+    ["float32", "nf4"],
+  ] as const) {
+    const [ours, theirs] = [
+      await written(runtime, cacheType, bits),
+      await written(runtime.cpu, cacheType, bits),
+    ];
     const wrong = theirs.filter((id, index) => id !== ours[index]).length;
-    differences[`ids of ${theirs.length}, ${cacheType} cache`] = wrong;
+    differences[`ids of ${theirs.length}, ${cacheType} cache${bits ? `, weights in ${bits}` : ""}`] = wrong;
   }
   return { differences };
 }

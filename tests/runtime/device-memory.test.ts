@@ -86,6 +86,21 @@ describe("tensors in the memory of a device", () => {
     expect((await y!.read())[many - 1]).toBe(2 * (many - 1));
   });
 
+  it("are constants where they lie once JavaScript sees them", async () => {
+    const { runtime, blocks } = memoryApart();
+    const tensor = runtime.createTensor("float32", [4], numbers(4));
+    const w = input("w", "float32", [4]);
+    const constants = { tensors: { w: tensor }, packed: {} };
+    const program = await compile(runtime, { y: input("x", "float32", [4]).add(w) }, { constants });
+    tensor.dispose();
+    expect(blocks()).toEqual({ device: 0, shared: 1 });
+    using x = createRuntime().wrapTensor("float32", [4], numbers(4));
+    const { y } = await program.run({ x });
+    expect([...y!.view()]).toEqual([0, 2, 4, 6]);
+    program.dispose();
+    expect(blocks()).toEqual({ device: 0, shared: 0 });
+  });
+
   it("refuse a copy that does not lie within both", () => {
     const { runtime } = memoryApart();
     using a = runtime.createTensor("float32", [4]);

@@ -164,6 +164,12 @@ function wholeProduct(
   part: PackedInput["part"],
 ): string {
   const input = onnx.nameOf(x);
+  // The engine has no product of whole numbers there.
+  if (onnx.device === "cuda")
+    return onnx.op("Mul", [
+      onnx.op("MatMul", [input, signed(onnx, part("values"), values.dtype)]),
+      part("scales"),
+    ]);
   const float = (value: number): string => onnx.scalar("float32", value);
   const zeroPoint = onnx.scalar("uint8", middle);
   const axis = 0;

@@ -1,6 +1,7 @@
 import { type DType, onnxDataType } from "../../base/dtype.js";
 import { LineageError, ShapeError } from "../../base/errors.js";
 import { type Shape, formatShape, productOf } from "../dims.js";
+import type { Lowering } from "../lower.js";
 import { defineOp } from "../op.js";
 import type { Tensor } from "../tensor.js";
 import { add, cast, div, greaterEqual, log, mul, cos, sqrt, sub } from "./elementwise.js";
@@ -8,6 +9,34 @@ import { add, cast, div, greaterEqual, log, mul, cos, sqrt, sub } from "./elemen
 interface RandomAttributes {
   readonly salt: number;
   readonly shape: Shape;
+}
+
+/**
+ * `value ^ (value >> bits)` of uint32 without operators on bits, which the engine has on the processor alone: what each
+ * byte changes by is looked up by itself and the other.
+ */
+function xorShiftByTable(value: string, bits: number, onnx: Lowering): string {
+  const u32 = (number: number): string => onnx.scalar("uint32", number >>> 0);
+  const table = onnx.once("changes of bytes", () =>
+    onnx.constant(
+      "uint32",
+      [65_536],
+      Uint32Array.from({ length: 65_536 }, (_, index) => ((index >> 8) ^ (index & 255)) - (index >> 8)),
+    ),
+  );
+  const byte = (x: string, place: number): string => {
+    const from = place === 0 ? x : onnx.op("Div", [x, u32(256 ** place)]);
+    const above = onnx.op("Div", [x, u32(256 ** (place + 1))]);
+    return onnx.op("Sub", [from, onnx.op("Mul", [above, u32(256)])]);
+  };
+  const shifted = onnx.op("Div", [value, u32(2 ** bits)]);
+  let result = value;
+  for (let place = 0; 8 * place < 32 - bits; place++) {
+    const pair = onnx.op("Add", [onnx.op("Mul", [byte(value, place), u32(256)]), byte(shifted, place)]);
+    const change = onnx.op("Gather", [table, onnx.op("Cast", [pair], { to: onnxDataType("int32") })]);
+    result = onnx.op("Add", [result, onnx.op("Mul", [change, u32(256 ** place)])]);
+  }
+  return result;
 }
 
 const randomUniformOp = defineOp<RandomAttributes>("randomUniform", {
@@ -20,8 +49,13 @@ const randomUniformOp = defineOp<RandomAttributes>("randomUniform", {
   derivative: () => [undefined],
   lower: ({ names: [seed], attributes: { salt, shape } }, onnx) => {
     const u32 = (value: number) => onnx.scalar("uint32", value >>> 0);
+    const onCuda = onnx.device === "cuda";
     const shift = (value: string, bits: number) =>
-      onnx.op("BitShift", [value, u32(bits)], { direction: "RIGHT" });
+      onCuda
+        ? onnx.op("Div", [value, u32(2 ** bits)])
+        : onnx.op("BitShift", [value, u32(bits)], { direction: "RIGHT" });
+    const xorShift = (value: string, bits: number) =>
+      onCuda ? xorShiftByTable(value, bits, onnx) : onnx.op("BitwiseXor", [value, shift(value, bits)]);
     const scramble = (value: string) => {
       // The finaliser of MurmurHash3: every input bit changes every output bit with probability near one half.
       let x = value;
@@ -29,9 +63,9 @@ const randomUniformOp = defineOp<RandomAttributes>("randomUniform", {
         [16, 0x85ebca6b],
         [13, 0xc2b2ae35],
       ] as const) {
-        x = onnx.op("Mul", [onnx.op("BitwiseXor", [x, shift(x, bits)]), u32(factor)]);
+        x = onnx.op("Mul", [xorShift(x, bits), u32(factor)]);
       }
-      return onnx.op("BitwiseXor", [x, shift(x, 16)]);
+      return xorShift(x, 16);
     };
     const key = scramble(
       onnx.op("Add", [onnx.op("Mul", [seed!, u32(0x9e3779b1)]), u32(Math.imul(salt + 1, 0x85ebca77))]),

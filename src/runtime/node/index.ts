@@ -268,9 +268,7 @@ class NativeRuntime implements Runtime {
       return [name, tensor] as const;
     });
     // The engine takes constants from the host's memory alone.
-    const weights = given.map(
-      ([name, tensor]) => [name, tensor.apart ? this.onHost(tensor) : tensor] as const,
-    );
+    const weights = given.map(([name, tensor]) => [name, tensor.onHost()] as const);
     const session = api.out("CreateSessionOptions");
     const cancel = () => {
       api.call("SessionOptionsSetLoadCancellationFlag", session, 1);
@@ -312,20 +310,6 @@ class NativeRuntime implements Runtime {
       });
       api.release("ReleaseSessionOptions", session);
     }
-  }
-
-  /** A copy in the host's memory. */
-  private onHost(tensor: NativeTensor): NativeTensor {
-    const { memory } = this.engine;
-    const copy = new NativeTensor(
-      memory,
-      Allocation.create(memory, tensor.byteLength),
-      tensor.dtype,
-      tensor.shape,
-      0,
-    );
-    copy.copy(0, tensor, 0, tensor.size);
-    return copy;
   }
 
   private configure(session: Pointer, options: ProgramOptions): void {

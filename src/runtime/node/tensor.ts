@@ -364,6 +364,23 @@ export class NativeTensor<D extends DType = DType> implements DeviceTensor<D> {
     return new NativeTensor(this.memory, this.allocation, this.dtype, shape, this.byteOffset + bytes);
   }
 
+  /** The same contents in memory that the engine takes for the host's: this tensor, where it is; else one to be disposed. */
+  onHost(): NativeTensor<D> {
+    this.checkAlive();
+    const { memory, allocation, dtype, shape } = this;
+    if (allocation.place === "host") return this;
+    if (allocation.place === "device") {
+      const copy = new NativeTensor(memory, Allocation.create(memory, this.byteLength), dtype, shape, 0);
+      copy.copy(0, this, 0, this.size);
+      return copy;
+    }
+    const address = allocation.retain().address + BigInt(this.byteOffset);
+    const same = Allocation.at(address, this.byteLength, () => {
+      allocation.release();
+    });
+    return new NativeTensor(memory, same, dtype, shape, 0);
+  }
+
   join(others: readonly DeviceTensor[], shape: readonly number[]): NativeTensor<D> | undefined {
     this.checkAlive();
     let end = this.byteOffset + this.byteLength;

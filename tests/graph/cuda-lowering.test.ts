@@ -105,3 +105,57 @@ describe("cached attention where the engine has no operator for it", () => {
       for (const [index, number] of numbers.entries()) expect(found[part]![index]).toBeCloseTo(number, 4);
   });
 });
+
+describe("random numbers where the engine has no operators on bits", () => {
+  it("are the same numbers", async () => {
+    const draw = async (device: "cpu" | "cuda"): Promise<Float32Array> => {
+      const stream = new g.RandomStream(g.input("seed", "uint32", []));
+      const numbers = g.add(stream.uniform([70_000]), stream.normal([70_000]));
+      using program = await g.compile(runtime, { numbers }, { device });
+      using seed = runtime.createTensor("uint32", [], Uint32Array.of(0xdeadbeef));
+      const { numbers: drawn } = await program.run({ seed });
+      return (await drawn!.read()) as Float32Array;
+    };
+    const [found, wanted] = [await draw("cuda"), await draw("cpu")];
+    expect(found).toEqual(wanted);
+    expect(new Set(wanted).size).toBeGreaterThan(60_000);
+  });
+});
+
+describe("products with weights in whole numbers where the engine multiplies floats alone", () => {
+  it.each(["int8", "uint8"] as const)("give for %s what the weights stand for", async (dtype) => {
+    const [count, columns, rows] = [3, 8, 5];
+    const numbers = Int8Array.from({ length: columns * rows }, (_, index) => ((index * 37) % 255) - 127);
+    const scales = Float32Array.from({ length: rows }, (_, row) => 0.01 * (row + 1));
+    const x = wave(count * columns, 0);
+    using values =
+      dtype === "int8"
+        ? runtime.createTensor("int8", [columns, rows], numbers)
+        : runtime.createTensor(
+            "uint8",
+            [columns, rows],
+            Uint8Array.from(numbers, (value) => value + 128),
+          );
+    using scaleTensor = runtime.createTensor("float32", [rows], scales);
+    const product = g.matmul(
+      g.input("x", "float32", [count, columns]),
+      g.input("weight", "float32", [rows, columns]),
+      { transposeB: true },
+    );
+    const weight = { kind: "rows", rows, columns, transposed: false, values, scales: scaleTensor } as const;
+    using program = await g.compile(
+      runtime,
+      { product },
+      { constants: { tensors: {}, packed: { weight } }, device: "cuda" },
+    );
+    using given = runtime.createTensor("float32", [count, columns], x);
+    const found = await (await program.run({ x: given })).product!.read();
+    for (let row = 0; row < count; row++)
+      for (let output = 0; output < rows; output++) {
+        let sum = 0;
+        for (let column = 0; column < columns; column++)
+          sum += x[row * columns + column]! * numbers[column * rows + output]! * scales[output]!;
+        expect(Number(found[row * rows + output])).toBeCloseTo(sum, 5);
+      }
+  });
+});
