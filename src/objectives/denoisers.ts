@@ -189,7 +189,9 @@ export function denoisedRow(
     return { ids: [...mode, ...ids], prefixLength: mode.length + shown };
   }
   const { rate, meanLength } = denoiser;
-  const { inputIds, targetIds } = corruptSpans(ids, sentinels, { rate, meanLength, anywhere: true }, random);
+  // A text with gaps is given without the token that closes a document.
+  const text = ids.length > 2 && ids.at(-1) === endId ? ids.slice(0, -1) : ids;
+  const { inputIds, targetIds } = corruptSpans(text, sentinels, { rate, meanLength, anywhere: true }, random);
   return {
     ids: [...mode, ...inputIds, ...targetIds, endId],
     prefixLength: mode.length + inputIds.length,

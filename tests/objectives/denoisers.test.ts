@@ -84,6 +84,14 @@ describe("span denoisers", () => {
     },
   );
 
+  it("leave out the token that closes a document, which no text with gaps has", () => {
+    const denoiser: Denoiser = { kind: "spans", rate: 0.15, meanLength: 3 };
+    const rows = [text(20), [...text(20), vocabulary.endId]].map((ids) =>
+      denoisedRow(ids, denoiser, vocabulary, new Random(1)),
+    );
+    expect(rows[1]).toEqual(rows[0]);
+  });
+
   it("hide a single span at every place alike", () => {
     const denoiser: Denoiser = { kind: "spans", rate: 0.25, meanLength: 32 };
     // Ten tokens, of which three are hidden together: eight places.
