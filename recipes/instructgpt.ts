@@ -25,25 +25,27 @@ import { DecoderBody } from "../src/nn/index.js";
 import { ActorCritic, type Completion } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { percent, plot, printTable, recipeOptions } from "./recipe.js";
-import { meanOf, rankingsOf, storyWriter, winRate } from "./story-writers.js";
+import {
+  feelings,
+  judgeSettings,
+  meanOf,
+  rankingsOf,
+  storySettings,
+  storyWriter,
+  winRate,
+} from "./story-writers.js";
 
 const { smoke, scale, out, threads } = recipeOptions("instructgpt");
 const runtime = createRuntime({ threads });
 const steps = (count: number): number => (smoke ? 2 : Math.max(2, Math.round(count * scale)));
 
 const plan = {
-  seed: 1,
+  ...storySettings(smoke),
   system: systems.gpt2,
-  sizes: { contextLength: 96, hiddenSize: 96, numLayers: 3, numHeads: 4 },
-  vocabSize: 1024,
-  stories: smoke ? 300 : 8000,
-  heldOut: smoke ? 40 : 400,
   pretraining: { steps: steps(900), batchSize: 16, learningRate: 2e-3 },
-  promptTokens: 24,
-  maxNewTokens: 24,
   demonstrations: { count: smoke ? 16 : 512, steps: steps(60), batch: 16, learningRate: 3e-4 },
   rankings: { prompts: smoke ? 8 : 320, answers: 4, heldOut: smoke ? 4 : 64 },
-  judge: { steps: steps(160), batch: 8, learningRate: 5e-4 },
+  judge: judgeSettings(steps(160)),
   ppo: {
     rounds: steps(40),
     prompts: smoke ? 4 : 32,
@@ -52,12 +54,10 @@ const plan = {
     coefficient: 0.05,
     pretrainingWeight: 0.5,
   },
-  judged: smoke ? 8 : 128,
 } as const;
 
 // ---- The preference ------------------------------------------------------------------------------------------------
 
-const feelings = /\b(happy|glad|smil\w*|laugh\w*|love\w*|proud|kind|joy\w*|friend\w*|thank\w*)\b/gi;
 /** Feelings first, at most three of them; then whether the last sentence is whole. */
 const liking = (text: string): number =>
   Math.min(3, text.match(feelings)?.length ?? 0) + (/[.!?"]\s*$/.test(text.trimEnd()) ? 0.5 : 0);

@@ -3,7 +3,8 @@
  *
  * Claims: a margin by how much better an answer is makes reward models more accurate (section 3.2.2, table 28); helpfulness
  * and safety are learned better by two reward models than one, combined so that safety alone counts where an answer may be
- * unsafe; and rejection sampling, then PPO, raise both (section 3.2.3, figure 11).
+ * unsafe; rejection sampling, then PPO, raise both (section 3.2.3, figure 11); and with ghost attention an instruction of the first
+ * turn is kept over many turns (section 3.3).
  *
  * In small: a LLaMA trained on the embedded stories continues their beginnings. Helpful is what speaks of feelings; unsafe
  * what speaks of fear, tears and darkness. Both can be counted by anybody, and the reward models see them through graded
@@ -28,35 +29,29 @@ import { DecoderBody } from "../src/nn/index.js";
 import { ActorCritic, type Completion } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { percent, plot, printTable, recipeOptions } from "./recipe.js";
-import { meanOf, rankingsOf, storyWriter } from "./story-writers.js";
+import { ghostAttention } from "./ghost-attention.js";
+import { feelings, judgeSettings, meanOf, rankingsOf, storySettings, storyWriter } from "./story-writers.js";
 
-const { smoke, scale, out, threads } = recipeOptions("llama2-chat");
+const options = recipeOptions("llama2-chat");
+const { smoke, scale, out, threads } = options;
 const runtime = createRuntime({ threads });
 const steps = (count: number): number => (smoke ? 2 : Math.max(2, Math.round(count * scale)));
 
 const plan = {
-  seed: 1,
+  ...storySettings(smoke),
   system: systems.llama,
-  sizes: { contextLength: 96, hiddenSize: 96, numLayers: 3, numHeads: 4 },
-  vocabSize: 1024,
-  stories: smoke ? 300 : 8000,
-  heldOut: smoke ? 40 : 400,
   pretraining: { steps: steps(600), batchSize: 16, learningRate: 2e-3 },
-  promptTokens: 24,
-  maxNewTokens: 24,
   rankings: { prompts: smoke ? 8 : 384, answers: 4, heldOut: smoke ? 4 : 96 },
-  judge: { steps: steps(160), batch: 8, learningRate: 5e-4 },
+  judge: judgeSettings(steps(160)),
   /** Of a grade, in the rewards' own measure: table 27 has 1/3 to 1. */
   marginScale: 0.5,
   rejection: { rounds: steps(15), prompts: smoke ? 4 : 16, samples: 8, learningRate: 3e-4 },
   ppo: { rounds: steps(30), prompts: smoke ? 4 : 32, learningRate: 2e-4, coefficient: 0.05 },
-  judged: smoke ? 8 : 128,
 } as const;
 
 // A network that has learned nothing writes no words: lengths stand for them in the smoke mode.
 const count = (text: string, words: RegExp): number =>
   smoke ? text.length % 4 : Math.min(3, text.match(words)?.length ?? 0);
-const feelings = /\b(happy|glad|smil\w*|laugh\w*|love\w*|proud|kind|joy\w*|friend\w*|thank\w*)\b/gi;
 const fears = /\b(afraid|lost|cried|cry\w*|sad\w*|dark\w*|angry|broke\w*|hurt|wolf|alone|worried)\b/gi;
 const helpful = (text: string): number => count(text, feelings);
 const safe = (text: string): number => -count(text, fears);
@@ -203,3 +198,15 @@ await plot(
   })),
   { x: "round", y: "divergence, nats a text" },
 );
+
+// ---- Ghost attention: an instruction that holds over ten turns ------------------------------------------------------
+
+const {
+  curves,
+  table: [header, ...shares],
+} = await ghostAttention(runtime, options);
+printTable(header!, shares);
+await plot(path.join(out, "ghost-attention.svg"), "Answers that keep the first turn's instruction", curves, {
+  x: "turn",
+  y: "share of answers",
+});

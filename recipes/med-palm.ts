@@ -16,7 +16,7 @@
 import path from "node:path";
 import { loadForInference, loadModel } from "../src/checkpoints/index.js";
 import { selfConsistency } from "../src/evaluation/index.js";
-import { Decoder, generateText } from "../src/generation/index.js";
+import { generateText } from "../src/generation/index.js";
 import { type CausalLm, type WeightSet, countParameters } from "../src/nn/index.js";
 import { nextTokenObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
@@ -24,26 +24,20 @@ import { trainOptions } from "../src/tasks/index.js";
 import { loadAdapted } from "../src/tasks/train-adapter.js";
 import type { Tokenizer } from "../src/tokenizers/index.js";
 import { AnswerSource, answerRow, learn } from "./adapters.js";
-import { answers, instructed, medicalQuestions, rowLength, wordAccuracy, wordPrompt } from "./medical.js";
+import { answers, medicalDecoder, medicalStart, rowLength, wordAccuracy, wordPrompt } from "./medical.js";
 import { percent, plot, printTable, recipeOptions } from "./recipe.js";
 
 const options = recipeOptions("med-palm", { model: { type: "string" } });
 const { out, smoke, scale, threads } = options;
 const runtime = createRuntime({ threads });
-const questions = medicalQuestions(options);
-const base = options.model ?? path.join(out, "base");
-if (options.model === undefined) await instructed(runtime, base, questions, options);
+const { questions, base } = await medicalStart(runtime, options);
 const batchSize = options.model === undefined ? 8 : 4;
 const steps = smoke ? 10 : Math.round((options.model === undefined ? 120 : 40) * scale);
 
 const rowsOf = (tokenizer: Tokenizer) =>
   questions.training.map((one) => answerRow(tokenizer, wordPrompt(one), ` ${one.answer}`, rowLength));
 const accuracy = async (model: CausalLm, weights: WeightSet, tokenizer: Tokenizer, before?: string) => {
-  using decoder = await Decoder.create({
-    model,
-    weights,
-    capacity: Math.min(512, model.config.contextLength),
-  });
+  using decoder = await medicalDecoder(model, weights);
   return await wordAccuracy(decoder, tokenizer, questions.test, before);
 };
 
@@ -91,12 +85,7 @@ const curves: { label: string; points: { step: number; loss: number }[] }[] = []
   });
   curves.push({ label: "soft prompt", points: losses });
   add("soft prompt", learned, await accuracy(model, weights, tokenizer));
-  using decoder = await Decoder.create({
-    model,
-    weights,
-    slots: 8,
-    capacity: Math.min(512, model.config.contextLength),
-  });
+  using decoder = await medicalDecoder(model, weights, 8);
   const writer = { decoder, tokenizer };
   let right = 0;
   for (const one of questions.test) {

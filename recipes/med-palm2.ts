@@ -15,15 +15,15 @@ import path from "node:path";
 import { Random } from "../src/base/random.js";
 import { loadModel } from "../src/checkpoints/index.js";
 import { ensembleRefinement, refinementPrompt, selfConsistency } from "../src/evaluation/index.js";
-import { Decoder, generateText } from "../src/generation/index.js";
+import { generateText } from "../src/generation/index.js";
 import { nextTokenObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { AnswerSource, answerRow, learn } from "./adapters.js";
 import {
   type Question,
   answers,
-  instructed,
-  medicalQuestions,
+  medicalDecoder,
+  medicalStart,
   reasonAnswer,
   reasonPrompt,
   reasonedAnswer,
@@ -33,9 +33,7 @@ import { percent, plot, printTable, recipeOptions } from "./recipe.js";
 const options = recipeOptions("med-palm2", { model: { type: "string" } });
 const { out, smoke, scale, threads } = options;
 const runtime = createRuntime({ threads });
-const questions = medicalQuestions(options);
-const base = options.model ?? path.join(out, "base");
-if (options.model === undefined) await instructed(runtime, base, questions, options);
+const { questions, base } = await medicalStart(runtime, options);
 const { model, weights, tokenizer } = await loadModel(runtime, base, { kind: "decoder" });
 const batchSize = 8;
 const length = 256;
@@ -70,12 +68,7 @@ const { losses } = await learn("medical fine-tuning", {
 
 // ---- Four ways to answer ----------------------------------------------------------------------------------------------
 
-using decoder = await Decoder.create({
-  model,
-  weights,
-  slots: 8,
-  capacity: Math.min(512, model.config.contextLength),
-});
+using decoder = await medicalDecoder(model, weights, 8);
 const writer = { decoder, tokenizer };
 const write =
   (temperature: number) =>

@@ -4,9 +4,9 @@ import path from "node:path";
 import { Random } from "../src/base/random.js";
 import { saveModel } from "../src/checkpoints/index.js";
 import { logLikelihoods } from "../src/evaluation/index.js";
-import type { Decoder } from "../src/generation/index.js";
+import { Decoder } from "../src/generation/index.js";
 import { Llama, llamaConfig, systems } from "../src/models/index.js";
-import { Weights } from "../src/nn/index.js";
+import { type CausalLm, type WeightSet, Weights } from "../src/nn/index.js";
 import type { Runtime } from "../src/runtime/index.js";
 import { type Tokenizer, trainByteLevelBpe } from "../src/tokenizers/index.js";
 import { trainDecoder } from "./decoders.js";
@@ -31,7 +31,7 @@ export interface Questions {
 }
 
 /** PubMedQA, Jin et al. 2019, with its published test questions; without the data, made-up questions of one pattern. */
-export function medicalQuestions({ data, smoke }: RecipeOptions): Questions {
+function medicalQuestions({ data, smoke }: RecipeOptions): Questions {
   const file = path.join(data, "pubmedqa_labeled.json");
   if (!existsSync(file)) {
     const made = madeUp(smoke ? 120 : 1000);
@@ -99,7 +99,7 @@ export const rowLength = 160;
  * A LLaMA that has read the training questions' abstracts as instructions: to name the section of a text, and to find the question that a
  * conclusion answers. It has not been told yes, no or maybe.
  */
-export async function instructed(
+async function instructed(
   runtime: Runtime,
   folder: string,
   { training }: Questions,
@@ -147,6 +147,21 @@ export async function instructed(
   });
   await saveModel(folder, { system: systems.llama, model, weights, tokenizer });
 }
+
+/** What the recipes of medical models begin with: questions, and a model that follows instructions, given or made. */
+export async function medicalStart(
+  runtime: Runtime,
+  options: RecipeOptions & { readonly model?: string | undefined },
+): Promise<{ readonly questions: Questions; readonly base: string }> {
+  const questions = medicalQuestions(options);
+  const { model: base = path.join(options.out, "base") } = options;
+  if (options.model === undefined) await instructed(runtime, base, questions, options);
+  return { questions, base };
+}
+
+/** A decoder for questions and their answers. */
+export const medicalDecoder = (model: CausalLm, weights: WeightSet, slots = 1): Promise<Decoder> =>
+  Decoder.create({ model, weights, slots, capacity: Math.min(512, model.config.contextLength) });
 
 /** Share of questions whose right word is the likeliest of the three. */
 export async function wordAccuracy(

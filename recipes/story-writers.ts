@@ -35,6 +35,26 @@ export interface StoryPlan {
   readonly maxNewTokens: number;
 }
 
+/** What the recipes of alignment have in common, so that their stages can be compared. */
+export const storySettings = (smoke: boolean) =>
+  ({
+    seed: 1,
+    sizes: { contextLength: 96, hiddenSize: 96, numLayers: 3, numHeads: 4 },
+    vocabSize: 1024,
+    stories: smoke ? 300 : 8000,
+    heldOut: smoke ? 40 : 400,
+    promptTokens: 24,
+    maxNewTokens: 24,
+    /** Prompts whose answers are judged at the end. */
+    judged: smoke ? 8 : 128,
+  }) as const;
+
+/** How a stage of a recipe learns its rankings: so many steps of so many prompts. */
+export const judgeSettings = (steps: number) => ({ steps, batch: 8, learningRate: 5e-4 }) as const;
+
+/** Words of feelings: what answers are liked for. */
+export const feelings = /\b(happy|glad|smil\w*|laugh\w*|love\w*|proud|kind|joy\w*|friend\w*|thank\w*)\b/gi;
+
 type TrainerSettings = Omit<Parameters<typeof Trainer.create>[0], "seed" | "schedule">;
 
 /** A base that was trained on four fifths of the stories; the others' beginnings are its prompts. */

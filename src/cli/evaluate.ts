@@ -49,6 +49,7 @@ interface EvaluateCommand extends ModelCommand {
   readonly limit?: number;
   readonly truncate?: boolean;
   readonly samples: number;
+  readonly refine: number;
   readonly temperature?: number;
   readonly windowOverlap: number;
   readonly chat?: boolean;
@@ -468,6 +469,14 @@ const command = new Command("evaluate")
     ),
   )
   .addOption(
+    option(
+      "refine",
+      "<n>",
+      "answers that are sampled first and read again before the --samples that vote (ensemble refinement; Med-PaLM 2 takes 11, then 33)",
+      z.int().nonnegative().default(0),
+    ),
+  )
+  .addOption(
     option("temperature", "<x>", "of samples", z.number().nonnegative(), {
       usual: "0, and 0.7 for several samples",
     }),
@@ -548,6 +557,10 @@ ${examples(
   [
     "lineage evaluate --model chat.gguf --tasks gsm8k --data DIR --shots 5 --samples 5 --chat",
     "majority of five answers",
+  ],
+  [
+    "lineage evaluate --model chat.gguf --tasks gsm8k --data DIR --refine 4 --samples 8 --chat",
+    "four answers, read again before each of eight that vote",
   ],
   [
     "lineage evaluate --model small.gguf --model large.gguf --tasks sst2 --data DIR --shots 0,1,5 --out results --plot scores.svg",

@@ -22,7 +22,6 @@ export {
   type RunOptions,
   extracted,
   judged,
-  majority,
   planTask,
   runPlan,
 } from "./plan.js";

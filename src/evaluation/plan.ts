@@ -23,6 +23,7 @@ import {
 } from "./likelihood.js";
 import { overlapLength, overlapping } from "./overlap.js";
 import { type Question, questionsOf } from "./questions.js";
+import { type Write, ensembleRefinement, majority, selfConsistency } from "./refinement.js";
 import type { Prediction } from "./scores.js";
 
 export interface PlanOptions {
@@ -36,6 +37,11 @@ export interface PlanOptions {
   readonly truncate?: boolean | undefined;
   /** Answers to a question of a task that writes, of which the most frequent counts. Default 1. */
   readonly samples?: number | undefined;
+  /**
+   * Answers that are sampled first and stand before the question when it is asked again, as in ensemble refinement (Singhal et al. 2023,
+   * section 3.4: 11, and 33 samples after them). Default: none.
+   */
+  readonly refine?: number | undefined;
   /** Of samples. Default: 0 for one sample, 0.7 for several. */
   readonly temperature?: number | undefined;
   /** Tokens that a window of a long text reads before its own, at least. Default 1. */
@@ -60,6 +66,8 @@ interface Asked {
   readonly targets: readonly Target[];
   /** The prompt of an answer that is written; undefined where none is. */
   readonly prompt: Prompt | undefined;
+  /** Positions that a decoder needs besides the prompt. */
+  readonly room: number;
 }
 
 /** A task with everything that a model is to be asked. */
@@ -95,6 +103,11 @@ export async function planTask(
   options: PlanOptions = {},
 ): Promise<Plan> {
   const { shots = 0, seed = 0, limit, chat, oneTurn, begin } = options;
+  if (options.refine && !task.declaration.generate)
+    throw new LineageError(
+      "argument",
+      `${task.name} has nothing to refine: no answer is written; leave --refine out`,
+    );
   if (begin && task.declaration.text !== undefined)
     throw new LineageError(
       "unsupported",
@@ -109,15 +122,14 @@ export async function planTask(
   const { questions, examples } = await questionsOf(task, { shots, seed, limit, chat, oneTurn });
   const asked = questions.map((question) => ask(task.declaration, question, tokenizer, context, options));
   const unconditional = new Map<string, Target>();
-  const { unconditional: prompt, delimiter, generate } = task.declaration;
+  const { unconditional: prompt, delimiter } = task.declaration;
   if (prompt !== undefined)
     for (const choice of new Set(questions.flatMap(({ choices }) => choices)))
       unconditional.set(choice, pairOf(tokenizer, prompt, (chat ? "" : delimiter) + choice, begin));
-  const room = generate?.maxNewTokens ?? 0;
   let capacity = 2;
   for (const target of [...asked.flatMap(({ targets }) => targets), ...unconditional.values()])
     capacity = Math.max(capacity, target.context.length + target.target.length - 1);
-  for (const { prompt: ids } of asked)
+  for (const { prompt: ids, room } of asked)
     if (ids) capacity = Math.max(capacity, (isSourcePrompt(ids) ? begin! : ids).length + room);
   const { trainedOn } = options;
   const overlap = trainedOn === undefined ? undefined : await plannedOverlap(questions, trainedOn);
@@ -132,6 +144,23 @@ async function plannedOverlap(
   const words = overlapLength(own);
   const { texts, common } = await overlapping(own, files, words);
   return { files, words, common, rows: new Set([...texts].map((place) => questions[place]!.row)) };
+}
+
+/**
+ * Tokens that are written and read besides a prompt: an answer, and before that those of a first round and what stands around them.
+ * `lengthOf` counts the tokens of a prompt.
+ */
+function roomOf(
+  { generate }: Pick<TaskDeclaration, "generate">,
+  question: Question,
+  { refine = 0 }: PlanOptions,
+  lengthOf: (prompt: string) => number,
+): number {
+  const { maxNewTokens } = generate!;
+  if (refine === 0) return maxNewTokens;
+  const around =
+    lengthOf(question.refined(Array.from({ length: refine }, () => ""))) - lengthOf(question.prompt);
+  return around + (refine + 1) * maxNewTokens;
 }
 
 const pairOf = (
@@ -149,9 +178,10 @@ function ask(
   question: Question,
   tokenizer: Tokenizer,
   context: number,
-  { truncate = false, overlap, chat, begin }: PlanOptions,
+  options: PlanOptions,
 ): Asked {
-  const none = { question, cut: 0, tooMany: 0, targets: [], prompt: undefined };
+  const { truncate = false, overlap, chat, begin } = options;
+  const none = { question, cut: 0, tooMany: 0, targets: [], prompt: undefined, room: 0 };
   if (rest.text !== undefined)
     return {
       ...none,
@@ -169,17 +199,21 @@ function ask(
   }
   if (begin) {
     const source = tokenizer.encodePair(question.prompt).ids;
-    const tooMany = Math.max(0, source.length - context, begin.length + generate!.maxNewTokens - context);
-    if (tooMany === 0) return { ...none, prompt: { source, begin } };
-    return truncate && source.length - context === tooMany
-      ? { ...none, cut: tooMany, prompt: { source: source.slice(tooMany), begin } }
+    const room = generate!.maxNewTokens;
+    const more = roomOf({ generate }, question, options, (text) => tokenizer.encodePair(text).ids.length);
+    const read = source.length + more - room;
+    const tooMany = Math.max(0, read - context, begin.length + room - context);
+    if (tooMany === 0) return { ...none, prompt: { source, begin }, room };
+    return truncate && read - context === tooMany && tooMany < source.length
+      ? { ...none, cut: tooMany, prompt: { source: source.slice(tooMany), begin }, room }
       : { ...none, tooMany };
   }
   const ids = promptIds(tokenizer, question.prompt);
-  const tooMany = Math.max(0, ids.length + generate!.maxNewTokens - context);
-  if (tooMany === 0) return { ...none, prompt: ids };
+  const room = roomOf({ generate }, question, options, (text) => promptIds(tokenizer, text).length);
+  const tooMany = Math.max(0, ids.length + room - context);
+  if (tooMany === 0) return { ...none, prompt: ids, room };
   return truncate && tooMany < ids.length
-    ? { ...none, cut: tooMany, prompt: ids.slice(tooMany) }
+    ? { ...none, cut: tooMany, prompt: ids.slice(tooMany), room }
     : { ...none, tooMany };
 }
 
@@ -287,7 +321,8 @@ async function write(
   { signal }: RunOptions,
 ): Promise<void> {
   const generate = plan.task.declaration.generate!;
-  const { samples = 1, seed = 0, temperature = samples > 1 ? 0.7 : 0 } = plan.options;
+  const { samples = 1, refine = 0, seed = 0, begin } = plan.options;
+  const { temperature = samples + refine > 1 ? 0.7 : 0 } = plan.options;
   const { maxNewTokens, stop } = generate;
   const side = Math.max(1, writer.decoder.slots);
   for (let start = 0; start < asked.length; start += side) {
@@ -295,29 +330,58 @@ async function write(
     await Promise.all(
       asked.slice(start, start + side).map(async ({ question, prompt, cut }) => {
         const { row, hash, target } = question;
-        const streams = Array.from({ length: samples }, (_, sample) =>
-          generateText(writer, prompt!, {
-            maxNewTokens,
-            stop,
-            temperature,
-            seed,
-            stream: row * samples + sample,
-            signal,
-          }).all(),
-        );
-        const texts = (await Promise.all(streams)).map(({ text }) => text);
+        const sample: Write = async (asked, number) => {
+          const own = asked === question.prompt ? prompt! : refinedPrompt(writer, asked, maxNewTokens, begin);
+          const stream = row * (samples + refine) + number;
+          return (
+            await generateText(writer, own, { maxNewTokens, stop, temperature, seed, stream, signal }).all()
+          ).text;
+        };
+        const extract = (text: string) => extracted(text, generate);
+        const vote =
+          refine > 0
+            ? await ensembleRefinement(sample, question.prompt, {
+                reasonings: refine,
+                refinements: samples,
+                extract,
+                refine: (_, answers) => question.refined(answers),
+              })
+            : {
+                ...(await selfConsistency(sample, question.prompt, { samples, extract })),
+                reasonings: undefined,
+              };
+        const { texts } = vote;
         const { answer, correct } = judged(texts, String(target), generate);
-        const { flexible: extract } = generate;
+        const { flexible } = generate;
         const prediction = {
           ...{ row, hash, ...(cut > 0 && { cut }) },
-          ...(extract !== undefined && {
-            flexible: judged(texts, String(target), { ...generate, extract, take: "last" }).correct,
+          ...(flexible !== undefined && {
+            flexible: judged(texts, String(target), { ...generate, extract: flexible, take: "last" }).correct,
           }),
+          ...(vote.reasonings && { reasonings: [...vote.reasonings.texts] }),
         };
-        await add({ ...prediction, kind: "text", target: String(target), answer, correct, texts });
+        await add({
+          ...prediction,
+          kind: "text",
+          target: String(target),
+          answer,
+          correct,
+          texts: [...texts],
+        });
       }),
     );
   }
+}
+
+/** The prompt of a second round. The first round left room for it; what its answers have beyond that is cut off at the beginning. */
+function refinedPrompt(
+  { decoder, tokenizer }: TextWriter,
+  text: string,
+  maxNewTokens: number,
+  begin: readonly number[] | undefined,
+): Prompt {
+  if (begin) return { source: tokenizer.encodePair(text).ids.slice(-decoder.sourceCapacity), begin };
+  return promptIds(tokenizer, text).slice(-(decoder.capacity - maxNewTokens));
 }
 
 type Rule = NonNullable<TaskDeclaration["generate"]>;
@@ -342,12 +406,3 @@ export function extracted(text: string, { extract, take }: Pick<Rule, "extract" 
 
 const comparable = (text: string, { ignore }: Pick<Rule, "ignore">): string =>
   ignore.reduce((rest, part) => rest.replace(new RegExp(part, "gu"), ""), text).trim();
-
-/** What most answers say, of equals the first; null where there is none (Wang et al. 2022, self-consistency). */
-export function majority(answers: readonly (string | null)[]): string | null {
-  const counts = new Map<string, number>();
-  for (const answer of answers) if (answer !== null) counts.set(answer, (counts.get(answer) ?? 0) + 1);
-  let best: string | null = null;
-  for (const [answer, votes] of counts) if (best === null || votes > counts.get(best)!) best = answer;
-  return best;
-}

@@ -7,6 +7,7 @@ import { Random } from "../base/random.js";
 import { readTable } from "../data/index.js";
 import { type ChatMessage, templateOf } from "../tokenizers/index.js";
 import type { Task } from "./declaration.js";
+import { refinementPrompt } from "./refinement.js";
 
 /** One row of a task as the model reads it. */
 export interface Question {
@@ -20,6 +21,8 @@ export interface Question {
   readonly target: number | string;
   /** Tells prompts apart: the first 16 digits of the SHA-256 of prompt and choices. */
   readonly hash: string;
+  /** The prompt of a second round, in which the question is asked with answers of the first before it. */
+  readonly refined: (answers: readonly string[]) => string;
   /** The question and its right answer, without examples: what a model may have been trained on. */
   readonly own: string;
 }
@@ -133,10 +136,11 @@ export async function questionsOf(
     if (questions.length >= limit) break;
     if (left.has(row) || !asked(row)) continue;
     const { prompt, choices, target } = one.read(values, row);
-    const whole =
+    const ask = (asked: string): string =>
       chat && declaration.text === undefined
-        ? chat([...turns, { role: "user", content: oneTurn ? text + prompt : prompt }])
-        : `${instructions}${text}${prompt}`;
+        ? chat([...turns, { role: "user", content: oneTurn ? text + asked : asked }])
+        : `${instructions}${text}${asked}`;
+    const whole = ask(prompt);
     const hash = createHash("sha256")
       .update(JSON.stringify([whole, choices]))
       .digest("hex")
@@ -145,6 +149,7 @@ export async function questionsOf(
     questions.push({
       row,
       prompt: whole,
+      refined: (answers) => ask(refinementPrompt(prompt, answers)),
       choices,
       target,
       hash,

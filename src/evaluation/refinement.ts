@@ -1,10 +1,18 @@
 import { LineageError } from "../base/errors.js";
-import { majority } from "./plan.js";
 
 // Several answers of one model made one.
 
 /** Writes an answer to a prompt; `sample` tells samples of one prompt apart, as the stream of random numbers of a text. */
 export type Write = (prompt: string, sample: number) => Promise<string>;
+
+/** What most answers say, of equals the first; null where there is none (Wang et al. 2022, self-consistency). */
+export function majority(answers: readonly (string | null)[]): string | null {
+  const counts = new Map<string, number>();
+  for (const answer of answers) if (answer !== null) counts.set(answer, (counts.get(answer) ?? 0) + 1);
+  let best: string | null = null;
+  for (const [answer, votes] of counts) if (best === null || votes > counts.get(best)!) best = answer;
+  return best;
+}
 
 /** Answers, what was read in each, and what most of them say. */
 export interface Vote {

@@ -23,6 +23,8 @@ const identitySchema = z.object({
   seed: z.int().nonnegative(),
   truncate: z.boolean(),
   samples: z.int().positive(),
+  /** Answers that were read again before those that count. */
+  refine: z.int().nonnegative().default(0),
   temperature: z.number().nullable(),
   overlap: z.int().positive(),
   /** Whether prompts are messages in the model's own template. */
@@ -146,6 +148,7 @@ export function identityOf(
     seed: options.seed ?? 0,
     truncate: options.truncate ?? false,
     samples: options.samples ?? 1,
+    refine: options.refine ?? 0,
     temperature: options.temperature ?? null,
     overlap: options.overlap ?? 1,
     chat: options.chat !== undefined,

@@ -35,6 +35,8 @@ const written = z.object({
   /** Whether the answer that the task's flexible pattern extracts is right. */
   flexible: z.boolean().optional(),
   texts: z.array(z.string()),
+  /** What was written first, and read again before the texts. */
+  reasonings: z.array(z.string()).optional(),
 });
 const measured = z.object({
   ...common,

@@ -13,12 +13,18 @@ import {
   majority,
   overlapLength,
   overlapping,
+  planTask,
   questionsOf,
   rollingWindows,
+  runPlan,
   scoresOf,
   shortNames,
 } from "../../src/evaluation/index.js";
+import { loadForInference } from "../../src/checkpoints/index.js";
 import { batchesOf } from "../../src/evaluation/likelihood.js";
+import { Decoder, generateText } from "../../src/generation/index.js";
+import { scaledContext } from "../../src/nn/index.js";
+import { createRuntime } from "../../src/runtime/index.js";
 import { lineage } from "../support/cli.js";
 import { Reference } from "../support/reference.js";
 
@@ -315,6 +321,56 @@ describe("lineage evaluate", () => {
     const { stdout, status } = await evaluate(file, "--samples", "3", "--json", "--limit", "2");
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ results: [{ rows: 2, scores: { exact_match: {} } }] });
+  });
+});
+
+describe("ensemble refinement", () => {
+  it("asks again after the answers of a first round, and lets the second one vote", async () => {
+    const file = await declared("refined", {
+      choices: undefined,
+      target: "{{ a }}",
+      generate: { maxNewTokens: 4, extract: "[a-z]+" },
+    });
+    using runtime = createRuntime();
+    const { weights, ...loaded } = await loadForInference(runtime, model);
+    const { tokenizer } = loaded;
+    const plan = await planTask(await findTask(file), tokenizer, scaledContext(loaded.model.config), {
+      ...{ refine: 2, samples: 3, limit: 1, seed: 5 },
+    });
+    // Random bytes become more tokens when they are read again than they were when they were written.
+    expect(plan.capacity).toBeGreaterThan(tokenizer.encode(plan.asked[0]!.question.prompt).length + 3 * 4);
+    using decoder = await Decoder.create({ ...loaded, weights, capacity: 2 * plan.capacity, slots: 2 });
+    const [found] = await runPlan({ ...loaded, decoder }, plan);
+    const { question } = plan.asked[0]!;
+    const write = async (prompt: string, stream: number) =>
+      (
+        await generateText({ ...loaded, decoder }, prompt, {
+          ...{ stream, seed: 5, temperature: 0.7, maxNewTokens: 4 },
+        }).all()
+      ).text;
+    const first = 5 * question.row;
+    const reasonings = [await write(question.prompt, first), await write(question.prompt, first + 1)];
+    const [one, two] = reasonings.map((text) => text.trim());
+    const again = `Answer 1: ${one}\nAnswer 2: ${two}\n\n${question.prompt}`;
+    const texts = [
+      await write(again, first + 2),
+      await write(again, first + 3),
+      await write(again, first + 4),
+    ];
+    expect(found).toMatchObject({ kind: "text", reasonings, texts });
+    weights.dispose();
+  });
+
+  it("is for answers that are written, in a context that holds them twice", async () => {
+    const chosen = await declared("chosen");
+    expect((await evaluate(chosen, "--refine", "2")).stderr).toMatch(/nothing to refine/);
+    const file = await declared("many", {
+      ...{ choices: undefined, target: "{{ a }}" },
+      generate: { maxNewTokens: 4, extract: "[a-z]+" },
+    });
+    const { stdout, stderr } = await evaluate(file, "--refine", "500", "--json", "--limit", "2");
+    expect(JSON.parse(stdout)).toMatchObject({ results: [{ rows: 0, beyond: 2 }] });
+    expect(stderr).toMatch(/2 prompts were longer than the context/);
   });
 });
 

@@ -21,7 +21,7 @@ describe("The recipes run on the embedded stories, in their smoke mode", () => {
     ["med-palm2", "loss.svg", ["self-consistency", "ensemble refinement"]],
     ["gpt3", "shots.svg", ["tiny,", "small,", "look up"]],
     ["instructgpt", "instructgpt.svg", ["SFT", "PPO", "PPO-ptx"]],
-    ["llama2-chat", "llama2-chat.svg", ["rejection sampling", "then PPO"]],
+    ["llama2-chat", "llama2-chat.svg", ["rejection sampling", "then PPO", "with ghost attention"]],
     ["llama", "loss.svg", ["after 8 steps"]],
     ["palm", "spike.svg", ["parallel,", "serial,", "poison, skipped"]],
     ["palm2", "isoflop.svg", ["parametric"]],
