@@ -241,6 +241,14 @@ async function sourceLikelihoods(
         for (;;) {
           const going = open.filter(({ after, reading }) => after.length < reading.ids.length);
           if (going.length === 0) break;
+          if (going.length === 1) {
+            // Alone, its tokens are read at once.
+            const [{ slot, after, reading }] = going as [(typeof going)[number]];
+            const rest = reading.ids.slice(after.length, after.length + decoder.chunk);
+            for (const logits of await decoder.extend(slot, rest, { signal }))
+              after.push(new Distribution(logits.slice()));
+            continue;
+          }
           const logits = await decoder.step(
             going.map(({ slot }) => slot),
             going.map(({ after, reading }) => reading.ids[after.length]!),
