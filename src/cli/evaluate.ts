@@ -540,6 +540,7 @@ A task of your own is a .json file beside its data. Templates are Jinja and see 
 Target is the text of a choice, or its place from 0. Instead of choices:
   "generate": { "stop": ["\\n"], "extract": "([0-9]+)" }   the model writes, and exact_match is measured
   "text": "{{ article }}"                                 perplexity
+Of a written answer "flexible" is a second pattern, whose last match counts as flexible_match.
 More: "revision", "instructions", "delimiter", "unconditional" (for acc_mutual_info),
 "shots": { "data", "draw": "first" or "random", "separator", "target" },
 "ask": { "data": "test_ids.json", "key": "{{ id }}" } (which rows are asked; the others are examples).
