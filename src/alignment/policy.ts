@@ -104,6 +104,7 @@ class Collector implements Disposable {
       model,
       weights,
       stopIds,
+      vocabSize: request.tokenizer.target.vocabSize,
       maxNewTokens,
       longestPrompt,
       slots,

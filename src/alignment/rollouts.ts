@@ -21,6 +21,8 @@ export interface RolloutOptions {
   readonly stopIds: readonly number[];
   /** Tokens of a completion at most. */
   readonly maxNewTokens: number;
+  /** The tokenizer's number of ids, where the model's embeddings may be padded beyond them. Default: all are drawn. */
+  readonly vocabSize?: number | undefined;
   /** Tokens of the longest prompt. */
   readonly longestPrompt: number;
   /** Completions that are written side by side. Default 32. */
@@ -63,7 +65,7 @@ export class RolloutWriter implements Disposable {
       ...sampling
     }: SamplingOptions & { readonly seed: number; readonly signal?: AbortSignal | undefined },
   ): Promise<Rollout[]> {
-    const { model, stopIds, maxNewTokens } = this.options;
+    const { model, stopIds, maxNewTokens, vocabSize } = this.options;
     // What slots hold of earlier texts was computed with the weights of then.
     this.decoder.forget();
     const random = new Random(seed);
@@ -77,6 +79,7 @@ export class RolloutWriter implements Disposable {
         ...sampling,
         maxNewTokens,
         stopIds,
+        vocabSize,
         signal,
         seeds: prompts.map((_, row) => random.fork(row).nextUint32()),
       },
@@ -115,15 +118,12 @@ export type RewardFunction = (samples: readonly Sample[]) => readonly number[] |
 
 /** Texts of rollouts. */
 export function samplesOf(rollouts: readonly Rollout[], tokenizer: Tokenizer): Sample[] {
-  // A model may have more embeddings than its tokenizer has tokens: such an id stands for no text, as in transformers.
-  const decode = (ids: readonly number[]): string =>
-    tokenizer.decode(ids.filter((id) => tokenizer.idToToken(id) !== undefined));
   return rollouts.map((rollout) => {
     const { prompt, completion, finished } = rollout;
     return {
       ...rollout,
-      promptText: decode(prompt),
-      text: decode(finished ? completion.slice(0, -1) : completion),
+      promptText: tokenizer.decode(prompt),
+      text: tokenizer.decode(finished ? completion.slice(0, -1) : completion),
     };
   });
 }

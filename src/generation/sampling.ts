@@ -208,6 +208,56 @@ export function draw({ ids, probabilities }: Distribution, random: Random): numb
   return ids.at(-1)!;
 }
 
+/** Whether the options leave every token. */
+const drawsFromAll = (
+  { temperature = 1, topK = Infinity, topP = 1, minP = 0 }: SamplingOptions,
+  vocabSize: number,
+): boolean => temperature > 0 && topK >= vocabSize && topP >= 1 && minP <= 0;
+
+/** Tokens that share a bound. */
+const blockSize = 64;
+let bounds = new Float64Array();
+
+/**
+ * Draws one of all tokens with the probabilities of `distribution`, without an exponential for each of them: by rejection. A
+ * block of tokens is drawn by the largest of its logits, then one of its tokens, which is taken as often as it is less likely
+ * than that bound says. Half of a step over a large vocabulary would else be the exponentials of its rows.
+ */
+function drawFromAll(logits: Float32Array, temperature: number, random: Random): number {
+  const count = Math.ceil(logits.length / blockSize);
+  if (bounds.length !== count) bounds = new Float64Array(count);
+  let peak = -Infinity;
+  for (let block = 0; block < count; block++) {
+    let largest = -Infinity;
+    for (let id = block * blockSize, end = Math.min(id + blockSize, logits.length); id < end; id++)
+      if (logits[id]! > largest) largest = logits[id]!;
+    bounds[block] = largest;
+    if (largest > peak) peak = largest;
+  }
+  let total = 0;
+  // From here on: how much the bounds up to each block's are together.
+  for (let block = 0; block < count; block++)
+    bounds[block] = total += Math.exp((bounds[block]! - peak) / temperature);
+  // Logits that are not numbers say nothing.
+  if (!Number.isFinite(total)) return draw(distribution(logits, { temperature }), random);
+  for (;;) {
+    const wanted = random.uniform() * total;
+    let [low, high] = [0, count - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (bounds[middle]! > wanted) high = middle;
+      else low = middle + 1;
+    }
+    const id = low * blockSize + Math.floor(random.uniform() * blockSize);
+    const height = random.uniform() * (bounds[low]! - (low > 0 ? bounds[low - 1]! : 0));
+    if (id < logits.length && height < Math.exp((logits[id]! - peak) / temperature)) return id;
+  }
+}
+
 /** Draws the next token. */
-export const sample = (logits: Float32Array, options: SamplingOptions, random: Random): number =>
-  options.temperature === 0 ? indexOfLargest(logits) : draw(distribution(logits, options), random);
+export function sample(logits: Float32Array, options: SamplingOptions, random: Random): number {
+  if (options.temperature === 0) return indexOfLargest(logits);
+  return drawsFromAll(options, logits.length)
+    ? drawFromAll(logits, options.temperature ?? 1, random)
+    : draw(distribution(logits, options), random);
+}

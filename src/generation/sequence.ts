@@ -10,6 +10,7 @@ import {
   penalize,
   penalizesNothing,
   rankedDistribution,
+  sample,
 } from "./sampling.js";
 import { type NextRun, Writing, type WritingRequest } from "./writing.js";
 
@@ -148,12 +149,14 @@ export class Sequence extends Writing {
     const { ids, distributions } = this.draft;
     const fresh: number[] = [];
     for (let place = 0; place <= ids.length; place++) {
-      const target = await this.wanted(scores[place]!, fresh);
+      const wanted = await this.wanted(scores[place]!, fresh);
       const guess = ids[place];
       let id: number;
       let right = false;
-      if (guess === undefined) id = draw(target, random);
+      if (guess === undefined)
+        id = wanted instanceof Float32Array ? sample(wanted, this.request, random) : draw(wanted, random);
       else {
+        const target = wanted instanceof Float32Array ? distribution(wanted, this.request) : wanted;
         const from = distributions?.[place];
         const [chance, likelihood] = [probabilityOf(target, guess), from ? probabilityOf(from, guess) : 1];
         right = random.uniform() * likelihood < chance;
@@ -200,8 +203,8 @@ export class Sequence extends Writing {
     });
   }
 
-  /** What the next token is drawn from. */
-  private async wanted(scores: Scores, fresh: readonly number[]): Promise<Distribution> {
+  /** What the next token is drawn from: some tokens with their probabilities, or the logits of all that may come. */
+  private async wanted(scores: Scores, fresh: readonly number[]): Promise<Distribution | Float32Array> {
     const { constraint } = this.request;
     const generated = fresh.length === 0 ? this.generated : [...this.generated, ...fresh];
     const allowed = (fresh.length === 0 ? this.allowed : undefined) ?? this.allowedAfter(generated);
@@ -212,7 +215,7 @@ export class Sequence extends Writing {
     penalize(scores, this.ids, generated, this.request);
     restrictTo(allowed, scores);
     await constraint?.restrict(scores);
-    return distribution(scores, this.request);
+    return scores;
   }
 }
 

@@ -186,8 +186,6 @@ export class TextStream implements AsyncIterableIterator<string, TextReport> {
         last = event;
         if (event.id === undefined) continue;
         this.newTokens++;
-        // A model may have more embeddings than its tokenizer has tokens: such an id stands for no text, as in transformers.
-        if (tokenizer.target.idToToken(event.id) === undefined) continue;
         const text = characters.push(event.id);
         const name = tokenizer.isSpecial(event.id) ? tokenizer.idToToken(event.id) : undefined;
         const piece = stops.push(text) + (name === undefined ? "" : stops.push(name, { hidden: true }));

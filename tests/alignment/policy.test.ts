@@ -22,7 +22,6 @@ import {
   rejectionSampling,
   rewardsOf,
   roundOf,
-  samplesOf,
   whiten,
 } from "../../src/alignment/index.js";
 import { Gpt2, gpt2Config } from "../../src/models/index.js";
@@ -290,14 +289,6 @@ describe("PPO", () => {
   });
 });
 
-it("leaves out of a sample's text what the tokenizer has no token for: embeddings may be more", () => {
-  const letters = characterTokenizer("abc");
-  const [a, b] = letters.encode("ab") as [number, number];
-  const beyond = letters.vocabSize + 3;
-  const rollout = { prompt: [a, beyond], completion: [b, beyond, a, b], index: 0, finished: true };
-  expect(samplesOf([rollout], letters)[0]).toMatchObject({ promptText: "a", text: "ba" });
-});
-
 describe("GRPO", () => {
   it.each([1, 2, 3, 4])("reaches the full reward by rule at a bounded divergence, seed %i", async (seed) => {
     const { policy, start, request } = await toy(seed);
@@ -308,13 +299,13 @@ describe("GRPO", () => {
       samplesPerPrompt: 8,
       onRound: (report) => void reports.push(report),
     });
-    using trainer = await trainerOf(method, start, seed, 1e-2);
+    using trainer = await trainerOf(method, start, seed, 5e-3);
     const first = await trainer.step();
     expect(first.parts["policy"]).toBeCloseTo(0, 5);
     expect(first.parts["divergence"]).toBeCloseTo(0, 5);
     expect(first.parts["clipped"]).toBe(0);
-    for (let step = 1; step < 120; step++) await trainer.step();
-    const metrics = await method.evaluate([...prompts, ...prompts, ...prompts, ...prompts]);
+    for (let step = 1; step < 160; step++) await trainer.step();
+    const metrics = await method.evaluate(Array.from({ length: 16 }, () => prompts).flat());
     expect(metrics["reward"]).toBeGreaterThan(0.97);
     expect(metrics["kl"]).toBeLessThan(5);
     start.dispose();

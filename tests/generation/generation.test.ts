@@ -221,6 +221,33 @@ describe("sampling", () => {
     });
   });
 
+  it.each([
+    ["flat", () => 0],
+    ["steep", (id: number) => -id],
+    ["one that is far above", (id: number) => (id === 140 ? 6 : 0)],
+    ["wavy, with tokens that may not come", (id: number) => (id % 3 === 0 ? -Infinity : 2 * Math.sin(id))],
+  ])("draws from a vocabulary of many as often as the distribution says: %s", (_, logitOf) => {
+    const many = Float32Array.from({ length: 150 }, (_value, id) => logitOf(id));
+    const [random, draws, temperature] = [new Random(5), 60_000, 0.8];
+    const counts = new Map<number, number>();
+    for (let i = 0; i < draws; i++) {
+      const id = sample(many, { temperature }, random);
+      counts.set(id, (counts.get(id) ?? 0) + 1);
+    }
+    const weights = Array.from(many, (logit) => Math.exp(logit / temperature));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    // Pearson's statistic over tokens that are expected 5 times or more; its deviation is the root of twice their number.
+    let [statistic, tokens] = [0, 0];
+    for (const [id, weight] of weights.entries()) {
+      const expected = (draws * weight) / total;
+      if (weight === 0) expect(counts.has(id)).toBe(false);
+      if (expected < 5) continue;
+      statistic += ((counts.get(id) ?? 0) - expected) ** 2 / expected;
+      tokens++;
+    }
+    expect(statistic).toBeLessThan(tokens + 5 * Math.sqrt(2 * tokens));
+  });
+
   it("applies penalties by their definitions", () => {
     const scores = Float32Array.of(2, -1, 3, 0);
     penalize(scores, [0], [1, 2, 2], {

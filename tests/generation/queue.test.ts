@@ -271,16 +271,6 @@ describe("text", () => {
     to.decoder.dispose();
   });
 
-  it("goes on after an id that the tokenizer has no token for, which is none of it", async () => {
-    const { decoder } = await writer();
-    const ids = [...tokenizer.encode("the"), marks[1]!.id, ...tokenizer.encode(" cat")];
-    const small = { decoder, tokenizer: trainedTokenizer, stopIds: [] };
-    const { text, report } = await generateText(small, "the", { constraint: forced(ids) }).all();
-    expect(text).toBe("the cat");
-    expect(report.newTokens).toBe(ids.length);
-    decoder.dispose();
-  });
-
   it("of no tokens has none, and reads no prompt", async () => {
     const to = await writer();
     const { text, report } = await generateText(to, "the cat", { maxNewTokens: 0 }).all();
