@@ -53,7 +53,7 @@ export interface OnlineRequest {
   readonly epochs?: number | undefined;
   /** Taken from the reward of a completion that did not end by itself. Default 0. */
   readonly missingEndPenalty?: number | undefined;
-  /** Completions that are written side by side. Default 32. */
+  /** Completions that are written side by side. Default: `RolloutWriter`'s. */
   readonly slots?: number | undefined;
   readonly seed: number;
   readonly signal?: AbortSignal | undefined;

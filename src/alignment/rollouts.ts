@@ -1,3 +1,4 @@
+import { elementCount } from "../base/dtype.js";
 import { LineageError } from "../base/errors.js";
 import { Random } from "../base/random.js";
 import { Decoder, type SamplingOptions, generate } from "../generation/index.js";
@@ -25,8 +26,18 @@ export interface RolloutOptions {
   readonly vocabSize?: number | undefined;
   /** Tokens of the longest prompt. */
   readonly longestPrompt: number;
-  /** Completions that are written side by side. Default 32. */
+  /** Completions that are written side by side. Default 64 where their cache stays below a gigabyte, else 32. */
   readonly slots?: number | undefined;
+}
+
+const gigabyte = 1e9;
+
+/** More texts share each reading of the weights. What is free at the moment must not count: runs repeat exactly. */
+function usualSlots(model: Writer, capacity: number): number {
+  if (model instanceof EncoderDecoder) return 32;
+  const { numLayers } = model.config;
+  const bytes = 64 * 2 * numLayers * elementCount(model.cacheShape(1, capacity) as number[]) * 4;
+  return bytes < gigabyte ? 64 : 32;
 }
 
 /** Writes completions of prompts with a model that goes on learning. */
@@ -38,7 +49,7 @@ export class RolloutWriter implements Disposable {
 
   /** Throws `length` where the longest prompt leaves no room for a completion. */
   static async create(options: RolloutOptions): Promise<RolloutWriter> {
-    const { model, weights, slots = 32, maxNewTokens, longestPrompt } = options;
+    const { model, weights, maxNewTokens, longestPrompt } = options;
     const contextLength = scaledContext(model.config);
     const reads = model instanceof EncoderDecoder;
     const needed = (reads ? 1 : longestPrompt) + maxNewTokens;
@@ -47,10 +58,9 @@ export class RolloutWriter implements Disposable {
         "length",
         `a prompt of ${longestPrompt} tokens and a completion of ${maxNewTokens} do not fit the model's context of ${contextLength}; leave out long prompts or allow fewer new tokens`,
       );
-    return new RolloutWriter(
-      await Decoder.create({ model, weights, slots, capacity: Math.min(contextLength, needed + 1) }),
-      options,
-    );
+    const capacity = Math.min(contextLength, needed + 1);
+    const { slots = usualSlots(model, capacity) } = options;
+    return new RolloutWriter(await Decoder.create({ model, weights, slots, capacity }), options);
   }
 
   /**
