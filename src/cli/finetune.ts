@@ -14,6 +14,7 @@ import {
   holdsFolds,
   holdsChatRun,
   holdsTextRun,
+  loraOptions,
   resumeChat,
   resumeCrossValidation,
   resumeFinetuning,
@@ -22,7 +23,7 @@ import {
 import { longFates, taskNames } from "../data/index.js";
 import { parseOptions } from "../training/index.js";
 import { modelFor } from "./model.js";
-import { examples, libraryOptions, option, threadsOption } from "./options.js";
+import { examples, flagOf, libraryOptions, option, threadsOption } from "./options.js";
 import { addAdapterOptions, addChatOptions, tellChatRun } from "./chat-tuning.js";
 import { type Reporter, colors, duration } from "./terminal.js";
 import { addPairOptions, adapterUse, refuseOthers, tellTextRun } from "./text-pairs.js";
@@ -55,6 +56,8 @@ const runFinetuning = ({ out, resume, folds, threads, json, ...options }: Finetu
     for (const [option, example] of Object.entries({ model: "DIR", task: "classify", data: "train.csv" }))
       if (options[option] === undefined)
         throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
+    const usual = options["task"] === "chat" ? "lora" : "none";
+    if ((options["adapter"] ?? usual) === "none") refuseAdapterOptions(options);
     if (options["task"] === "chat") {
       refuseOthers({ ...options, folds }, finetuneChatOptions.shape, "--task chat");
       const request = { ...options, model: await modelFor(String(options["model"])) };
@@ -77,6 +80,16 @@ const runFinetuning = ({ out, resume, folds, threads, json, ...options }: Finetu
     if (folds === undefined) tellRun(report, out, await finetune(request, control), started);
     else tellFolds(report, out, await crossValidate({ ...request, folds }, control));
   });
+
+/** Throws `argument` for an option of adapters where all weights learn. */
+function refuseAdapterOptions(options: Readonly<Record<string, unknown>>): void {
+  const given = Object.keys(loraOptions).find((name) => options[name] !== undefined);
+  if (given !== undefined)
+    throw new LineageError(
+      "argument",
+      `${flagOf(given)} is for an adapter, and here all weights learn; add --adapter lora, or leave it out`,
+    );
+}
 
 function tellFolds(report: Reporter, out: string, { outcome, summary, folds, count }: FoldsResult): void {
   if (outcome === "interrupted") {

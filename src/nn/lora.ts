@@ -271,7 +271,9 @@ export function linearLayers(model: Module): Map<string, Linear> {
   const found = new Map<string, Linear>();
   for (const module of allModules(model)) {
     if ("head" in module) outputs.add(module.head);
-    if (module instanceof Linear && !outputs.has(module)) found.set(module.path, module);
+    // A head may know the network below it, whose layers then have a second path; their parameters have one name.
+    if (module instanceof Linear && !outputs.has(module))
+      found.set(module.weight.name.replace(/\.?weight$/, ""), module);
   }
   return found;
 }

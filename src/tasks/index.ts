@@ -1,3 +1,4 @@
+export { loraOptions } from "./adapter-options.js";
 export { type AnswerOptions } from "./answers.js";
 export * from "./chat-options.js";
 export {

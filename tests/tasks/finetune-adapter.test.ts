@@ -291,5 +291,10 @@ describe("on the command line", () => {
     );
     expect(wrong.status).toBe(1);
     expect(wrong.stderr).toMatch(/adapter must be lora, qlora or none/);
+    const forgotten = await lineage(
+      ...["finetune", "--model", place("bert"), "--task", "classify", "--data", await data()],
+      ...["--lora-targets", "query", "--out", place("never")],
+    );
+    expect(forgotten.stderr).toContain("--lora-targets is for an adapter, and here all weights learn");
   });
 });
