@@ -105,12 +105,12 @@ function addDescribed(model: Module, file: string, json: unknown): Adapter {
       throw fail(error.message);
     }
   }
-  const { num_virtual_tokens: tokens } = readSoftPrompt(json, fail);
   if (!(model instanceof CausalLm))
     throw new LineageError(
       "unsupported",
-      `${file}: soft prompts are for decoders; this model is another one`,
+      `${file}: the adapter is a ${kind === "prompt" ? "soft prompt" : "prefix"}, which lineage computes for decoders alone; this model is another one`,
     );
+  const { num_virtual_tokens: tokens } = readSoftPrompt(json, fail);
   return addSoftPrompt(model, { kind, tokens });
 }
 

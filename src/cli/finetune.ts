@@ -58,6 +58,12 @@ const runFinetuning = ({ out, resume, folds, threads, json, ...options }: Finetu
         throw new LineageError("argument", `finetune needs --${option}, such as --${option} ${example}`);
     const usual = options["task"] === "chat" ? "lora" : "none";
     if ((options["adapter"] ?? usual) === "none") refuseAdapterOptions(options);
+    const { adapter } = options;
+    if (usual === "none" && (adapter === "prompt" || adapter === "prefix"))
+      throw new LineageError(
+        "unsupported",
+        `--adapter ${adapter} is for decoders that write: --task chat, and lineage train --base; take lora or qlora`,
+      );
     if (options["task"] === "chat") {
       refuseOthers({ ...options, folds }, finetuneChatOptions.shape, "--task chat");
       const request = { ...options, model: await modelFor(String(options["model"])) };

@@ -1,9 +1,9 @@
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { loadAdapter, mergeAdapter, saveAdapter } from "../../src/checkpoints/index.js";
-import { SafetensorsFile, loadWeights } from "../../src/formats/index.js";
+import { SafetensorsFile, loadWeights, writeSafetensors } from "../../src/formats/index.js";
 import { type Tensor, compile, crossEntropy, gradients, input } from "../../src/graph/index.js";
 import { Gpt2, Llama, systems } from "../../src/models/index.js";
 import { type HeadName, type Module, namedParameters } from "../../src/nn/index.js";
@@ -210,4 +210,20 @@ describe.each(cases)("peft's adapter %s", (name, make) => {
         expect(peft[entry]).toEqual(expect.arrayContaining(value as string[]));
       else expect([entry, value]).toEqual([entry, peft[entry]]);
   });
+});
+
+it("a soft prompt of peft's for an encoder-decoder is refused by its kind", async () => {
+  const { model, weights } = await pairs("t5-tiny", "t5");
+  const folder = path.join(root, "soft");
+  mkdirSync(folder);
+  // As peft writes one for a T5: virtual tokens of the encoder and of the decoder.
+  const config = {
+    ...{ peft_type: "PROMPT_TUNING", task_type: "SEQ_2_SEQ_LM", num_virtual_tokens: 4, token_dim: 32 },
+    ...{ num_transformer_submodules: 2, num_attention_heads: 4, num_layers: 2 },
+  };
+  writeFileSync(path.join(folder, "adapter_config.json"), JSON.stringify(config));
+  await writeSafetensors(path.join(folder, "adapter_model.safetensors"), []);
+  await expect(loadAdapter(folder, { model, weights })).rejects.toThrow(
+    "the adapter is a soft prompt, which lineage computes for decoders alone",
+  );
 });
