@@ -431,6 +431,12 @@ export async function adapterShapes(folder: string): Promise<ReadonlyMap<string,
   );
 }
 
+/** The files of an adapter in a folder of peft's. */
+export const adapterFiles = (folder: string): { readonly config: string; readonly weights: string } => ({
+  config: path.join(folder, configFile),
+  weights: path.join(folder, weightFile),
+});
+
 /** Whether a place holds an adapter and no model. */
 export async function holdsAdapter(place: string): Promise<boolean> {
   if (!existsSync(place)) return false;

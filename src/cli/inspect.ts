@@ -6,6 +6,7 @@ import { LineageError } from "../base/errors.js";
 import { readJson } from "../base/files.js";
 import { formatBytes } from "../base/memory.js";
 import { count } from "../base/numbers.js";
+import { adapterFiles, holdsAdapter } from "../checkpoints/index.js";
 import { GgufFile, SafetensorsFile, openWeightFiles, placeOf, readOnnx } from "../formats/index.js";
 import { TensorProto_DataType } from "../onnx/index.js";
 import { modelFor } from "./model.js";
@@ -85,6 +86,15 @@ function shorten(value: unknown): string {
 async function read(given: string): Promise<Contents> {
   const place = existsSync(given) ? given : await modelFor(given);
   if ((await stat(place)).isDirectory()) {
+    if (await holdsAdapter(place)) {
+      const { config, weights } = adapterFiles(place);
+      const file = await SafetensorsFile.open(weights);
+      return {
+        kind: "an adapter in peft's layout",
+        metadata: (await readJson(config)) as Record<string, unknown>,
+        tensors: safetensorsRows(file),
+      };
+    }
     const files = await openWeightFiles(place);
     const config = path.join(place, "config.json");
     return {

@@ -5,12 +5,21 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { LlamaCppModel, divergence, llamaCppFolder } from "../../bench/llama-cpp.js";
 import { LineageError } from "../../src/base/errors.js";
 import { Random } from "../../src/base/random.js";
-import { kindIn, loadGguf, loadModel, saveGguf, saveModel } from "../../src/checkpoints/index.js";
+import {
+  kindIn,
+  loadAdapter,
+  loadGguf,
+  loadModel,
+  saveGguf,
+  saveGgufAdapter,
+  saveModel,
+} from "../../src/checkpoints/index.js";
 import { GgufFile, loadTokenizer, writeGguf } from "../../src/formats/index.js";
 import { compile, input } from "../../src/graph/index.js";
 import { load } from "../../src/library/index.js";
 import { T5, type T5Config, mt5Table, systems, t5Table } from "../../src/models/index.js";
-import { type WeightSet, Weights } from "../../src/nn/index.js";
+import { type WeightSet, Weights, addLora } from "../../src/nn/index.js";
+import { ModelWeights } from "../../src/quantization/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { type Tokenizer, trainUnigram } from "../../src/tokenizers/index.js";
 import { Reference } from "../support/reference.js";
@@ -72,7 +81,11 @@ async function logits(
 ): Promise<Float32Array[]> {
   const inputIds = input("inputIds", "int32", ["batch", "source"]);
   const decoderInputIds = input("decoderInputIds", "int32", ["batch", "target"]);
-  using program = await compile(runtime, { logits: model.forward({ inputIds }, decoderInputIds) });
+  using program = await compile(
+    runtime,
+    { logits: model.forward({ inputIds }, decoderInputIds) },
+    { constants: weights.constants },
+  );
   const ids = (row: readonly number[]) =>
     runtime.createTensor("int32", [1, row.length], Int32Array.from(row));
   const { logits: rows } = await program.run({
@@ -108,6 +121,44 @@ describe.each(Object.entries(kinds))("a GGUF of a T5 with %s", (name, choices) =
       const error = before.reduce((a, b, i) => Math.max(a, Math.abs(b - after[i]!)), 0);
       expect(error, key).toBeLessThanOrEqual(key.includes("relative") ? 0 : tolerance * largest);
     }
+  });
+
+  it("has an adapter that comes back, and is llama.cpp's", async () => {
+    const model = create();
+    using own = Weights.initialize(runtime, model, 5);
+    const base = {
+      system: systems.t5,
+      model,
+      weights: new ModelWeights(runtime, { tensors: { ...own.tensors }, packed: {} }),
+    };
+    const adapter = addLora(model, { rank: 3, alpha: 5, targets: "all-linear" });
+    using weights = Weights.partlyFrozen(model, own, 2);
+    for (const tensor of Object.values(weights.tensors))
+      tensor.view().forEach((_, i, view) => (view[i] = 0.25 * Math.sin(5 * i + view.length)));
+    const lora = path.join(folder, `${name}-adapter.gguf`);
+    await saveGgufAdapter(lora, { ...base, adapter, weights });
+    const from = tokenizer.encodePair(source).ids;
+    const written = [0, 5, 9, 3, 12];
+    const ours = await logits({ model, weights }, from, written);
+    adapter.remove();
+    const without = await logits({ model, weights: own }, from, written);
+    expect(divergence(ours[4]!, without[4]!)).toBeGreaterThan(1e-3);
+    const read = await loadAdapter(lora, base);
+    const again = await logits({ model, weights: read.weights }, from, written);
+    read.adapter.remove();
+    ours.forEach((row, index) => {
+      expect(divergence(again[index]!, row)).toBeLessThan(1e-9);
+    });
+    if (!llamaCppFolder) return;
+    const file = path.join(folder, `${name}-base.gguf`);
+    await saveGguf(file, { ...base, weights: own, tokenizer }, { format: "F32" });
+    using peer = LlamaCppModel.load(file, { contextLength: 256, cache: "float32" });
+    peer.adapt(lora);
+    peer.encode(from);
+    const theirs = peer.evaluate(written, { all: true }).map((row) => row.slice());
+    ours.forEach((row, index) => {
+      expect(divergence(theirs[index]!, row)).toBeLessThan(1e-5);
+    });
   });
 
   it.skipIf(!llamaCppFolder)(

@@ -101,6 +101,8 @@ describe("an adapter on the command line", () => {
     expect(back.stderr).toBe("");
     expect(back.stdout).toContain("same most probable token after 64 of 64");
     expect(await written("--model", folder("base"), "--adapter", folder("back"))).toBe(text);
+    const { stdout: shown } = await lineage("inspect", folder("back"), "--json");
+    expect(JSON.parse(shown)).toMatchObject({ kind: "an adapter in peft's layout" });
     // The base may itself be a GGUF, and the adapter be merged.
     const whole = `${folder("base")}.gguf`;
     expect((await lineage("convert", folder("base"), whole, "--format", "F32")).status).toBe(0);
