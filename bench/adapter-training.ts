@@ -6,7 +6,7 @@
  * The shapes are those of SmolLM2-135M and TinyLlama-1.1B with random weights; adapters of rank 16 beside all linear layers;
  * AdamW. Every case has a process of its own on either side, and its peak memory counts from the first step on. "Chat lengths"
  * are those of the Alpaca rows in `FOLDER/chat`, four characters a token, with the loss on the answers. The peer gets eight rows
- * at a time in the order of the file, padded to the longest, as transformers' collator has them; here they are packed.
+ * at a time (two of the large shape) in the order of the file, padded to the longest, as transformers' collator has them; here they are packed.
  */
 import { existsSync, readFileSync } from "node:fs";
 import os from "node:os";
@@ -86,7 +86,6 @@ function chatRows(count: number): Rows {
   });
 }
 
-const perBatch = 8;
 const batched = (rows: Rows, size: number): Rows[] =>
   Array.from({ length: rows.length / size }, (_, index) => rows.slice(index * size, (index + 1) * size));
 
@@ -124,9 +123,11 @@ for (const [name, config] of Object.entries(shapes)) {
   if (options.only !== undefined && options.only !== name) continue;
   console.log(`\n${name}: ${config.numLayers} layers of ${config.hiddenSize}`);
   const large = config.hiddenSize > 1000;
+  // More of the large one's rows would take the peer more memory than a small machine has.
+  const perBatch = large ? 2 : 8;
   const [batchSize, sequenceLength] = smoke ? [2, 32] : large ? [1, 256] : [4, 256];
   const equal: Rows = Array.from({ length: (large ? 2 : 3) * batchSize }, () => [0, sequenceLength] as const);
-  const chats = chatRows((smoke ? 2 : large ? 2 : 6) * perBatch);
+  const chats = chatRows((smoke ? 2 : 4) * perBatch);
   const packing = smoke
     ? { batchSize: 2, sequenceLength: 512 }
     : { batchSize: large ? 1 : 2, sequenceLength: 512 };

@@ -16,7 +16,7 @@ import { type Parameter, namedParameters } from "../nn/index.js";
 import { adamW8bitStateSize } from "./eight-bit.js";
 import { nodesOf } from "./diagnosis.js";
 import type { Objective } from "./objective.js";
-import { type PassOptions, lossGraph } from "./step.js";
+import { type PassOptions, lossGraph, prepacks } from "./step.js";
 
 /** Bytes that training takes, by what takes them. */
 export interface TrainingMemory {
@@ -120,11 +120,11 @@ export function trainingMemory(
   return { ...parts, total: Object.values(parts).reduce((a, b) => a + b) };
 }
 
-/** The engine keeps matrices beside the given ones as its products like them; of halves it makes floats. */
+/** Where the engine keeps something of matrices in blocks, it does so of all; of halves it makes floats. */
 const frozenBytes = (frozen: ConstantWeights): number =>
   Object.values(frozen.packed).reduce(
     (sum, weight) => sum + (weight.kind === "half" ? 4 * weight.rows * weight.columns : packedBytes(weight)),
-    2 * constantBytes({ tensors: frozen.tensors, packed: {} }) +
+    (prepacks(frozen) ? 2 : 1) * constantBytes({ tensors: frozen.tensors, packed: {} }) +
       constantBytes({ tensors: {}, packed: frozen.packed }),
   );
 

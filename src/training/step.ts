@@ -2,6 +2,7 @@ import { allocate, elementCount } from "../base/dtype.js";
 import { LineageError, ShapeError } from "../base/errors.js";
 import type { Batch, BatchTensor } from "../data/index.js";
 import {
+  type ConstantWeights,
   RandomStream,
   type Tensor,
   add,
@@ -213,8 +214,16 @@ class BoundProgram implements Disposable {
   }
 }
 
+/** Whether the engine makes something of constant weights that it keeps beside them: its products over blocks need that. */
+export const prepacks = ({ packed }: ConstantWeights): boolean =>
+  Object.values(packed).some(({ kind }) => kind === "blocks" || kind === "rows");
+
 /** How programs of training take frozen weights: as constants, and with products that are what is differentiated. */
-export const withConstants = ({ constants }: WeightSet) => ({ constants, exactProducts: true });
+export const withConstants = ({ constants }: WeightSet) => ({
+  constants,
+  exactProducts: true,
+  prepacking: constants && prepacks(constants),
+});
 
 const gradientName = (parameter: string): string => `${parameter}.gradient`;
 const accumulatedName = (parameter: string): string => `${parameter}.accumulated`;

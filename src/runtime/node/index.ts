@@ -323,6 +323,7 @@ class NativeRuntime implements Runtime {
     else api.call("SetIntraOpNumThreads", session, this.threads);
     if (options.arena === false) api.call("DisableCpuMemArena", session);
     if (options.memoryPattern === false) api.call("DisableMemPattern", session);
+    if (options.prepacking === false) entry("session.disable_prepacking", "1");
     if (options.profile) api.call("EnableProfiling", session, options.profile);
     if (options.directory) entry("session.model_external_initializers_file_folder_path", options.directory);
     appendDevice(api, session, this.device, this.tf32);
