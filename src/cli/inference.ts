@@ -211,8 +211,16 @@ export const addSamplingOptions = (
     .addOption(option("seed", "<n>", "the same seed gives the same text", z.int().nonnegative().default(0)));
 
 /** Names an adapter for a model. @param again whether more than one may be named */
-export const adapterOption = (help: string, again = false): Option =>
-  option("adapter", "<place>", help, z.string(), { usual: "none", again });
+export function adapterOption(help: string, again = false): Option {
+  const made = option("adapter", "<place>", help, z.string(), { usual: "none", again });
+  if (again) return made;
+  return made.argParser((folder: string, before: string | undefined) => {
+    // The last one would else count alone, and nothing would say so.
+    if (before !== undefined)
+      throw new LineageError("argument", `this command takes one adapter, not ${before} and ${folder}`);
+    return folder;
+  });
+}
 
 export const mergeOption = (): Option =>
   new Option(

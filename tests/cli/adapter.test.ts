@@ -379,6 +379,11 @@ describe("several adapters on the command line", () => {
       (await lineage("generate", "--prompt", "a", "--model", folder("base"), ...args)).stderr;
     expect(await failing(...named("first", "first"))).toContain("two adapters are called first");
     expect(await failing(...named("first", "second"), "--merge-adapter")).toContain("give one --adapter");
+    const two = await lineage(
+      ...["evaluate", "--model", folder("base"), "--text", folder("template.jinja")],
+      ...["--adapter", "first", "--adapter", "second"],
+    );
+    expect(two.stderr).toContain("this command takes one adapter, not first and second");
     expect(await failing("--adapter", "=x")).toContain("--adapter must be FOLDER or NAME=FOLDER, not =x");
     expect(await failing("--adapter", `none=${folder("base-adapter")}`)).toContain(
       "none is the base without",
