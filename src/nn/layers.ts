@@ -29,8 +29,8 @@ export interface LinearOptions {
   readonly initializer?: Initializer;
 }
 
-/** What an adapter adds to a linear layer's product, from the same input; undefined for nothing. */
-export type LinearAdapter = Module & { forward(x: Tensor): Tensor | undefined };
+/** What an adapter adds to a linear layer's output, from the same input and that output; undefined for nothing. */
+export type LinearAdapter = Module & { forward(x: Tensor, output: Tensor): Tensor | undefined };
 
 /** `[..., inSize]` -> `[..., outSize]`: a matrix product and a bias. */
 export class Linear extends Module {
@@ -61,7 +61,7 @@ export class Linear extends Module {
   override forward(x: Tensor): Tensor {
     const { weight, bias, transposeWeight, adapter } = this;
     const product = linear(x, weight.tensor, bias?.tensor, { transposeWeight });
-    const update = adapter?.forward(x);
+    const update = adapter?.forward(x, product);
     return update ? product.add(update) : product;
   }
 }

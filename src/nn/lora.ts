@@ -120,14 +120,20 @@ export class Lora extends Module {
     return [this.down.weight, this.up.weight, ...(this.magnitude ? [this.magnitude] : [])];
   }
 
-  /** What is added to the layer's product with `x`. */
-  override forward(x: Tensor): Tensor {
+  /** What is added to the layer's `output` of `x`. */
+  override forward(x: Tensor, output: Tensor): Tensor {
     const dropped = dropout(x, this.options.dropout ?? 0, this.random);
     const update = this.up.forward(this.down.forward(dropped), this.scaling);
     const { magnitude, baseNorms } = this;
     if (!magnitude || !baseNorms) return update;
-    const { weight, transposeWeight } = this.#layer;
-    const product = linear(dropped, weight.tensor, undefined, { transposeWeight });
+    const { weight, bias, transposeWeight } = this.#layer;
+    // The layer has multiplied already, unless dropout stands before it.
+    const product =
+      dropped === x
+        ? bias
+          ? output.sub(bias.tensor)
+          : output
+        : linear(dropped, weight.tensor, undefined, { transposeWeight });
     const factor = div(magnitude.tensor, this.norms(baseNorms.tensor));
     return mul(factor, product.add(update)).sub(product);
   }
