@@ -12,6 +12,7 @@ import { loadForInference } from "../src/checkpoints/index.js";
 import { findTask, judged, planTask, readSummaries, scoresOf } from "../src/evaluation/index.js";
 import type { Prediction } from "../src/evaluation/index.js";
 import { indexOfLargest } from "../src/base/numbers.js";
+import { commonLength } from "../src/generation/index.js";
 import { createRuntime } from "../src/runtime/index.js";
 import { LlamaCppModel } from "./llama-cpp.js";
 import { llamaCppLikelihoods, llamaCppShape, sharedLength } from "./llama-cpp-evaluation.js";
@@ -77,7 +78,8 @@ for (const { file: stored, task: name, shots } of await readSummaries([results])
   );
   const rule = task.declaration.generate;
   const theirs: Prediction[] = [];
-  let apart = 0;
+  /** Bytes that both texts begin with, of those that are not the same. */
+  const parted: string[] = [];
   if (rule) {
     for (const [index, { prompt, question }] of planned.asked.entries()) {
       const text = written(model, prompt as readonly number[], rule.maxNewTokens, rule.stop);
@@ -90,7 +92,10 @@ for (const { file: stored, task: name, shots } of await readSummaries([results])
         }),
       });
       const mine = own[index]!;
-      if (mine.kind === "text" && mine.texts[0] !== text) apart++;
+      if (mine.kind === "text" && mine.texts[0] !== text)
+        parted.push(
+          `${commonLength([...Buffer.from(mine.texts[0]!)], [...Buffer.from(text)])} of ${Buffer.byteLength(text)}`,
+        );
     }
   } else {
     const likelihoods = llamaCppLikelihoods(model, planned, shots > 0 ? sharedLength(planned) : 0);
@@ -120,7 +125,7 @@ for (const { file: stored, task: name, shots } of await readSummaries([results])
   console.log(
     `  the same answer in ${answers.length} of ${own.length}; ` +
       (rule
-        ? `${apart} texts differ`
+        ? `${parted.length} texts differ, after bytes ${parted.join(", ") || "none"}`
         : `likelihoods differ by ${(differences.reduce((sum, each) => sum + each, 0) / differences.length).toFixed(3)} at the mean, ${Math.max(...differences).toFixed(3)} at most`) +
       `; ${((user + system) / 1e6).toFixed(0)} s of processor time`,
   );

@@ -282,6 +282,13 @@ describe("lineage evaluate", () => {
     expect((await lineage("evaluate", "show", out, "--metric", "acc")).stdout).toBe(stdout);
     const shown = JSON.parse((await lineage("evaluate", "show", out, "--json")).stdout) as unknown[];
     expect(shown).toMatchObject([0, 2, 0, 2].map((shots) => ({ task: "many", shots, complete: true })));
+    // What was measured is told of, although the second model cannot be.
+    const changed = JSON.parse(await readFile(stored, "utf8")) as { identity: object };
+    await writeFile(stored, JSON.stringify({ ...changed, identity: { ...changed.identity, seed: 9 } }));
+    const half = await both("--metric", "acc");
+    expect(half.status).toBe(1);
+    expect(half.stderr).toMatch(/other model.many-0-shot.json holds results of another seed \(9, now 0\)/);
+    expect(half.stdout.trim().split("\n").slice(1)).toEqual([expect.stringMatching(/^evaluation .* acc /)]);
     expect((await evaluate(file, "--model", model)).stderr).toMatch(/--model names .* twice/);
     expect((await evaluate(file, "--metric", "bleu", "--plot", plot)).stderr).toMatch(
       /no result has the metric bleu; there are acc, acc_norm/,
