@@ -134,11 +134,17 @@ async function evaluateModels(typed: Partial<EvaluateCommand>): Promise<void> {
     for (const one of models) summaries.push(...(await evaluateModel(one, tasks, shots, command)));
   } finally {
     // Models that were measured are told of, whatever happens to a later one.
+    const shown = has(summaries, metric) ? metric : undefined;
     if (!json && summaries.length > 0)
-      print(models.length === 1 ? table(summaries, metric) : summaryTable(summaries, metric));
+      print(models.length === 1 ? table(summaries, shown) : summaryTable(summaries, shown));
   }
+  if (metric !== undefined && !has(summaries, metric)) throw noMetric(summaries, metric);
   if (plot !== undefined) await writePlot(summaries, { plot, metric });
 }
+
+/** Whether some result has a score of that name. */
+const has = (summaries: readonly TaskSummary[], metric: string | undefined): boolean =>
+  metric !== undefined && summaries.some(({ scores }) => Object.hasOwn(scores, metric));
 
 /** Loads a model, and measures it. */
 async function evaluateModel(
@@ -376,7 +382,6 @@ function table(results: readonly TaskSummary[], metric: string | undefined): str
       ...cellsOf(score),
     ]),
   );
-  if (metric !== undefined && rows.length === 0) throw noMetric(results, metric);
   return columns([["task", "shots", "rows", "metric", "value", "stderr"], ...rows], [1, 2, 4]);
 }
 
