@@ -5,20 +5,22 @@
  * change of its weights; more examples help, and larger models make more of them. The tasks are synthetic: copy words of a list (which of
  * three places, in any order: 39 tasks for each of five kinds of words), sort it, count a word in it, look words up in a table of four
  * that only the document has, and call words of two kinds by two labels that only the document has. Each document is one task, as lines of
- * examples without a name, so that a model without examples cannot know what is asked. Two kinds of tasks are measured, on fresh examples:
- * those of training, and held-out ones: orders of copying that occur in no document of training with any words, and pairs of kinds of words
- * that none looks up or labels.
+ * examples without a name or a mark between question and answer, so that a model without examples cannot know what is asked. Two kinds of
+ * tasks are measured, on fresh examples: those of training, and held-out ones: orders of copying that occur in no document of training with
+ * any words, and pairs of kinds of words that none looks up or labels.
  *
  * Three sizes with GPT-3's alternating banded and dense layers learn from the same documents in the same order. The band is two tokens
- * wide: a token sees itself and the one before, from which the dense layer above it can find where a word stood before and what came next
- * (the induction heads of Olsson et al. 2022). Training begins with rows of a few random words that come over and over, the plainest text
- * that rewards it; their share falls from all to a tenth. A network of three layers of 64 copies such rows after 400 steps of nothing
- * else, with a band of 4 or 16 it does not. Words of a question are random, so that predicting them teaches nothing: they have no part in
- * the loss. First weights have a deviation of 1 / sqrt(width), for 0.02 is made for wide layers. An answer counts where the likeliest token
- * is right at every place of it.
+ * wide: a token sees itself and the one before, from which the dense layer above it finds where a word stood before and what came next
+ * (the induction heads of Olsson et al. 2022). An answer therefore stands right behind its question: with an arrow between them the band did
+ * not reach, and tables were not looked up. Training begins with rows of a few random words that come over and over, the plainest text
+ * that rewards it; their share falls from all to a tenth. After 300 steps of nothing else, three layers of 64 had a loss of 1.41 on such
+ * rows and went on to 0.006; with a band of 16 tokens they had 2.3. Words of a question are random, so that predicting them teaches nothing:
+ * they have no part in the loss. First weights have a deviation of 1 / sqrt(width), for 0.02 is made for wide layers. An answer counts where
+ * the likeliest token is right at every place of it.
  *
- * Larger models make more of examples: with eight, tasks of training go to 20%, 27% and 38%, held-out ones to 18%, 26% and 27%. Nearly all
- * of it comes with the first example, which shows what an answer looks like; no size looks up in the table of its examples.
+ * It shows. More examples help every size, on tasks of training (with none, one and eight: 1%, 17%, 44% of answers for 0.02M parameters;
+ * 6%, 25%, 49% for 0.05M; 7%, 36%, 61% for 0.19M) and on held-out ones (1% to 41%, 45% and 44%). Size helps with tasks of training alone.
+ * Tables are looked up (91% held out) and labels given (98%); new orders of copying and new sorts are not picked up.
  *
  *   node dist/recipes/gpt3.js [--out FOLDER] [--scale X] [--threads N] [--smoke]
  */
@@ -145,19 +147,18 @@ domainNames.forEach((from, index) => {
   domainNames.forEach((to, place) => {
     if (from === to) return;
     const heldOut = place === (index + 1) % domainNames.length;
-    for (const asked of [1, 2])
-      tasks.push({
-        family: "look up",
-        name: `${asked} of ${from} to ${to}`,
-        heldOut,
-        begin: (random) => {
-          const [keys, values] = [some(random, domains[from], 4), some(random, domains[to], 4)];
-          return () => {
-            const at = [...random.permutation(4)].slice(0, asked);
-            return { question: at.map((key) => keys[key]!), answer: at.map((key) => values[key]!) };
-          };
-        },
-      });
+    tasks.push({
+      family: "look up",
+      name: `${from} to ${to}`,
+      heldOut,
+      begin: (random) => {
+        const [keys, values] = [some(random, domains[from], 4), some(random, domains[to], 4)];
+        return () => {
+          const at = random.integer(4);
+          return { question: [keys[at]!], answer: [values[at]!] };
+        };
+      },
+    });
     // Words of two kinds, called by two words of a third.
     for (const [kind, [one, other]] of Object.entries({
       mood: [good, bad],
@@ -189,19 +190,19 @@ const ownTasks = families.map((family) => trained.filter((task) => task.family =
 const storyTexts = [...stories({ seed: 1, count: smoke ? 200 : 3000 })];
 const tokenizer = trainByteLevelBpe(
   // Every word of the tasks is a token of its own.
-  [...storyTexts.slice(0, 60), ...Array.from({ length: 200 }, () => ` ${allWords.join(" ")} ->`)],
+  [...storyTexts.slice(0, 60), ...Array.from({ length: 200 }, () => ` ${allWords.join(" ")}`)],
   { vocabSize: 600 },
 );
 const storyTokens = Int32Array.from(storyTexts.flatMap((text) => [...tokenizer.encode(text)]));
 const idOf = new Map(
-  ["\n", ...[...allWords, "->"].map((word) => ` ${word}`)].map((word) => {
+  ["\n", ...allWords.map((word) => ` ${word}`)].map((word) => {
     const ids = tokenizer.encode(word);
     if (ids.length !== 1) throw new Error(`the tokenizer has no token for ${JSON.stringify(word)}`);
     return [word.trim(), ids[0]!];
   }),
 );
 const idsOf = (list: readonly string[]): number[] => list.map((word) => idOf.get(word)!);
-const asked = ({ question }: Example): number[] => idsOf([...question, "->"]);
+const asked = ({ question }: Example): number[] => idsOf(question);
 const answered = ({ answer }: Example): number[] => idsOf([...answer, ""]);
 
 /** A row, one token longer than what the model reads, and which of its tokens are to be predicted. */
