@@ -5,10 +5,11 @@ import {
   pairBatch,
   ppo,
 } from "../src/alignment/index.js";
-import { indexOfLargest } from "../src/base/numbers.js";
+import { Random } from "../src/base/random.js";
 import type { Batch } from "../src/data/index.js";
 import { Llama, llamaConfig, systems } from "../src/models/index.js";
 import { saveGguf } from "../src/checkpoints/index.js";
+import { sample } from "../src/generation/index.js";
 import { DecoderBody, Weights } from "../src/nn/index.js";
 import { ActorCritic, dpo, preferenceObjective } from "../src/objectives/index.js";
 import { createRuntime } from "../src/runtime/index.js";
@@ -70,28 +71,25 @@ async function rollouts(): Promise<number[]> {
   return await timed(1, () => writer.write(prompts, { seed: 1 }));
 }
 
-/** llama.cpp takes a batch of prompts' tokens at once, then one token of each sequence. */
+/** llama.cpp takes all prompts in one batch, then one token of each sequence. Tokens are drawn from its logits as lineage draws. */
 async function peer(): Promise<number[]> {
   const room = Math.max(...prompts.map(({ length }) => length)) + tokens + 1;
   using model = LlamaCppModel.load(question.gguf, {
     threads,
     contextLength: room * prompts.length,
     sequences: prompts.length,
-    batch: 2048,
+    batch: prompts.reduce((sum, { length }) => sum + length, 0),
     cache: "float32",
   });
+  const random = new Random(1);
+  const drawn = (logits: Float32Array): number => sample(logits, { temperature: 1 }, random);
   const write = (count: number): void => {
     model.reset();
-    let ids = prompts.map((prompt, sequence) => sampled(model.evaluate(prompt, { sequence })[0]!));
-    for (let token = 1; token < count; token++) ids = model.step(ids).map(sampled);
+    let ids = model.begin(prompts).map(drawn);
+    for (let token = 1; token < count; token++) ids = model.step(ids).map(drawn);
   };
   write(2);
   return await timed(1, () => write(tokens));
-}
-
-/** A token at temperature 1, by the largest of the logits and Gumbel's noise. */
-function sampled(logits: Float32Array): number {
-  return indexOfLargest(logits.map((logit) => logit - Math.log(-Math.log(Math.random()))));
 }
 
 async function writeGguf(): Promise<number[]> {

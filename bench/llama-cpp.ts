@@ -271,6 +271,17 @@ export class LlamaCppModel implements Disposable {
     return (all ? [...ids.keys()] : [-1]).map((index) => this.logits(index));
   }
 
+  /** Begins the first sequences with a prompt each, all in one batch; the logits after each, views as those of `evaluate`. */
+  begin(prompts: readonly (readonly number[])[]): Float32Array[] {
+    this.decode(
+      prompts.flatMap((ids, sequence) =>
+        ids.map((id, index) => ({ id, sequence, wanted: index === ids.length - 1 })),
+      ),
+    );
+    let last = -1;
+    return prompts.map(({ length }) => this.logits((last += length)));
+  }
+
   /** Continues the first sequences by one token each, all in one batch; the logits of each, views as those of `evaluate`. */
   step(ids: readonly number[]): Float32Array[] {
     this.decode(ids.map((id, sequence) => ({ id, sequence, wanted: true })));

@@ -75,7 +75,7 @@ addRunOptions(pretrainCommand, of, {
     of(
       "optimizer",
       "<name>",
-      "optimizer; adamw8bit keeps AdamW's moments in 8 bits; adafactor with steps relative to a parameter's size, as T5 trained",
+      "optimizer; adamw8bit keeps AdamW's moments in 8 bits, paged in a file of --out; adafactor with steps relative to a parameter's size, as T5 trained",
     ),
     of("schedule", "<name>", "schedule of the learning rate"),
   ],

@@ -27,7 +27,11 @@ export function addPairOptions(command: Command, group: string, taken: readonly 
     of("epochs", "<n>", "passes over the pairs"),
     of("steps", "<n>", "steps to train", { usual: "as many as the epochs have" }),
     of("labelSmoothing", "<p>", "share of the target that is spread over the vocabulary"),
-    of("optimizer", "<name>", "optimizer; adamw8bit keeps AdamW's moments in 8 bits"),
+    of(
+      "optimizer",
+      "<name>",
+      "optimizer; adamw8bit keeps AdamW's moments in 8 bits, paged in a file of --out",
+    ),
     of("schedule", "<name>", "schedule of the learning rate"),
     of("warmupTokens", "<n>", "target tokens of warm-up, in steps of mean size", {
       usual: "as --warmup says",

@@ -239,7 +239,7 @@ addRunOptions(trainCommand, of, {
     of(
       "optimizer",
       "<name>",
-      "optimizer; adamw8bit keeps AdamW's moments in 8 bits; palm is Adafactor as PaLM set it",
+      "optimizer; adamw8bit keeps AdamW's moments in 8 bits, paged in a file of --out; palm is Adafactor as PaLM set it",
     ),
     of("schedule", "<name>", "schedule of the learning rate", { usual: "cosine; palm relative" }),
     of("beta2", "<x>", "AdamW's beta2"),

@@ -139,13 +139,19 @@ export class Weights implements WeightSet, Disposable {
   /**
    * A second buffer, all zero: gradients, moments, an average.
    * @param includes which parameters it has room for; default all
+   * @param pagedIn a folder on whose disk the numbers lie (`Runtime.createPagedTensor`); default in memory
    */
-  like(includes: (name: string, parameter: Parameter) => boolean = () => true): Weights {
+  like(includes: (name: string, parameter: Parameter) => boolean = () => true, pagedIn?: string): Weights {
     const parameters = new Map<string, Parameter>();
     for (const [name, { parameter }] of this.layout.placements)
       if (includes(name, parameter)) parameters.set(name, parameter);
     const layout = parameters.size === this.layout.placements.size ? this.layout : flatLayout(parameters);
-    return new Weights(this.runtime, layout, this.runtime.createTensor("float32", [layout.size]));
+    const { runtime } = this;
+    const flat =
+      pagedIn === undefined
+        ? runtime.createTensor("float32", [layout.size])
+        : runtime.createPagedTensor("float32", [layout.size], pagedIn);
+    return new Weights(runtime, layout, flat);
   }
 
   /** The same numbers in a second buffer, over the same constants. */

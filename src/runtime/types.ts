@@ -182,6 +182,12 @@ export interface Runtime extends Disposable {
    * `storage` for a file that cannot be read.
    */
   mapFile(file: string): FileMapping;
+  /**
+   * Zeros in a file on the disk of `folder` that has no name and goes with the tensor: where memory is short, the system writes
+   * pages out that rest, instead of ending a process. Throws `unsupported` on other devices than the CPU and where the system
+   * has no memory maps (Windows, the browser), `storage` where the disk has not as much room.
+   */
+  createPagedTensor<D extends DType>(dtype: D, shape: readonly number[], folder: string): DeviceTensor<D>;
   /** Compiles a serialised ONNX model. Throws RuntimeError with the node and module path that the engine refused. */
   createProgram(model: Uint8Array, options?: ProgramOptions): Promise<Program>;
   /** Bytes of tensors created here and not yet disposed. */

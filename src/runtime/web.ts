@@ -77,6 +77,10 @@ class WebRuntime implements Runtime {
     throw new LineageError("unsupported", `${file} cannot be mapped: the browser has no files`);
   }
 
+  createPagedTensor<D extends DType>(_dtype: D, _shape: readonly number[], folder: string): DeviceTensor<D> {
+    throw new LineageError("unsupported", `memory cannot be paged to ${folder}: the browser has no files`);
+  }
+
   async createProgram(model: Uint8Array, options: ProgramOptions = {}): Promise<Program> {
     options.signal?.throwIfAborted();
     try {

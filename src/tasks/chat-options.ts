@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { conversationLayouts, longFates, trainedParts } from "../data/index.js";
-import { learningPlans, scheduleNames } from "../training/index.js";
+import { adamWNames, learningPlans, scheduleNames } from "../training/index.js";
 import { loraOptions } from "./adapter-options.js";
 
 const { adapter } = learningPlans;
@@ -52,8 +52,8 @@ export const finetuneChatOptions = z.object({
   schedule: z.enum(scheduleNames).default(adapter.schedule),
   weightDecay: z.number().nonnegative().default(adapter.weightDecay),
   beta2: z.number().positive().lt(1).default(adapter.betas[1]),
-  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. */
-  optimizer: z.enum(["adamw", "adamw8bit", "adafactor"]).default("adamw"),
+  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022; `paged`: in a file of the run, Dettmers et al. 2023. */
+  optimizer: z.enum([...adamWNames, "adafactor"]).default("adamw"),
   clip: z.number().positive().default(1),
   /** Steps between evaluations. Default: once an epoch. */
   evalEvery: z.int().positive().optional(),

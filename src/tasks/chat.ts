@@ -13,8 +13,7 @@ import {
   type RunFolder,
   type TrainingResult,
   adafactor,
-  adamW,
-  adamW8bit,
+  adamWOf,
   learningPlans,
   optimizerStateSize,
   plannedSchedule,
@@ -182,7 +181,7 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
     optimizer: (own, gradients) =>
       options.optimizer === "adafactor"
         ? adafactor(own, gradients, { weightDecay })
-        : (options.optimizer === "adamw8bit" ? adamW8bit : adamW)(own, gradients, {
+        : adamWOf(options.optimizer, out)(own, gradients, {
             betas: [0.9, beta2],
             weightDecay,
           }),

@@ -17,8 +17,8 @@ import {
   type RunFolder,
   type TrainingResult,
   adafactor,
-  adamW,
-  adamW8bit,
+  adamWNames,
+  adamWOf,
   evaluate,
   learningPlans,
   optimizerRates,
@@ -60,8 +60,8 @@ export const pretrainOptions = z.object({
   weightDecay: z.number().nonnegative().optional(),
   /** Power of the languages' shares of the text by which an encoder-decoder samples them. Default: as its system has it. */
   exponent: z.number().nonnegative().optional(),
-  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. */
-  optimizer: z.enum(["adamw", "adamw8bit", "adafactor"]).default("adamw"),
+  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022; `paged`: in a file of the run, Dettmers et al. 2023. */
+  optimizer: z.enum([...adamWNames, "adafactor"]).default("adamw"),
   schedule: z.enum(scheduleNames).default(plan.schedule),
   /** Share of the documents that is held out. */
   validation: z.number().positive().lt(1).default(0.05),
@@ -203,7 +203,7 @@ async function run(
     optimizer: (...buffers) =>
       options.optimizer === "adafactor"
         ? adafactor(...buffers, { weightDecay: options.weightDecay ?? 0 })
-        : (options.optimizer === "adamw8bit" ? adamW8bit : adamW)(...buffers, {
+        : adamWOf(options.optimizer, out)(...buffers, {
             betas: plan.betas,
             weightDecay: options.weightDecay ?? plan.weightDecay,
           }),

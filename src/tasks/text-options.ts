@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { learningPlans, scheduleNames } from "../training/index.js";
+import { adamWNames, learningPlans, scheduleNames } from "../training/index.js";
 import { besideOptions } from "./adapter-options.js";
 
 const { trainPairs, finetunePairs } = learningPlans;
@@ -41,8 +41,8 @@ const pairsShape = {
   steps: z.int().positive().optional(),
   labelSmoothing: z.number().min(0).lt(1).default(0.1),
   clip: z.number().positive().default(1),
-  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. */
-  optimizer: z.enum(["adamw", "adamw8bit", "adafactor"]).default("adamw"),
+  /** `adamw8bit`: moments in 8 bits, Dettmers et al. 2022; `paged`: in a file of the run, Dettmers et al. 2023. */
+  optimizer: z.enum([...adamWNames, "adafactor"]).default("adamw"),
   weightDecay: z.number().nonnegative().default(trainPairs.weightDecay),
   beta2: z.number().positive().lt(1).default(trainPairs.betas[1]),
   /** Target tokens over which the learning rate rises, counted in steps of mean size. Default: as `warmup` says. */

@@ -20,8 +20,7 @@ import {
   type RunFolder,
   type TrainingResult,
   adafactor,
-  adamW,
-  adamW8bit,
+  adamWOf,
   optimizerStateSize,
   learningPlans,
   plannedSchedule,
@@ -338,7 +337,7 @@ class TextRun implements Disposable {
             ? warmupOf(steps)
             : stepsOfTokens(options.warmupTokens, training, stepsPerEpoch),
       }),
-      optimizer: (...buffers) => optimizerOf(options, ...buffers),
+      optimizer: (...buffers) => optimizerOf(options, folder.path, ...buffers),
       steps,
       evalEvery: options.evalEvery ?? stepsPerEpoch,
       patience: options.patience,
@@ -450,12 +449,13 @@ const readKept = async (folder: string) =>
 
 function optimizerOf(
   { optimizer, weightDecay, beta2 }: FinetuneTextOptions | TrainTextOptions,
+  folder: string,
   weights: Weights,
   gradients: Weights,
 ): Promise<Optimizer> {
   return optimizer === "adafactor"
     ? adafactor(weights, gradients, { weightDecay })
-    : (optimizer === "adamw8bit" ? adamW8bit : adamW)(weights, gradients, {
+    : adamWOf(optimizer, folder)(weights, gradients, {
         betas: [0.9, beta2],
         weightDecay,
       });

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { DecoderSystem, SystemName, systems } from "../models/index.js";
-import { type TrainingResult, learningPlans, scheduleNames } from "../training/index.js";
+import { type TrainingResult, adamWNames, learningPlans, scheduleNames } from "../training/index.js";
 import { loraOptions } from "./adapter-options.js";
 import { type RunControl, fromNothing } from "./run.js";
 
@@ -50,10 +50,10 @@ export const trainOptions = z.object({
   doubleQuantization: z.boolean().default(false),
   ...loraOptions,
   /**
-   * `adamw8bit`: moments in 8 bits, Dettmers et al. 2022. `palm`: Adafactor as PaLM set it, unfactored, with momentum, and a
+   * `adamw8bit`: moments in 8 bits, Dettmers et al. 2022; `paged`: in a file of the run, Dettmers et al. 2023. `palm`: Adafactor as PaLM set it, unfactored, with momentum, and a
    * weight decay of the rate squared.
    */
-  optimizer: z.enum(["adamw", "adamw8bit", "sgd", "adafactor", "palm"]).default("adamw"),
+  optimizer: z.enum([...adamWNames, "sgd", "adafactor", "palm"]).default("adamw"),
   /** Peak of the schedule. Default: 1e-3 for AdamW, 0.1 for SGD, 1e-2 for Adafactor and PaLM's; an adapter 2e-4. */
   learningRate: z.number().positive().optional(),
   /** Default: `cosine`; for PaLM's Adafactor `relative`, 1 over the root of the steps, but no more than the peak. */

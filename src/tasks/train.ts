@@ -24,8 +24,8 @@ import {
   type Optimizer,
   type RunFolder,
   adafactor,
-  adamW,
-  adamW8bit,
+  adamWOf,
+  isAdamW,
   learningPlans,
   optimizerRates,
   optimizerStateSize,
@@ -289,7 +289,7 @@ async function run(
           ? planOf(options).learningRate
           : optimizerRates[options.optimizer]),
     }),
-    optimizer: (...buffers) => makeOptimizer(options, ...buffers),
+    optimizer: (...buffers) => makeOptimizer(options, out, ...buffers),
     steps: options.steps,
     evalEvery: options.evalEvery,
     patience: options.patience,
@@ -383,10 +383,12 @@ const newModel = (
   vocabSize: number,
 ): CausalLm => system.create(system.config.create({ ...smallSizes, ...sizes, vocabSize }));
 
-const isAdamW = (optimizer: TrainOptions["optimizer"]): boolean =>
-  optimizer === "adamw" || optimizer === "adamw8bit";
-
-function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weights): Promise<Optimizer> {
+function makeOptimizer(
+  options: TrainOptions,
+  folder: string,
+  weights: Weights,
+  gradients: Weights,
+): Promise<Optimizer> {
   const { optimizer, beta2 } = options;
   const weightDecay = options.weightDecay ?? (isAdamW(optimizer) ? planOf(options).weightDecay : 0);
   if (optimizer === "sgd") return sgd(weights, gradients, { momentum: 0.9, weightDecay });
@@ -399,7 +401,7 @@ function makeOptimizer(options: TrainOptions, weights: Weights, gradients: Weigh
         weightDecayPower: undefined,
       }),
     });
-  return (optimizer === "adamw8bit" ? adamW8bit : adamW)(weights, gradients, {
+  return adamWOf(optimizer, folder)(weights, gradients, {
     betas: [0.9, beta2],
     weightDecay,
   });

@@ -86,7 +86,7 @@ class EightBitAdamW implements Optimizer {
         "unsupported",
         `moments in 8 bits are rounded by the processor, not by ${runtime.device}: train on the CPU, or with adamw`,
       );
-    const { learningRateFactor = () => 1, decays = isMatrix, weightDecay = usualDecay } = options;
+    const { learningRateFactor = () => 1, decays = isMatrix, weightDecay = usualDecay, pagedIn } = options;
     const { rule, scalarsAt } = adamWRule(options);
     const elementwise = ["parameter", "gradient", ...moments];
     const named = (names: readonly string[], shape: readonly string[]) =>
@@ -106,6 +106,10 @@ class EightBitAdamW implements Optimizer {
     const noDecay = runtime.createTensor("float32", []);
     const owned: DeviceTensor[] = [decay, noDecay, ...Object.values(wide)];
     const tensors: Record<string, Record<string, DeviceTensor<"float32" | "uint8">>> = {};
+    const zeros = <D extends "float32" | "uint8">(dtype: D, size: number): DeviceTensor<D> =>
+      pagedIn === undefined
+        ? runtime.createTensor(dtype, [size])
+        : runtime.createPagedTensor(dtype, [size], pagedIn);
     const keep = <D extends "float32" | "uint8">(kind: string, name: string, tensor: DeviceTensor<D>) => {
       (tensors[kind] ??= {})[name] = tensor;
       return tensor;
@@ -122,14 +126,10 @@ class EightBitAdamW implements Optimizer {
       const own = moments.map((moment) =>
         packed
           ? ({
-              codes: keep(moment, name, runtime.createTensor("uint8", [size])),
-              largest: keep(
-                `${moment}Largest`,
-                name,
-                runtime.createTensor("float32", [Math.ceil(size / dynamicBlock)]),
-              ),
+              codes: keep(moment, name, zeros("uint8", size)),
+              largest: keep(`${moment}Largest`, name, zeros("float32", Math.ceil(size / dynamicBlock))),
             } as const)
-          : keep(moment, name, runtime.createTensor("float32", [size])),
+          : keep(moment, name, zeros("float32", size)),
       );
       for (let start = 0; start < size; start += chunkSize) {
         const length = Math.min(chunkSize, size - start);

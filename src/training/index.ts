@@ -5,6 +5,7 @@ export * from "./checkpoint.js";
 export * from "./folder.js";
 export * from "./log.js";
 export * from "./memory.js";
+export * from "./moments.js";
 export * from "./metrics.js";
 export * from "./objective.js";
 export * from "./eight-bit.js";

@@ -40,6 +40,9 @@ export interface TrainingMemory {
 export const optimizerStateSize = {
   adamw: ({ size }: Parameter): number => 2 * size,
   adamw8bit: adamW8bitStateSize,
+  // Their pages are the system's to keep or to write out.
+  "paged-adamw": (): number => 0,
+  "paged-adamw8bit": (): number => 0,
   palm: ({ size }: Parameter): number => 2 * size,
   /** With momentum. */
   sgd: ({ size }: Parameter): number => size,

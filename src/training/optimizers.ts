@@ -124,6 +124,7 @@ class ElementwiseOptimizer implements Optimizer {
       name: string;
       state: readonly string[];
       weightDecay: number;
+      pagedIn?: string | undefined;
       rule: Rule;
       scalarsAt: (step: number, options: UpdateOptions) => Record<string, number>;
     },
@@ -131,7 +132,9 @@ class ElementwiseOptimizer implements Optimizer {
     const { runtime } = weights;
     const chunkSize = chunkSizeOf(runtime);
     const runs = runsOf(weights, gradients, options);
-    const state = Object.fromEntries(options.state.map((name) => [name, gradients.like()]));
+    const state = Object.fromEntries(
+      options.state.map((name) => [name, gradients.like(undefined, options.pagedIn)]),
+    );
     const values = Object.fromEntries(
       ["parameter", "gradient", ...options.state].map((name) => [name, input(name, "float32", ["elements"])]),
     );
@@ -235,6 +238,8 @@ export interface AdamWOptions extends ParameterOptions {
   readonly epsilon?: number;
   /** Of the parameters that `decays` names. Default 0.01. */
   readonly weightDecay?: number;
+  /** A folder on whose disk the moments lie (`Runtime.createPagedTensor`). Default: in memory. */
+  readonly pagedIn?: string | undefined;
 }
 
 /** Adam with decoupled weight decay, Loshchilov & Hutter 2019, algorithm 2; the same numbers as PyTorch's `AdamW`. */

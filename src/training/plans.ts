@@ -17,6 +17,8 @@ export interface LearningPlan {
 export const optimizerRates = {
   adamw: 1e-3,
   adamw8bit: 1e-3,
+  "paged-adamw": 1e-3,
+  "paged-adamw8bit": 1e-3,
   sgd: 0.1,
   adafactor: 1e-2,
   palm: 1e-2,

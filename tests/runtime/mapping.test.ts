@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { constants } from "node:buffer";
 import os from "node:os";
 import path from "node:path";
@@ -93,5 +93,35 @@ describe("mapFile", () => {
     for (const offset of [-4, 12, 2 ** 60]) {
       expect(() => mapping.tensor("float32", [64], offset)).toThrow("do not lie within");
     }
+  });
+});
+
+describe("createPagedTensor", () => {
+  it("gives zeros that hold what is written, outside the engine's memory, in a file without a name", () => {
+    const before = runtime.allocatedBytes;
+    using tensor = runtime.createPagedTensor("float32", [3, 7], folder);
+    expect(tensor.view()).toEqual(new Float32Array(21));
+    tensor.write(Float32Array.from({ length: 21 }, (_, i) => i));
+    using row = tensor.slice(14, [7]);
+    expect([...row.view()]).toEqual([14, 15, 16, 17, 18, 19, 20]);
+    expect(runtime.allocatedBytes).toBe(before);
+    expect(readdirSync(folder).filter((name) => name.startsWith(".paged"))).toEqual([]);
+  });
+
+  it("lets a program write to it", async () => {
+    const x = input("x", "float32", [2, 2]);
+    using program = await compile(runtime, { y: matmul(x, x) });
+    using tensor = runtime.createPagedTensor("float32", [2, 2], folder);
+    tensor.write(Float32Array.of(1, 2, 3, 4));
+    using result = runtime.createPagedTensor("float32", [2, 2], folder);
+    await program.run({ x: tensor }, { y: result });
+    expect([...result.view()]).toEqual([7, 10, 15, 22]);
+  });
+
+  it("says which folder it cannot write to", () => {
+    const missing = path.join(folder, "missing");
+    expect(() => runtime.createPagedTensor("uint8", [1], missing)).toThrow(
+      /missing.*no such file|not exist/i,
+    );
   });
 });

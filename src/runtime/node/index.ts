@@ -16,7 +16,7 @@ import {
 import { Api, type Pointer } from "./api.js";
 import { type DeviceMemory, cudaMemory } from "./device-memory.js";
 import { adviceOnCuda, hasCuda, locateLibrary } from "./library.js";
-import { mapFile } from "./mapping.js";
+import { createPaged, mapFile } from "./mapping.js";
 import { NameList, NativeProgram } from "./program.js";
 import { disableTelemetry } from "./telemetry.js";
 import { Allocation, type Memory, NativeTensor } from "./tensor.js";
@@ -247,6 +247,15 @@ class NativeRuntime implements Runtime {
 
   mapFile(file: string): FileMapping {
     return mapFile(this.engine.memory, file);
+  }
+
+  createPagedTensor<D extends DType>(dtype: D, shape: readonly number[], folder: string): DeviceTensor<D> {
+    if (this.device !== "cpu")
+      throw new LineageError(
+        "unsupported",
+        `memory of ${this.device} cannot be paged to a file: use the CPU`,
+      );
+    return createPaged(this.engine.memory, dtype, shape, folder);
   }
 
   async createProgram(model: Uint8Array, options: ProgramOptions = {}): Promise<Program> {

@@ -1,8 +1,10 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, unlinkSync, writeSync } from "node:fs";
+import path from "node:path";
 import koffi from "./koffi.js";
 import { type DType, type TypedArrayOf, bytesPerElement, elementCount, viewOf } from "../../base/dtype.js";
 import { LineageError } from "../../base/errors.js";
 import { storageError } from "../../base/files.js";
+import { formatBytes } from "../../base/memory.js";
 import type { DeviceTensor, FileMapping } from "../types.js";
 import type { Pointer } from "./api.js";
 import { Allocation, type Memory, NativeTensor } from "./tensor.js";
@@ -10,7 +12,8 @@ import { checkShape } from "../signature.js";
 
 /** The C library's memory maps. */
 interface Mapper {
-  readonly map: (fd: number, byteLength: number) => Pointer | undefined;
+  /** Shared: what is written reaches the file. Else a write makes a page of this process's own. */
+  readonly map: (fd: number, byteLength: number, shared: boolean) => Pointer | undefined;
   readonly unmap: (address: Pointer, byteLength: number) => void;
 }
 
@@ -27,12 +30,12 @@ function loadMapper(): Mapper | undefined {
   const library = koffi.load(file);
   const mmap = library.func("void *mmap(void *, size_t, int, int, int, int64_t)");
   const munmap = library.func("int munmap(void *, size_t)");
-  const [readAndWrite, privately] = [1 | 2, 2];
+  const [readAndWrite, shared, privately] = [1 | 2, 1, 2];
   const failed = 2n ** 64n - 1n;
   mapper = {
-    // Private: a write through a tensor makes a page of this process's own instead of reaching the file.
-    map: (fd, byteLength) => {
-      const address = mmap(null, byteLength, readAndWrite, privately, fd, 0) as Pointer | null;
+    map: (fd, byteLength, isShared) => {
+      const how = isShared ? shared : privately;
+      const address = mmap(null, byteLength, readAndWrite, how, fd, 0) as Pointer | null;
       return address === null || address === failed ? undefined : address;
     },
     unmap: (address, byteLength) => {
@@ -54,7 +57,7 @@ export function mapFile(memory: Memory, file: string): FileMapping {
     if (!stat.isFile()) throw new LineageError("storage", `cannot map ${file}: it is not a file`);
     const { size } = stat;
     const maps = size > 0 ? loadMapper() : undefined;
-    const address = maps?.map(fd, size);
+    const address = maps?.map(fd, size, false);
     if (maps && address !== undefined) {
       return new Mapping(
         memory,
@@ -78,6 +81,56 @@ export function mapFile(memory: Memory, file: string): FileMapping {
   } finally {
     closeSync(fd);
   }
+}
+
+/** Distinguishes the files of one process. */
+let pagedFiles = 0;
+
+/** Zeros in a file of `folder` that has no name. Throws `unsupported` without memory maps, `storage` without room. */
+export function createPaged<D extends DType>(
+  memory: Memory,
+  dtype: D,
+  shape: readonly number[],
+  folder: string,
+): DeviceTensor<D> {
+  checkShape("createPagedTensor", shape);
+  const byteLength = Math.max(1, elementCount(shape) * bytesPerElement(dtype));
+  const maps = loadMapper();
+  if (!maps)
+    throw new LineageError(
+      "unsupported",
+      `memory cannot be paged to a file on ${process.platform}: it has no memory maps here`,
+    );
+  const file = path.join(folder, `.paged-${process.pid}-${pagedFiles++}`);
+  let fd: number;
+  try {
+    fd = openSync(file, "wx+");
+  } catch (error) {
+    throw storageError("write", file, error);
+  }
+  try {
+    // Nobody else needs the name, and a process that is killed leaves nothing behind.
+    unlinkSync(file);
+    fill(fd, byteLength);
+    const address = maps.map(fd, byteLength, true);
+    if (address === undefined)
+      throw new LineageError("memory", `the system does not map ${formatBytes(byteLength)} of ${folder}`);
+    const allocation = Allocation.at(address, byteLength, () => {
+      maps.unmap(address, byteLength);
+    });
+    return new NativeTensor(memory, allocation, dtype, shape, 0);
+  } catch (error) {
+    throw error instanceof LineageError ? error : storageError("write", folder, error);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Takes the room on the disk now: a full disk would otherwise end the process when a page is written. */
+function fill(fd: number, byteLength: number): void {
+  const zeros = new Uint8Array(Math.min(byteLength, 2 ** 22));
+  for (let done = 0; done < byteLength;)
+    done += writeSync(fd, zeros, 0, Math.min(zeros.length, byteLength - done));
 }
 
 class Mapping implements FileMapping {
