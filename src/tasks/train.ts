@@ -203,7 +203,7 @@ async function run(
   onMessage?.(
     `model: ${system.title} with ${count(parameters)} parameters (${numLayers} layers, ${hiddenSize} wide, ${numHeads} heads)${adapter ? `, of which ${count(trainedParameters)} learn, in ${adapter.kind === "lora" ? `an adapter beside ${adapter.layers.size} layers` : `a ${adapter.kind === "prompt" ? "soft prompt" : "prefix"} of ${adapter.prompt.tokens} tokens`}` : ""}; ` +
       `training takes about ${formatBytes(memory.total)} of memory: weights ${formatBytes(memory.weights + memory.frozen)}, gradients ${formatBytes(memory.gradients)}, ` +
-      `optimizer ${formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}, evaluation ${formatBytes(memory.evaluation)}, the process itself ${formatBytes(memory.process)}`,
+      `optimizer ${options.optimizer.startsWith("paged") ? `in a file of ${out}` : formatBytes(memory.optimizer + memory.average)}, a batch ${formatBytes(memory.activations)}, evaluation ${formatBytes(memory.evaluation)}, the process itself ${formatBytes(memory.process)}`,
     { parameters, trainedParameters, memory },
   );
   requireMemory(

@@ -7,11 +7,13 @@ import {
   type AdamWOptions,
   type Optimizer,
   type OptimizerState,
+  type RatedScalars,
   type UpdateOptions,
   adamWRule,
   isMatrix,
   stateOf,
   usualDecay,
+  writeScalars,
 } from "./optimizers.js";
 
 // AdamW whose moments are kept in 8 bits, Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", with the sizes
@@ -72,7 +74,7 @@ class EightBitAdamW implements Optimizer {
     private readonly program: Program,
     private readonly chunks: readonly Chunk[],
     private readonly owned: readonly DeviceTensor[],
-    private readonly scalars: ReadonlyMap<number, Readonly<Record<string, DeviceTensor<"float32">>>>,
+    private readonly scalars: RatedScalars,
     /** Moments of a chunk in float32, for the time of its update. */
     private readonly wide: Readonly<Record<Moment, Float32Array>>,
     readonly state: Readonly<Record<string, OptimizerState>>,
@@ -173,11 +175,7 @@ class EightBitAdamW implements Optimizer {
   async update(options: UpdateOptions): Promise<void> {
     options.signal?.throwIfAborted();
     const step = this.steps + 1;
-    for (const [factor, scalars] of this.scalars) {
-      const rated = { ...options, learningRate: options.learningRate * factor };
-      for (const [name, value] of Object.entries(this.scalarsAt(step, rated)))
-        scalars[name]!.write(Float32Array.of(value));
-    }
+    writeScalars(this.scalars, (rated) => this.scalarsAt(step, rated), options);
     let pause = performance.now() + 8;
     // No signal inside: a half-updated model is neither the old one nor the new one.
     for (const { binding, length, packed } of this.chunks) {

@@ -111,8 +111,7 @@ class ElementwiseOptimizer implements Optimizer {
     private readonly program: Program,
     private readonly bindings: readonly Binding[],
     private readonly slices: readonly DeviceTensor[],
-    /** Hyper-parameters of a step, by the factor of the learning rate. */
-    private readonly scalars: ReadonlyMap<number, Readonly<Record<string, DeviceTensor<"float32">>>>,
+    private readonly scalars: RatedScalars,
     readonly state: Readonly<Record<string, Weights>>,
     private readonly scalarsAt: (step: number, options: UpdateOptions) => Record<string, number>,
   ) {}
@@ -190,11 +189,7 @@ class ElementwiseOptimizer implements Optimizer {
   async update(options: UpdateOptions): Promise<void> {
     options.signal?.throwIfAborted();
     const step = this.steps + 1;
-    for (const [factor, scalars] of this.scalars) {
-      const rated = { ...options, learningRate: options.learningRate * factor };
-      for (const [name, value] of Object.entries(this.scalarsAt(step, rated)))
-        scalars[name]!.write(Float32Array.of(value));
-    }
+    writeScalars(this.scalars, (rated) => this.scalarsAt(step, rated), options);
     // No signal inside: a half-updated model is neither the old one nor the new one.
     await runAll(this.bindings);
     this.steps = step;
@@ -214,6 +209,21 @@ class ElementwiseOptimizer implements Optimizer {
   }
   [Symbol.dispose](): void {
     this.dispose();
+  }
+}
+
+/** Hyper-parameters of a step, by the factor of the learning rate. */
+export type RatedScalars = ReadonlyMap<number, Readonly<Record<string, DeviceTensor<"float32">>>>;
+
+/** Writes the hyper-parameters of a step, for each factor of the learning rate its own. */
+export function writeScalars(
+  scalars: RatedScalars,
+  valuesAt: (options: UpdateOptions) => Readonly<Record<string, number>>,
+  options: UpdateOptions,
+): void {
+  for (const [factor, tensors] of scalars) {
+    const values = valuesAt({ ...options, learningRate: options.learningRate * factor });
+    for (const [name, value] of Object.entries(values)) tensors[name]!.write(Float32Array.of(value));
   }
 }
 
@@ -367,7 +377,7 @@ class Adafactor implements Optimizer {
     private readonly programs: readonly Program[],
     private readonly slots: readonly AdafactorSlot[],
     private readonly owned: readonly DeviceTensor[],
-    private readonly scalars: ReadonlyMap<number, Readonly<Record<string, DeviceTensor<"float32">>>>,
+    private readonly scalars: RatedScalars,
     readonly state: Readonly<Record<string, OptimizerState>>,
     private readonly powers: { readonly decayRate: number; readonly weightDecayPower: number | undefined },
   ) {}
@@ -452,17 +462,17 @@ class Adafactor implements Optimizer {
     return new Adafactor(programs, slots, owned, scalars, state, { decayRate, weightDecayPower });
   }
 
-  async update({ learningRate, gradientScale = 1, signal }: UpdateOptions): Promise<void> {
-    signal?.throwIfAborted();
+  async update(options: UpdateOptions): Promise<void> {
+    options.signal?.throwIfAborted();
     const step = this.steps + 1;
     const { decayRate, weightDecayPower = 0 } = this.powers;
-    for (const [factor, scalars] of this.scalars) {
-      const rate = learningRate * factor;
-      scalars["learningRate"]!.write(Float32Array.of(rate));
-      scalars["gradientScale"]!.write(Float32Array.of(gradientScale));
-      scalars["keep"]!.write(Float32Array.of(1 - step ** decayRate));
-      scalars["decayOfStep"]!.write(Float32Array.of(rate ** weightDecayPower));
-    }
+    const scalarsAt = ({ learningRate, gradientScale = 1 }: UpdateOptions) => ({
+      learningRate,
+      gradientScale,
+      keep: 1 - step ** decayRate,
+      decayOfStep: learningRate ** weightDecayPower,
+    });
+    writeScalars(this.scalars, scalarsAt, options);
     // No signal inside: a half-updated model is neither the old one nor the new one.
     for (const { binding } of this.slots) await binding.run();
     this.steps = step;
