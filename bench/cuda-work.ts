@@ -10,8 +10,9 @@ import { Weights } from "../src/nn/index.js";
 import { nextTokenObjective } from "../src/objectives/index.js";
 import { quantizeWeights } from "../src/quantization/index.js";
 import { type Runtime, createRuntime } from "../src/runtime/index.js";
-import { GradientNorm, TrainingStep, adamW, clippingFactor } from "../src/training/index.js";
+import { TrainingStep, adamW } from "../src/training/index.js";
 import { median, request, respond, timed } from "./harness.js";
+import { timedStep } from "./training-step.js";
 
 /** What is asked for; `device` is where it is to be computed. */
 export interface CudaWork {
@@ -135,33 +136,9 @@ async function check(runtime: Runtime): Promise<CudaAnswer> {
 }
 
 async function train(runtime: Runtime): Promise<CudaAnswer> {
-  const model = network();
-  using weights = Weights.initialize(runtime, model, 1);
-  using gradients = weights.like();
-  const objective = nextTokenObjective(model, { batchSize: batch, sequenceLength: sequence });
-  using step = await TrainingStep.create(objective, weights, gradients);
-  using optimizer = await adamW(weights, gradients);
-  using norm = await GradientNorm.create(runtime, gradients);
-  const parts = { "forward and backward": [] as number[], norm: [] as number[], update: [] as number[] };
-  const run = async (): Promise<void> => {
-    const start = performance.now();
-    await step.run(tokenBatch(ids, labels, [batch, sequence]));
-    const passed = performance.now();
-    const length = await norm.measure();
-    const measured = performance.now();
-    await optimizer.update({ learningRate: 1e-4, gradientScale: clippingFactor(length, 1) });
-    parts["forward and backward"].push(passed - start);
-    parts.norm.push(measured - passed);
-    parts.update.push(performance.now() - measured);
-  };
-  await timed(2, run);
-  for (const times of Object.values(parts)) times.length = 0;
-  const seconds = await timed(repeats, run);
-  return {
-    milliseconds: 1000 * median(seconds),
-    parts: Object.fromEntries(Object.entries(parts).map(([name, times]) => [name, median(times)])),
-    usedMiB: usedMiB(),
-  };
+  const sizes = { batch, sequence, warmUps: 2, repeats, memoryMiB: usedMiB };
+  const { seconds, parts, memoryMiB } = await timedStep(runtime, network(), ids, sizes);
+  return { milliseconds: 1000 * seconds, parts, usedMiB: memoryMiB };
 }
 
 async function decode(runtime: Runtime): Promise<CudaAnswer> {
