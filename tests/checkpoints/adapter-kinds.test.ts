@@ -3,7 +3,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { loadAdapter, mergeAdapter, saveAdapter } from "../../src/checkpoints/index.js";
-import { SafetensorsFile, loadWeights, writeSafetensors } from "../../src/formats/index.js";
+import { loadWeights, writeSafetensors } from "../../src/formats/index.js";
 import { type Tensor, compile, crossEntropy, gradients, input } from "../../src/graph/index.js";
 import { Gpt2, Llama, systems } from "../../src/models/index.js";
 import { type HeadName, type Module, namedParameters } from "../../src/nn/index.js";
@@ -11,6 +11,7 @@ import { ModelWeights } from "../../src/quantization/index.js";
 import { createRuntime } from "../../src/runtime/index.js";
 import { type Recorded, encoderInputs, recorded, referenceJson } from "../models/encoders.js";
 import { Reference, relativeError } from "../support/reference.js";
+import { storedTensors } from "../support/stored-tensors.js";
 
 const runtime = createRuntime();
 const root = mkdtempSync(path.join(os.tmpdir(), "adapter-kinds-"));
@@ -187,16 +188,7 @@ describe.each(cases)("peft's adapter %s", (name, make) => {
     const { adapter, weights: both } = await loadAdapter(files.path(), { model, weights });
     const folder = path.join(root, name);
     await saveAdapter(folder, { model, adapter, weights: both, base: name, head });
-    const tensors = async (place: string) => {
-      const file = await SafetensorsFile.open(path.join(place, "adapter_model.safetensors"));
-      const all: Record<string, string> = {};
-      for (const [key, { shape, dtype, byteLength }] of file.header.tensors) {
-        const bytes = new Uint8Array(byteLength);
-        await file.readInto(key, bytes);
-        all[key] = `${dtype} ${shape.join()} ${Buffer.from(bytes).toString("base64")}`;
-      }
-      return all;
-    };
+    const tensors = (place: string) => storedTensors(path.join(place, "adapter_model.safetensors"));
     expect(await tensors(folder)).toEqual(await tensors(files.path()));
     const written = JSON.parse(readFileSync(path.join(folder, "adapter_config.json"), "utf8")) as object;
     const peft = files.json("adapter_config.json") as Record<string, unknown>;

@@ -3,7 +3,7 @@ import os from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { loadAdapter, mergeAdapter, saveAdapter } from "../../src/checkpoints/index.js";
-import { SafetensorsFile, loadWeights, writeSafetensors } from "../../src/formats/index.js";
+import { loadWeights, writeSafetensors } from "../../src/formats/index.js";
 import { type QuantizedWeight, compile, crossEntropy, gradients, input } from "../../src/graph/index.js";
 import { Gpt2, Llama, systems } from "../../src/models/index.js";
 import {
@@ -20,6 +20,7 @@ import { TrainingStep } from "../../src/training/index.js";
 import { tokenBatch } from "../../src/data/index.js";
 import { encoderInputs, graphInputs, recorded, referenceJson, weightsOf } from "../models/encoders.js";
 import { Reference, relativeError } from "../support/reference.js";
+import { storedTensors } from "../support/stored-tensors.js";
 
 const runtime = createRuntime();
 const root = mkdtempSync(path.join(os.tmpdir(), "adapter-"));
@@ -96,18 +97,7 @@ describe.each(kinds)("an adapter of peft's for %s", (name, create) => {
     const { adapter, weights: both } = await loadAdapter(files.path(), { model, weights });
     const folder = path.join(root, name);
     await saveAdapter(folder, { model, adapter, weights: both, base: name });
-    const tensors = async (place: string) => {
-      const file = await SafetensorsFile.open(path.join(place, "adapter_model.safetensors"));
-      const all: Record<string, string> = {};
-      for (const [key, { shape, dtype, byteLength }] of [...file.header.tensors].sort(([a], [b]) =>
-        a < b ? -1 : 1,
-      )) {
-        const bytes = new Uint8Array(byteLength);
-        await file.readInto(key, bytes);
-        all[key] = `${dtype} ${shape.join()} ${Buffer.from(bytes).toString("base64")}`;
-      }
-      return all;
-    };
+    const tensors = (place: string) => storedTensors(path.join(place, "adapter_model.safetensors"));
     expect(await tensors(folder)).toEqual(await tensors(files.path()));
     const written = JSON.parse(readFileSync(path.join(folder, "adapter_config.json"), "utf8")) as object;
     const peft = files.json("adapter_config.json") as Record<string, unknown>;
