@@ -12,8 +12,7 @@ import {
   type Metrics,
   type RunFolder,
   type TrainingResult,
-  adafactor,
-  adamWOf,
+  chosenOptimizer,
   learningPlans,
   optimizerStateSize,
   plannedSchedule,
@@ -178,13 +177,8 @@ async function run(folder: RunFolder<FinetuneChatOptions>, control: RunControl):
       learningRate,
       warmup: Math.floor(steps * options.warmup),
     }),
-    optimizer: (own, gradients) =>
-      options.optimizer === "adafactor"
-        ? adafactor(own, gradients, { weightDecay })
-        : adamWOf(options.optimizer, out)(own, gradients, {
-            betas: [0.9, beta2],
-            weightDecay,
-          }),
+    optimizer: (...buffers) =>
+      chosenOptimizer({ optimizer: options.optimizer, betas: [0.9, beta2], weightDecay }, out, ...buffers),
     steps,
     evalEvery: options.evalEvery ?? stepsPerEpoch,
     patience: options.patience,

@@ -16,9 +16,9 @@ import { trainTokenizer } from "../tokenizers/index.js";
 import {
   type RunFolder,
   type TrainingResult,
-  adafactor,
   adamWNames,
-  adamWOf,
+  chosenOptimizer,
+  isAdamW,
   evaluate,
   learningPlans,
   optimizerRates,
@@ -201,12 +201,15 @@ async function run(
       learningRate: options.learningRate ?? optimizerRates[options.optimizer],
     }),
     optimizer: (...buffers) =>
-      options.optimizer === "adafactor"
-        ? adafactor(...buffers, { weightDecay: options.weightDecay ?? 0 })
-        : adamWOf(options.optimizer, out)(...buffers, {
-            betas: plan.betas,
-            weightDecay: options.weightDecay ?? plan.weightDecay,
-          }),
+      chosenOptimizer(
+        {
+          optimizer: options.optimizer,
+          betas: plan.betas,
+          weightDecay: options.weightDecay ?? (isAdamW(options.optimizer) ? plan.weightDecay : 0),
+        },
+        out,
+        ...buffers,
+      ),
     steps,
     evalEvery: options.evalEvery,
     patience: options.patience,

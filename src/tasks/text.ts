@@ -16,11 +16,9 @@ import {
   CheckpointAverage,
   EvaluationStep,
   type Metrics,
-  type Optimizer,
   type RunFolder,
   type TrainingResult,
-  adafactor,
-  adamWOf,
+  chosenOptimizer,
   optimizerStateSize,
   learningPlans,
   plannedSchedule,
@@ -337,7 +335,8 @@ class TextRun implements Disposable {
             ? warmupOf(steps)
             : stepsOfTokens(options.warmupTokens, training, stepsPerEpoch),
       }),
-      optimizer: (...buffers) => optimizerOf(options, folder.path, ...buffers),
+      optimizer: (...buffers) =>
+        chosenOptimizer({ ...options, betas: [0.9, options.beta2] }, folder.path, ...buffers),
       steps,
       evalEvery: options.evalEvery ?? stepsPerEpoch,
       patience: options.patience,
@@ -446,17 +445,3 @@ const readKept = async (folder: string) =>
     readonly metrics: Metrics;
     readonly signatures?: TextScores["signatures"];
   };
-
-function optimizerOf(
-  { optimizer, weightDecay, beta2 }: FinetuneTextOptions | TrainTextOptions,
-  folder: string,
-  weights: Weights,
-  gradients: Weights,
-): Promise<Optimizer> {
-  return optimizer === "adafactor"
-    ? adafactor(weights, gradients, { weightDecay })
-    : adamWOf(optimizer, folder)(weights, gradients, {
-        betas: [0.9, beta2],
-        weightDecay,
-      });
-}

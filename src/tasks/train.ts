@@ -24,7 +24,7 @@ import {
   type Optimizer,
   type RunFolder,
   adafactor,
-  adamWOf,
+  chosenOptimizer,
   isAdamW,
   learningPlans,
   optimizerRates,
@@ -392,7 +392,6 @@ function makeOptimizer(
   const { optimizer, beta2 } = options;
   const weightDecay = options.weightDecay ?? (isAdamW(optimizer) ? planOf(options).weightDecay : 0);
   if (optimizer === "sgd") return sgd(weights, gradients, { momentum: 0.9, weightDecay });
-  if (optimizer === "adafactor") return adafactor(weights, gradients, { weightDecay });
   if (optimizer === "palm")
     return adafactor(weights, gradients, {
       ...palmAdafactor,
@@ -401,8 +400,5 @@ function makeOptimizer(
         weightDecayPower: undefined,
       }),
     });
-  return adamWOf(optimizer, folder)(weights, gradients, {
-    betas: [0.9, beta2],
-    weightDecay,
-  });
+  return chosenOptimizer({ optimizer, betas: [0.9, beta2], weightDecay }, folder, weights, gradients);
 }

@@ -1,4 +1,4 @@
-import { type AdamWOptions, type Optimizer, adamW } from "./optimizers.js";
+import { type Optimizer, adafactor, adamW } from "./optimizers.js";
 import { adamW8bit } from "./eight-bit.js";
 import type { Weights } from "../nn/index.js";
 
@@ -10,13 +10,23 @@ const pagedNames: readonly string[] = adamWNames.filter((name) => name.startsWit
 
 export const isAdamW = (name: string): name is AdamWName => (adamWNames as readonly string[]).includes(name);
 
-/** AdamW by its name. @param folder whose disk holds paged moments: that of the run */
-export function adamWOf(
-  name: AdamWName,
+/** What a run says of its optimiser. */
+export interface OptimizerChoice {
+  readonly optimizer: AdamWName | "adafactor";
+  /** AdamW's. */
+  readonly betas: readonly [number, number];
+  readonly weightDecay: number;
+}
+
+/** The optimiser that a run asks for. @param folder whose disk holds paged moments: that of the run */
+export function chosenOptimizer(
+  { optimizer, betas, weightDecay }: OptimizerChoice,
   folder: string,
-): (weights: Weights, gradients: Weights, options: AdamWOptions) => Promise<Optimizer> {
-  const make = name.endsWith("8bit") ? adamW8bit : adamW;
-  return pagedNames.includes(name)
-    ? (weights, gradients, options) => make(weights, gradients, { ...options, pagedIn: folder })
-    : make;
+  weights: Weights,
+  gradients: Weights,
+): Promise<Optimizer> {
+  if (optimizer === "adafactor") return adafactor(weights, gradients, { weightDecay });
+  const make = optimizer.endsWith("8bit") ? adamW8bit : adamW;
+  const paged = pagedNames.includes(optimizer);
+  return make(weights, gradients, { betas, weightDecay, ...(paged && { pagedIn: folder }) });
 }

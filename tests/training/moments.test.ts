@@ -10,7 +10,7 @@ import { createRuntime } from "../../src/runtime/index.js";
 import {
   type AdamWName,
   Trainer,
-  adamWOf,
+  chosenOptimizer,
   isAdamW,
   restoreTraining,
   saveTraining,
@@ -33,7 +33,13 @@ function trainer(name: AdamWName): Promise<Trainer> {
     source: new DataLoader(tokens, { batchSize: 4, sequenceLength: 16, seed: 1 }),
     schedule: () => 1e-3,
     seed: 5,
-    optimizer: (weights, gradients) => adamWOf(name, folder)(weights, gradients, {}),
+    optimizer: (weights, gradients) =>
+      chosenOptimizer(
+        { optimizer: name, betas: [0.9, 0.999], weightDecay: 0.01 },
+        folder,
+        weights,
+        gradients,
+      ),
   });
 }
 
